@@ -1,0 +1,3 @@
+"""Preference optimisation research in JAX."""
+
+__version__ = '0.1.0'

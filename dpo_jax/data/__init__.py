@@ -1,0 +1,1 @@
+"""From records to planned batches; numpy only, no jax."""

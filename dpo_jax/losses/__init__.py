@@ -1,0 +1,1 @@
+"""Preference losses: one file a family, one registry."""

@@ -1,0 +1,1 @@
+"""The decoder, its architectures and its attention."""

@@ -1,0 +1,1 @@
+"""All disk I/O: run directories, checkpoints, weights, caches."""

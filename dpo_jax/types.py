@@ -1,0 +1,114 @@
+"""The nouns: every value that travels between two files of the package.
+
+Comes in: nothing. Goes out: plain NamedTuples of arrays (jax or numpy alike)
+and the one exception that bad input raises. Holds no logic.
+
+Dimension key, used in names of rank 2 and up:
+  R rows, L row length, C completions of a batch, P comparisons of a batch,
+  M microbatches, V vocabulary, D model width, H heads, G key/value heads,
+  K head size, F hidden width of the MLP.
+"""
+
+from typing import Any, NamedTuple
+
+Array = Any  # jax.Array or numpy.ndarray
+Params = Any  # pytree of arrays
+
+
+class InputError(ValueError):
+  """Bad input; the message is one line that the user sees, exit code 2.
+
+  Form: `path:line: problem; fix: ...`, or the config key in place of
+  path:line, with the value, what is allowed and the nearest match.
+  """
+
+
+class Comparison(NamedTuple):
+  """One human judgement: completion `winner` is preferred to `loser`."""
+
+  winner: int  # index into the record's completions
+  loser: int  # likewise; equal to winner for a demonstration (SFT)
+  weight: float = 1.0  # weight in the batch's mean
+  margin: float = 0.0  # how much better, in the data's own unit
+
+
+class PreferenceRecord(NamedTuple):
+  """A prompt, K >= 1 completions, and what is known about them.
+
+  The prompt and the completions are of one form: `str` (raw text), a tuple of
+  messages (`{'role': ..., 'content': ...}`), or a tuple of token ids.
+  """
+
+  prompt: Any
+  completions: tuple[Any, ...]
+  comparisons: tuple[Comparison, ...] = ()
+  labels: tuple[bool, ...] | None = None  # desirable or not, a completion
+  scores: tuple[float, ...] | None = None  # reward or rating, a completion
+  where: str = ''  # 'path:line' (or 'source[index]'), for messages
+  source: str = ''  # name of the source in a mixture
+
+
+class EncodedRecord(NamedTuple):
+  """A record as token ids; completions include their EOS where it belongs."""
+
+  prompt: Array  # int32 [T], T >= 1: the last token predicts the first answer
+  completions: tuple[Array, ...]  # int32 [n_k], n_k >= 1 each
+  comparisons: tuple[Comparison, ...]
+  labels: tuple[bool, ...] | None = None
+  scores: tuple[float, ...] | None = None
+  uid: str = ''  # 16 hex digits: sha256 of tokens, comparisons, labels, scores
+
+
+class Rows(NamedTuple):
+  """What the model reads: int32 arrays [R, L] (or [M, R, L] in a batch).
+
+  A query sees a key when both have the same prompt_id (> 0), the key is not
+  later in the row, and the key's branch is 0 or the query's own.
+  """
+
+  tokens: Array  # input token ids
+  positions: Array  # position in the prompt + completion text, from 0
+  prompt_id: Array  # which prompt of the row, from 1; 0 = padding
+  branch: Array  # 0 = prompt trunk, k = k-th completion placed in the row
+  targets: Array  # the token that this position predicts; 0 where none
+  completion_id: Array  # completion in [0, C) that owns the target; -1 = none
+
+
+class CompletionScores(NamedTuple):
+  """What the objective knows of a model: float32 arrays [C].
+
+  A completion that is not there (padding) has num_tokens 0 and logps 0.
+  """
+
+  logps: Array  # sum of log-probabilities over the completion's tokens, nats
+  num_tokens: Array  # how many tokens that sum has
+  entropy: Array | None = None  # sum over tokens of the entropy, nats
+
+
+class Comparisons(NamedTuple):
+  """The comparisons of a batch, arrays [P]; weight 0 = padding."""
+
+  winner: Array  # int32, index into [C]
+  loser: Array  # int32, index into [C]
+  weight: Array  # float32
+  margin: Array  # float32
+
+
+class Batch(NamedTuple):
+  """One update's data, or one evaluation step's."""
+
+  rows: Rows  # [M, R, L]
+  comparisons: Comparisons  # [P]
+  labels: Array  # int32 [C]: 1 desirable, 0 undesirable, -1 unknown
+  scores: Array  # float32 [C]: the data's score; 0 where there is none
+  prompt_index: Array  # int32 [C]: prompt in the batch; -1 = padding
+  reference: CompletionScores | None = None  # precomputed, [C]
+
+
+class Head(NamedTuple):
+  """The output projection: logits = softcap(scale * h W^T + bias)."""
+
+  weight_VD: Array
+  bias: Array | None = None  # [V]
+  scale: float = 1.0
+  softcap: float | None = None
