@@ -1,0 +1,255 @@
+"""Refusals: what the knobs may be together.
+
+Comes in: a ConfigDict and the base it must have the structure of. Goes out:
+nothing, or InputError with the key, its value, what is allowed and the
+nearest match. Imports no jax and, but for `check_paths`, looks at no file.
+"""
+
+import math
+import pathlib
+
+from ml_collections.config_dict import ConfigDict
+
+from dpo_jax import config_losses, config_rules
+from dpo_jax.types import InputError
+
+# Moments' options that an optimiser does not have.
+_UNUSED_OPTIM = {
+  'adamw': (),
+  'rmsprop': ('b1',),
+  'lion': ('eps',),
+  'adafactor': ('b1', 'b2', 'eps'),
+}
+
+
+def check(
+  config: ConfigDict, base: ConfigDict, num_devices: int | None
+) -> None:
+  """Raises InputError at the first thing in `config` that cannot run."""
+  values, known = config_rules.flatten(config), config_rules.flatten(base)
+  for key in values:
+    if key not in known and not key.startswith('loss.terms.'):
+      raise InputError(config_rules.unknown_key(key, known))
+  for key in known:
+    if key not in values:
+      raise InputError(f'config.{key}: is missing; fix: start from base()')
+  for key, value in values.items():
+    if not config_rules.rule(key).holds(value):
+      raise InputError(config_rules.refusal(key, value))
+  _check_losses(config)
+  _check_data(config)
+  _check_model(config)
+  _check_optim(config)
+  _check_train(config)
+  if num_devices is not None:
+    _check_mesh(config.mesh, num_devices)
+
+
+def check_paths(config: ConfigDict) -> None:
+  """Raises InputError where a file or folder that a key names is not there.
+
+  Names of public data sets are not files: a data source is looked for on
+  disk only if it is written as a path (a separator or a suffix).
+  """
+  for key in ('data.train', 'data.eval'):
+    for name in config_rules.split_names(config_rules.flatten(config)[key]):
+      is_path = '/' in name or '.' in name
+      if is_path and not pathlib.Path(name).exists():
+        raise _no_such_path(key, name, 'file')
+  if config.tokenizer not in ('', 'byte'):
+    if not pathlib.Path(config.tokenizer).exists():
+      raise _no_such_path('tokenizer', config.tokenizer, 'folder')
+  for key in ('model.init_from', 'reference.init_from', 'data.manual_dir'):
+    name = config_rules.flatten(config)[key]
+    if name and not pathlib.Path(name).is_dir():
+      raise _no_such_path(key, name, 'folder')
+  template = config.data.chat_template
+  if template and not pathlib.Path(template).is_file():
+    raise _no_such_path('data.chat_template', template, 'file')
+
+
+def _check_losses(config: ConfigDict) -> None:
+  known = config_losses.read()
+  for name in config.loss.terms:
+    if name not in known:
+      raise InputError(
+        f'config.loss.terms.{name}: there is no such loss; fix: '
+        f'{config_rules.did_you_mean(name, known)}losses are {", ".join(known)}'
+      )
+  terms = [name for name, weight in config.loss.terms.items() if weight]
+  if not terms:
+    raise InputError(
+      'config.loss.terms: no loss is chosen; fix: set one, e.g. '
+      f'--config.loss.terms.{"nll" if config.stage == "sft" else "sigmoid"}=1'
+    )
+  if config.stage == 'sft' and terms != ['nll']:
+    raise InputError(
+      f"config.loss.terms: {', '.join(terms)} with stage 'sft' is not "
+      "allowed; fix: use nll alone, or stage 'dpo'"
+    )
+  _check_loss_options(config, terms)
+  _check_reference(config, [t for t in terms if 'reference' in known[t].needs])
+
+
+def _check_loss_options(config: ConfigDict, terms: list[str]) -> None:
+  known = config_losses.read()
+  for option, value in config.loss.items():
+    if option == 'terms' or value is None:
+      continue
+    users = config_losses.users(option)
+    users_here = [name for name in users if name in terms]
+    if not users_here:
+      raise InputError(
+        f'config.loss.{option}: {value!r} is used by no chosen loss '
+        f'({", ".join(terms)}); fix: leave it unset, or use '
+        f'{", ".join(users)}'
+      )
+    for name in users_here:
+      choices = known[name].static.get(option, (value,))
+      if value not in choices:
+        hint = config_rules.did_you_mean(value, choices)
+        raise InputError(
+          f'config.loss.{option}: {value!r} is not allowed with {name}; fix: '
+          f'{hint}use one of {", ".join(choices)}'
+        )
+
+
+def _check_reference(config: ConfigDict, needing: list[str]) -> None:
+  mode = config.reference.mode
+  if needing and mode == 'none':
+    raise InputError(
+      f"config.reference.mode: 'none' is not allowed with {needing[0]}, which "
+      'needs a reference; fix: use params or cache'
+    )
+  if config.stage == 'sft' and mode != 'none':
+    raise InputError(
+      f"config.reference.mode: {mode!r} is not allowed with stage 'sft'; "
+      'fix: use none'
+    )
+  if mode == 'none' and config.reference.init_from:
+    raise InputError(
+      f'config.reference.init_from: {config.reference.init_from!r} is not '
+      "used with reference.mode 'none'; fix: leave it empty, or use params"
+    )
+
+
+def _check_data(config: ConfigDict) -> None:
+  data = config.data
+  names, shares = (
+    config_rules.split_names(data.train),
+    config_rules.split_numbers(data.proportions),
+  )
+  if shares and len(shares) != len(names):
+    raise InputError(
+      f'config.data.proportions: {data.proportions!r} has {len(shares)} '
+      f'numbers for {len(names)} sources of data.train; fix: give one each'
+    )
+  if 0 < data.row_length < data.max_length:
+    raise InputError(
+      f'config.data.row_length: {data.row_length} is less than '
+      f'data.max_length={data.max_length}; fix: use 0 (= max_length) or more'
+    )
+  if data.prompt_max_length >= data.max_length:
+    raise InputError(
+      f'config.data.prompt_max_length: {data.prompt_max_length} leaves no '
+      f'token of data.max_length={data.max_length} to the completion; fix: '
+      'use less'
+    )
+  if data.use_token_ids and data.chat_template:
+    raise InputError(
+      f'config.data.chat_template: {data.chat_template!r} is not used with '
+      'data.use_token_ids; fix: leave it empty'
+    )
+
+
+def _check_model(config: ConfigDict) -> None:
+  model = config.model
+  if bool(model.init_from) == bool(model.preset):
+    problem = 'both are set' if model.preset else 'neither is set'
+    raise InputError(
+      f'config.model.init_from: {model.init_from!r} and model.preset='
+      f'{model.preset!r}: {problem}; fix: set one (a folder, or a preset for '
+      'random weights)'
+    )
+  if model.init_from and model.vocab_size:
+    raise InputError(
+      f'config.model.vocab_size: {model.vocab_size} is not used with '
+      'model.init_from; fix: leave it 0'
+    )
+  if not config.tokenizer and not model.init_from:
+    raise InputError(
+      "config.tokenizer: '' takes the tokenizer of model.init_from, which is "
+      "not set; fix: use 'byte', a folder or a tokenizer.json"
+    )
+
+
+def _check_optim(config: ConfigDict) -> None:
+  optim, train = config.optim, config.train
+  for option in _UNUSED_OPTIM[optim.name]:
+    if optim[option] is not None:
+      raise InputError(
+        f'config.optim.{option}: {optim[option]!r} is not used by '
+        f'{optim.name}; fix: leave it unset'
+      )
+  if optim.warmup_steps and optim.warmup_fraction:
+    raise InputError(
+      f'config.optim.warmup_fraction: {optim.warmup_fraction} and '
+      f'optim.warmup_steps={optim.warmup_steps} are both set; fix: set one to 0'
+    )
+  if 0 < train.num_steps <= optim.warmup_steps:
+    raise InputError(
+      f'config.optim.warmup_steps: {optim.warmup_steps} is not less than '
+      f'train.num_steps={train.num_steps}; fix: use less'
+    )
+  if optim.schedule == 'constant' and optim.final_fraction:
+    raise InputError(
+      f'config.optim.final_fraction: {optim.final_fraction} is not used with '
+      "schedule 'constant'; fix: use 0, or linear or cosine"
+    )
+
+
+def _check_train(config: ConfigDict) -> None:
+  train = config.train
+  if bool(train.num_steps) == bool(train.num_epochs):
+    problem = 'both are set' if train.num_steps else 'neither is set'
+    raise InputError(
+      f'config.train.num_steps: {train.num_steps} and train.num_epochs='
+      f'{train.num_epochs:g}: {problem}; fix: set exactly one above 0'
+    )
+  if train.batch_size % train.microbatches:
+    raise InputError(
+      f'config.train.microbatches: {train.microbatches} does not divide '
+      f'train.batch_size={train.batch_size}; fix: use one of '
+      f'{", ".join(map(str, _divisors(train.batch_size)))}'
+    )
+  if list(config.mesh.values()).count(-1) > 1:
+    raise InputError(
+      'config.mesh: more than one size is -1; fix: leave the rest to one axis'
+    )
+
+
+def _check_mesh(mesh: ConfigDict, num_devices: int) -> None:
+  fixed = math.prod(size for size in mesh.values() if size != -1)
+  rest = -1 in mesh.values()
+  if num_devices % fixed if rest else num_devices != fixed:
+    sizes = ', '.join(
+      f'{axis}={mesh[axis]}' for axis in ('data', 'fsdp', 'tensor')
+    )
+    raise InputError(
+      f'config.mesh: {sizes} does not fit {num_devices} device(s); fix: use '
+      f'sizes whose product is {num_devices}, one of them -1 for the rest'
+    )
+
+
+def _divisors(number: int) -> list[int]:
+  return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _no_such_path(key: str, name: str, kind: str) -> InputError:
+  parent = pathlib.Path(name).parent
+  siblings = [str(p) for p in parent.iterdir()] if parent.is_dir() else []
+  return InputError(
+    f'config.{key}: {name!r} does not exist; fix: '
+    f'{config_rules.did_you_mean(name, siblings)}give the path of a {kind} '
+    f'(looked from {pathlib.Path.cwd()})'
+  )

@@ -1,0 +1,54 @@
+"""How bad data is reported: one line `where: problem; fix: ...`.
+
+Comes in: where it was found, what is wrong, what to do about it. Goes out: a
+types.InputError to raise. Does not decide what is wrong.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from dpo_jax.types import InputError
+
+
+def error(where: str, problem: str, fix: str) -> InputError:
+  """The exception to raise: `where: problem; fix: ...` on one line.
+
+  Args:
+    where: `path:line` (line 0: the file as a whole) or `source[index]`.
+    problem: what is wrong, with the value that was found.
+    fix: what the user can do about it.
+
+  Returns:
+    An InputError whose text holds no line break, control character or lone
+    surrogate, whatever the path and the data contain.
+  """
+  text = f'{where}: {problem}; fix: {fix}'
+  if not text.isprintable():
+    text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+  return InputError(text)
+
+
+def show(value: Any, limit: int = 60) -> str:
+  """The value as it appears in a message: repr on one line, cut to `limit`."""
+  text = repr(value[: 4 * limit] if isinstance(value, str) else value)
+  return text if len(text) <= limit else text[: limit - 3] + '...'
+
+
+def nearest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str:
+  """The allowed name that is spelt most like `name`, or '' where none is.
+
+  Args:
+    name: what was found; letter case is ignored.
+    allowed: what is known.
+    cutoff: least difflib ratio, 0 to 1, that counts as alike.
+  """
+  by_lower = {a.lower(): a for a in allowed}
+  found = difflib.get_close_matches(name.lower(), by_lower, 1, cutoff)
+  return by_lower[found[0]] if found else ''
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+  """` (did you mean 'x'?)`, or '' where nothing is near."""
+  match = nearest(name, allowed)
+  return f' (did you mean {match!r}?)' if match else ''

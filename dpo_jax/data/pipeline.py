@@ -1,0 +1,419 @@
+"""tokens -> rows: the plan of every batch, from (seed, step, lengths) alone.
+
+Comes in: a `LengthTable`, and for `Plan.batch` a store, anything that has
+`store[i] -> EncodedRecord`. Goes out: `StepPlan`s and `types.Batch`es of numpy
+arrays. Every process computes the same global plan, and reads only the records
+of its own rows; resuming needs the step number and nothing else. Knows no
+paths, no devices and no model.
+"""
+
+import difflib
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+
+from dpo_jax.data import rows as rows_lib
+from dpo_jax.types import Batch, Comparisons, EncodedRecord, InputError
+
+_SIMULATED_STEPS = 1000  # enough to see the spread of row counts in an epoch
+
+
+class LengthTable(NamedTuple):
+  """Everything about N encoded records except their tokens, numpy arrays.
+
+  Record i owns completions `offsets[i]` to `offsets[i + 1]` of the flat arrays
+  over completions, and the next `num_comparisons[i]` of those over comparisons.
+  """
+
+  prompt_lengths: np.ndarray  # int32 [N], tokens
+  completion_lengths: np.ndarray  # int32, flat over completions, tokens
+  offsets: np.ndarray  # int64 [N + 1]
+  num_comparisons: np.ndarray  # int32 [N]
+  winner: np.ndarray  # int32, flat over comparisons: index in the record
+  loser: np.ndarray  # int32, flat over comparisons
+  weight: np.ndarray  # float64, flat over comparisons
+  margin: np.ndarray  # float64, flat over comparisons
+  labels: np.ndarray  # int8, flat over completions; -1 = none
+  scores: np.ndarray  # float64, flat over completions; NaN = none
+  uids: np.ndarray  # bytes 'S16' [N]
+
+
+class StepPlan(NamedTuple):
+  """One batch before its tokens are read; the same in every process."""
+
+  records: np.ndarray  # int64 [B], index into the store; -1 = empty place
+  rows: tuple[Any, ...]  # [M] lists of rows, each a list of rows.Unit
+  num_rows: int  # R: rows of each microbatch, the empty ones included
+  filled_slots: int  # slots in use, of M * R * L
+
+
+def make_table(records: Sequence[EncodedRecord]) -> LengthTable:
+  """The table of records that are in memory; they are then a store."""
+  flat = [len(c) for r in records for c in r.completions]
+  counts = [len(r.completions) for r in records]
+  pairs = [c for r in records for c in r.comparisons]
+  labels = [x for r in records for x in r.labels or [-1] * len(r.completions)]
+  none = float('nan')
+  scores = [x for r in records for x in r.scores or [none] * len(r.completions)]
+  return LengthTable(
+    prompt_lengths=np.array([len(r.prompt) for r in records], np.int32),
+    completion_lengths=np.array(flat, np.int32),
+    offsets=_starts(counts),
+    num_comparisons=np.array([len(r.comparisons) for r in records], np.int32),
+    winner=np.array([c.winner for c in pairs], np.int32),
+    loser=np.array([c.loser for c in pairs], np.int32),
+    weight=np.array([c.weight for c in pairs], np.float64),
+    margin=np.array([c.margin for c in pairs], np.float64),
+    labels=np.array(labels, np.int8),
+    scores=np.array(scores, np.float64),
+    uids=np.array([r.uid.encode() for r in records], 'S16'),
+  )
+
+
+def make_plan(
+  table: LengthTable,
+  *,
+  seed: int,
+  batch_size: int,
+  microbatches: int = 1,
+  row_length: int,
+  layout: str = 'shared',
+  row_multiple: int = 1,
+  max_shapes: int = 4,
+  shuffle: bool = True,
+  indices: Sequence[int] | np.ndarray | None = None,
+) -> 'Plan':
+  """Plans all batches and chooses the row counts that will be compiled.
+
+  Args:
+    table: lengths of the records of a store.
+    seed: of the order; unused where `shuffle` is False.
+    batch_size: B, prompts an update, over all microbatches and processes.
+    microbatches: M; each holds B / M prompts with all their completions.
+    row_length: L, slots in a row.
+    layout: 'shared', 'packed' or 'padded', see `rows.make_units`.
+    row_multiple: every row count is a multiple of this (of the device count).
+    max_shapes: how many row counts to choose at most.
+    shuffle: True: epoch after epoch, each in its own order, without end.
+      False: once through in the given order, the last batch partly empty.
+    indices: the records to use, in this order; all where None.
+
+  Raises:
+    InputError: for values that cannot be planned, naming the config key.
+  """
+  indices = np.arange(len(table.prompt_lengths)) if indices is None else indices
+  indices = np.asarray(indices, np.int64)
+  _check(len(indices), batch_size, microbatches, layout, max_shapes, shuffle)
+  longest = _longest_text(table, indices)
+  rows_lib.check_row_length(longest, row_length)
+  plan = Plan(
+    table,
+    indices,
+    seed=seed if shuffle else None,
+    batch_size=batch_size,
+    microbatches=microbatches,
+    row_length=row_length,
+    layout=layout,
+    row_multiple=row_multiple,
+  )
+  num_steps = min(plan.steps_per_epoch, _SIMULATED_STEPS)
+  needs = Counter(plan.rows_needed(t) for t in range(num_steps))
+  plan.row_counts = choose_row_counts(needs, max_shapes)
+  return plan
+
+
+class Plan:
+  """The batches of a run: `step(t)` and `batch(t, store)`, made by make_plan.
+
+  Sizes that hold for every batch: `num_completions` C is batch_size times the
+  most completions a record has, and completion k of prompt i of the batch is
+  number `i * C / batch_size + k`; `num_comparisons` P likewise, and at least
+  batch_size. `row_counts` are the sizes chosen for R, ascending.
+  """
+
+  def __init__(
+    self,
+    table: LengthTable,
+    indices: np.ndarray,
+    *,
+    seed: int | None,
+    batch_size: int,
+    microbatches: int,
+    row_length: int,
+    layout: str,
+    row_multiple: int,
+  ):
+    """See make_plan; seed None is the given order, once."""
+    self.table = table
+    self.batch_size = batch_size
+    self.microbatches = microbatches
+    self.row_length = row_length
+    self.layout = layout
+    self.row_multiple = row_multiple
+    self.row_counts: tuple[int, ...] = ()
+    self.steps_per_epoch = -(-len(indices) // batch_size)  # the last in part
+    self._indices = indices
+    self._order = None
+    if seed is not None:
+      order = grain.MapDataset.range(len(indices)).seed(seed)
+      self._order = order.shuffle().repeat()
+    counts = np.diff(table.offsets)
+    self._comparison_offsets = _starts(table.num_comparisons)
+    self._most_completions = int(counts[indices].max())
+    self._most_comparisons = max(1, int(table.num_comparisons[indices].max()))
+    self.num_completions = batch_size * self._most_completions
+    self.num_comparisons = batch_size * self._most_comparisons
+    self._placed = functools.lru_cache(maxsize=16)(self._place)
+
+  def records(self, t: int) -> np.ndarray:
+    """Store indices of step t's prompts, int64 [B]; -1 = empty place."""
+    first = t * self.batch_size
+    last = first + self.batch_size
+    if self._order is not None:
+      return self._indices[[self._order[i] for i in range(first, last)]]
+    if not 0 <= first < len(self._indices):
+      raise IndexError(f'step {t} of a plan of {self.steps_per_epoch} steps')
+    chosen = np.full(self.batch_size, -1, np.int64)
+    part = self._indices[first:last]
+    chosen[: len(part)] = part
+    return chosen
+
+  def step(self, t: int) -> StepPlan:
+    """The plan of step t, a pure function of (seed, t, lengths)."""
+    records, placed = self._placed(t)
+    need = self._round_up(max(map(len, placed)))
+    num_rows = min((n for n in self.row_counts if n >= need), default=need)
+    filled = sum(u.num_slots for part in placed for row in part for u in row)
+    return StepPlan(records, placed, num_rows, filled)
+
+  def rows_needed(self, t: int) -> int:
+    """The fewest rows, a multiple of row_multiple, that step t fits in."""
+    _, placed = self._placed(t)
+    return self._round_up(max(map(len, placed)))
+
+  def completion_index(self, t: int) -> np.ndarray:
+    """Which completion of the table each of step t's is, int64 [C]; -1 none."""
+    offsets = self.table.offsets
+    return self._flat_index(t, offsets, self._most_completions)
+
+  def batch(
+    self,
+    t: int,
+    store: Mapping[int, EncodedRecord] | Sequence[EncodedRecord],
+    rows: slice | None = None,
+  ) -> Batch:
+    """Step t's arrays: `Rows` [M, R, L], or only some rows of every microbatch.
+
+    Args:
+      t: the step, from 0.
+      store: where the tokens are; only the records of the rows are read.
+      rows: the slice of [0, R) to fill, R / processes rows say; all where None.
+    """
+    plan = self.step(t)
+    parts = []
+    for placed in plan.rows:
+      empty = plan.num_rows - len(placed)
+      chosen = [*placed, *([] for _ in range(empty))][rows or slice(None)]
+      wanted = sorted({unit.prompt for row in chosen for unit in row})
+      parts.append(
+        rows_lib.fill(
+          chosen,
+          {i: store[int(plan.records[i])] for i in wanted},
+          row_length=self.row_length,
+          completions_per_prompt=self._most_completions,
+        )
+      )
+    rows_MRL = rows_lib.Rows(*(np.stack(field) for field in zip(*parts)))
+    return self._judgements(t)._replace(rows=rows_MRL)
+
+  def summary(self, num_steps: int | None = None) -> dict[str, Any]:
+    """Counts over the first steps (an epoch, at most 1,000, where None).
+
+    `packing_efficiency` is filled slots / (M * R * L); `tokens_separate` is
+    what one sequence a completion would compute without any padding.
+    """
+    if num_steps is None:
+      num_steps = min(self.steps_per_epoch, _SIMULATED_STEPS)
+    table = self.table
+    predicted = np.add.reduceat(table.completion_lengths, table.offsets[:-1])
+    separate = predicted + (table.prompt_lengths - 1) * np.diff(table.offsets)
+    plans = [self.step(t) for t in range(num_steps)]
+    records = np.concatenate([plan.records for plan in plans])
+    records = records[records >= 0]
+    shapes = Counter(plan.num_rows for plan in plans)
+    slots = sum(r * n for r, n in shapes.items())
+    slots *= self.microbatches * self.row_length
+    tokens = sum(plan.filled_slots for plan in plans)
+    return {
+      'num_steps': num_steps,
+      'steps_per_epoch': self.steps_per_epoch,
+      'row_shapes': dict(sorted(shapes.items())),  # R -> how many steps
+      'slots': slots,
+      'tokens': tokens,
+      'tokens_predicted': int(predicted[records].sum()),
+      'tokens_separate': int(separate[records].sum()),
+      'prompts': len(records),
+      'packing_efficiency': tokens / slots,
+    }
+
+  def _place(self, t: int) -> tuple[np.ndarray, tuple[Any, ...]]:
+    """Step t's records, and the rows of each microbatch without empty ones."""
+    records = self.records(t)
+    offsets = self.table.offsets
+    units = []
+    for i, record in enumerate(records.tolist()):
+      if record >= 0:
+        n = self.table.completion_lengths[offsets[record] : offsets[record + 1]]
+        units.append(
+          rows_lib.make_units(
+            i,
+            int(self.table.prompt_lengths[record]),
+            n.tolist(),
+            row_length=self.row_length,
+            layout=self.layout,
+          )
+        )
+    return records, tuple(
+      rows_lib.place(
+        [unit for i in part for unit in units[i]],
+        row_length=self.row_length,
+        layout=self.layout,
+      )
+      for part in rows_lib.deal(
+        [sum(u.num_slots for u in us) for us in units],
+        self.microbatches,
+        self.batch_size // self.microbatches,
+      )
+    )
+
+  def _round_up(self, num_rows: int) -> int:
+    """The next multiple of row_multiple, at least one."""
+    return max(1, -(-num_rows // self.row_multiple)) * self.row_multiple
+
+  def _flat_index(self, t: int, offsets: np.ndarray, most: int) -> np.ndarray:
+    """Flat table indices of what step t's records own, [B * most]; -1 none."""
+    records, _ = self._placed(t)
+    first = offsets[records][:, None]
+    index = first + np.arange(most)
+    there = (index < offsets[records + 1][:, None]) & (records >= 0)[:, None]
+    return np.where(there, index, -1).reshape(-1)
+
+  def _judgements(self, t: int) -> Batch:
+    """Everything of the batch but its rows, from the table alone."""
+    table = self.table
+    c = self.completion_index(t)
+    p = self._flat_index(t, self._comparison_offsets, self._most_comparisons)
+    first = np.arange(self.num_comparisons) // self._most_comparisons
+    first = np.where(p >= 0, first * self._most_completions, 0)
+    first = first.astype(np.int32)
+    return Batch(
+      rows=None,
+      comparisons=Comparisons(
+        winner=first + _pick(table.winner, p, 0, np.int32),
+        loser=first + _pick(table.loser, p, 0, np.int32),
+        weight=_pick(table.weight, p, 0, np.float32),
+        margin=_pick(table.margin, p, 0, np.float32),
+      ),
+      labels=_pick(table.labels, c, -1, np.int32),
+      scores=np.nan_to_num(_pick(table.scores, c, 0, np.float32)),
+      prompt_index=np.where(
+        c >= 0, np.arange(len(c)) // self._most_completions, -1
+      ).astype(np.int32),
+    )
+
+
+def choose_row_counts(
+  needs: Mapping[int, int], max_shapes: int
+) -> tuple[int, ...]:
+  """Row counts, ascending, that leave the fewest rows empty.
+
+  A step takes the smallest count that it fits in. Dynamic programme over the
+  needs in ascending order: the best cover of the first j with n + 1 counts is
+  the best of the first i < j with n, and need j for all between.
+
+  Args:
+    needs: row count -> how many steps need just that many.
+    max_shapes: how many to choose at most, from 1.
+
+  Returns:
+    At most max_shapes of the needs, the largest among them.
+  """
+  sizes = sorted(needs)
+  steps = list(itertools.accumulate((needs[s] for s in sizes), initial=0))
+  full = list(itertools.accumulate((s * needs[s] for s in sizes), initial=0))
+  best = {0: (0, ())}  # needs covered -> (empty rows, counts chosen)
+  for _ in range(min(max_shapes, len(sizes))):
+    best = {
+      j: min(
+        (
+          empty + size * (steps[j] - steps[i]) - (full[j] - full[i]),
+          (*chosen, size),
+        )
+        for i, (empty, chosen) in best.items()
+        if i < j
+      )
+      for j, size in enumerate(sizes, 1)
+      if j > min(best)
+    }
+  return best[len(sizes)][1]
+
+
+def _check(
+  num_records: int,
+  batch_size: int,
+  microbatches: int,
+  layout: str,
+  max_shapes: int,
+  shuffle: bool,
+) -> None:
+  """Refuses what cannot be planned."""
+  problem = None
+  if layout not in rows_lib.LAYOUTS:
+    near = difflib.get_close_matches(str(layout), rows_lib.LAYOUTS, 1, 0)[0]
+    names = ', '.join(rows_lib.LAYOUTS)
+    problem = f'data.layout: no {layout!r} among {names}; fix: {near!r}?'
+  elif num_records < 1:
+    problem = 'data: no record is left to train or evaluate on; fix: see drops'
+  elif batch_size < 1:
+    problem = f'train.batch_size: {batch_size}; fix: 1 or more'
+  elif microbatches < 1 or batch_size % microbatches:
+    problem = (
+      f'train.microbatches: {microbatches} do not divide the batch of'
+      f' {batch_size} prompts; fix: a divisor of train.batch_size'
+    )
+  elif shuffle and num_records < batch_size:
+    problem = (
+      f'train.batch_size: {batch_size} prompts, but the data has only'
+      f' {num_records}; fix: at most {num_records}, or more data'
+    )
+  elif max_shapes < 1:
+    problem = f'data.max_shapes: {max_shapes}; fix: 1 or more'
+  if problem:
+    raise InputError(problem)
+
+
+def _longest_text(table: LengthTable, indices: np.ndarray) -> int:
+  """Slots of the longest prompt with one completion, of these records."""
+  counts = np.diff(table.offsets)
+  text = np.repeat(table.prompt_lengths - 1, counts) + table.completion_lengths
+  used = np.zeros(len(counts), bool)
+  used[indices] = True
+  return int(text[np.repeat(used, counts)].max())
+
+
+def _starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
+  """Where each of the counted groups starts, and where the last ends."""
+  return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def _pick(
+  values: np.ndarray, index: np.ndarray, empty: float, dtype: type
+) -> np.ndarray:
+  """values[index], and `empty` where index is -1."""
+  padded = np.append(values, np.array(empty, values.dtype))
+  return padded[index].astype(dtype)

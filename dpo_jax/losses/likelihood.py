@@ -1,0 +1,30 @@
+"""Losses of the likelihood of the chosen answer: SFT and its mixes.
+
+Comes in: PairScores [P]. Goes out: one value a comparison, [P], not reduced.
+"""
+
+from dpo_jax.losses.pairs import PairScores
+from dpo_jax.losses.registry import register
+from dpo_jax.types import Array
+
+
+@register(
+  label='NLL (SFT)',
+  paper='maximum likelihood; RPO: Pang et al. 2024, arXiv:2404.19733',
+  formula='-log pi_w, over the number of chosen tokens of the batch',
+  normaliser='chosen_tokens',
+)
+def nll(pairs: PairScores) -> Array:
+  """Negative log-likelihood of the chosen answer, summed over its tokens.
+
+  The objective divides the sum over the batch by the number of chosen tokens
+  in the global batch, so that every token counts the same, also under
+  accumulation.
+
+  Args:
+    pairs: scores of the comparisons; for SFT winner and loser are the same.
+
+  Returns:
+    Losses [P] in nats.
+  """
+  return -pairs.policy_chosen

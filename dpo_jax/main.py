@@ -1,0 +1,175 @@
+"""The command line: `python -m dpo_jax.main --config=FILE --workdir=DIR`.
+
+  --config=FILE.py[:ARG]     an experiment, and its argument string
+  --workdir=DIR              the run directory; a run there is continued
+  --config.KEY=VALUE         sets one key of the experiment, any number of times
+  --mode=train               (the default) SFT or preference training
+         evaluate            scores the held-out comparisons once more
+         plan                what training would do: shapes, steps, memory
+         precompute_reference  fills the cache for reference.mode='cache'
+         export              writes --export_to=DIR in Hugging Face layout
+
+Comes in: arguments. Goes out: an exit code: 0; 2 and one line on stderr for
+bad input, before any device is touched and with nothing written; 130 after
+Ctrl-C. Holds no logic of its own: train.py and evaluate.py do the work.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ml_collections.config_dict import ConfigDict
+
+from dpo_jax import config as config_lib
+from dpo_jax import config_check, config_rules
+from dpo_jax.types import InputError
+
+MODES = ('train', 'evaluate', 'plan', 'precompute_reference', 'export')
+
+_FLAGS = ('config', 'workdir', 'mode', 'export_to', 'help')
+_WITHOUT_WORKDIR = ('plan',)
+
+
+class Command(NamedTuple):
+  """A command line that has been read and found possible."""
+
+  mode: str  # one of MODES
+  config: ConfigDict  # locked and validated
+  workdir: str  # '' only where the mode needs none
+  export_to: str  # '' for every mode but export
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command.
+
+  Args:
+    argv: arguments without the program's name; None = the process's own.
+
+  Returns:
+    The exit code.
+  """
+  argv = sys.argv[1:] if argv is None else argv
+  try:
+    if '--help' in argv or '-h' in argv:
+      print(__doc__)
+      return 0
+    _dispatch(parse(argv))
+    return 0
+  except InputError as error:
+    print(' '.join(str(error).splitlines()), file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print('interrupted; the same command continues the run', file=sys.stderr)
+    return 130
+
+
+def parse(argv: Sequence[str]) -> Command:
+  """Reads and checks a command line; InputError for anything wrong in it."""
+  given, overrides = {}, []
+  for name, value in _pairs(argv):
+    if name.startswith('config.'):
+      overrides.append((name.removeprefix('config.'), value))
+    elif name.startswith('noconfig.') and value is None:
+      overrides.append((name.removeprefix('noconfig.'), 'false'))
+    elif name not in _FLAGS:
+      hint = config_rules.did_you_mean(name, _FLAGS)
+      raise InputError(
+        f'--{name}: there is no such flag; fix: {hint}'
+        f'flags are {", ".join(f"--{flag}" for flag in _FLAGS)}, --config.KEY'
+      )
+    elif name in given:
+      raise InputError(f'--{name}: is given twice; fix: give it once')
+    elif not value:
+      raise InputError(f'--{name}: has no value; fix: --{name}=VALUE')
+    else:
+      given[name] = value
+  mode = given.get('mode', 'train')
+  _check_flags(mode, given)
+  config = config_lib.load(given['config'], _with_values(overrides))
+  config_lib.validate(config)
+  config_check.check_paths(config)
+  if mode == 'precompute_reference' and config.reference.mode == 'none':
+    raise InputError(
+      "config.reference.mode: 'none' leaves nothing for "
+      '--mode=precompute_reference; fix: use cache'
+    )
+  return Command(
+    mode, config, given.get('workdir', ''), given.get('export_to', '')
+  )
+
+
+def _dispatch(command: Command) -> None:
+  # Imported here: jax takes seconds, and a refusal must not wait for it.
+  from dpo_jax import evaluate, train
+
+  mode, config, workdir, export_to = command
+  if mode == 'train':
+    train.run(config, workdir)
+  elif mode == 'evaluate':
+    evaluate.run(config, workdir)
+  elif mode == 'plan':
+    train.plan(config)
+  elif mode == 'precompute_reference':
+    train.precompute_reference(config, workdir)
+  else:
+    train.export(config, workdir, export_to)
+
+
+def _pairs(argv: Sequence[str]):
+  """Yields (name, value) of `--name=value`, `--name value` and `--name`."""
+  words = list(argv)
+  while words:
+    word = words.pop(0)
+    match = re.fullmatch(r'--?([A-Za-z_][^=]*)(?:=(.*))?', word, re.DOTALL)
+    if not match:
+      raise InputError(
+        f'{word!r}: is not a flag; fix: write --name=value, quoted as a whole '
+        'if the value has spaces'
+      )
+    name, value = match.groups()
+    if value is None and words and not re.match(r'--?[A-Za-z_]', words[0]):
+      value = words.pop(0)
+    yield name, value
+
+
+def _check_flags(mode: str, given: dict[str, str]) -> None:
+  if mode not in MODES:
+    raise InputError(
+      f'--mode: {mode!r} is not allowed; fix: '
+      f'{config_rules.did_you_mean(mode, MODES)}use one of {", ".join(MODES)}'
+    )
+  needed = ['config']
+  needed += [] if mode in _WITHOUT_WORKDIR else ['workdir']
+  needed += ['export_to'] if mode == 'export' else []
+  for flag in needed:
+    if flag not in given:
+      example = 'experiments/quickstart.py' if flag == 'config' else 'runs/NAME'
+      raise InputError(
+        f'--{flag}: is missing, --mode={mode} needs it; fix: e.g. '
+        f'--{flag}={example}'
+      )
+  if mode != 'export' and 'export_to' in given:
+    raise InputError(
+      f'--export_to: {given["export_to"]!r} is not used by --mode={mode}; fix: '
+      'leave it out, or use --mode=export'
+    )
+
+
+def _with_values(overrides):
+  """A bool may be given as `--config.data.strict`; all else needs a value."""
+  switches = {
+    key
+    for key, value in config_rules.flatten(config_lib.base()).items()
+    if isinstance(value, bool)
+  }
+  for key, value in overrides:
+    if value is None and key in switches:
+      value = 'true'
+    if value is None:
+      raise InputError(f'config.{key}: has no value; fix: --config.{key}=VALUE')
+    yield key, value
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,204 @@
+"""Runs -> cells: one row a group of runs, each number with its interval.
+
+Comes in: `Run`s. Goes out: a `Table`: labels, cells before and after
+training, differences between the rows. Formats nothing, reads no files.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dpo_jax.results import collect, labels, statistics
+
+# name in the table -> name in metrics.jsonl (TRL's)
+METRICS = {
+  'loss': 'loss',
+  'accuracy': 'rewards/accuracies',
+  'margin': 'rewards/margins',
+  'KL': 'kl',
+}
+WHENS = ('before', 'after')
+
+
+class Cell(NamedTuple):
+  """One number of the table, and how well it is known."""
+
+  value: float | None  # mean over seeds; None where nothing was measured
+  se: float | None = None  # standard error
+  low: float | None = None  # 95 % interval
+  high: float | None = None
+  num: int = 0  # seeds, or prompts, behind the interval
+  over: str = ''  # what varies: 'seeds', 'prompts', '' = no interval
+  num_seeds: int = 0  # seeds that measured it
+
+
+class Row(NamedTuple):
+  """One group of runs."""
+
+  label: tuple[str, ...]
+  group: collect.Group
+  steps: tuple[int, ...]  # distinct last evaluated steps, ascending
+  cells: dict[tuple[str, str], Cell]  # (metric, when) -> cell
+
+
+class Difference(NamedTuple):
+  """A row minus the first row on the same evaluation comparisons."""
+
+  row: int
+  baseline: int  # the row that is taken off
+  metric: str
+  interval: statistics.Interval
+
+
+class Table(NamedTuple):
+  """Everything that the texts say."""
+
+  labels: labels.Labels
+  columns: tuple[tuple[str, str], ...]  # (metric, when)
+  rows: tuple[Row, ...]
+  differences: tuple[Difference, ...]
+
+
+def make_table(runs: Sequence[collect.Run]) -> Table:
+  """Groups the runs (at least one), measures every cell, compares rows."""
+  groups = labels.ordered(collect.group_runs(runs))
+  names = labels.make_labels(groups)
+  columns = tuple(
+    (metric, when)
+    for metric, key in METRICS.items()
+    if metric == 'loss' or any(_measured(run, key) for run in runs)
+    for when in WHENS
+  )
+  rows = tuple(
+    _row(label, group, columns) for label, group in zip(names.values, groups)
+  )
+  return Table(names, columns, rows, _differences(rows))
+
+
+def _measured(run: collect.Run, key: str) -> bool:
+  return any(key in entry for entry in run.records.get('eval', {}).values())
+
+
+def _row(label, group: collect.Group, columns) -> Row:
+  last = {max(run.records.get('eval', {0: 0})) for run in group.runs}
+  cells = {
+    (metric, when): _cell(group, metric, when) for metric, when in columns
+  }
+  return Row(tuple(label), group, tuple(sorted(last)), cells)
+
+
+def _cell(group: collect.Group, metric: str, when: str) -> Cell:
+  """Mean over seeds; with one seed, the interval is over its prompts."""
+  values = []
+  for runs in group.by_seed():  # the runs of one seed count once
+    measured = [_value(run, metric, when) for run in runs]
+    measured = [value for value in measured if value is not None]
+    if measured:
+      values.append((float(np.mean(measured)), runs[0]))
+  if not values:
+    return Cell(None)
+  if len(values) > 1:
+    interval = statistics.mean_ci_t([value for value, _ in values])
+    return Cell(*interval, over='seeds', num_seeds=len(values))
+  value, run = values[0]
+  interval = _over_prompts(run, metric, when, value)
+  if interval is None:
+    return Cell(value, num=1, num_seeds=1)
+  return Cell(value, *interval[1:], over='prompts', num_seeds=1)
+
+
+def _value(run: collect.Run, metric: str, when: str) -> float | None:
+  steps = run.records.get('eval', {})
+  step = 0 if when == 'before' else max(steps, default=0)
+  if when == 'after' and step == 0:
+    return None
+  return steps.get(step, {}).get(METRICS[metric])
+
+
+def _over_prompts(run, metric, when, value) -> statistics.Interval | None:
+  """Interval from the per-example scores, where they give this very value."""
+  examples = run.examples
+  step = 0 if when == 'before' else max(run.records['eval'])
+  if examples is None or examples.step != step:
+    return None
+  each = per_example(run, metric)
+  # the value was a float32 sum in another order; weights or another reward
+  # differ by far more
+  if each is None or not math.isclose(
+    np.mean(each), value, rel_tol=1e-3, abs_tol=1e-4
+  ):
+    return None
+  if metric == 'accuracy':
+    if not examples.log_ratio_margin.any():
+      return None  # policy = reference: every comparison is a tie
+    return statistics.clustered_share(each, examples.uid)
+  return statistics.clustered_mean(each, examples.uid)
+
+
+def per_example(run: collect.Run, metric: str) -> np.ndarray | None:
+  """The metric of each comparison [P] from the run's scores, or None.
+
+  margin = beta z and accuracy = [z > 0], z the log-ratio margin in nats. The
+  loss is what the run saved; else, for the sigmoid loss alone with label
+  smoothing s (DPO, arXiv:2305.18290, equation 7; cDPO),
+  (1 - s) log(1 + exp(-beta z)) + s log(1 + exp(beta z)).
+  """
+  examples = run.examples
+  settings = run.config.get('loss')
+  settings = settings if isinstance(settings, dict) else {}
+  beta = settings.get('beta')
+  if examples is None:
+    return None
+  if metric == 'accuracy':
+    return examples.log_ratio_margin > 0
+  if metric == 'loss' and examples.loss is not None:
+    return examples.loss
+  if not isinstance(beta, int | float):
+    return None
+  margin = beta * examples.log_ratio_margin
+  if metric == 'margin':
+    return margin
+  if metric == 'loss' and settings.get('terms') == {'sigmoid': 1}:
+    smoothing = settings.get('label_smoothing') or 0.0
+    loss = (1 - smoothing) * np.logaddexp(0, -margin)
+    return loss + smoothing * np.logaddexp(0, margin)
+  return None
+
+
+def _differences(rows: Sequence[Row]) -> tuple[Difference, ...]:
+  """Rows minus the first one that has per-example scores.
+
+  A comparison's number is its mean over seeds, so the interval says how far
+  other prompts would move the difference, not other seeds.
+  """
+  found = []
+  for metric in ('accuracy', 'margin'):
+    scored = [
+      (index, *scores)
+      for index, row in enumerate(rows)
+      if (scores := _group_examples(row, metric))
+    ]
+    for index, uid, values in scored[1:]:
+      first, first_uid, baseline = scored[0]
+      if np.array_equal(uid, first_uid):
+        interval = statistics.paired_difference(values, baseline, uid)
+        found.append(Difference(index, first, metric, interval))
+  return tuple(sorted(found, key=lambda difference: difference.row))
+
+
+def _group_examples(row: Row, metric: str):
+  """(uid [P] sorted, mean over seeds [P]), or None if a run has none."""
+  uids, values = [], []
+  for run in row.group.runs:
+    each = per_example(run, metric)
+    value = row.cells.get((metric, 'after'), Cell(None)).value
+    if each is None or value is None or run.examples.step == 0:
+      return None
+    order = np.argsort(run.examples.uid, kind='stable')
+    uids.append(run.examples.uid[order])
+    values.append(each[order])
+  if any(not np.array_equal(uid, uids[0]) for uid in uids):
+    return None
+  return uids[0], np.mean(values, axis=0)

@@ -1,0 +1,189 @@
+"""Names, fingerprints and comparison of pytrees.
+
+Comes in: any pytree of arrays (jax, numpy, abstract). Goes out: leaves by name
+('decoder/layers/kernel'), one uint32 a leaf that any changed bit changes, and
+lines that say where two trees differ. Touches no disk and knows no model.
+"""
+
+import difflib
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpo_jax.types import InputError
+
+_BLOCK = 1 << 22  # words hashed at once on the host: 16 MB of scratch an array
+
+
+def flatten_with_names(tree: Any) -> list[tuple[str, Any]]:
+  """Returns (name, leaf) in tree order; a name is the path joined by '/'.
+
+  Dict keys, NamedTuple fields and list indices all become path parts, so a
+  tree and its copy with other containers have the same names. None is no leaf.
+  """
+  paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return [
+    (jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
+    for path, leaf in paths
+  ]
+
+
+def unflatten_names(leaves: dict[str, Any]) -> dict[str, Any]:
+  """Returns nested dicts from names: the inverse for trees of plain dicts."""
+  tree: dict[str, Any] = {}
+  for name, leaf in leaves.items():
+    *parents, last = name.split('/')
+    node = tree
+    for part in parents:
+      node = node.setdefault(part, {})
+    node[last] = leaf
+  return tree
+
+
+def fingerprint(tree: Any) -> dict[str, int]:
+  """Returns one uint32 a leaf, from its bits, dtype and shape.
+
+  With w_i the i-th element's bits (row-major; an 8-byte element is two words):
+
+    sum_i mix(w_i ^ (i * 0x9E3779B9 + salt)) mod 2^32
+
+  `mix` is a bijection, so a change within one element always changes the sum;
+  swapped or shifted elements change it but for a chance of 2^-32. Integer
+  sums do not depend on their order: the value is the same for every sharding,
+  device and for numpy. jax leaves are hashed where they lie (one scalar comes
+  back), numpy leaves and Python scalars on the host.
+
+  Args:
+    tree: pytree of arrays of any dtype, typed PRNG keys included.
+
+  Returns:
+    {name: fingerprint}, in tree order.
+
+  Raises:
+    TypeError: a leaf is not numeric.
+  """
+  hashes = {}
+  for name, leaf in flatten_with_names(tree):
+    if not isinstance(leaf, jax.Array):
+      hashes[name] = _hash_on_host(name, np.asarray(leaf))
+    elif jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      hashes[name] = _hash_on_device(jax.random.key_data(leaf))
+    else:
+      hashes[name] = _hash_on_device(leaf)
+  return {name: int(value) for name, value in jax.device_get(hashes).items()}
+
+
+def differences(expected: Any, found: Any) -> list[str]:
+  """Returns a line for each leaf that is missing, extra, misshapen or cast.
+
+  Args:
+    expected: pytree of arrays or of jax.ShapeDtypeStruct.
+    found: likewise.
+
+  Returns:
+    Lines that start with the leaf's name; empty where the trees agree.
+  """
+  wanted = dict(flatten_with_names(expected))
+  there = dict(flatten_with_names(found))
+  extra = [name for name in there if name not in wanted]
+  lines = []
+  for name, leaf in wanted.items():
+    if name not in there:
+      near = difflib.get_close_matches(name, extra, n=1)
+      hint = f' (there is {near[0]})' if near else ''
+      lines.append(f'{name}: missing{hint}')
+      continue
+    for what, has, needs in (
+      ('shape', tuple(np.shape(there[name])), tuple(np.shape(leaf))),
+      ('dtype', dtype_name(there[name]), dtype_name(leaf)),
+    ):
+      if has != needs:
+        lines.append(f'{name}: {what} {has}, expected {needs}')
+  return lines + [f'{name}: not expected' for name in extra]
+
+
+def check_same(expected: Any, found: Any, *, where: str, fix: str) -> None:
+  """Raises InputError naming the first leaves in which the trees differ."""
+  lines = differences(expected, found)
+  if lines:
+    more = f' (and {len(lines) - 3} more)' if len(lines) > 3 else ''
+    raise InputError(f'{where}: {"; ".join(lines[:3])}{more}; fix: {fix}')
+
+
+def dtype_name(leaf: Any) -> str:
+  """Returns the leaf's dtype as text: 'float32', 'bfloat16', 'key<fry>'."""
+  return str(leaf.dtype if hasattr(leaf, 'dtype') else np.asarray(leaf).dtype)
+
+
+def _salt(array: Any) -> int:
+  """Returns a uint32 from dtype and shape, so that they count as content."""
+  return zlib.crc32(f'{array.dtype.name}{tuple(array.shape)}'.encode())
+
+
+def _mix(words: Any) -> Any:
+  """Scatters uint32 words: the finaliser of MurmurHash3, a bijection."""
+  words = words ^ (words >> 16)
+  words = words * np.uint32(0x85EBCA6B)
+  words = words ^ (words >> 13)
+  words = words * np.uint32(0xC2B2AE35)
+  return words ^ (words >> 16)
+
+
+@jax.jit
+def _hash_on_device(array: jax.Array) -> jax.Array:
+  """Returns the uint32 scalar of `fingerprint` for one leaf."""
+  bits = _bits(array)
+  # The linear index, axis by axis: a reshape would gather a sharded array.
+  index, stride = jnp.zeros(bits.shape, jnp.uint32), 1
+  for axis in reversed(range(bits.ndim)):
+    along = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    index = index + along * np.uint32(stride % (1 << 32))
+    stride *= bits.shape[axis]
+  salted = index * np.uint32(0x9E3779B9) + np.uint32(_salt(array))
+  return jnp.sum(_mix(bits ^ salted), dtype=jnp.uint32)
+
+
+def _bits(array: jax.Array) -> jax.Array:
+  """Returns the bits as uint32; 8-byte elements get a last axis of two."""
+  if jnp.issubdtype(array.dtype, jnp.complexfloating):
+    parts = jnp.stack([array.real, array.imag], axis=-1)
+    return _bits(parts)
+  if array.dtype == jnp.bool_:
+    return array.astype(jnp.uint32)
+  kind = jnp.iinfo if jnp.issubdtype(array.dtype, jnp.integer) else jnp.finfo
+  width = kind(array.dtype).bits
+  if width < 8:  # int4 and the like: widening keeps every value apart
+    wide = jnp.int8 if kind is jnp.iinfo else jnp.float32
+    return _bits(array.astype(wide))
+  if width >= 32:
+    return jax.lax.bitcast_convert_type(array, jnp.uint32)
+  unsigned = {8: jnp.uint8, 16: jnp.uint16}[width]
+  return jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
+
+
+def _hash_on_host(name: str, array: np.ndarray) -> np.uint32:
+  """Returns what `_hash_on_device` returns, for a numpy array."""
+  if array.dtype.kind in 'OSUMm':
+    raise TypeError(f'{name}: a {array.dtype} leaf has no fingerprint')
+  salt = np.uint32(_salt(array))
+  words = _host_words(np.ascontiguousarray(array).reshape(-1))
+  total = 0
+  for start in range(0, words.size, _BLOCK):
+    block = words[start : start + _BLOCK].astype(np.uint32)
+    index = np.arange(start, start + block.size, dtype=np.uint64)
+    salted = index.astype(np.uint32) * np.uint32(0x9E3779B9) + salt
+    total += int(_mix(block ^ salted).sum(dtype=np.uint64))
+  return np.uint32(total % (1 << 32))
+
+
+def _host_words(flat: np.ndarray) -> np.ndarray:
+  """Returns a flat array's bits as unsigned words of at most four bytes."""
+  if 'int' in flat.dtype.name and flat.dtype.name.endswith(('2', '4')):
+    if flat.dtype.name in ('int2', 'uint2', 'int4', 'uint4'):
+      flat = flat.astype(np.int8)
+  native = flat.astype(flat.dtype.newbyteorder('='), copy=False)
+  width = min(native.dtype.itemsize, 4)
+  return native.view({1: np.uint8, 2: np.uint16, 4: np.uint32}[width])

@@ -1,0 +1,187 @@
+"""train_step: accumulation, meshes, the reference, and one compile a grid."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from dpo_jax import losses, optim, scoring, sharding, train_step
+from dpo_jax.train_state import init_state
+
+LN2 = float(np.log(2))
+SCHEDULE = optim.make_schedule('constant', num_steps=10)
+
+
+def make(terms, *, mesh=None, static=None, name='adamw'):
+  objective = losses.make_objective(tuple(terms), static)
+  optimizer = optim.make_optimizer(name)
+  score = scoring.make_score(toy.ToyModel(), chunk=7, mesh=mesh)
+  step = train_step.make_train_step(score, objective, optimizer, SCHEDULE)
+  return step, optimizer
+
+
+def hyper_of(terms, **values):
+  hyper = losses.default_hyper(terms, **values)
+  return hyper | {'learning_rate': jnp.float32(0.1)}
+
+
+def one_step(terms, microbatches=1, mesh=None, static=None, row_multiple=1):
+  step, optimizer = make(terms, mesh=mesh, static=static)
+  state = init_state(toy.params(), optimizer, seed=0)
+  batch = toy.batch(microbatches=microbatches, row_multiple=row_multiple)
+  return jax.jit(step)(state, toy.params(5), batch, hyper_of(terms))
+
+
+@pytest.mark.parametrize('microbatches', [1, 2, 8])
+def test_loss_is_ln2_where_policy_equals_reference(microbatches):
+  terms = {'sigmoid': 1.0}
+  step, optimizer = make(terms)
+  params = toy.params()
+  batch = toy.batch(microbatches=microbatches)
+  for smoothing in (0.0, 0.2):
+    hyper = hyper_of(terms, label_smoothing=smoothing)
+    state = init_state(params, optimizer, seed=0)
+    _, metrics = jax.jit(step)(state, params, batch, hyper)
+    assert abs(float(metrics['loss']) - LN2) < 1e-6
+    assert float(metrics['rewards/margins']) == 0
+
+
+MIXES = {
+  'ipo_mean': ({'ipo': 1.0}, None),
+  'rpo': ({'sigmoid': 1.0, 'nll': 0.3}, None),
+}
+
+
+@pytest.mark.parametrize('mix', MIXES)
+def test_accumulation_is_exact(mix):
+  terms, static = MIXES[mix]
+  state_1, metrics_1 = one_step(terms, 1, static=static)
+  for microbatches in (2, 8):
+    state, metrics = one_step(terms, microbatches, static=static)
+    chex.assert_trees_all_close(metrics, metrics_1, rtol=2e-5, atol=1e-6)
+    # Adam's first moment is (1 - b1) times the gradient.
+    mu, mu_1 = state.opt_state[0].mu, state_1.opt_state[0].mu
+    chex.assert_trees_all_close(mu, mu_1, rtol=1e-4, atol=1e-6)
+
+
+def test_whole_batch_losses_are_exact_under_accumulation(monkeypatch):
+  # A loss that looks at the whole batch: every pair against the mean gap.
+  def centred(pairs, *, beta: float = 0.1):
+    gap = pairs.log_ratio_gap
+    return (beta * (gap - jnp.mean(gap)) + gap**2) * 1e-2
+
+  monkeypatch.setattr(losses.registry, '_LOSSES', {})
+  losses.register(
+    label='', paper='', formula='', needs=('reference', 'whole_batch')
+  )(centred)
+  terms = {'centred': 1.0}
+  state_1, metrics_1 = one_step(terms, 1)
+  state_4, metrics_4 = one_step(terms, 4)
+  chex.assert_trees_all_close(metrics_4, metrics_1, rtol=2e-5, atol=1e-6)
+  chex.assert_trees_all_close(
+    state_4.opt_state[0].mu, state_1.opt_state[0].mu, rtol=1e-4, atol=1e-6
+  )
+
+
+@pytest.mark.parametrize('sizes', [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
+def test_a_step_does_not_depend_on_the_mesh(sizes):
+  terms = {'sigmoid': 1.0}
+  mesh = sharding.make_mesh(*sizes)
+  rows = sharding.row_multiple(mesh)
+  alone, metrics_alone = one_step(terms, row_multiple=rows)
+  step, optimizer = make(terms, mesh=mesh)
+  params = toy.params()
+  axes = {
+    'embed': ('vocab', 'embed'),
+    'pos': (None, 'embed'),
+    'head': ('vocab', 'embed'),
+    'bias': ('vocab',),
+  }
+  shardings = sharding.param_shardings(mesh, axes, params)
+  state = init_state(params, optimizer, seed=0)
+  state_sharding = sharding.state_shardings(mesh, optimizer, shardings, state)
+  batch = toy.batch(row_multiple=rows)
+  state, metrics = jax.jit(
+    step,
+    in_shardings=(
+      state_sharding,
+      shardings,
+      sharding.batch_shardings(mesh, batch),
+      sharding.replicated(mesh),
+    ),
+    out_shardings=(state_sharding, sharding.replicated(mesh)),
+  )(state, toy.params(5), batch, hyper_of(terms))
+  chex.assert_trees_all_close(metrics, metrics_alone, rtol=2e-5, atol=1e-6)
+  chex.assert_trees_all_close(
+    jax.device_get(state.opt_state[0].mu),
+    jax.device_get(alone.opt_state[0].mu),
+    rtol=1e-4,
+    atol=1e-6,
+  )
+
+
+def test_precomputed_scores_equal_the_reference_in_the_step():
+  terms = {'sigmoid': 1.0}
+  step, optimizer = make(terms)
+  state = init_state(toy.params(), optimizer, seed=0)
+  batch = toy.batch(microbatches=2)
+  score = scoring.make_score(toy.ToyModel())
+  cached = [
+    score(toy.params(5), jax.tree.map(lambda x, m=m: x[m], batch.rows), 16)
+    for m in range(2)
+  ]
+  reference = jax.tree.map(jnp.add, *cached)
+  in_step = jax.jit(step)(state, toy.params(5), batch, hyper_of(terms))
+  from_cache = jax.jit(step)(
+    state, None, batch._replace(reference=reference), hyper_of(terms)
+  )
+  chex.assert_trees_all_close(in_step, from_cache, rtol=1e-4, atol=1e-5)
+
+
+def test_one_compile_for_a_grid_of_hyper_parameters():
+  terms = {'sigmoid': 1.0}
+  step, optimizer = make(terms)
+  traced = jax.jit(chex.assert_max_traces(step, n=1))
+  state = init_state(toy.params(), optimizer, seed=0)
+  seen = set()
+  for beta in np.linspace(0.01, 1, 10):
+    for smoothing in np.linspace(0, 0.4, 6):
+      hyper = hyper_of(terms, beta=beta, label_smoothing=smoothing)
+      _, metrics = traced(state, toy.params(5), toy.batch(), hyper)
+      seen.add(float(metrics['loss']))
+  assert len(seen) == 60
+
+
+def test_sgd_direction_decreases_the_loss():
+  terms = {'sigmoid': 1.0}
+  step, optimizer = make(terms, name='rmsprop')
+  state = init_state(toy.params(), optimizer, seed=0)
+  hyper = hyper_of(terms) | {'learning_rate': jnp.float32(1e-3)}
+  jitted, reference = jax.jit(step), toy.params()
+  trace = []
+  for _ in range(5):
+    state, metrics = jitted(state, reference, toy.batch(), hyper)
+    trace.append(float(metrics['loss']))
+  assert trace == sorted(trace, reverse=True) and trace[-1] < trace[0]
+  assert int(state.step) == 5
+
+
+def test_eval_step_sums_add_up_to_the_objective():
+  terms = {'sigmoid': 1.0, 'nll': 0.5}
+  objective = losses.make_objective(tuple(terms))
+  score = scoring.make_score(toy.ToyModel(), entropy=True)
+  eval_step = train_step.make_eval_step(score, objective)
+  hyper = losses.default_hyper(terms)
+  batch = toy.batch(microbatches=2)
+  sums, pairs = jax.jit(eval_step)(toy.params(), toy.params(5), batch, hyper)
+  mean = sums['term/sigmoid'] / sums['denominator/comparisons']
+  per_token = sums['term/nll'] / sums['denominator/chosen_tokens']
+  step, optimizer = make(terms)
+  state = init_state(toy.params(), optimizer, seed=0)
+  _, metrics = jax.jit(step)(
+    state, toy.params(5), batch, hyper | {'learning_rate': jnp.float32(0)}
+  )
+  np.testing.assert_allclose(mean + 0.5 * per_token, metrics['loss'], rtol=1e-5)
+  assert pairs.policy_chosen.shape == (8,)

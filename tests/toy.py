@@ -1,0 +1,69 @@
+"""A toy language model and batches for tests that need no decoder."""
+
+import numpy as np
+
+from dpo_jax import types
+
+VOCAB, WIDTH = 19, 6
+
+
+class ToyModel:
+  """Bigram-like: the next token depends on this one; cheap, differentiable."""
+
+  def __init__(self, softcap=None, scale=1.0):
+    self._softcap, self._scale = softcap, scale
+
+  def hidden(self, params, rows):
+    return params['embed'][rows.tokens] + params['pos'][rows.positions], {}
+
+  def head(self, params):
+    return types.Head(
+      params['head'], params['bias'], self._scale, self._softcap
+    )
+
+
+def params(seed=0):
+  rng = np.random.default_rng(seed)
+  shapes = {
+    'embed': (VOCAB, WIDTH),
+    'pos': (32, WIDTH),
+    'head': (VOCAB, WIDTH),
+    'bias': (VOCAB,),
+  }
+  return {
+    k: rng.normal(size=shape).astype(np.float32) for k, shape in shapes.items()
+  }
+
+
+def batch(num_pairs=8, microbatches=1, length=16, seed=1, row_multiple=1):
+  """Pairs of unequal lengths, one prompt + completion a row."""
+  rng = np.random.default_rng(seed)
+  num_rows = 2 * num_pairs // microbatches
+  num_rows += -num_rows % row_multiple
+  shape = (microbatches, num_rows, length)
+  rows = {f: np.zeros(shape, np.int32) for f in types.Rows._fields}
+  rows['completion_id'] -= 1
+  for i in range(2 * num_pairs):
+    m, r = divmod(i, 2 * num_pairs // microbatches)
+    prompt, n = int(rng.integers(1, 5)), int(rng.integers(1, 10))
+    ids = rng.integers(0, VOCAB, prompt + n)
+    used, start = prompt + n - 1, prompt - 1
+    rows['tokens'][m, r, :used] = ids[:-1]
+    rows['positions'][m, r, :used] = np.arange(used)
+    rows['prompt_id'][m, r, :used] = 1
+    rows['branch'][m, r, start:used] = 1
+    rows['targets'][m, r, start:used] = ids[prompt:]
+    rows['completion_id'][m, r, start:used] = i
+  comparisons = types.Comparisons(
+    winner=np.arange(num_pairs, dtype=np.int32) * 2,
+    loser=np.arange(num_pairs, dtype=np.int32) * 2 + 1,
+    weight=rng.uniform(0.5, 2, num_pairs).astype(np.float32),
+    margin=rng.uniform(0, 2, num_pairs).astype(np.float32),
+  )
+  return types.Batch(
+    rows=types.Rows(**rows),
+    comparisons=comparisons,
+    labels=np.tile([1, 0], num_pairs).astype(np.int32),
+    scores=rng.normal(size=2 * num_pairs).astype(np.float32),
+    prompt_index=np.repeat(np.arange(num_pairs), 2).astype(np.int32),
+  )
