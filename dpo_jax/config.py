@@ -81,6 +81,8 @@ def override(config: ConfigDict, key: str, value: Any) -> None:
   known = config_rules.flatten(config)
   if key not in known:
     raise InputError(config_rules.unknown_key(key, known))
+  if value == 'None' and config_rules.rule(key).holds(None):
+    value = None
   if not isinstance(value, str):
     try:
       config.update_from_flattened_dict({key: value})
@@ -136,6 +138,28 @@ def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
       )
     values[name] = _parse_value(part, text if equals else None, defaults[name])
   return types.SimpleNamespace(**values)
+
+
+def shrink(config: ConfigDict) -> None:
+  """What `runlocal` means: two steps that run anywhere, in seconds.
+
+  Synthetic data, byte tokens, random weights; loss, optimiser and stage stay.
+  """
+  config.data.train = 'synthetic'
+  config.data.eval = 'split'
+  config.data.eval_pairs = 16
+  config.data.use_token_ids = False
+  config.data.max_length = 128
+  config.data.prompt_max_length = 0
+  config.data.row_length = 0
+  config.tokenizer = 'byte'
+  config.model.init_from = ''
+  config.model.preset = 'tiny'
+  config.optim.warmup_steps = 0
+  config.train.num_steps = 2
+  config.train.num_epochs = 0.0
+  config.train.batch_size = 8
+  config.train.log_every = 1
 
 
 def source_names(value: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -336,13 +360,12 @@ def _parse_value(part: str, text: str | None, default: Any) -> Any:
       f'{part.split("=")[0]}, or =true or =false'
     )
   try:
-    if not text:
-      raise ValueError('no value')
-    return kind(text)
+    return kind(text or '')
   except ValueError as error:
     name = part.split('=')[0]
+    problem = f'{text!r} is not allowed' if text else 'has no value'
     raise InputError(
-      f'config argument {part!r}: needs a value; fix: use '
+      f'config argument {part!r}: {problem}; fix: use '
       f'{name}={kind.__name__.upper()}, e.g. {name}={default}'
     ) from error
 

@@ -6,11 +6,12 @@ nearest match. Imports no jax and, but for `check_paths`, looks at no file.
 """
 
 import math
-import pathlib
+import os
 
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config_losses, config_rules
+from dpo_jax.data import errors, files, published, sources
 from dpo_jax.types import InputError
 
 # Moments' options that an optimiser does not have.
@@ -48,24 +49,23 @@ def check(
 def check_paths(config: ConfigDict) -> None:
   """Raises InputError where a file or folder that a key names is not there.
 
-  Names of public data sets are not files: a data source is looked for on
-  disk only if it is written as a path (a separator or a suffix).
+  Data files are looked at as far as their first bytes, names of public sets
+  (`tfds:...`) are taken apart; `synthetic` and `split` are neither.
   """
-  for key in ('data.train', 'data.eval'):
-    for name in config_rules.split_names(config_rules.flatten(config)[key]):
-      is_path = '/' in name or '.' in name
-      if is_path and not pathlib.Path(name).exists():
-        raise _no_such_path(key, name, 'file')
+  values = config_rules.flatten(config)
+  for name in (*config_rules.split_names(config.data.train), config.data.eval):
+    if name.startswith(sources.TFDS):
+      published.parse_name(name.removeprefix(sources.TFDS), where=name)
+    elif name not in ('synthetic', 'split'):
+      files.check(os.path.expanduser(name))
   if config.tokenizer not in ('', 'byte'):
-    if not pathlib.Path(config.tokenizer).exists():
-      raise _no_such_path('tokenizer', config.tokenizer, 'folder')
+    _check_path('tokenizer', config.tokenizer, 'folder', os.path.exists)
   for key in ('model.init_from', 'reference.init_from', 'data.manual_dir'):
-    name = config_rules.flatten(config)[key]
-    if name and not pathlib.Path(name).is_dir():
-      raise _no_such_path(key, name, 'folder')
-  template = config.data.chat_template
-  if template and not pathlib.Path(template).is_file():
-    raise _no_such_path('data.chat_template', template, 'file')
+    if values[key]:
+      _check_path(key, values[key], 'folder', os.path.isdir)
+  if config.data.chat_template:
+    template = config.data.chat_template
+    _check_path('data.chat_template', template, 'file', os.path.isfile)
 
 
 def _check_losses(config: ConfigDict) -> None:
@@ -101,7 +101,7 @@ def _check_loss_options(config: ConfigDict, terms: list[str]) -> None:
     if not users_here:
       raise InputError(
         f'config.loss.{option}: {value!r} is used by no chosen loss '
-        f'({", ".join(terms)}); fix: leave it unset, or use '
+        f'({", ".join(terms)}); fix: set it to None, or use '
         f'{", ".join(users)}'
       )
     for name in users_here:
@@ -189,7 +189,7 @@ def _check_optim(config: ConfigDict) -> None:
     if optim[option] is not None:
       raise InputError(
         f'config.optim.{option}: {optim[option]!r} is not used by '
-        f'{optim.name}; fix: leave it unset'
+        f'{optim.name}; fix: set it to None'
       )
   if optim.warmup_steps and optim.warmup_fraction:
     raise InputError(
@@ -245,11 +245,14 @@ def _divisors(number: int) -> list[int]:
   return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def _no_such_path(key: str, name: str, kind: str) -> InputError:
-  parent = pathlib.Path(name).parent
-  siblings = [str(p) for p in parent.iterdir()] if parent.is_dir() else []
-  return InputError(
-    f'config.{key}: {name!r} does not exist; fix: '
-    f'{config_rules.did_you_mean(name, siblings)}give the path of a {kind} '
-    f'(looked from {pathlib.Path.cwd()})'
+def _check_path(key: str, name: str, kind: str, is_there) -> None:
+  if is_there(name):
+    return
+  folder, base = os.path.split(name)
+  siblings = os.listdir(folder or '.') if os.path.isdir(folder or '.') else []
+  near = errors.nearest(base, siblings)
+  hint = f'did you mean {os.path.join(folder, near)!r}? ' if near else ''
+  raise InputError(
+    f'config.{key}: {name!r} is not there; fix: {hint}give the path of a '
+    f'{kind}, absolute or from {os.getcwd()}'
   )

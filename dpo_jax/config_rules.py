@@ -5,7 +5,6 @@ says what is wrong, what is allowed and what is nearest. Knows nothing of
 combinations: `config_check.py` does.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config_losses
+from dpo_jax.data import errors, records
 
 
 class Rule(NamedTuple):
@@ -25,8 +25,8 @@ class Rule(NamedTuple):
 
 def rule(key: str) -> Rule:
   """The Rule of a dotted key of base()."""
-  if key in _RULES:
-    return _RULES[key]
+  if key in RULES:
+    return RULES[key]
   if key.startswith('loss.terms.'):
     return _WEIGHT
   option = key.removeprefix('loss.')
@@ -61,17 +61,18 @@ def split_numbers(value: Any) -> tuple[float, ...]:
   return tuple(float(part) for part in parts if part != '')
 
 
-def did_you_mean(word: str, options: Iterable[str]) -> str:
+def did_you_mean(word: Any, options: Iterable[str]) -> str:
   """`did you mean 'x'? `, or nothing where nothing is near."""
-  near = difflib.get_close_matches(str(word), list(options), n=1, cutoff=0.5)
-  return f'did you mean {near[0]!r}? ' if near else ''
+  near = errors.nearest(str(word), options, cutoff=0.5)
+  return f'did you mean {near!r}? ' if near else ''
 
 
 def refusal(key: str, value: Any) -> str:
   """The line that says that a key cannot have this value."""
   allowed, _, choices = rule(key)
   hint = did_you_mean(value, choices)
-  return f'config.{key}: {value!r} is not allowed; fix: {hint}use {allowed}'
+  shown = errors.show(value, 100)
+  return f'config.{key}: {shown} is not allowed; fix: {hint}use {allowed}'
 
 
 def unknown_key(key: str, known: Mapping[str, Any]) -> str:
@@ -157,7 +158,7 @@ def _mesh_size(value: Any) -> bool:
 
 _MESH_SIZE = Rule('a whole number >= 1, or -1 for the rest', _mesh_size)
 
-_RULES: dict[str, Rule] = {
+RULES: dict[str, Rule] = {
   'stage': _choice('sft', 'dpo'),
   'seed': Rule(
     'a whole number in [0, 2**32)',
@@ -172,7 +173,7 @@ _RULES: dict[str, Rule] = {
   'data.eval_pairs': _whole(1, example=512),
   'data.manual_dir': _text('a folder'),
   'data.cache_dir': _text('a folder'),
-  'data.row_format': _choice('auto'),
+  'data.row_format': _choice('auto', *records.FORMATS),
   'data.use_token_ids': _FLAG,
   'data.chat_template': _text('a Jinja file'),
   'data.allow_control_tokens': _FLAG,
@@ -193,7 +194,10 @@ _RULES: dict[str, Rule] = {
   'model.vocab_size': _whole(0, zero="the tokenizer's"),
   'model.remat': _choice('none', 'full', 'dots'),
   'model.attention_block': _whole(1, example=128),
-  'reference.mode': _choice('params', 'cache', 'none'),
+  'reference.mode': _choice('params', 'cache', 'none')._replace(
+    allowed='one of params, cache, none (adapter_off needs an adapter, and '
+    'this version trains all weights)'
+  ),
   'reference.init_from': _text('a folder'),
   'optim.name': _choice('adamw', 'rmsprop', 'lion', 'adafactor'),
   'optim.learning_rate': _above(0, example=5e-7),

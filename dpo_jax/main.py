@@ -57,10 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     _dispatch(parse(argv))
     return 0
   except InputError as error:
-    print(' '.join(str(error).splitlines()), file=sys.stderr)
+    print(_printable(str(error)), file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    print('interrupted; the same command continues the run', file=sys.stderr)
+    print(
+      'interrupted; start the same command again to continue', file=sys.stderr
+    )
     return 130
 
 
@@ -158,17 +160,18 @@ def _check_flags(mode: str, given: dict[str, str]) -> None:
 
 def _with_values(overrides):
   """A bool may be given as `--config.data.strict`; all else needs a value."""
-  switches = {
-    key
-    for key, value in config_rules.flatten(config_lib.base()).items()
-    if isinstance(value, bool)
-  }
+  known = config_rules.flatten(config_lib.base())
   for key, value in overrides:
-    if value is None and key in switches:
+    if value is None and isinstance(known.get(key), bool):
       value = 'true'
-    if value is None:
+    if value is None and key in known:
       raise InputError(f'config.{key}: has no value; fix: --config.{key}=VALUE')
-    yield key, value
+    yield key, value or ''
+
+
+def _printable(text: str) -> str:
+  """One line, whatever the arguments held."""
+  return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 if __name__ == '__main__':

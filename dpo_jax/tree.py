@@ -149,25 +149,27 @@ def _hash_on_device(array: jax.Array) -> jax.Array:
 def _bits(array: jax.Array) -> jax.Array:
   """Returns the bits as uint32; 8-byte elements get a last axis of two."""
   if jnp.issubdtype(array.dtype, jnp.complexfloating):
-    parts = jnp.stack([array.real, array.imag], axis=-1)
-    return _bits(parts)
+    return _bits(jnp.stack([array.real, array.imag], axis=-1))
   if array.dtype == jnp.bool_:
     return array.astype(jnp.uint32)
-  kind = jnp.iinfo if jnp.issubdtype(array.dtype, jnp.integer) else jnp.finfo
-  width = kind(array.dtype).bits
-  if width < 8:  # int4 and the like: widening keeps every value apart
-    wide = jnp.int8 if kind is jnp.iinfo else jnp.float32
-    return _bits(array.astype(wide))
-  if width >= 32:
+  array = array.astype(_whole_bytes(array.dtype))
+  if array.dtype.itemsize >= 4:
     return jax.lax.bitcast_convert_type(array, jnp.uint32)
-  unsigned = {8: jnp.uint8, 16: jnp.uint16}[width]
+  unsigned = {1: jnp.uint8, 2: jnp.uint16}[array.dtype.itemsize]
   return jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
+
+
+def _whole_bytes(dtype: Any) -> Any:
+  """Returns dtype, or a wider one where an element is less than a byte."""
+  if jnp.issubdtype(dtype, jnp.integer):
+    return jnp.dtype('int8') if jnp.iinfo(dtype).bits < 8 else dtype
+  return jnp.dtype('float32') if jnp.finfo(dtype).bits < 8 else dtype
 
 
 def _hash_on_host(name: str, array: np.ndarray) -> np.uint32:
   """Returns what `_hash_on_device` returns, for a numpy array."""
-  if array.dtype.kind in 'OSUMm':
-    raise TypeError(f'{name}: a {array.dtype} leaf has no fingerprint')
+  if array.dtype.kind in 'OSUMm' or array.dtype.names:
+    raise TypeError(f'{name}: a leaf of {array.dtype} has no fingerprint')
   salt = np.uint32(_salt(array))
   words = _host_words(np.ascontiguousarray(array).reshape(-1))
   total = 0
@@ -181,9 +183,7 @@ def _hash_on_host(name: str, array: np.ndarray) -> np.uint32:
 
 def _host_words(flat: np.ndarray) -> np.ndarray:
   """Returns a flat array's bits as unsigned words of at most four bytes."""
-  if 'int' in flat.dtype.name and flat.dtype.name.endswith(('2', '4')):
-    if flat.dtype.name in ('int2', 'uint2', 'int4', 'uint4'):
-      flat = flat.astype(np.int8)
-  native = flat.astype(flat.dtype.newbyteorder('='), copy=False)
-  width = min(native.dtype.itemsize, 4)
-  return native.view({1: np.uint8, 2: np.uint16, 4: np.uint32}[width])
+  flat = flat.astype(flat.dtype.newbyteorder('='), copy=False)
+  if flat.dtype.kind not in 'bc':
+    flat = flat.astype(_whole_bytes(flat.dtype), copy=False)
+  return flat.view(f'u{min(flat.dtype.itemsize, 4)}')

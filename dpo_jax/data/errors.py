@@ -52,3 +52,20 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
   """` (did you mean 'x'?)`, or '' where nothing is near."""
   match = nearest(name, allowed)
   return f' (did you mean {match!r}?)' if match else ''
+
+
+def wrong_type(key: str, value: Any, wanted: str, where: str) -> InputError:
+  """The error for a value that is not what its key takes."""
+  return error(
+    where,
+    f'{key!r} is {_kind_of(value)}, not {wanted}',
+    f'make {key!r} {wanted}',
+  )
+
+
+def _kind_of(value: Any) -> str:
+  if value is None:
+    return 'null'
+  if isinstance(value, list | dict | str) and not value:
+    return f'an empty {type(value).__name__}'
+  return f'{type(value).__name__} {show(value, 40)}'

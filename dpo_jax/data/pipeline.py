@@ -7,18 +7,24 @@ of its own rows; resuming needs the step number and nothing else. Knows no
 paths, no devices and no model.
 """
 
-import difflib
 import functools
-import itertools
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 
+from dpo_jax.data import errors
 from dpo_jax.data import rows as rows_lib
-from dpo_jax.types import Batch, Comparisons, EncodedRecord, InputError
+from dpo_jax.types import (
+  Batch,
+  Comparison,
+  Comparisons,
+  EncodedRecord,
+  InputError,
+)
 
 _SIMULATED_STEPS = 1000  # enough to see the spread of row counts in an epoch
 
@@ -26,14 +32,15 @@ _SIMULATED_STEPS = 1000  # enough to see the spread of row counts in an epoch
 class LengthTable(NamedTuple):
   """Everything about N encoded records except their tokens, numpy arrays.
 
-  Record i owns completions `offsets[i]` to `offsets[i + 1]` of the flat arrays
-  over completions, and the next `num_comparisons[i]` of those over comparisons.
+  Record i owns `offsets[i]` to `offsets[i + 1]` of the arrays that are flat
+  over completions, and likewise with those that are flat over comparisons.
   """
 
   prompt_lengths: np.ndarray  # int32 [N], tokens
   completion_lengths: np.ndarray  # int32, flat over completions, tokens
   offsets: np.ndarray  # int64 [N + 1]
   num_comparisons: np.ndarray  # int32 [N]
+  comparison_offsets: np.ndarray  # int64 [N + 1]
   winner: np.ndarray  # int32, flat over comparisons: index in the record
   loser: np.ndarray  # int32, flat over comparisons
   weight: np.ndarray  # float64, flat over comparisons
@@ -47,31 +54,42 @@ class StepPlan(NamedTuple):
   """One batch before its tokens are read; the same in every process."""
 
   records: np.ndarray  # int64 [B], index into the store; -1 = empty place
-  rows: tuple[Any, ...]  # [M] lists of rows, each a list of rows.Unit
+  rows: tuple[list[list[rows_lib.Unit]], ...]  # [M]; without the empty rows
   num_rows: int  # R: rows of each microbatch, the empty ones included
   filled_slots: int  # slots in use, of M * R * L
 
 
-def make_table(records: Sequence[EncodedRecord]) -> LengthTable:
-  """The table of records that are in memory; they are then a store."""
-  flat = [len(c) for r in records for c in r.completions]
-  counts = [len(r.completions) for r in records]
-  pairs = [c for r in records for c in r.comparisons]
-  labels = [x for r in records for x in r.labels or [-1] * len(r.completions)]
-  none = float('nan')
-  scores = [x for r in records for x in r.scores or [none] * len(r.completions)]
+def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
+  """The table of records, in one pass; a list of records is then a store."""
+  prompt_lengths, completion_lengths, uids = [], [], []
+  num_completions, num_comparisons = [], []
+  comparisons: list[Comparison] = []
+  labels: list[int] = []
+  scores: list[float] = []
+  for record in records:
+    count = len(record.completions)
+    prompt_lengths.append(len(record.prompt))
+    completion_lengths.extend(map(len, record.completions))
+    num_completions.append(count)
+    num_comparisons.append(len(record.comparisons))
+    comparisons.extend(record.comparisons)
+    labels.extend(record.labels or [-1] * count)
+    scores.extend(record.scores or [math.nan] * count)
+    uids.append(record.uid.encode())
+  winner, loser, weight, margin = zip(*comparisons) if comparisons else [()] * 4
   return LengthTable(
-    prompt_lengths=np.array([len(r.prompt) for r in records], np.int32),
-    completion_lengths=np.array(flat, np.int32),
-    offsets=_starts(counts),
-    num_comparisons=np.array([len(r.comparisons) for r in records], np.int32),
-    winner=np.array([c.winner for c in pairs], np.int32),
-    loser=np.array([c.loser for c in pairs], np.int32),
-    weight=np.array([c.weight for c in pairs], np.float64),
-    margin=np.array([c.margin for c in pairs], np.float64),
+    prompt_lengths=np.array(prompt_lengths, np.int32),
+    completion_lengths=np.array(completion_lengths, np.int32),
+    offsets=_starts(num_completions),
+    num_comparisons=np.array(num_comparisons, np.int32),
+    comparison_offsets=_starts(num_comparisons),
+    winner=np.array(winner, np.int32),
+    loser=np.array(loser, np.int32),
+    weight=np.array(weight, np.float64),
+    margin=np.array(margin, np.float64),
     labels=np.array(labels, np.int8),
     scores=np.array(scores, np.float64),
-    uids=np.array([r.uid.encode() for r in records], 'S16'),
+    uids=np.array(uids, 'S16'),
   )
 
 
@@ -123,7 +141,7 @@ def make_plan(
   )
   num_steps = min(plan.steps_per_epoch, _SIMULATED_STEPS)
   needs = Counter(plan.rows_needed(t) for t in range(num_steps))
-  plan.row_counts = choose_row_counts(needs, max_shapes)
+  plan.row_counts = rows_lib.choose_row_counts(needs, max_shapes)
   return plan
 
 
@@ -163,7 +181,6 @@ class Plan:
       order = grain.MapDataset.range(len(indices)).seed(seed)
       self._order = order.shuffle().repeat()
     counts = np.diff(table.offsets)
-    self._comparison_offsets = _starts(table.num_comparisons)
     self._most_completions = int(counts[indices].max())
     self._most_comparisons = max(1, int(table.num_comparisons[indices].max()))
     self.num_completions = batch_size * self._most_completions
@@ -190,6 +207,10 @@ class Plan:
     num_rows = min((n for n in self.row_counts if n >= need), default=need)
     filled = sum(u.num_slots for part in placed for row in part for u in row)
     return StepPlan(records, placed, num_rows, filled)
+
+  def num_steps(self, num_epochs: float) -> int:
+    """How many steps see every record num_epochs times, rounded up."""
+    return math.ceil(num_epochs * len(self._indices) / self.batch_size)
 
   def rows_needed(self, t: int) -> int:
     """The fewest rows, a multiple of row_multiple, that step t fits in."""
@@ -234,8 +255,9 @@ class Plan:
   def summary(self, num_steps: int | None = None) -> dict[str, Any]:
     """Counts over the first steps (an epoch, at most 1,000, where None).
 
-    `packing_efficiency` is filled slots / (M * R * L); `tokens_separate` is
-    what one sequence a completion would compute without any padding.
+    `packing_efficiency` is `num_tokens`, the filled slots, over `num_slots`,
+    M * R * L of all steps. `num_separate_tokens` is what the model would read
+    with one sequence a completion and no padding.
     """
     if num_steps is None:
       num_steps = min(self.steps_per_epoch, _SIMULATED_STEPS)
@@ -251,17 +273,19 @@ class Plan:
     tokens = sum(plan.filled_slots for plan in plans)
     return {
       'num_steps': num_steps,
+      'num_prompts': len(records),
       'steps_per_epoch': self.steps_per_epoch,
       'row_shapes': dict(sorted(shapes.items())),  # R -> how many steps
-      'slots': slots,
-      'tokens': tokens,
-      'tokens_predicted': int(predicted[records].sum()),
-      'tokens_separate': int(separate[records].sum()),
-      'prompts': len(records),
+      'num_slots': slots,
+      'num_tokens': tokens,
+      'num_predicted_tokens': int(predicted[records].sum()),
+      'num_separate_tokens': int(separate[records].sum()),
       'packing_efficiency': tokens / slots,
     }
 
-  def _place(self, t: int) -> tuple[np.ndarray, tuple[Any, ...]]:
+  def _place(
+    self, t: int
+  ) -> tuple[np.ndarray, tuple[list[list[rows_lib.Unit]], ...]]:
     """Step t's records, and the rows of each microbatch without empty ones."""
     records = self.records(t)
     offsets = self.table.offsets
@@ -307,7 +331,7 @@ class Plan:
     """Everything of the batch but its rows, from the table alone."""
     table = self.table
     c = self.completion_index(t)
-    p = self._flat_index(t, self._comparison_offsets, self._most_comparisons)
+    p = self._flat_index(t, table.comparison_offsets, self._most_comparisons)
     first = np.arange(self.num_comparisons) // self._most_comparisons
     first = np.where(p >= 0, first * self._most_completions, 0)
     first = first.astype(np.int32)
@@ -327,42 +351,6 @@ class Plan:
     )
 
 
-def choose_row_counts(
-  needs: Mapping[int, int], max_shapes: int
-) -> tuple[int, ...]:
-  """Row counts, ascending, that leave the fewest rows empty.
-
-  A step takes the smallest count that it fits in. Dynamic programme over the
-  needs in ascending order: the best cover of the first j with n + 1 counts is
-  the best of the first i < j with n, and need j for all between.
-
-  Args:
-    needs: row count -> how many steps need just that many.
-    max_shapes: how many to choose at most, from 1.
-
-  Returns:
-    At most max_shapes of the needs, the largest among them.
-  """
-  sizes = sorted(needs)
-  steps = list(itertools.accumulate((needs[s] for s in sizes), initial=0))
-  full = list(itertools.accumulate((s * needs[s] for s in sizes), initial=0))
-  best = {0: (0, ())}  # needs covered -> (empty rows, counts chosen)
-  for _ in range(min(max_shapes, len(sizes))):
-    best = {
-      j: min(
-        (
-          empty + size * (steps[j] - steps[i]) - (full[j] - full[i]),
-          (*chosen, size),
-        )
-        for i, (empty, chosen) in best.items()
-        if i < j
-      )
-      for j, size in enumerate(sizes, 1)
-      if j > min(best)
-    }
-  return best[len(sizes)][1]
-
-
 def _check(
   num_records: int,
   batch_size: int,
@@ -374,11 +362,14 @@ def _check(
   """Refuses what cannot be planned."""
   problem = None
   if layout not in rows_lib.LAYOUTS:
-    near = difflib.get_close_matches(str(layout), rows_lib.LAYOUTS, 1, 0)[0]
+    near = errors.nearest(layout, rows_lib.LAYOUTS, cutoff=0)
     names = ', '.join(rows_lib.LAYOUTS)
-    problem = f'data.layout: no {layout!r} among {names}; fix: {near!r}?'
+    problem = f'data.layout: {layout!r} is not among {names}; fix: {near!r}?'
   elif num_records < 1:
-    problem = 'data: no record is left to train or evaluate on; fix: see drops'
+    problem = (
+      'data.max_length: no record is left to train or evaluate on; fix: see'
+      ' the counts of dropped records, raise it or change the data'
+    )
   elif batch_size < 1:
     problem = f'train.batch_size: {batch_size}; fix: 1 or more'
   elif microbatches < 1 or batch_size % microbatches:

@@ -2,7 +2,7 @@
 
 Comes in: the lengths of prompts and completions, then the tokens of those
 records whose rows are wanted. Goes out: which unit lies in which row, and
-`types.Rows`. Chooses no records, no order and no row count: `pipeline.py` does.
+`types.Rows`. Chooses neither records nor their order: `pipeline.py` does.
 
 A unit is a trunk and its branches, side by side in one row. A prompt of T
 tokens has a trunk of T - 1 slots, all but its last token. A branch of n tokens
@@ -13,6 +13,7 @@ predicts nothing. So a unit takes T - 1 + n_1 + n_2 + ... slots.
 
 import bisect
 import heapq
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -132,6 +133,42 @@ def fill(
       _fill_unit(row, start, unit, records[unit.prompt], first_id)
       start = stop
   return out
+
+
+def choose_row_counts(
+  needs: Mapping[int, int], max_shapes: int
+) -> tuple[int, ...]:
+  """Row counts, ascending, that leave the fewest rows empty.
+
+  A step takes the smallest count that it fits in. Dynamic programme over the
+  needs in ascending order: the best cover of the first j with n + 1 counts is
+  the best of the first i < j with n, and need j for all between.
+
+  Args:
+    needs: row count -> how many steps need just that many.
+    max_shapes: how many to choose at most, from 1.
+
+  Returns:
+    At most max_shapes of the needs, the largest among them.
+  """
+  sizes = sorted(needs)
+  steps = list(itertools.accumulate((needs[s] for s in sizes), initial=0))
+  full = list(itertools.accumulate((s * needs[s] for s in sizes), initial=0))
+  best = {0: (0, ())}  # needs covered -> (empty rows, counts chosen)
+  for _ in range(min(max_shapes, len(sizes))):
+    best = {
+      j: min(
+        (
+          empty + size * (steps[j] - steps[i]) - (full[j] - full[i]),
+          (*chosen, size),
+        )
+        for i, (empty, chosen) in best.items()
+        if i < j
+      )
+      for j, size in enumerate(sizes, 1)
+      if j > min(best)
+    }
+  return best[len(sizes)][1]
 
 
 def check_row_length(longest: int, row_length: int) -> None:

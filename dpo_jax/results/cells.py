@@ -77,6 +77,14 @@ def make_table(runs: Sequence[collect.Run]) -> Table:
   return Table(names, columns, rows, _differences(rows))
 
 
+def is_tie(step: int, name: str, value: float) -> bool:
+  """Whether an accuracy says only that policy and reference are equal.
+
+  At step 0 no reward differs, and a comparison that is not won counts 0.
+  """
+  return step == 0 and name == METRICS['accuracy'] and value == 0
+
+
 def _measured(run: collect.Run, key: str) -> bool:
   return any(key in entry for entry in run.records.get('eval', {}).values())
 
@@ -191,14 +199,15 @@ def _differences(rows: Sequence[Row]) -> tuple[Difference, ...]:
 def _group_examples(row: Row, metric: str):
   """(uid [P] sorted, mean over seeds [P]), or None if a run has none."""
   uids, values = [], []
-  for run in row.group.runs:
-    each = per_example(run, metric)
-    value = row.cells.get((metric, 'after'), Cell(None)).value
-    if each is None or value is None or run.examples.step == 0:
-      return None
-    order = np.argsort(run.examples.uid, kind='stable')
-    uids.append(run.examples.uid[order])
-    values.append(each[order])
+  for runs in row.group.by_seed():
+    for run in runs:
+      each = per_example(run, metric)
+      value = row.cells.get((metric, 'after'), Cell(None)).value
+      if each is None or value is None or run.examples.step == 0:
+        return None
+      order = np.argsort(run.examples.uid, kind='stable')
+      uids.append(run.examples.uid[order])
+      values.append(each[order] / len(runs))  # a seed counts once
   if any(not np.array_equal(uid, uids[0]) for uid in uids):
     return None
-  return uids[0], np.mean(values, axis=0)
+  return uids[0], np.sum(values, axis=0) / len(row.group.seeds)

@@ -280,7 +280,7 @@ def _read(path: pathlib.Path) -> bytes:
 
 def _json_object(data: bytes, where: str) -> dict[str, Any]:
   try:
-    value = json.loads(data, parse_float=_number)
+    value = json.loads(data, parse_float=_number, parse_int=_number)
   except (ValueError, RecursionError) as error:  # not UTF-8: a ValueError
     raise InputError(
       f'{where}: not JSON ({str(error).splitlines()[0]}); fix: restore the '
@@ -295,7 +295,9 @@ def _json_object(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _number(text: str) -> float | int:
-  """A JSON real; 1.0 becomes 1, so that both say the same config."""
+  """A JSON number; 1.0 becomes 1, so that both say the same config."""
+  if len(text) < 20 and text.lstrip('-').isdigit():
+    return int(text)
   value = float(text)
   return int(value) if value.is_integer() and abs(value) < 1e15 else value
 

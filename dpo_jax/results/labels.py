@@ -45,7 +45,9 @@ def make_labels(groups: Sequence[collect.Group]) -> Labels:
     if len({repr(config.get(key, ABSENT)) for config in flat}) > 1
   ]
   keys = _choose(differing, flat)
-  columns = [_texts([config.get(key, ABSENT) for config in flat]) for key in keys]
+  columns = [
+    _texts([config.get(key, ABSENT) for config in flat]) for key in keys
+  ]
   return Labels(
     tuple(keys),
     tuple(_short(key, all_keys) for key in keys),

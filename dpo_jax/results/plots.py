@@ -31,7 +31,7 @@ _COLOURS = (
 _DASHES = ((0, ()), (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.6, 1.2, 1.6)))
 _MARKERS = 'osD^vP'
 _GREY = '#6b6b6b'
-_NUM_BINS = 60  # points of a training curve: more are averaged in bins
+_NUM_BINS = 30  # points of a training curve: more are averaged in bins
 _STYLE = {
   'font.family': 'sans-serif',
   'font.sans-serif': ['DejaVu Sans'],  # comes with matplotlib
@@ -158,10 +158,15 @@ def series(run: collect.Run, split: str, name: str):
   """Steps and values of one metric, rank 1; training averaged in bins.
 
   A bin holds equally many entries, and stands at the mean of their steps;
-  there are `_NUM_BINS` at most. Entries without the metric are left out.
+  there are `_NUM_BINS` at most. Entries without the metric are left out, and
+  the accuracy of a policy that still equals its reference.
   """
   entries = run.records.get(split, {}).items()
-  found = [(step, entry[name]) for step, entry in entries if name in entry]
+  found = [
+    (step, entry[name])
+    for step, entry in entries
+    if name in entry and not cells.is_tie(step, name, entry[name])
+  ]
   if not found:
     return np.zeros(0), np.zeros(0)
   steps, values = np.array(found, np.float64).T

@@ -110,10 +110,13 @@ def notes(table: cells.Table, relative_to: str | os.PathLike) -> list[str]:
       'n = 1: ± is half of the 95% interval over evaluation prompts (clustered '
       "standard error), [low, high] is Wilson's; neither covers the seed."
     )
+  before = [row.cells.get(('accuracy', 'before')) for row in table.rows]
+  if any(cell is not None and cell.value == 0 for cell in before):
+    lines.append('accuracy 0 before: policy = reference, all comparisons tie.')
   if table.differences:
     lines.append(
       'Differences: ± is half of the 95% interval over evaluation prompts, '
-      'paired; margins are in units of each run\'s own reward.'
+      "paired; margins are in units of each run's own reward."
     )
   terms = {repr(run.config.get('loss')) for run in runs}
   if len(terms) > 1:
@@ -168,7 +171,9 @@ def _grid(table: cells.Table) -> list[list[str]]:
   head += [f'{metric} {when}' for metric, when in table.columns]
   rows = []
   for row in table.rows:
-    steps = '-'.join(str(step) for step in sorted({row.steps[0], row.steps[-1]}))
+    steps = '-'.join(
+      str(step) for step in sorted({row.steps[0], row.steps[-1]})
+    )
     count = f'{len(row.group.seeds)}{_marks(row)}'
     values = [_cell_text(row, column) for column in table.columns]
     rows.append([*row.label, count, steps, *values])

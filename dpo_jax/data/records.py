@@ -1,0 +1,402 @@
+"""record: one row of a data file -> types.PreferenceRecord.
+
+Comes in: a dict (a JSON object, a Parquet row, a TFDS example) and where it
+was found. Goes out: a PreferenceRecord, or a types.InputError of one line that
+names the key, what is wrong and the fix. Touches no disk, encodes no text and
+drops nothing: an empty completion or two equal sides are records, and encoding
+counts them.
+
+Columns of every format are in FORMATS. Beside them:
+  weight  finite, >= 0, default 1: the comparison's weight in the batch's mean
+  margin  finite: how much better the chosen side is; pairs only. Where it is
+          not given it is the difference of the scores, or 0 without scores
+  score_chosen, score_rejected (or reward_chosen, reward_rejected)  pairs only
+Any other column is provenance and is not looked at.
+"""
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+from dpo_jax.data import conversations, errors
+from dpo_jax.types import Comparison, PreferenceRecord
+
+FORMATS = {
+  'pairs': 'prompt, chosen, rejected: strings',
+  'chat_pairs': 'chosen, rejected: lists of messages; prompt: a list of '
+  'messages, or left out where both sides begin with it',
+  'dialogue_pairs': 'chosen, rejected: whole "\\n\\nHuman: ... '
+  '\\n\\nAssistant: ..." dialogues as strings, no prompt',
+  'token_ids': 'prompt_ids, chosen_ids, rejected_ids: lists of token ids',
+  'ranked': 'prompt: string; completions: strings; scores: numbers',
+  'chat_ranked': 'prompt, each of completions: messages; scores: numbers',
+  'unpaired': 'prompt, completion: strings; label: true or false',
+  'chat_unpaired': 'prompt, completion: messages; label: true or false',
+  'demonstrations': 'prompt, completion: strings (SFT)',
+  'chat_demonstrations': 'prompt, completion: messages (SFT)',
+  'messages': 'messages: a conversation whose last turn is learnt (SFT)',
+  'text': 'text: string (SFT)',
+}
+
+MAX_NUMBER = 1e38  # numbers and their differences must fit in float32
+_MAX_TOKEN = 2**31 - 1
+
+# The columns that a kind of row must have; its form (text, messages) is in the
+# values. `prompt` of pairs may be part of both sides.
+_REQUIRED = {
+  'pairs': ('chosen', 'rejected'),
+  'token_ids': ('prompt_ids', 'chosen_ids', 'rejected_ids'),
+  'ranked': ('prompt', 'completions', 'scores'),
+  'unpaired': ('prompt', 'completion', 'label'),
+  'demonstrations': ('prompt', 'completion'),
+  'messages': ('messages',),
+  'text': ('text',),
+}
+_KEYS = frozenset(key for keys in _REQUIRED.values() for key in keys)
+_OPTIONAL = ('weight', 'margin')
+_SCORES = (
+  ('score_chosen', 'score_rejected'),
+  ('reward_chosen', 'reward_rejected'),
+)
+KNOWN_COLUMNS = (*_KEYS, *_OPTIONAL, *_SCORES[0], *_SCORES[1])
+
+
+def parse_row(
+  row: dict[str, Any],
+  row_format: str = 'auto',
+  *,
+  where: str,
+  use_token_ids: bool = False,
+) -> PreferenceRecord:
+  """Reads one row.
+
+  Args:
+    row: column name -> value.
+    row_format: a key of FORMATS, or 'auto' to detect it from this row.
+    where: `path:line` or `source[index]`, for messages and record.where.
+    use_token_ids: take `*_ids` columns as they are and ignore the text.
+
+  Returns:
+    The record; comparisons of a demonstration are Comparison(0, 0).
+
+  Raises:
+    InputError: one line, naming the key.
+  """
+  if row_format == 'auto':
+    row_format = detect_format(row, where, use_token_ids=use_token_ids)
+  if row_format not in _PARSERS:
+    raise errors.error(
+      where,
+      f'unknown row format {row_format!r}'
+      f'{errors.did_you_mean(row_format, FORMATS)}',
+      f"use 'auto' or one of {', '.join(FORMATS)}",
+    )
+  return _PARSERS[row_format](row, where)
+
+
+def detect_format(
+  row: dict[str, Any], where: str, *, use_token_ids: bool = False
+) -> str:
+  """The key of FORMATS that fits the row, or an InputError naming the key."""
+  kind, problem = _kind(tuple(row), use_token_ids)
+  if problem:
+    raise errors.error(where, *problem)
+  if kind == 'pairs':
+    return _pairs_format(row, where)
+  if kind in ('ranked', 'unpaired', 'demonstrations'):
+    value = row['completions' if kind == 'ranked' else 'completion']
+    if kind == 'ranked' and isinstance(value, list) and value:
+      value = value[0]
+    if isinstance(value, list) or isinstance(row['prompt'], list):
+      return 'chat_' + kind
+  return kind
+
+
+@functools.lru_cache(maxsize=256)
+def _kind(
+  keys: tuple[str, ...], use_token_ids: bool
+) -> tuple[str, tuple[str, str] | None]:
+  """The kind of row that has these columns, and (problem, fix) if none has."""
+  if use_token_ids:
+    kind = 'token_ids'
+  elif 'chosen' in keys or 'rejected' in keys:
+    kind = 'pairs'
+  elif 'completions' in keys:
+    kind = 'ranked'
+  elif 'completion' in keys:
+    labelled = 'label' in keys or _misspelt('label', keys)
+    kind = 'unpaired' if labelled else 'demonstrations'
+  else:
+    names = ('chosen', 'rejected', 'completions', 'completion')
+    wrong = [(name, key) for name in names if (key := _misspelt(name, keys))]
+    if wrong:
+      return '', _missing(*wrong[0])
+    kind = next((k for k in ('messages', 'text') if k in keys), '')
+    if not kind:
+      return '', _no_format(keys)
+  for name in _REQUIRED[kind]:
+    if name not in keys:
+      return kind, _missing(name, _misspelt(name, keys, 0.6))
+  for name in _OPTIONAL:
+    key = _misspelt(name, keys)
+    if name not in keys and key and key[0].lower() == name[0]:
+      return kind, (
+        f'unknown column {key!r} (did you mean {name!r}?)',
+        f'rename it to {name!r}, or remove it',
+      )
+  return kind, None
+
+
+def _misspelt(name: str, keys: Iterable[str], cutoff: float = 0.8) -> str:
+  """The unknown column that most likely was meant to be `name`, or ''."""
+  return errors.nearest(name, [k for k in keys if k not in _KEYS], cutoff)
+
+
+def _missing(name: str, key: str) -> tuple[str, str]:
+  if key:
+    return (
+      f'key {name!r} is missing (did you mean {name!r} by {key!r}?)',
+      f'rename {key!r} to {name!r}',
+    )
+  return f'key {name!r} is missing', f'add {name!r} to this row'
+
+
+def _no_format(keys: tuple[str, ...]) -> tuple[str, str]:
+  if 'chosen_ids' in keys or 'rejected_ids' in keys:
+    return (
+      'the row has token ids and no text',
+      'set config.data.use_token_ids=True to train on the ids as they are',
+    )
+  found = ', '.join(errors.show(k, 30) for k in keys[:8]) or 'none'
+  return (
+    f'unknown set of columns ({found})',
+    'use prompt, chosen, rejected; or prompt, completions, scores; or prompt, '
+    'completion, label; or prompt, completion; or messages; or text',
+  )
+
+
+def _pairs_format(row: dict[str, Any], where: str) -> str:
+  sides = row['chosen'], row['rejected']
+  if any(isinstance(value, list) for value in (*sides, row.get('prompt'))):
+    return 'chat_pairs'
+  if 'prompt' in row:
+    return 'pairs'
+  wrong = _misspelt('prompt', row, 0.6)
+  if not wrong and all(map(conversations.is_dialogue, sides)):
+    return 'dialogue_pairs'
+  problem, fix = _missing('prompt', wrong)
+  if not wrong:
+    problem += ' and the sides are neither messages nor Human/Assistant text'
+  raise errors.error(where, problem, fix)
+
+
+def _pairs(row: dict[str, Any], where: str) -> PreferenceRecord:
+  return _pair_record(
+    row,
+    conversations.text(_get(row, 'prompt', where), 'prompt', where),
+    conversations.text(_get(row, 'chosen', where), 'chosen', where),
+    conversations.text(_get(row, 'rejected', where), 'rejected', where),
+    where,
+  )
+
+
+def _chat_pairs(row: dict[str, Any], where: str) -> PreferenceRecord:
+  chosen, rejected = (
+    conversations.messages(_get(row, key, where), key, where)
+    for key in ('chosen', 'rejected')
+  )
+  if 'prompt' in row:
+    parts = conversations.split(row['prompt'], chosen, rejected, where)
+  else:
+    parts = conversations.split_shared(chosen, rejected, where)
+  return _pair_record(row, *parts, where)
+
+
+def _dialogue_pairs(row: dict[str, Any], where: str) -> PreferenceRecord:
+  chosen, rejected = (
+    conversations.text(_get(row, key, where), key, where)
+    for key in ('chosen', 'rejected')
+  )
+  parts = conversations.split_dialogue(chosen, rejected, where)
+  return _pair_record(row, *parts, where)
+
+
+def _token_ids(row: dict[str, Any], where: str) -> PreferenceRecord:
+  prompt, chosen, rejected = (
+    _ids(_get(row, key, where), key, where) for key in _REQUIRED['token_ids']
+  )
+  if not prompt:
+    raise errors.error(
+      where,
+      "'prompt_ids' is empty",
+      'give at least one id (BOS): the last one predicts the first answer',
+    )
+  return _pair_record(row, prompt, chosen, rejected, where)
+
+
+def _pair_record(
+  row: dict[str, Any], prompt: Any, chosen: Any, rejected: Any, where: str
+) -> PreferenceRecord:
+  scores = None
+  for names in _SCORES:
+    if names[0] in row or names[1] in row:
+      scores = tuple(_number(_get(row, n, where), n, where) for n in names)
+      break
+  margin = scores[0] - scores[1] if scores else 0.0
+  if 'margin' in row:
+    margin = _number(row['margin'], 'margin', where)
+  comparison = Comparison(0, 1, _weight(row, where), margin)
+  return PreferenceRecord(
+    prompt, (chosen, rejected), (comparison,), scores=scores, where=where
+  )
+
+
+def _ranked(row: dict[str, Any], where: str, chat: bool = False):
+  """K answers; a comparison for each two whose scores differ."""
+  read = conversations.messages if chat else conversations.text
+  prompt = read(_get(row, 'prompt', where), 'prompt', where)
+  answers = _list(_get(row, 'completions', where), 'completions', where)
+  answers = tuple(
+    read(a, f'completions[{i}]', where) for i, a in enumerate(answers)
+  )
+  scores = _list(_get(row, 'scores', where), 'scores', where)
+  scores = tuple(
+    _number(s, f'scores[{i}]', where) for i, s in enumerate(scores)
+  )
+  if len(scores) != len(answers):
+    raise errors.error(
+      where,
+      f"{len(answers)} 'completions' and {len(scores)} 'scores'",
+      'give one score a completion',
+    )
+  _refuse(row, ('margin',), 'ranked', where)
+  weight = _weight(row, where)
+  comparisons = tuple(
+    Comparison(i, j, weight, scores[i] - scores[j])
+    for i in range(len(scores))
+    for j in range(len(scores))
+    if scores[i] > scores[j]
+  )
+  return PreferenceRecord(
+    prompt, answers, comparisons, scores=scores, where=where
+  )
+
+
+def _unpaired(row: dict[str, Any], where: str, chat: bool = False):
+  """One answer that is desirable or not."""
+  record = _demonstration(row, where, chat)
+  label = _get(row, 'label', where)
+  if not isinstance(label, bool) and label not in (0, 1):
+    raise errors.wrong_type('label', label, 'true or false', where)
+  _refuse(row, ('weight',), 'unpaired', where)
+  return record._replace(comparisons=(), labels=(bool(label),))
+
+
+def _demonstration(row: dict[str, Any], where: str, chat: bool = False):
+  """One answer to imitate."""
+  read = conversations.messages if chat else conversations.text
+  prompt = read(_get(row, 'prompt', where), 'prompt', where)
+  answer = read(_get(row, 'completion', where), 'completion', where)
+  return _imitate(row, prompt, answer, where)
+
+
+def _messages(row: dict[str, Any], where: str) -> PreferenceRecord:
+  turns = conversations.messages(
+    _get(row, 'messages', where), 'messages', where
+  )
+  if len(turns) < 2 or turns[-1]['role'] != 'assistant':
+    raise errors.error(
+      where,
+      "'messages' does not end with an assistant's answer to something",
+      "end the conversation with a message of role 'assistant'",
+    )
+  return _imitate(row, turns[:-1], turns[-1:], where)
+
+
+def _text(row: dict[str, Any], where: str) -> PreferenceRecord:
+  text = conversations.text(_get(row, 'text', where), 'text', where)
+  return _imitate(row, '', text, where)
+
+
+def _imitate(
+  row: dict[str, Any], prompt: Any, answer: Any, where: str
+) -> PreferenceRecord:
+  _refuse(row, ('margin',), 'SFT or unpaired', where)
+  comparison = Comparison(0, 0, _weight(row, where))
+  return PreferenceRecord(prompt, (answer,), (comparison,), where=where)
+
+
+_PARSERS = {
+  'pairs': _pairs,
+  'chat_pairs': _chat_pairs,
+  'dialogue_pairs': _dialogue_pairs,
+  'token_ids': _token_ids,
+  'ranked': _ranked,
+  'chat_ranked': functools.partial(_ranked, chat=True),
+  'unpaired': _unpaired,
+  'chat_unpaired': functools.partial(_unpaired, chat=True),
+  'demonstrations': _demonstration,
+  'chat_demonstrations': functools.partial(_demonstration, chat=True),
+  'messages': _messages,
+  'text': _text,
+}
+
+
+def _get(row: dict[str, Any], key: str, where: str) -> Any:
+  """The value of a column that must be there and not null."""
+  value = row.get(key)
+  if value is not None:
+    return value
+  if key in row:
+    raise errors.error(
+      where, f'{key!r} is null', f'give {key!r} a value, or drop the row'
+    )
+  raise errors.error(where, *_missing(key, _misspelt(key, row, 0.6)))
+
+
+def _refuse(
+  row: dict[str, Any], keys: Iterable[str], kind: str, where: str
+) -> None:
+  for key in keys:
+    if key in row:
+      raise errors.error(
+        where, f'{key!r} has no meaning in {kind} rows', f'remove {key!r}'
+      )
+
+
+def _weight(row: dict[str, Any], where: str) -> float:
+  if 'weight' not in row:
+    return 1.0
+  weight = _number(row['weight'], 'weight', where)
+  if weight < 0:
+    raise errors.error(
+      where, f"'weight' is negative: {weight}", 'give a weight of 0 or more'
+    )
+  return weight
+
+
+def _number(value: Any, key: str, where: str) -> float:
+  if isinstance(value, bool) or not isinstance(value, (int, float)):
+    raise errors.wrong_type(key, value, 'a number', where)
+  if not -MAX_NUMBER <= value <= MAX_NUMBER:  # also where it is NaN
+    raise errors.error(
+      where,
+      f'{key!r} is {errors.show(value)}, not a finite number below {MAX_NUMBER:g}',
+      'give a finite number, or drop the row',
+    )
+  return float(value)
+
+
+def _list(value: Any, key: str, where: str) -> list:
+  if not isinstance(value, list) or not value:
+    raise errors.wrong_type(key, value, 'a list that is not empty', where)
+  return value
+
+
+def _ids(value: Any, key: str, where: str) -> tuple[int, ...]:
+  if not isinstance(value, list):
+    raise errors.wrong_type(key, value, 'a list of token ids', where)
+  for i, token in enumerate(value):
+    if type(token) is not int or not 0 <= token <= _MAX_TOKEN:
+      raise errors.wrong_type(f'{key}[{i}]', token, 'an int from 0', where)
+  return tuple(value)

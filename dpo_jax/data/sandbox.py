@@ -1,0 +1,323 @@
+"""The Jinja environment that runs a stranger's chat template.
+
+Comes in: template source. Goes out: a compiled template in an immutable
+sandbox that behaves as the one of `transformers` does (trim_blocks,
+lstrip_blocks, loop controls, tojson, raise_exception, strftime_now, the
+generation block), with a budget: loops, calls and characters are counted, and
+what would take too much of them stops with LimitError before it is computed.
+Reads no file, knows nothing of messages or tokens.
+"""
+
+import datetime
+import functools
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.runtime
+import jinja2.sandbox
+import jinja2.utils
+from jinja2 import nodes
+
+MAX_CHARS = 10_000_000  # characters in one string or list of a rendering
+MAX_STEPS = 2_000_000  # loop turns, calls, and characters / 64
+_MAX_BITS = 4096  # of an integer
+
+# No chat template needs these, and what they take is hard to foresee.
+_NO_FILTERS = ('sum', 'pprint', 'urlize', 'xmlattr', 'wordwrap', 'format')
+_NO_METHODS = ('translate', 'format_map', 'maketrans')
+
+
+class LimitError(jinja2.TemplateRuntimeError):
+  """The template asks for more time or room than a chat can need."""
+
+
+def compile_template(source: str) -> 'Template':
+  """Compiles a chat template; raises jinja2.TemplateError."""
+  return Template(source)
+
+
+class Template:
+  """A compiled template with its own environment and budget."""
+
+  def __init__(self, source: str):
+    """Raises jinja2.TemplateError for source that is no template."""
+    self._environment = _Environment(
+      trim_blocks=True,
+      lstrip_blocks=True,
+      extensions=[_Generation, jinja2.ext.loopcontrols],
+    )
+    try:
+      self._template = self._environment.from_string(source)
+    except (RecursionError, MemoryError, ValueError, SyntaxError) as error:
+      raise jinja2.TemplateError(f'{type(error).__name__}: {error}') from None
+
+  def render(self, variables: Mapping[str, Any]) -> str:
+    """The text; raises jinja2.TemplateError and what expressions raise."""
+    self._environment.steps = 0
+    pieces, size = [], 0
+    for piece in self._template.generate(**variables):
+      size += len(piece)
+      self._environment.bound(size)
+      pieces.append(piece)
+    return ''.join(pieces)
+
+
+class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
+  """The sandbox; every operation that can grow passes through the budget."""
+
+  intercepted_binops = frozenset(['+', '*', '**', '%'])
+
+  def __init__(self, **options: Any):
+    super().__init__(**options)
+    self.steps = 0
+    self.finalize = self.bounded
+    for name in _NO_FILTERS:
+      del self.filters[name]
+    self.filters['tojson'] = self._to_json
+    self.filters = {k: self._guarded(k, f) for k, f in self.filters.items()}
+    self.globals = {
+      'range': self.globals['range'],
+      'dict': _Dict(),
+      'namespace': _Namespace,
+      'cycler': jinja2.utils.Cycler,
+      'joiner': jinja2.utils.Joiner,
+      'raise_exception': _raise_exception,
+      'strftime_now': _strftime_now,
+    }
+
+  def spend(self, chars: int = 0) -> None:
+    """Counts one step and the characters it makes."""
+    self.steps += 1 + chars // 64
+    if self.steps > MAX_STEPS:
+      raise LimitError(f'the template takes more than {MAX_STEPS} steps')
+
+  def bound(self, size: int) -> None:
+    """Refuses a size before it is made."""
+    if size > MAX_CHARS:
+      raise LimitError(f'the template makes more than {MAX_CHARS} characters')
+
+  def bounded(self, value: Any) -> Any:
+    """The value, once its text is known to fit; every output passes here."""
+    self.spend(self._size(value))
+    return value
+
+  def counted(self, iterable: Any) -> Any:
+    """What a `for` goes over, each turn counted."""
+    return _Counted(iterable, self.spend)
+
+  def concat(self, *values: Any) -> str:
+    """The operator ~."""
+    size = sum(map(self._size, values))
+    self.bound(size)
+    self.spend(size)
+    return ''.join(map(str, values))
+
+  def call(__self, __context, __obj, *args, **kwargs):  # noqa: B902, N805
+    """Calls a macro, global or method; its arguments are looked at first."""
+    name = getattr(__obj, '__name__', '')
+    owner = getattr(__obj, '__self__', None)
+    if isinstance(__obj, jinja2.runtime.LoopContext):
+      args = (__self.counted(args[0]), *args[1:])
+    elif isinstance(owner, str):
+      if name in _NO_METHODS:
+        raise LimitError(f'str.{name} is not for chat templates')
+      __self._foresee(name, owner, args, kwargs)
+    elif not isinstance(__obj, jinja2.runtime.Macro):
+      __self._foresee(name, None, args, kwargs)
+    result = super().call(__context, __obj, *args, **kwargs)
+    return __self.bounded(result) if isinstance(result, str) else result
+
+  def call_binop(self, context, operator, left, right):
+    """The operators of intercepted_binops."""
+    kinds = (str, list, tuple)
+    if isinstance(left, int) and isinstance(right, int):
+      bits = abs(left).bit_length()
+      if operator == '**':
+        bits *= max(right, 0)
+      elif operator == '*':
+        bits += abs(right).bit_length()
+      if bits > _MAX_BITS:
+        raise LimitError(f'the template makes a number of {bits} bits')
+    elif operator == '*':
+      for many, times in ((left, right), (right, left)):
+        if isinstance(many, kinds) and isinstance(times, int):
+          self.bound(len(many) * max(times, 0))
+    elif operator == '+' and isinstance(left, kinds):
+      self.bound(len(left) + (len(right) if isinstance(right, kinds) else 0))
+    elif operator == '%' and isinstance(left, str):
+      self._foresee('format', left, (right,), {})
+    result = super().call_binop(context, operator, left, right)
+    self.spend(len(result) if isinstance(result, kinds) else 0)
+    return result
+
+  def _generate(self, source, name, filename, defer_init=False):
+    """Rewrites loops and ~ of the syntax tree so that they are counted."""
+    for loop in list(source.find_all(nodes.For)):
+      loop.iter = _environment_call('counted', [loop.iter])
+    for node in list(source.find_all(nodes.Node)):
+      for field, value in list(node.iter_fields()):
+        if isinstance(value, list):
+          setattr(node, field, [_concat_call(item) for item in value])
+        else:
+          setattr(node, field, _concat_call(value))
+    return super()._generate(source, name, filename, defer_init)
+
+  def _guarded(self, name: str, function: Callable) -> Callable:
+    """A filter whose arguments and result are bounded."""
+    skip = int(hasattr(function, 'jinja_pass_arg'))
+
+    @functools.wraps(function)
+    def guarded(*args, **kwargs):
+      text = args[skip] if len(args) > skip else ''
+      if name in ('string', 'join', 'indent', 'replace', 'center', 'trim'):
+        text = text if isinstance(text, str) else _as_list(text)
+        args = (*args[:skip], text, *args[skip + 1 :])
+      self._foresee(name, text, args[skip + 1 :], kwargs)
+      result = function(*args, **kwargs)
+      if isinstance(result, (str, list)):
+        self.bound(len(result))
+        self.spend(len(result))
+      return result
+
+    return guarded
+
+  def _foresee(self, name: str, owner: Any, args: tuple, kwargs: dict) -> None:
+    """Refuses a call whose result would be too large."""
+    values = (*args, *kwargs.values())
+    for value in values:
+      if isinstance(value, int):
+        self.bound(abs(value))
+    size = 0 if owner is None else self._size(owner)
+    longest = max([self._size(v) for v in values], default=0)
+    if name == 'replace' and len(values) > 1 and isinstance(owner, str):
+      size += (owner.count(str(values[0])) + 1) * self._size(values[1])
+    elif name == 'format' and isinstance(owner, str):
+      if re.search(r'\d{6}|\*', owner):
+        raise LimitError('a format of the template has a width too large')
+      size += (owner.count('{') + owner.count('%')) * (longest + 100_000)
+    elif name == 'join':
+      items = owner if isinstance(owner, (list, tuple)) else ()
+      size += max(longest, len(str(owner)) * longest, len(items) * longest)
+    elif name in ('indent', 'expandtabs') and isinstance(owner, str):
+      width = max([v for v in values if isinstance(v, int)], default=8)
+      breaks = owner.count('\n') + owner.count('\t') + 1
+      size += breaks * max(width, longest)
+    self.bound(size)
+    self.spend(size)
+
+  def _size(self, value: Any) -> int:
+    """Characters of str(value), at least; stops counting at the bound."""
+    size, todo = 0, [value]
+    while todo:
+      item = todo.pop()
+      if isinstance(item, str):
+        size += len(item)
+      elif isinstance(item, Mapping):
+        size += 1
+        todo.extend(item)
+        todo.extend(item.values())
+      elif isinstance(item, (list, tuple, set, frozenset)):
+        size += 1
+        todo.extend(item)
+      else:
+        size += 1
+      self.bound(max(size, len(todo)))
+    return size
+
+  def _to_json(
+    self,
+    value,
+    ensure_ascii=False,
+    indent=None,
+    separators=None,
+    sort_keys=False,
+  ):
+    """Plain JSON: jinja2's own filter escapes HTML."""
+    return json.dumps(
+      value,
+      ensure_ascii=ensure_ascii,
+      indent=indent,
+      separators=separators,
+      sort_keys=sort_keys,
+    )
+
+
+class _Counted:
+  """An iterable whose turns are counted; sized where the iterable is."""
+
+  def __init__(self, iterable: Any, spend: Callable[[], None]):
+    self._iterable = iterable
+    self._spend = spend
+
+  def __iter__(self) -> Iterator[Any]:
+    for item in self._iterable:
+      self._spend()
+      yield item
+
+  def __len__(self) -> int:
+    return len(self._iterable)
+
+
+class _Generation(jinja2.ext.Extension):
+  """{% generation %}...{% endgeneration %}: its body, in a scope of its own."""
+
+  tags = {'generation'}
+
+  def parse(self, parser):
+    """The body is kept; which tokens are trained follows from the record."""
+    line = next(parser.stream).lineno
+    body = parser.parse_statements(('name:endgeneration',), drop_needle=True)
+    return nodes.Scope(body, lineno=line)
+
+
+class _Dict:
+  """dict(...) of a template, without the class's attributes."""
+
+  def __call__(self, *args: Any, **kwargs: Any) -> dict:
+    return dict(*args, **kwargs)
+
+
+class _Namespace(jinja2.utils.Namespace):
+  """namespace(...) of a template, without names that begin with '_'."""
+
+  def __init__(*args: Any, **kwargs: Any):  # `self` may be an attribute
+    values = dict(*args[1:], **kwargs)
+    for name in values:
+      _refuse_private(name)
+    jinja2.utils.Namespace.__init__(args[0], values)
+
+  def __setitem__(self, name: str, value: Any) -> None:
+    _refuse_private(name)
+    super().__setitem__(name, value)
+
+
+def _refuse_private(name: Any) -> None:
+  if isinstance(name, str) and name.startswith('_'):
+    raise jinja2.exceptions.SecurityError(f'{name!r} is not a safe name')
+
+
+def _raise_exception(message: Any) -> None:
+  raise jinja2.TemplateError(str(message))
+
+
+def _strftime_now(pattern: str) -> str:
+  return datetime.datetime.now().strftime(pattern)
+
+
+def _environment_call(name: str, args: list) -> nodes.Call:
+  return nodes.Call(nodes.EnvironmentAttribute(name), args, [], None, None)
+
+
+def _concat_call(value: Any) -> Any:
+  if isinstance(value, nodes.Concat):
+    return _environment_call('concat', value.nodes)
+  return value
+
+
+def _as_list(value: Any) -> Any:
+  """A generator's items (join takes any iterable); other things as they are."""
+  return list(value) if hasattr(value, '__next__') else value

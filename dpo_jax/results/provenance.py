@@ -1,0 +1,299 @@
+"""Where each number came from, and whether it still does.
+
+Comes in: runs to report on, or a folder that `write` filled. Goes out: the
+report's files (tables, figures, provenance.json), each whole or not at all;
+or the list of cells that no longer follow from their runs.
+
+provenance.json: version; runs: [{run, seed, done, torn_lines, sha256: {file:
+hex}}], paths from the folder that holds provenance.json; rows: [{row, label:
+{config key: value}, runs, cells: {'loss after': {value, se, ...}}}];
+differences; files: {name: sha256 of what was written}.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from dpo_jax.results import cells, collect, tables
+from dpo_jax.types import InputError
+
+FILE = 'provenance.json'
+_VERSION = 1
+
+
+def report(
+  runs: Sequence[collect.Run], folder: str | os.PathLike
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+  """The tables' bytes by file name, and the provenance without figures.
+
+  Args:
+    runs: what to report on.
+    folder: where the files will lie; paths are relative to it.
+  """
+  table = cells.make_table(runs)
+  files = {
+    'results.md': tables.markdown(table, folder).encode(),
+    'results.tex': tables.latex(table, folder).encode(),
+    'results.csv': tables.comma_separated(table).encode(),
+  }
+  document = {
+    'version': _VERSION,
+    'runs': [
+      _run_entry(run, folder) for row in table.rows for run in row.group.runs
+    ],
+    'rows': [
+      _row_entry(table, index, folder) for index in range(len(table.rows))
+    ],
+    'differences': [
+      {
+        'row': tables.row_name(table, each.row),
+        'minus': tables.row_name(table, each.baseline),
+        'metric': each.metric,
+        **_rounded(each.interval._asdict()),
+      }
+      for each in table.differences
+    ],
+  }
+  return files, document
+
+
+def write(
+  files: dict[str, bytes],
+  document: dict[str, Any],
+  folder: str | os.PathLike,
+) -> None:
+  """Writes the files and provenance.json, each by rename, the latter last.
+
+  Raises:
+    InputError: the folder cannot be made or written; nothing is left behind.
+  """
+  folder = pathlib.Path(folder)
+  digests = {name: _digest(data) for name, data in files.items()}
+  files = {**files, FILE: _json({**document, 'files': digests})}
+  staging, made = None, not folder.exists()
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = pathlib.Path(tempfile.mkdtemp(prefix='.results-', dir=folder))
+    for name, data in files.items():
+      (staging / name).write_bytes(data)
+    for name in files:
+      os.replace(staging / name, folder / name)
+  except OSError as error:
+    raise InputError(
+      f'--out: {folder} is not writable ({error.strerror}); fix: another '
+      'folder, or its permissions'
+    ) from error
+  finally:
+    if staging is not None:
+      shutil.rmtree(staging, ignore_errors=True)
+    if made and folder.is_dir() and not os.listdir(folder):
+      folder.rmdir()
+
+
+def verify(folder: str | os.PathLike) -> list[str]:
+  """Makes the tables of `folder` again from their runs and compares.
+
+  Returns:
+    One line a cell, run or file that does not follow; empty if all do.
+
+  Raises:
+    InputError: the folder has no readable provenance.json.
+  """
+  folder = pathlib.Path(folder)
+  document = _load(folder)
+  runs, problems = _read_again(document, folder)
+  files = {}
+  if not problems:
+    files, fresh = report(runs, folder)
+    fresh = json.loads(_json(fresh))  # as the file has it
+    problems = _changed_runs(document, fresh) + _changed_cells(document, fresh)
+  if not problems:
+    for name, data in files.items():
+      problems += _changed_lines(folder / name, data)
+  for name, digest in document['files'].items():
+    if name not in files and _digest_of(folder / name) != digest:
+      problems.append(f'{folder / name}: not the file that was written')
+  return problems
+
+
+def _load(folder: pathlib.Path) -> dict[str, Any]:
+  where = folder / FILE
+  if not where.is_file():
+    raise InputError(
+      f'{where}: no such file; fix: name a folder that `python -m '
+      'dpo_jax.results RUNS... --out=DIR` wrote'
+    )
+  try:
+    document = json.loads(where.read_bytes())
+    if document['version'] != _VERSION:
+      raise ValueError(f'version {document["version"]}')
+    for row in document['rows']:
+      _ = row['row'], row['cells'].items(), [str(name) for name in row['runs']]
+    for run in document['runs']:
+      _ = run['run'], run['done'], run['sha256'].items()
+    _ = document['files'].items(), document['differences']
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise InputError(
+      f'{where}: not a provenance of version {_VERSION} '
+      f'({type(error).__name__}: {error}); fix: make the tables again'
+    ) from error
+  return document
+
+
+def _read_again(document, folder: pathlib.Path):
+  """The runs of all rows in order, and a line for each that is not there."""
+  runs, problems = [], []
+  for row in document['rows']:
+    for name in row['runs']:
+      try:
+        if not (folder / name).is_dir():
+          raise InputError(f'run {folder / name} is not there')
+        runs.append(collect.read_run(folder / name, order=len(runs)))
+      except InputError as error:
+        problems.append(f'row {row["row"]!r}, all cells: {error}')
+  return runs, problems
+
+
+def _changed_runs(document, fresh) -> list[str]:
+  """Files of runs that are not the ones that were read, with their row."""
+  row_of = {
+    name: row['row'] for row in document['rows'] for name in row['runs']
+  }
+  now = {run['run']: run for run in fresh['runs']}
+  problems = []
+  for run in document['runs']:
+    name = run['run']
+    old, new = run['sha256'], now.get(name, {}).get('sha256', {})
+    files = sorted(
+      file for file in {*old, *new} if old.get(file) != new.get(file)
+    )
+    if name in now and run['done'] != now[name]['done']:
+      files.append('DONE')
+    if files:
+      problems.append(
+        f'row {row_of.get(name)!r}: run {name} changed: {", ".join(files)}'
+      )
+  return problems
+
+
+def _changed_cells(document, fresh) -> list[str]:
+  """Cells and differences whose numbers are not what the runs give now."""
+  problems = []
+  old = {_cell_name(*key): value for key, value in _cells(document)}
+  new = {_cell_name(*key): value for key, value in _cells(fresh)}
+  for name in dict.fromkeys([*old, *new]):
+    if old.get(name) != new.get(name):
+      problems.append(
+        f'{name}: the table has {_said(old.get(name))}, its runs give '
+        f'{_said(new.get(name))}'
+      )
+  return problems
+
+
+def _cells(document):
+  """((row, cell name), numbers) of every cell of both tables."""
+  for row in document['rows']:
+    for name, numbers in row['cells'].items():
+      yield (row['row'], name), numbers
+  for each in document['differences']:
+    yield (f'{each["row"]} minus {each["minus"]}', each['metric']), each
+
+
+def _cell_name(row: str, column: str) -> str:
+  return f'row {row!r}, cell {column!r}'
+
+
+def _said(numbers: dict[str, Any] | None) -> str:
+  if numbers is None:
+    return 'no such cell'
+  shown = ('value', 'mean', 'low', 'high')
+  return ' '.join(f'{key} {numbers[key]}' for key in shown if key in numbers)
+
+
+def _changed_lines(path: pathlib.Path, data: bytes) -> list[str]:
+  """Lines of a table's text that are not what the runs give."""
+  if not path.is_file():
+    return [f'{path}: no such file']
+  separators = {'.md': '|', '.tex': '&', '.csv': ','}
+  separator = separators[path.suffix]
+  text = path.read_bytes().decode('utf-8', 'replace')
+  pairs = itertools.zip_longest(
+    text.split('\n'), data.decode().split('\n'), fillvalue=''
+  )
+  problems = []
+  for number, (has, gives) in enumerate(pairs, 1):
+    if has != gives:
+      parts = [
+        (one.strip(), two.strip())
+        for one, two in itertools.zip_longest(
+          has.split(separator), gives.split(separator), fillvalue=''
+        )
+        if one.strip() != two.strip()
+      ]
+      has, gives = parts[0] if parts else (has, gives)
+      row = text.split('\n')[number - 1].split(separator)
+      label = next((part.strip() for part in row if part.strip()), '')
+      problems.append(
+        f'{path}:{number}: row {label!r} reads {has!r}, its runs give {gives!r}'
+      )
+  return problems
+
+
+def _run_entry(run: collect.Run, folder) -> dict[str, Any]:
+  return {
+    'run': tables.run_name(run, folder),
+    'seed': run.config.get('seed'),
+    'done': run.done,
+    'torn_lines': run.torn_lines,
+    'sha256': run.digests,
+  }
+
+
+def _row_entry(table: cells.Table, index: int, folder) -> dict[str, Any]:
+  row, names = table.rows[index], table.labels.keys or table.labels.names
+  return {
+    'row': tables.row_name(table, index),
+    'label': dict(zip(names, row.label)),
+    'runs': [tables.run_name(run, folder) for run in row.group.runs],
+    'steps': row.steps,
+    'cells': {
+      f'{metric} {when}': {
+        'metric': cells.METRICS[metric],
+        **_rounded(row.cells[metric, when]._asdict()),
+      }
+      for metric, when in table.columns
+    },
+  }
+
+
+def _rounded(numbers: dict[str, Any]) -> dict[str, Any]:
+  """Nine digits, so that another numpy's last bit is no change."""
+  return {
+    key: _round(value) if isinstance(value, float) else value
+    for key, value in numbers.items()
+  }
+
+
+def _round(value: float) -> float | str:
+  # JSON has no NaN and no infinity
+  return float(f'{value:.9g}') if math.isfinite(value) else repr(float(value))
+
+
+def _json(document: dict[str, Any]) -> bytes:
+  text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+  return f'{text}\n'.encode()
+
+
+def _digest(data: bytes) -> str:
+  return hashlib.sha256(data).hexdigest()
+
+
+def _digest_of(path: pathlib.Path) -> str | None:
+  return _digest(path.read_bytes()) if path.is_file() else None

@@ -1,0 +1,247 @@
+"""Encoded records on disk: tokens in array_record, the rest in one table.
+
+Comes in: encoded records, once, and the hex key of everything that shaped
+them. Goes out: a `TokenStore`, read by index. A store is whole or not there:
+it is written beside its place and renamed, and it is verified byte for byte
+before it is used. Does not encode, and does not choose where stores live.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import threading
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_module
+
+from dpo_jax.data import pipeline
+from dpo_jax.types import Comparison, EncodedRecord, InputError
+
+FORMAT = 1  # part of the key: another format is another store
+_TOKENS = 'tokens.array_record'
+_TABLE = 'table.npz'
+_META = 'meta.json'
+
+
+def key(
+  data_fingerprints: Sequence[str],
+  tokenizer_fingerprint: str,
+  template: str | None,
+  options: Any,
+) -> str:
+  """The name of the store that these make, 32 hex digits.
+
+  Args:
+    data_fingerprints: one of each source, in order.
+    tokenizer_fingerprint: of the tokenizer's files.
+    template: the chat template's source, or None.
+    options: `encode.EncodeOptions` or another NamedTuple or mapping of plain
+      values: whatever else changes the tokens, the mixture's included.
+  """
+  if hasattr(options, '_asdict'):
+    options = options._asdict()
+  parts = [FORMAT, list(data_fingerprints), tokenizer_fingerprint, template]
+  return hashlib.sha256(_json([*parts, dict(options)])).hexdigest()[:32]
+
+
+def write(
+  folder: str | os.PathLike,
+  records: Iterable[EncodedRecord],
+  meta: Mapping[str, Any],
+) -> 'TokenStore':
+  """Writes a store and opens it; leaves nothing behind where that fails.
+
+  Args:
+    folder: where it will be. A store that another process put there in the
+      meantime is used as it is.
+    records: in the order of their indices.
+    meta: plain values, returned as `TokenStore.meta`.
+  """
+  folder = pathlib.Path(folder)
+  beside = folder.with_name(f'.{folder.name}.{uuid.uuid4().hex[:8]}')
+  try:
+    beside.mkdir(parents=True)
+    _write_files(beside, records, meta)
+    try:
+      beside.rename(folder)
+    except OSError:
+      if not (folder / _META).exists():  # else another process was first
+        raise
+  except OSError as e:
+    raise InputError(
+      f'{folder}: the token store cannot be written ({e.strerror or e}); fix:'
+      ' free disk space and write permission there, or another cache folder'
+    ) from e
+  finally:
+    shutil.rmtree(beside, ignore_errors=True)
+  return open_store(folder)
+
+
+def open_store(folder: str | os.PathLike) -> 'TokenStore':
+  """Opens a store, every byte of it compared with the digests it carries.
+
+  Raises:
+    InputError: naming the file, where anything is missing or damaged.
+  """
+  folder = pathlib.Path(folder)
+  fields = _read_seal(folder)
+  for name, sha256 in fields['files'].items():
+    _verify(folder / name, sha256)
+  with np.load(folder / _TABLE, allow_pickle=False) as arrays:
+    table = pipeline.LengthTable(**arrays)
+  return TokenStore(folder / _TOKENS, table, fields['digest'], fields['meta'])
+
+
+class TokenStore:
+  """`store[i] -> EncodedRecord`, `len(store)`, and what needs no tokens.
+
+  `table` is the `pipeline.LengthTable`; `digest` is a sha256 of all token ids
+  and of where each prompt and completion ends, in order, and of nothing else;
+  `meta` is what `write` was given. Threads may share a store.
+  """
+
+  def __init__(
+    self,
+    path: pathlib.Path,
+    table: pipeline.LengthTable,
+    digest: str,
+    meta: dict[str, Any],
+  ):
+    """See open_store, which verifies before it makes one."""
+    self.table = table
+    self.digest = digest
+    self.meta = meta
+    self._lock = threading.Lock()
+    self._reader = array_record_module.ArrayRecordReader(
+      str(path), options='readahead_buffer_size:0,max_parallelism:0'
+    )
+
+  def __len__(self) -> int:
+    """How many records."""
+    return len(self.table.prompt_lengths)
+
+  @property
+  def uids(self) -> list[str]:
+    """The records' uids, in order."""
+    return [uid.decode() for uid in self.table.uids]
+
+  def __getitem__(self, i: int) -> EncodedRecord:
+    """Record i, equal to the one that was written."""
+    if not 0 <= i < len(self):
+      raise IndexError(f'record {i} of a store of {len(self)}')
+    table = self.table
+    with self._lock:
+      tokens = np.frombuffer(self._reader.read([i])[0], '<i4')
+    mine = slice(table.offsets[i], table.offsets[i + 1])
+    starts = np.cumsum(
+      [table.prompt_lengths[i], *table.completion_lengths[mine]]
+    )
+    prompt, *completions = np.split(tokens, starts[:-1])
+    labels = table.labels[mine]
+    scores = table.scores[mine]
+    return EncodedRecord(
+      prompt=prompt,
+      completions=tuple(completions),
+      comparisons=self._comparisons(i),
+      labels=None if labels[0] < 0 else tuple(map(bool, labels)),
+      scores=None if np.isnan(scores[0]) else tuple(scores.tolist()),
+      uid=table.uids[i].decode(),
+    )
+
+  def _comparisons(self, i: int) -> tuple[Comparison, ...]:
+    """The comparisons of record i."""
+    table = self.table
+    mine = slice(table.comparison_offsets[i], table.comparison_offsets[i + 1])
+    columns = (table.winner, table.loser, table.weight, table.margin)
+    return tuple(
+      Comparison(*values)
+      for values in zip(*(c[mine].tolist() for c in columns))
+    )
+
+
+def _write_files(
+  folder: pathlib.Path,
+  records: Iterable[EncodedRecord],
+  meta: Mapping[str, Any],
+) -> None:
+  """Writes the three files of a store; the last one seals the others."""
+  digest = hashlib.sha256()
+  # One record a group: any record is read without its neighbours.
+  writer = array_record_module.ArrayRecordWriter(
+    str(folder / _TOKENS), 'group_size:1'
+  )
+
+  def written():
+    for record in records:
+      pieces = [record.prompt, *record.completions]
+      tokens = np.concatenate(pieces).astype('<i4').tobytes()
+      lengths = [len(pieces), *map(len, pieces)]
+      digest.update(np.array(lengths, '<i8').tobytes() + tokens)
+      writer.write(tokens)
+      yield record
+
+  try:
+    table = pipeline.make_table(written())
+  finally:
+    writer.close()
+  np.savez(folder / _TABLE, allow_pickle=False, **table._asdict())
+  seal = {
+    'format': FORMAT,
+    'digest': digest.hexdigest(),
+    'files': {name: _sha256(folder / name) for name in (_TOKENS, _TABLE)},
+    'meta': dict(meta),
+  }
+  seal['seal'] = hashlib.sha256(_json(seal)).hexdigest()
+  (folder / _META).write_bytes(_json(seal))
+
+
+def _read_seal(folder: pathlib.Path) -> dict[str, Any]:
+  """The contents of meta.json, verified against its own digest."""
+  path = folder / _META
+  try:
+    fields = json.loads(path.read_bytes())
+    seal = fields.pop('seal')
+    sound = seal == hashlib.sha256(_json(fields)).hexdigest()
+  except OSError as e:
+    raise _unusable(path, e.strerror or str(e)) from e
+  except (ValueError, KeyError, TypeError, AttributeError):
+    sound = False
+  if not sound:
+    raise _unusable(path, 'damaged: it does not match its own digest')
+  if fields['format'] != FORMAT:
+    found = fields['format']
+    raise _unusable(path, f'has format {found}, this version reads {FORMAT}')
+  return fields
+
+
+def _verify(path: pathlib.Path, sha256: str) -> None:
+  """Refuses a file of other bytes than those that were written."""
+  try:
+    sound = _sha256(path) == sha256
+  except OSError as e:
+    raise _unusable(path, e.strerror or str(e)) from e
+  if not sound:
+    raise _unusable(path, 'damaged: its bytes are not those that were written')
+
+
+def _unusable(path: pathlib.Path, problem: str) -> InputError:
+  """The refusal of a store, naming the file and what to do."""
+  return InputError(
+    f'{path}: {problem}; fix: delete the folder {path.parent}, it is made anew'
+  )
+
+
+def _sha256(path: pathlib.Path) -> str:
+  """Of a file's bytes."""
+  with open(path, 'rb') as f:
+    return hashlib.file_digest(f, 'sha256').hexdigest()
+
+
+def _json(value: Any) -> bytes:
+  """One spelling for equal values; tuples are lists."""
+  return json.dumps(value, sort_keys=True, allow_nan=False).encode()
