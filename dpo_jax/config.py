@@ -359,15 +359,17 @@ def _parse_value(part: str, text: str | None, default: Any) -> Any:
       f'config argument {part!r}: {text!r} is not allowed; fix: use '
       f'{part.split("=")[0]}, or =true or =false'
     )
-  try:
-    return kind(text or '')
-  except ValueError as error:
-    name = part.split('=')[0]
-    problem = f'{text!r} is not allowed' if text else 'has no value'
-    raise InputError(
-      f'config argument {part!r}: {problem}; fix: use '
-      f'{name}={kind.__name__.upper()}, e.g. {name}={default}'
-    ) from error
+  problem = 'has no value'
+  if text:
+    try:
+      return kind(text)
+    except ValueError:
+      problem = f'{text!r} is not allowed'
+  name = part.split('=')[0]
+  raise InputError(
+    f'config argument {part!r}: {problem}; fix: use '
+    f'{name}={kind.__name__.upper()}, e.g. {name}={default}'
+  )
 
 
 def _one_line(error: Exception) -> str:

@@ -1,0 +1,228 @@
+"""config and inputs -> everything on the devices that a loop needs.
+
+Comes in: a validated config and what inputs.py read. Goes out: a Job: model,
+mesh, jitted steps, reference, and functions that give the batch of a step.
+Every `jax.jit` of training is here, with its shardings and donation.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpo_jax import config as config_lib
+from dpo_jax import losses, optim, scoring, sharding, train_step, types
+from dpo_jax.data import pipeline
+from dpo_jax.inputs import Inputs
+from dpo_jax.models import decoder
+from dpo_jax.storage import weights
+from dpo_jax.train_state import TrainState, init_state
+from dpo_jax.types import InputError, Params
+
+
+class Job(NamedTuple):
+  """A run, ready to go."""
+
+  model: Any  # decoder.LanguageModel
+  mesh: jax.sharding.Mesh
+  objective: losses.Objective
+  hyper: dict[str, jax.Array]  # float32 scalars, traced
+  optimizer: Any  # optax transformation
+  shardings: Params  # of the parameters
+  score: Callable  # jitted (params, rows, C) -> CompletionScores, for caches
+  train_step: Callable  # jitted, donates the state
+  eval_step: Callable  # jitted
+  train_plan: pipeline.Plan
+  eval_plan: pipeline.Plan
+  num_steps: int
+
+
+def build(config, inputs: Inputs) -> Job:
+  """Places the model on the mesh and compiles nothing yet."""
+  mesh = sharding.make_mesh(**config.mesh)
+  model = decoder.make_model(
+    inputs.model,
+    compute_dtype=compute_dtype(config),
+    remat=config.model.remat,
+    attention_block=config.model.attention_block,
+  )
+  terms = config_lib.loss_terms(config)
+  objective = losses.make_objective(
+    tuple(terms), config_lib.loss_static(config)
+  )
+  hyper = losses.default_hyper(terms, **config_lib.loss_hyper(config))
+  hyper['learning_rate'] = jnp.float32(config.optim.learning_rate)
+  train_plan, eval_plan = make_plans(config, inputs, mesh)
+  num_steps = count_steps(config, inputs)
+  optimizer = make_optimizer(config)
+  score = scoring.make_score(
+    model, chunk=config.precision.head_chunk, mesh=mesh
+  )
+  score_with_entropy = scoring.make_score(
+    model, chunk=config.precision.head_chunk, mesh=mesh, entropy=True
+  )
+  abstract = jax.eval_shape(model.init, jax.random.key(0))
+  shardings = sharding.param_shardings(mesh, model.logical_axes, abstract)
+  abstract_state = jax.eval_shape(
+    lambda p: init_state(p, optimizer, config.seed), abstract
+  )
+  state_shardings = sharding.state_shardings(
+    mesh, optimizer, shardings, abstract_state
+  )
+  whole = sharding.replicated(mesh)
+  step = train_step.make_train_step(
+    score, objective, optimizer, make_schedule(config, num_steps)
+  )
+  eval_step = train_step.make_eval_step(score_with_entropy, objective)
+  return Job(
+    model=model,
+    mesh=mesh,
+    objective=objective,
+    hyper=jax.device_put(hyper, whole),
+    optimizer=optimizer,
+    shardings=shardings,
+    score=jax.jit(score, static_argnums=2, out_shardings=whole),
+    train_step=jax.jit(
+      step,
+      donate_argnums=0,
+      in_shardings=(state_shardings, None, None, whole),
+      out_shardings=(state_shardings, whole),
+    ),
+    eval_step=jax.jit(eval_step, out_shardings=whole),
+    train_plan=train_plan,
+    eval_plan=eval_plan,
+    num_steps=num_steps,
+  )
+
+
+def initial_state(config, job: Job, params: Params) -> TrainState:
+  """The state before the first update, on the mesh; `params` are donated."""
+  abstract = jax.eval_shape(
+    lambda p: init_state(p, job.optimizer, config.seed), params
+  )
+  shardings = sharding.state_shardings(
+    job.mesh, job.optimizer, job.shardings, abstract
+  )
+  make = jax.jit(
+    lambda p: init_state(p, job.optimizer, config.seed),
+    out_shardings=shardings,
+    donate_argnums=0,
+  )
+  return make(params)
+
+
+def initial_params(config, inputs: Inputs, job: Job, source: str) -> Params:
+  """Parameters from a folder or a run, or random ones, on the mesh.
+
+  Args:
+    config: gives the seed of random parameters.
+    inputs: give the model's shape.
+    job: gives the shardings.
+    source: Hugging Face folder or run directory; '' = random.
+  """
+  if source:
+    return weights.load(source, inputs.model, shardings=job.shardings)
+  init = jax.jit(job.model.init, out_shardings=job.shardings)
+  return init(jax.random.key(config.seed))
+
+
+def batch_source(
+  job: Job, plan: pipeline.Plan, store, cache=None
+) -> Callable[[int], types.Batch]:
+  """Makes `batch(t)`: the batch of a step, on the devices.
+
+  Args:
+    job: gives the mesh.
+    plan: of the batches.
+    store: of the tokens.
+    cache: precomputed reference scores of the store, or None.
+  """
+
+  def batch(t):
+    host = plan.batch(t, store)
+    if cache is not None:
+      host = host._replace(reference=cache.scores(plan.completion_index(t)))
+    return jax.device_put(host, sharding.batch_shardings(job.mesh, host))
+
+  return batch
+
+
+def make_plans(config, inputs: Inputs, mesh):
+  """The plans of training and of evaluation."""
+  data = config.data
+  common = {
+    'row_length': data.row_length or data.max_length,
+    'layout': data.layout,
+    'row_multiple': sharding.row_multiple(mesh),
+    'max_shapes': data.max_shapes,
+  }
+  train = pipeline.make_plan(
+    inputs.train.store.table,
+    seed=config.seed,
+    batch_size=config.train.batch_size,
+    microbatches=config.train.microbatches,
+    indices=inputs.train.indices,
+    **common,
+  )
+  evaluation = pipeline.make_plan(
+    inputs.evaluation.store.table,
+    seed=0,
+    batch_size=config.eval.batch_size,
+    shuffle=False,
+    indices=inputs.evaluation.indices,
+    **(common | {'max_shapes': 1}),
+  )
+  return train, evaluation
+
+
+def count_steps(config, inputs: Inputs) -> int:
+  """Updates of the run; with num_epochs, as many as fit whole."""
+  if config.train.num_steps:
+    return config.train.num_steps
+  prompts = config.train.num_epochs * len(inputs.train.indices)
+  steps = int(prompts // config.train.batch_size)
+  if not steps:
+    raise InputError(
+      f'config.train.num_epochs: {config.train.num_epochs:g} of '
+      f'{len(inputs.train.indices)} prompts is less than one update of '
+      f'{config.train.batch_size}; fix: a smaller train.batch_size'
+    )
+  return steps
+
+
+def make_optimizer(config):
+  """The optimiser of a config; what it leaves unset is optim's default."""
+  options = {
+    k: config.optim[k]
+    for k in ('b1', 'b2', 'eps')
+    if config.optim[k] is not None
+  }
+  return optim.make_optimizer(
+    config.optim.name,
+    weight_decay=config.optim.weight_decay,
+    clip_norm=config.optim.clip_norm,
+    **options,
+  )
+
+
+def make_schedule(config, num_steps: int):
+  """The learning rate's multiplier by step."""
+  warmup = config.optim.warmup_steps
+  if config.optim.warmup_fraction:
+    warmup = round(config.optim.warmup_fraction * num_steps)
+  return optim.make_schedule(
+    config.optim.schedule,
+    num_steps=num_steps,
+    warmup_steps=warmup,
+    final_fraction=config.optim.final_fraction,
+  )
+
+
+def compute_dtype(config) -> np.dtype:
+  """The dtype of matmuls: 'auto' is float32 on CPU, bfloat16 elsewhere."""
+  name = config.precision.compute
+  if name == 'auto':
+    name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+  return jnp.dtype(name)
