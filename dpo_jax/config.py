@@ -168,7 +168,7 @@ def source_names(value: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def proportions(config: ConfigDict) -> tuple[float, ...]:
-  """Share of each source of data.train; equal ones where none are given."""
+  """How many times each source of data.train is taken; 1 if not given."""
   given = config_rules.split_numbers(config.data.proportions)
   return given or (1.0,) * len(source_names(config.data.train))
 
@@ -199,7 +199,7 @@ def loss_static(config: ConfigDict) -> dict[str, Any]:
 def _data() -> ConfigDict:
   data = ConfigDict()
   data.train = _text_or_tuple()  # 'a,b' or ('a', 'b'): names, files; sources
-  data.proportions = _text_or_tuple()  # '0.7,0.3'; '' = equal; sources.mix
+  data.proportions = _text_or_tuple()  # '1,0.5' times; '' = 1 each; mixture
   data.eval = 'split'  # a name, a file, or 'split' = off train; train
   data.eval_pairs = 256  # comparisons held out by 'split'; split
   data.manual_dir = ''  # folder of files fetched by hand; sources

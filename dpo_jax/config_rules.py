@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config_losses
-from dpo_jax.data import errors, records
+from dpo_jax.data import errors, records, truncation
 
 
 class Rule(NamedTuple):
@@ -147,7 +147,7 @@ def _is_names(value: Any) -> bool:
 
 def _is_shares(value: Any) -> bool:
   try:
-    return all(math.isfinite(n) and n > 0 for n in split_numbers(value))
+    return all(math.isfinite(n) and n >= 0 for n in split_numbers(value))
   except (TypeError, ValueError):
     return False
 
@@ -165,7 +165,7 @@ RULES: dict[str, Rule] = {
     lambda v: type(v) is int and 0 <= v < 2**32,
   ),
   'data.train': Rule('a file or a source name, or several as a,b', _is_names),
-  'data.proportions': Rule('numbers > 0 as 0.7,0.3', _is_shares),
+  'data.proportions': Rule('numbers >= 0 as 1,0.5', _is_shares),
   'data.eval': Rule(
     "a file, a source name or 'split'",
     lambda v: isinstance(v, str) and len(split_names(v)) == 1,
@@ -180,9 +180,7 @@ RULES: dict[str, Rule] = {
   'data.add_eos': _FLAG,
   'data.max_length': _whole(2, example=512),
   'data.prompt_max_length': _whole(0, zero='max_length - 1'),
-  'data.truncation': _choice(
-    'drop', 'keep_prompt_end', 'keep_completion_start'
-  ),
+  'data.truncation': _choice(*truncation.POLICIES),
   'data.drop_duplicates': _FLAG,
   'data.strict': _FLAG,
   'data.layout': _choice('shared', 'packed', 'padded'),

@@ -70,8 +70,7 @@ def _means(totals, objective, hyper):
   terms = {}
   for term in objective.losses:
     terms[f'terms/{term.name}'] = (
-      totals.pop(f'term/{term.name}')
-      / totals[f'denominator/{term.normaliser}']
+      totals.pop(f'term/{term.name}') / totals[f'denominator/{term.normaliser}']
     )
     weight = float(hyper[f'weight/{term.name}'])
     loss += weight * terms[f'terms/{term.name}']

@@ -17,7 +17,7 @@ from dpo_jax import losses, optim, scoring, sharding, train_step, types
 from dpo_jax.data import pipeline
 from dpo_jax.inputs import Inputs
 from dpo_jax.models import decoder
-from dpo_jax.storage import weights
+from dpo_jax.storage import initial_weights
 from dpo_jax.train_state import TrainState, init_state
 from dpo_jax.types import InputError, Params
 
@@ -30,7 +30,8 @@ class Job(NamedTuple):
   objective: losses.Objective
   hyper: dict[str, jax.Array]  # float32 scalars, traced
   optimizer: Any  # optax transformation
-  shardings: Params  # of the parameters
+  shardings: TrainState  # NamedSharding a leaf
+  abstract: TrainState  # ShapeDtypeStruct a leaf, with its sharding
   score: Callable  # jitted (params, rows, C) -> CompletionScores, for caches
   train_step: Callable  # jitted, donates the state
   eval_step: Callable  # jitted
@@ -63,14 +64,7 @@ def build(config, inputs: Inputs) -> Job:
   score_with_entropy = scoring.make_score(
     model, chunk=config.precision.head_chunk, mesh=mesh, entropy=True
   )
-  abstract = jax.eval_shape(model.init, jax.random.key(0))
-  shardings = sharding.param_shardings(mesh, model.logical_axes, abstract)
-  abstract_state = jax.eval_shape(
-    lambda p: init_state(p, optimizer, config.seed), abstract
-  )
-  state_shardings = sharding.state_shardings(
-    mesh, optimizer, shardings, abstract_state
-  )
+  shardings, abstract = _layout(config, mesh, model, optimizer)
   whole = sharding.replicated(mesh)
   step = train_step.make_train_step(
     score, objective, optimizer, make_schedule(config, num_steps)
@@ -83,12 +77,13 @@ def build(config, inputs: Inputs) -> Job:
     hyper=jax.device_put(hyper, whole),
     optimizer=optimizer,
     shardings=shardings,
+    abstract=abstract,
     score=jax.jit(score, static_argnums=2, out_shardings=whole),
     train_step=jax.jit(
       step,
       donate_argnums=0,
-      in_shardings=(state_shardings, None, None, whole),
-      out_shardings=(state_shardings, whole),
+      in_shardings=(shardings, None, None, whole),
+      out_shardings=(shardings, whole),
     ),
     eval_step=jax.jit(eval_step, out_shardings=whole),
     train_plan=train_plan,
@@ -97,35 +92,49 @@ def build(config, inputs: Inputs) -> Job:
   )
 
 
-def initial_state(config, job: Job, params: Params) -> TrainState:
-  """The state before the first update, on the mesh; `params` are donated."""
-  abstract = jax.eval_shape(
-    lambda p: init_state(p, job.optimizer, config.seed), params
+def _layout(config, mesh, model, optimizer) -> tuple[TrainState, TrainState]:
+  """Shardings of the state, and its abstract arrays that carry them."""
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  param_shardings = sharding.param_shardings(mesh, model.logical_axes, params)
+  state = jax.eval_shape(
+    lambda p: init_state(p, optimizer, config.seed), params
   )
-  shardings = sharding.state_shardings(
-    job.mesh, job.optimizer, job.shardings, abstract
+  shardings = sharding.state_shardings(mesh, optimizer, param_shardings, state)
+  abstract = jax.tree.map(
+    lambda leaf, where: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=where
+    ),
+    state,
+    shardings,
   )
-  make = jax.jit(
-    lambda p: init_state(p, job.optimizer, config.seed),
-    out_shardings=shardings,
-    donate_argnums=0,
-  )
-  return make(params)
+  return shardings, abstract
 
 
-def initial_params(config, inputs: Inputs, job: Job, source: str) -> Params:
+def initial_params(config, model_config, job: Job, source: str) -> Params:
   """Parameters from a folder or a run, or random ones, on the mesh.
 
   Args:
     config: gives the seed of random parameters.
-    inputs: give the model's shape.
-    job: gives the shardings.
+    model_config: the model's shape.
+    job: gives model and shardings.
     source: Hugging Face folder or run directory; '' = random.
   """
   if source:
-    return weights.load(source, inputs.model, shardings=job.shardings)
-  init = jax.jit(job.model.init, out_shardings=job.shardings)
+    return initial_weights.load(
+      source, model_config, job.shardings.params, job.abstract.params
+    )
+  init = jax.jit(job.model.init, out_shardings=job.shardings.params)
   return init(jax.random.key(config.seed))
+
+
+def initial_state(config, job: Job, params: Params) -> TrainState:
+  """The state before the first update, on the mesh; takes `params` over."""
+  make = jax.jit(
+    lambda p: init_state(p, job.optimizer, config.seed),
+    out_shardings=job.shardings,
+    donate_argnums=0,
+  )
+  return make(params)
 
 
 def batch_source(
@@ -226,3 +235,42 @@ def compute_dtype(config) -> np.dtype:
   if name == 'auto':
     name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
   return jnp.dtype(name)
+
+
+def resolve(config) -> dict[str, Any]:
+  """The config as plain values, its losses' defaults filled in."""
+  resolved = config.to_dict()
+  terms = config_lib.loss_terms(config)
+  for name in terms:
+    loss = losses.get(name)
+    defaults = loss.hyper | {k: v[0] for k, v in loss.static.items()}
+    for key, value in defaults.items():
+      if resolved['loss'][key] is None:
+        resolved['loss'][key] = value
+  resolved['loss']['terms'] = terms
+  return resolved
+
+
+def describe(config, inputs: Inputs, job: Job) -> str:
+  """A few lines on what is about to run."""
+  sizes = [leaf.size for leaf in jax.tree.leaves(job.abstract.params)]
+  plan = job.train_plan.summary(min(job.num_steps, 200))
+  kind = jax.devices()[0].device_kind
+  return (
+    f'{config.stage}: {" + ".join(job.objective.terms)}, {job.num_steps} '
+    f'updates of {config.train.batch_size} prompts, '
+    f'{sum(sizes):,} parameters on {job.mesh.size} x {kind}\n'
+    f'rows of {job.train_plan.row_length}: packing efficiency '
+    f'{plan["packing_efficiency"]:.3f}, row counts '
+    f'{", ".join(map(str, plan["row_shapes"]))} (one compile each)'
+  )
+
+
+def per_example(part, pairs) -> dict[str, np.ndarray]:
+  """Scores of the comparisons of a part, each with its record's uid."""
+  table = part.store.table
+  uids = []
+  for i in part.indices:
+    mine = slice(table.comparison_offsets[i], table.comparison_offsets[i + 1])
+    uids += [table.uids[i]] * int((table.weight[mine] > 0).sum())
+  return {'uid': np.array(uids)} | pairs._asdict()

@@ -20,21 +20,22 @@ def get_config(arg=''):
   args = config_lib.parse_arg(arg, stage='sft', runlocal=False)
   config = config_lib.base()
   config.stage = args.stage
-  config.data.train = 'synthetic'
   config.data.eval_pairs = 256
-  config.data.max_length = 64  # the synthetic records have at most 46 bytes
+  config.data.max_length = 64  # the longest record has 46
   config.data.row_length = 256
   config.tokenizer = 'byte'
   config.train.batch_size = 32
   config.train.eval_every = 50
   config.train.save_every = 50
   if args.stage == 'sft':
+    config.data.train = 'synthetic_demonstrations'  # good and bad answers
     config.model.preset = 'tiny'
     config.reference.mode = 'none'
     config.loss.terms = {'nll': 1.0}
     config.optim.learning_rate = 2e-3
     config.train.num_steps = 300
   else:
+    config.data.train = 'synthetic'
     config.model.init_from = 'runs/quickstart/sft'
     config.loss.terms = {'sigmoid': 1.0}
     config.loss.beta = 0.1

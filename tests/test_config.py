@@ -12,9 +12,11 @@ from dpo_jax import (
   config_check,
   config_losses,
   config_rules,
+  inputs,
   losses,
   optim,
 )
+from dpo_jax.data import rows
 from dpo_jax.types import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -75,8 +77,8 @@ BAD_VALUES = [
   ('data.strict=maybe', ("'maybe'", 'true or false')),
   ('data.train=', ("''", 'file')),
   ('data.train=(1,2)', ('(1, 2)', 'file')),
-  ('data.proportions=0.5,x', ("'0.5,x'", '0.7,0.3')),
-  ('data.proportions=0,1', ('0.7,0.3',)),
+  ('data.proportions=0.5,x', ("'0.5,x'", '1,0.5')),
+  ('data.proportions=-1,1', ('>= 0',)),
   ('data.eval=a,b', ("'a,b'",)),
   # Choices, with the nearest.
   ('stage=dpoo', ("'dpo'",)),
@@ -247,6 +249,8 @@ def test_choices_are_those_of_the_code_that_reads_them():
   assert set(config_rules.RULES['optim.name'].choices) == set(optim.OPTIMIZERS)
   schedules = config_rules.RULES['optim.schedule'].choices
   assert set(schedules) == set(optim.SCHEDULES)
+  assert config_rules.RULES['data.layout'].choices == rows.LAYOUTS
+  assert config_check.EMBEDDED == tuple(inputs.SYNTHETIC)
 
 
 def test_validate_refuses_another_structure():

@@ -66,6 +66,10 @@ BAD_LINES = [
   ),
   # Paths.
   ([LOCAL, WORKDIR, '--config.data.train=no.jsonl'], ('no.jsonl:0: ', 'no ')),
+  (
+    [LOCAL, WORKDIR, '--config.data.train=synthetik'],
+    ('config.data: ', "did you mean 'synthetic'"),
+  ),
   ([LOCAL, WORKDIR, '--config.data.train=.'], ('.:0: ', 'a folder')),
   (
     [LOCAL, WORKDIR, '--config.data.eval=tfds:hh_rlh:test'],

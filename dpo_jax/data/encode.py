@@ -16,12 +16,8 @@ The rules:
     generation_config.json) ends right there; else EOS is added.
   An empty prompt is BOS, else EOS, alone.
   Token ids are taken as they are: nothing is added.
-  Truncation, where the longest prompt + completion exceeds max_length:
-    'drop'                   the record is dropped.
-    'keep_prompt_end'        the prompt loses its beginning (a BOS stays).
-    'keep_completion_start'  completions lose their end, and with it EOS: none
-                             is put, or trained, where an answer was cut.
-  prompt_max_length cuts, or with 'drop' drops, longer prompts before that.
+  Truncation is one of truncation.POLICIES; where an answer is cut, no EOS is
+    put or trained.
 """
 
 import itertools
@@ -30,13 +26,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dpo_jax.data import conversations, errors, preferences, templates
+from dpo_jax.data import (
+  conversations,
+  errors,
+  preferences,
+  templates,
+  truncation,
+)
 from dpo_jax.data.encoders import Tokenizer
 from dpo_jax.data.ledger import REASONS, Ledger
 from dpo_jax.data.templates import Piece
 from dpo_jax.types import EncodedRecord, PreferenceRecord
 
-TRUNCATION = ('drop', 'keep_prompt_end', 'keep_completion_start')
 _CHUNK = 1000  # records that go to the tokenizer at once
 
 
@@ -44,7 +45,7 @@ class EncodeOptions(NamedTuple):
   """How records are encoded."""
 
   max_length: int  # tokens of prompt + longest completion
-  truncation: str = 'drop'  # one of TRUNCATION
+  truncation: str = 'drop'  # one of truncation.POLICIES
   prompt_max_length: int | None = None  # tokens of the prompt
   stage: str = 'dpo'  # 'sft': the best completion of each record only
   add_eos: bool = True  # completions end with EOS
@@ -110,13 +111,7 @@ class _Encoder:
   def __init__(
     self, tokenizer: Tokenizer, options: EncodeOptions, ledger: Ledger
   ):
-    if options.truncation not in TRUNCATION:
-      raise errors.error(
-        'data.truncation',
-        f'unknown value {options.truncation!r}'
-        f'{errors.did_you_mean(options.truncation, TRUNCATION)}',
-        f'use one of {", ".join(TRUNCATION)}',
-      )
+    truncation.check(options.truncation)
     self.tokenizer = tokenizer
     self.options = options
     self.ledger = ledger
@@ -283,7 +278,14 @@ class _Encoder:
       return 'empty_prompt'
     if not all(map(len, completions)):
       return 'empty_completion'
-    cut = fit(prompt, completions, self.options, len(self.begin_of(prompt)))
+    cut = truncation.fit(
+      prompt,
+      completions,
+      self.options.truncation,
+      self.options.max_length,
+      self.options.prompt_max_length,
+      num_begin=len(self.begin_of(prompt)),
+    )
     if _is_reason(cut):
       return cut
     counters = self.ledger.counters
@@ -349,51 +351,6 @@ class _Encoder:
             f'(tokenizer {self.tokenizer.name})',
             f'give ids of 0 to {size - 1}, or the tokenizer they are of',
           )
-
-
-def fit(
-  prompt: Sequence[int],
-  completions: Sequence[Sequence[int]],
-  options: EncodeOptions,
-  num_begin: int = 0,
-) -> tuple[Sequence[int], list[Sequence[int]]] | str:
-  """Cuts by options.truncation; see the head of this file.
-
-  Args:
-    prompt: one token or more.
-    completions: likewise, each.
-    options: max_length, truncation and prompt_max_length are read.
-    num_begin: tokens at the prompt's beginning (BOS) that a cut leaves there.
-
-  Returns:
-    Prompt and completions that fit, or the reason why none do.
-  """
-  room = options.max_length
-  prompt_room = options.prompt_max_length or room
-  longest = max(map(len, completions))
-  if len(prompt) > prompt_room:
-    if options.truncation == 'drop':
-      return 'prompt_too_long' if prompt_room < room else 'prompt_fills_window'
-    if options.prompt_max_length:
-      prompt = _end_of(prompt, prompt_room, num_begin)
-  if len(prompt) + longest <= room:
-    return prompt, list(completions)
-  if options.truncation == 'keep_prompt_end':
-    if longest >= room:
-      return 'completion_fills_window'
-    return _end_of(prompt, room - longest, num_begin), list(completions)
-  if len(prompt) >= room:
-    return 'prompt_fills_window'
-  if options.truncation == 'drop':
-    return 'too_long'
-  return prompt, [ids[: room - len(prompt)] for ids in completions]
-
-
-def _end_of(prompt: Sequence[int], size: int, num_begin: int) -> list[int]:
-  """The last tokens of a prompt, its BOS before them where both have room."""
-  num_begin = num_begin if num_begin < size else 0
-  ids = list(prompt)
-  return ids[:num_begin] + ids[len(ids) - (size - num_begin) :]
 
 
 def _is_reason(value: Any) -> bool:

@@ -24,7 +24,7 @@ from jinja2 import nodes
 
 MAX_CHARS = 10_000_000  # characters of a string, and of the rendering
 MAX_ITEMS = 500_000  # items of a list, with those inside its items
-MAX_STEPS = 2_000_000  # loop turns, calls, and characters / 64
+MAX_STEPS = 1_000_000  # loop turns, calls, and characters / 64
 _MAX_BITS = 4096  # of an integer
 
 # No chat template needs these, and what they take is hard to foresee.
@@ -34,6 +34,7 @@ _WITH_WIDTH = (
   *('center', 'ljust', 'rjust', 'zfill', 'expandtabs'),
   *('indent', 'batch', 'slice', 'truncate'),
 )
+_GROWING = (*_WITH_WIDTH, 'round', 'replace', 'format', 'join', 'tojson')
 
 
 class LimitError(jinja2.TemplateRuntimeError):
@@ -114,7 +115,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """What a `for` goes over, each turn counted."""
     return _Counted(iterable, self.spend)
 
-  def concat(self, *values: Any) -> str:
+  def joined(self, *values: Any) -> str:
     """The operator ~."""
     size = sum(map(self._size, values))
     self.bound(size)
@@ -203,6 +204,9 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
   def _foresee(self, name: str, text: Any, values: tuple) -> None:
     """Refuses a filter or method whose result would be too large."""
+    if isinstance(text, str) and name not in _GROWING:
+      self.spend(len(text))
+      return
     size = self._size(text)
     longest = max(map(self._size, values), default=0)
     number = max((abs(v) for v in values if isinstance(v, int)), default=0)
@@ -217,6 +221,8 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
       widths = map(int, re.findall(r'\d+', text[:MAX_CHARS]))
       fields = text.count('{') + text.count('%')
       size += sum(widths) + fields * (longest + number)
+    elif name == 'tojson':
+      size += number * size
     elif name == 'join':
       size += longest * (len(text) if hasattr(text, '__len__') else 0)
     self.bound(size)
@@ -224,6 +230,9 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
   def _size(self, value: Any) -> int:
     """Characters of str(value), at least; stops counting at the bounds."""
+    if isinstance(value, str):
+      self.bound(len(value))
+      return len(value)
     size, num_items, todo = 0, 0, [value]
     while todo:
       item = todo.pop()
@@ -327,7 +336,7 @@ def _environment_call(name: str, args: list) -> nodes.Call:
 
 def _concat_call(value: Any) -> Any:
   if isinstance(value, nodes.Concat):
-    return _environment_call('concat', value.nodes)
+    return _environment_call('joined', value.nodes)
   return value
 
 

@@ -69,6 +69,21 @@ def test_each_record_once_an_epoch_in_another_order_the_next():
   assert plan.steps_per_epoch == 4
 
 
+def test_indices_choose_the_records():
+  plan = plan_of(make_records(40), indices=range(1, 40, 2))
+  order = np.concatenate([plan.records(t) for t in range(5)])
+  assert sorted(order[:20]) == sorted(order[20:]) == list(range(1, 40, 2))
+
+
+def test_microbatches_have_as_many_prompts_whatever_their_lengths():
+  records = make_records(7, most=1, longest=3)
+  long = np.ones(30, np.int32)
+  records.append(types.EncodedRecord(long[:2], (long,), ()))
+  step = plan_of(records, microbatches=2).step(0)
+  units = [sum(map(len, placed)) for placed in step.rows]
+  assert units == [4, 4]
+
+
 def test_epochs_run_on_where_the_batch_does_not_divide_the_data():
   plan = plan_of(make_records(20))
   order = np.concatenate([plan.step(t).records for t in range(5)])

@@ -194,6 +194,10 @@ def test_dealing_is_fair(sizes, hands):
   assert max(map(len, dealt)) <= most
 
 
+def test_dealing_gives_no_hand_more_than_its_share():
+  assert rows.deal([10, 1, 1, 1], 2, 2) == [[0, 3], [1, 2]]
+
+
 def test_dealing_balances_what_order_would_not():
   # In order: 12 against 8; largest first: 9 + 1 against 4 + 6.
   dealt = rows.deal([9, 1, 4, 6], 2, 2)
