@@ -13,6 +13,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config_losses
 from dpo_jax.data import errors, records, truncation
+from dpo_jax.models import presets
 
 
 class Rule(NamedTuple):
@@ -131,6 +132,10 @@ def _or_none(rule: Rule) -> Rule:
   return rule._replace(holds=lambda v: v is None or rule.holds(v))
 
 
+def _or_empty(rule: Rule) -> Rule:
+  return rule._replace(holds=lambda v: v == '' or rule.holds(v))
+
+
 _FLAG = Rule('true or false', lambda v: type(v) is bool)
 _NUMBER = Rule('a finite number', _is_number)
 
@@ -188,7 +193,7 @@ RULES: dict[str, Rule] = {
   'data.max_shapes': _whole(1, example=4),
   'tokenizer': _text("a folder, a tokenizer.json or 'byte'"),
   'model.init_from': _text('a folder'),
-  'model.preset': _text('a preset'),
+  'model.preset': _or_empty(_choice(*presets.names())),
   'model.vocab_size': _whole(0, zero="the tokenizer's"),
   'model.remat': _choice('none', 'full', 'dots'),
   'model.attention_block': _whole(1, example=128),

@@ -12,7 +12,7 @@
 Comes in: arguments. Goes out: an exit code: 0; 2 and one line on stderr for
 bad input, before any device is touched and with nothing written; 1 where a
 metric was not finite; 128 plus its number after a signal. Holds no logic of
-its own: train.py and evaluate.py do the work.
+its own: train.py and verbs.py do the work.
 """
 
 import re
@@ -106,19 +106,19 @@ def parse(argv: Sequence[str]) -> Command:
 def _dispatch(command: Command) -> int | None:
   """Calls the mode's function; its exit code, where it has one."""
   # Imported here: jax takes seconds, and a refusal must not wait for it.
-  from dpo_jax import evaluate, train
+  from dpo_jax import train, verbs
 
   mode, config, workdir, export_to = command
   try:
     if mode == 'train':
       return train.run(config, workdir)
     if mode == 'evaluate':
-      return evaluate.run(config, workdir)
+      return verbs.evaluate(config, workdir)
     if mode == 'plan':
-      return train.plan(config)
+      return verbs.plan(config)
     if mode == 'precompute_reference':
-      return train.precompute_reference(config, workdir)
-    return train.export(config, workdir, export_to)
+      return verbs.precompute_reference(config, workdir)
+    return verbs.export(config, workdir, export_to)
   except train.Diverged as error:
     print(_printable(str(error)), file=sys.stderr)
     return 1

@@ -1,8 +1,8 @@
 """Does DPO teach a small decoder a preference that SFT does not?
 
 Question: synthetic preferences with a planted rule, made by the project, no
-download. SFT on the chosen answers, then DPO from it: held-out accuracy
-before and after.
+download. SFT on demonstrations of both kinds, then DPO from it: held-out
+accuracy before and after.
 Commands (scripts/quickstart.sh runs both and prints the table):
   python -m dpo_jax.main --config=experiments/quickstart.py:stage=sft \
     --workdir=runs/quickstart/sft
@@ -32,14 +32,14 @@ def get_config(arg=''):
     config.model.preset = 'tiny'
     config.reference.mode = 'none'
     config.loss.terms = {'nll': 1.0}
-    config.optim.learning_rate = 2e-3
+    config.optim.learning_rate = 3e-3
     config.train.num_steps = 300
   else:
     config.data.train = 'synthetic'
     config.model.init_from = 'runs/quickstart/sft'
     config.loss.terms = {'sigmoid': 1.0}
     config.loss.beta = 0.1
-    config.optim.learning_rate = 5e-4
+    config.optim.learning_rate = 1e-3
     config.train.num_steps = 100
   config.optim.warmup_steps = 10
   config.optim.clip_norm = 1.0

@@ -31,7 +31,8 @@ LAYERS = (
   {
     'loops': (
       'inputs',
-      'ledger',
+      'bookkeeping',
+      'reference_pass',
       'run_setup',
       'preemption',
       'evaluate',
@@ -40,7 +41,7 @@ LAYERS = (
       'verbs',
     )
   },
-  {'faces': ('main', 'results')},
+  {'faces': ('main', 'results', 'benchmark')},
 )
 PURE = ('nouns', 'maths', 'data', 'composition')
 # Paths, clocks, logs, processes, flags, hidden randomness.

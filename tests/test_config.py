@@ -88,6 +88,7 @@ BAD_VALUES = [
   ('optim.name=adam', ("did you mean 'adamw'",)),
   ('optim.schedule=cosin', ("did you mean 'cosine'",)),
   ('precision.compute=float16', ("did you mean 'bfloat16'",)),
+  ('model.preset=tinny', ("did you mean 'tiny'",)),
   ('model.remat=ful', ("did you mean 'full'",)),
   ('reference.mode=param', ("did you mean 'params'",)),
   ('reference.mode=adapter_off', ('adapter',)),

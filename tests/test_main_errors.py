@@ -169,8 +169,8 @@ def calls(monkeypatch):
   def recorder(name):
     return lambda config, *rest: calls.append((name, config.stage, *rest))
 
-  verbs = ('run', 'plan', 'precompute_reference', 'export')
-  for module in ('train', 'evaluate'):
+  verbs = ('run', 'evaluate', 'plan', 'precompute_reference', 'export')
+  for module in ('train', 'verbs'):
     fake = types.SimpleNamespace(
       **{verb: recorder(f'{module}.{verb}') for verb in verbs}
     )
@@ -182,15 +182,18 @@ def calls(monkeypatch):
   'argv,expected',
   [
     ([WORKDIR], ('train.run', 'dpo', 'run')),
-    (['--workdir', 'run', '-mode', 'evaluate'], ('evaluate.run', 'dpo', 'run')),
-    (['--mode=plan'], ('train.plan', 'dpo')),
+    (
+      ['--workdir', 'run', '-mode', 'evaluate'],
+      ('verbs.evaluate', 'dpo', 'run'),
+    ),
+    (['--mode=plan'], ('verbs.plan', 'dpo')),
     (
       [WORKDIR, '--mode=precompute_reference'],
-      ('train.precompute_reference', 'dpo', 'run'),
+      ('verbs.precompute_reference', 'dpo', 'run'),
     ),
     (
       [WORKDIR, '--mode=export', '--export_to=out'],
-      ('train.export', 'dpo', 'run', 'out'),
+      ('verbs.export', 'dpo', 'run', 'out'),
     ),
   ],
 )

@@ -26,6 +26,8 @@ from dpo_jax.types import Comparison, PreferenceRecord
 
 POLITE = ('Gladly!', 'Sure!', 'Of course!', 'Yes, please!')
 RUDE = ('Whatever.', 'Ugh.', 'If I must.', 'No, thanks.')
+VERSION = 1  # part of the data's fingerprint: raise it with any change
+
 THINGS = (
   'ant bat cup dot egg fig gum hat ink jar key leg mug nut owl pen '
   'rug sun tin urn van wig yak zip arm bow cow fan gem ham jam net'

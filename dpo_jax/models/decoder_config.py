@@ -7,6 +7,19 @@ builds. Does not know config.json (architectures.py) or names (families.py).
 import dataclasses
 import math
 
+# Dimension letter (types.py; N layers, T positions) -> logical axis, by which
+# sharding.py splits a parameter.
+AXES = {
+  'N': 'layers',
+  'V': 'vocab',
+  'D': 'embed',
+  'F': 'mlp',
+  'H': 'heads',
+  'G': 'kv_heads',
+  'K': 'head_dim',
+  'T': None,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
@@ -86,8 +99,9 @@ class DecoderConfig:
 
   @property
   def sizes(self) -> dict[str, int]:
-    """Size of each dimension, by the letter of types.py."""
+    """Size of each dimension, by its letter (those of `AXES`)."""
     return {
+      'N': self.num_layers,
       'V': self.vocab_size,
       'D': self.width,
       'F': self.mlp_width,
@@ -95,5 +109,46 @@ class DecoderConfig:
       'G': self.num_kv_heads,
       'K': self.head_size,
       'T': self.max_positions,
-      '1': 1,
     }
+
+
+def param_dims(config: DecoderConfig) -> dict[str, str]:
+  """Dimension letters of every parameter of decoder.py, by its name.
+
+  `{'layers/mlp/up/kernel': 'NDF', ...}`: what can be said of parameters
+  without making one.
+  """
+  bias, mlp_bias = config.qkv_bias, config.mlp_bias
+  layer = {
+    **_linear('attention/query', 'D', 'HK', bias),
+    **_linear('attention/key', 'D', 'GK', bias),
+    **_linear('attention/value', 'D', 'GK', bias),
+    **_linear('attention/out', 'HK', 'D', config.out_bias),
+    **_linear('mlp/up', 'D', 'F', mlp_bias),
+    **_linear('mlp/down', 'F', 'D', mlp_bias),
+  }
+  if config.gated_mlp:
+    layer |= _linear('mlp/gate', 'D', 'F', mlp_bias)
+  if config.query_key_norm != 'none':
+    one = config.query_key_norm == 'head'
+    layer['attention/query_norm/scale'] = 'K' if one else 'HK'
+    layer['attention/key_norm/scale'] = 'K' if one else 'GK'
+  norm = {'scale': 'D'} | ({'bias': 'D'} if config.norm == 'layer' else {})
+  norms = ['attention_norm'] * config.pre_norm
+  norms += ['mlp_norm'] * (config.pre_norm and not config.shared_norm)
+  norms += ['attention_post_norm', 'mlp_post_norm'] * config.post_norm
+  layer |= {f'{name}/{k}': v for name in norms for k, v in norm.items()}
+  out = {'embed/embedding': 'VD'}
+  if config.learned_positions:
+    out['positions/embedding'] = 'TD'
+  out |= {f'layers/{name}': 'N' + dims for name, dims in layer.items()}
+  out |= {f'final_norm/{k}': v for k, v in norm.items()}
+  if not config.tied:
+    out['head/kernel'] = 'VD'
+    out |= {'head/bias': 'V'} if config.head_bias else {}
+  return out
+
+
+def _linear(name, into, out, bias):
+  biases = {f'{name}/bias': out} if bias else {}
+  return {f'{name}/kernel': into + out} | biases

@@ -8,6 +8,7 @@ JSON has no NaN and no Infinity: such a value is null in its place, and the key
 'nonfinite' names it, as in "nonfinite": "loss=nan, grad_norm=inf".
 """
 
+import contextlib
 import json
 import math
 import os
@@ -20,7 +21,8 @@ from typing import Any, TextIO
 import jax
 import rich.console
 import rich.progress
-import tensorboardX
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2, summary_pb2
 
 from dpo_jax.storage import run_dir
 from dpo_jax.types import InputError
@@ -32,6 +34,7 @@ _SHOWN = (
   ('rewards/margins', 'margin', '.3f'),
 )
 _PLAIN_SECONDS = 10.0  # between two plain lines
+_BOARD_SECONDS = 30.0  # at most, until TensorBoard sees a step
 
 
 class MetricWriter:
@@ -66,11 +69,7 @@ class MetricWriter:
     with run_dir.storage_errors(self._path):
       self._written = _cut_back(self._path, start_step)
       self._file = open(self._path, 'a', encoding='utf-8')
-    self._board = tensorboardX.SummaryWriter(
-      str(workdir / 'tensorboard'),
-      purge_step=start_step + 1,
-      filename_suffix=f'.{time.time_ns()}',  # two sessions in one second
-    )
+      self._board = _Board(workdir / 'tensorboard', start_step)
     stream = sys.stdout if stream is None else stream
     self._progress = _Progress(
       stream, total_steps, start_step, comparisons_per_step
@@ -107,10 +106,9 @@ class MetricWriter:
     with run_dir.storage_errors(self._path):
       self._file.write(json.dumps(line, allow_nan=False) + '\n')
       self._file.flush()
+      finite = {f'{split}/{k}': v for k, v in values.items() if k not in bad}
+      self._board.write(step, finite)
     self._written.add((step, split))
-    for name, value in values.items():
-      if name not in bad:
-        self._board.add_scalar(f'{split}/{name}', value, step)
     self._progress.show(step, split, values)
 
   def log(self, message: str) -> None:
@@ -118,10 +116,11 @@ class MetricWriter:
     self._progress.log(message)
 
   def close(self) -> None:
-    """Ends the bar, and TensorBoard's thread with what it still holds."""
+    """Ends the bar and closes the files."""
     self._progress.close()
-    self._board.close()
-    self._file.close()
+    with contextlib.suppress(OSError):  # every line of the file is flushed
+      self._file.close()
+      self._board.close()
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -164,6 +163,43 @@ def _number(value: Any) -> float | int:
   """Returns a Python int or float of any scalar on the host."""
   value = value.item() if hasattr(value, 'item') else value
   return int(value) if isinstance(value, int) else float(value)
+
+
+class _Board:
+  """TensorBoard's event file, written here and now.
+
+  tensorboardX's own SummaryWriter writes in a thread; when the disk is full
+  that thread dies and the next metric waits for it for ever.
+  """
+
+  def __init__(self, folder: pathlib.Path, start_step: int):
+    folder.mkdir(exist_ok=True)
+    self._events = event_file_writer.EventsWriter(
+      str(folder / 'events'),
+      f'.{time.time_ns()}',  # two sessions may begin in one second
+    )
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._events.write_event(  # hides what an earlier session wrote later
+      event_pb2.Event(step=start_step + 1, session_log=start)
+    )
+    self._flushed = -math.inf
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds an event; it is on disk within half a minute."""
+    scalars = [summary.scalar(k, v).value[0] for k, v in values.items()]
+    now = time.time()
+    self._events.write_event(
+      event_pb2.Event(
+        step=step, wall_time=now, summary=summary_pb2.Summary(value=scalars)
+      )
+    )
+    if now - self._flushed > _BOARD_SECONDS:
+      self._flushed = now
+      self._events.flush()
+
+  def close(self) -> None:
+    """Flushes and closes the file."""
+    self._events.close()
 
 
 class _Progress:

@@ -42,6 +42,9 @@ def llama_like(text, *, pre_tokenizer=None, size=300):
   else:
     made.normalizer = None
     made.pre_tokenizer = pre_tokenizer
+  made.decoder = decoders.Sequence(
+    [decoders.Replace('▁', ' '), decoders.ByteFallback(), decoders.Fuse()]
+  )
   trainer = tokenizers.trainers.BpeTrainer(
     vocab_size=size,
     special_tokens=['<unk>', *CONTROLS, *(f'<0x{i:02X}>' for i in range(256))],

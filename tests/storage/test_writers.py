@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import resource
 
 import jax.numpy as jnp
 import numpy as np
@@ -131,6 +132,16 @@ def test_tensorboard_has_the_same_numbers(tmp_path):
     ('eval/loss', 2, 2.0),
     ('train/loss', 3, 3.0),
   ]
+
+
+def test_a_full_disk_is_one_line_and_no_hang(tmp_path):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  with pytest.raises(types.InputError, match='File too large; fix: make room'):
+    try:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+      write(tmp_path, [(n, 'train') for n in range(10_000)])
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_workdir_that_is_gone_is_one_line(tmp_path):
