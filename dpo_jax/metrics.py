@@ -1,4 +1,4 @@
-"""scores -> metrics: what a step or an evaluation reports, as scalars.
+"""update -> metrics: what a step or an evaluation reports, as scalars.
 
 Comes in: PairScores [P]. Goes out: sums over comparisons that add up over
 batches, and the means made of them, under TRL's names. Logs nothing.

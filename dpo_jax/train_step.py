@@ -1,4 +1,4 @@
-"""batch -> update: one pure training step, and one evaluation step.
+"""loss -> gradients: one pure training step, and one evaluation step.
 
 Comes in: a score function, an objective, an optimiser. Goes out: functions
 of arrays, not yet jitted (`train.py` does that). Knows no text and no model.

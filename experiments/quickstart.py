@@ -33,7 +33,7 @@ def get_config(arg=''):
     config.reference.mode = 'none'
     config.loss.terms = {'nll': 1.0}
     config.optim.learning_rate = 3e-3
-    config.train.num_steps = 300
+    config.train.num_steps = 200
   else:
     config.data.train = 'synthetic'
     config.model.init_from = 'runs/quickstart/sft'

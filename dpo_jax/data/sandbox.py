@@ -134,6 +134,8 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     owner = getattr(getattr(__obj, '__wrapped__', __obj), '__self__', None)
     if isinstance(__obj, jinja2.runtime.LoopContext):
       args = (__self.counted(args[0]), *args[1:])
+    elif isinstance(__obj, jinja2.runtime.Macro):
+      __self.spend(512)  # a call takes as long as eight turns of a loop
     elif isinstance(owner, str):
       name = __obj.__name__
       if name in _NO_METHODS:

@@ -42,7 +42,7 @@ def split_by_prompt_hash(
   total = sum(sizes)
   if not 0 <= num_eval_comparisons < max(1, total):
     raise errors.error(
-      'data.num_eval_comparisons',
+      'data.eval_pairs',
       f'{num_eval_comparisons} of {total} comparisons cannot be held out',
       'hold out fewer than there are',
     )
@@ -62,7 +62,7 @@ def split_by_prompt_hash(
     surplus += rest if fitting else ()
   if left:
     raise errors.error(
-      'data.num_eval_comparisons',
+      'data.eval_pairs',
       f'no whole records make {num_eval_comparisons} comparisons',
       f'hold out {num_eval_comparisons - left}',
     )

@@ -6,6 +6,7 @@ not do: logits, losses, files. Nothing outside models/ imports flax.
 """
 
 import functools
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,10 +65,6 @@ def make_model(
   numerics = _Numerics(jnp.dtype(compute_dtype), remat, attention_block)
   module = _Decoder(config, numerics)
 
-  def init(key):
-    zeros = jnp.zeros((1, 1), jnp.int32)
-    return module.init(key, types.Rows(*[zeros] * 6))['params']
-
   def head(params):
     tied = params['embed']['embedding'] if config.tied else None
     return types.Head(
@@ -82,11 +79,27 @@ def make_model(
   }
   return LanguageModel(
     config=config,
-    init=init,
+    init=functools.partial(_init, config),
     hidden=lambda params, rows: module.apply({'params': params}, rows),
     head=head,
     logical_axes=tree.unflatten_names(axes),
   )
+
+
+def _init(config: DecoderConfig, key: Array) -> Params:
+  """Random matrices, biases of 0, norms that begin as the identity."""
+  params = {}
+  for name, dims in param_dims(config).items():
+    shape = _shape(config, dims)
+    kind = name.rpartition('/')[2]
+    if kind in ('kernel', 'embedding'):
+      own_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+      normal = jax.random.normal(own_key, shape, jnp.float32)
+      params[name] = config.init_scale * normal
+    else:
+      value = {'scale': 1.0 - config.norm_offset, 'bias': 0.0}[kind]
+      params[name] = jnp.full(shape, value, jnp.float32)
+  return tree.unflatten_names(params)
 
 
 class _Numerics(NamedTuple):
@@ -125,8 +138,6 @@ class _Decoder(nn.Module):
     tables, kinds = _ropes(config, rows.positions), _layer_kinds(config)
     x_RLD, _ = layers(x_RLD, rows, tables, kinds)
     x_RLD = _Norm(config, 'D', name='final_norm')(x_RLD)
-    if not config.tied:
-      _Head(config, name='head')()
     return x_RLD, {}
 
 
@@ -221,58 +232,31 @@ class _Norm(nn.Module):
   @nn.compact
   def __call__(self, x):
     config, axes = self.config, tuple(range(-len(self.dims), 0))
-    scale = self._param('scale', 1.0 - config.norm_offset)
+    scale = self._param('scale')
     y = x.astype(jnp.float32)
     if config.norm == 'layer':
       y -= y.mean(axes, keepdims=True)
     y *= jax.lax.rsqrt((y * y).mean(axes, keepdims=True) + config.norm_eps)
     y *= scale + config.norm_offset
     if config.norm == 'layer':
-      y += self._param('bias', 0.0)
+      y += self._param('bias')
     return y.astype(x.dtype)
 
-  def _param(self, name, value):
-    init = nn.initializers.constant(value)
+  def _param(self, name):
     shape = _shape(self.config, self.dims)
-    return self.param(name, init, shape, jnp.float32)
-
-
-class _Head(nn.Module):
-  """Declares the output projection; scoring.py applies it."""
-
-  config: DecoderConfig
-
-  @nn.compact
-  def __call__(self):
-    normal = nn.initializers.normal(self.config.init_scale)
-    shape = _shape(self.config, 'VD')
-    self.param('kernel', normal, shape, jnp.float32)
-    if self.config.head_bias:
-      zeros = nn.initializers.zeros
-      self.param('bias', zeros, shape[:1], jnp.float32)
+    return self.param(name, nn.initializers.zeros, shape, jnp.float32)
 
 
 def _linear(config, dtype, into, out, use_bias, name):
   """A matmul over the trailing dimensions `into`, giving `out`."""
-  normal = nn.initializers.normal(config.init_scale)
+  axis = tuple(range(-len(into), 0))
   return nn.DenseGeneral(
-    _shape(config, out),
-    axis=tuple(range(-len(into), 0)),
-    use_bias=use_bias,
-    dtype=dtype,
-    kernel_init=normal,
-    name=name,
+    _shape(config, out), axis, use_bias=use_bias, dtype=dtype, name=name
   )
 
 
 def _embed(config, dim, dtype, name):
-  normal = nn.initializers.normal(config.init_scale)
-  return nn.Embed(
-    *_shape(config, dim + 'D'),
-    dtype=dtype,
-    embedding_init=normal,
-    name=name,
-  )
+  return nn.Embed(*_shape(config, dim + 'D'), dtype=dtype, name=name)
 
 
 def _shape(config, dims):

@@ -369,9 +369,9 @@ class _PreserveBest:
 
 
 def _flat(value: Any) -> dict[str, Any]:
-  """Returns leaves by name; host leaves are copied, the caller goes on."""
+  """Returns leaves by name; Orbax copies those of the host."""
   return {
-    name: leaf if isinstance(leaf, jax.Array) else np.array(leaf)
+    name: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
     for name, leaf in tree.flatten_with_names(value)
   }
 

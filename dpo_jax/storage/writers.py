@@ -1,4 +1,4 @@
-"""metrics -> metrics.jsonl, TensorBoard and a progress line.
+"""metrics -> run directory: metrics.jsonl, TensorBoard and a progress line.
 
 Comes in: a dict of scalars, a step and a split ('train', 'eval'). Goes out: one
 JSON object a line, flushed as it is written: the source of truth; TensorBoard

@@ -143,6 +143,12 @@ def test_an_empty_prompt_is_bos_else_eos_else_dropped(tmp_path):
   assert dropped(record, tokens=tokens) == {'empty_prompt': 1}
 
 
+def test_an_answer_that_is_only_eos_is_empty():
+  record = pair('a', '<|eos|>', 'b')
+  options = {'allow_control_tokens': True}
+  assert dropped(record, **options) == {'empty_completion': 1}
+
+
 # Trap 1
 
 
@@ -401,6 +407,13 @@ def test_sft_takes_the_best_completion():
   assert len(run(pair(rejected=''), stage='sft')[0]) == 1
 
 
+def test_sft_counts_losses_too():
+  comparisons = [Comparison(*c) for c in ((0, 2), (0, 3), (1, 0), (3, 0))]
+  record = PreferenceRecord('p', tuple('wxyz'), tuple(comparisons))
+  encoded, _ = run(record, stage='sft')  # w: 2 won, 2 lost; x: 1 won
+  assert BYTE.decode(encoded[0].completions[0]) == 'x'
+
+
 def test_unpaired_records():
   record = PreferenceRecord('p', ('x',), labels=(False,))
   encoded, _ = run(record)
@@ -412,11 +425,12 @@ def test_unpaired_records():
 
 def test_ledger_summary_and_json():
   _, counts = run(
-    pair(), pair(), pair('a', ''), pair('a' * 200, where='f.jsonl:9')
+    *(pair(), pair(), pair('a', '')),
+    *(pair('b', '', where='f.jsonl:7'), pair('a' * 200, where='f.jsonl:9')),
   )
   assert counts.lines() == [
-    'records: read 4 = kept 1 + dropped 2 + duplicates 1',
-    'dropped: empty_completion 1 (first: f.jsonl:1), prompt_fills_window 1 '
+    'records: read 5 = kept 1 + dropped 3 + duplicates 1',
+    'dropped: empty_completion 2 (first: f.jsonl:1), prompt_fills_window 1 '
     '(first: f.jsonl:9)',
   ]
   values = json.loads(json.dumps(counts.as_dict()))

@@ -35,6 +35,7 @@ BOMBS = [
   '{{ range(10**9) }}',
   growing('{% set ns.x = ns.x ~ ns.x %}'),
   growing("{% set ns.x = ('b' ~ (ns.x ~ ns.x)) ~ 'a' %}"),
+  growing('{% set ns.x = [ns.x ~ ns.x][0] %}'),
   growing('{% set ns.x = ns.x + ns.x %}'),
   growing('{% set ns.x = [ns.x, ns.x] | join %}'),
   growing('{% set ns.x = ns.x.join([ns.x, ns.x]) %}'),

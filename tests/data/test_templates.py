@@ -194,6 +194,15 @@ def test_a_token_made_of_a_message_and_the_template_is_no_token():
     ('<', True),
     ('|im_end|>ok', False),
   ]
+  template = make('<|im_{{ messages[0].content | trim }}|im_end|>')
+  pieces = template.render(({'content': ' end|> < '},))
+  assert [(p.text, p.is_content) for p in pieces] == [
+    ('<|im_', False),
+    ('end|>', True),
+    (' ', False),
+    ('<', True),
+    ('|im_end|>', False),
+  ]
 
 
 def test_names_calls_and_thoughts_are_content_too():
