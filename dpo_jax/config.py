@@ -152,6 +152,7 @@ def shrink(config: ConfigDict) -> None:
   config.data.max_length = 128
   config.data.prompt_max_length = 0
   config.data.row_length = 0
+  config.data.max_shapes = 1
   config.tokenizer = 'byte'
   config.model.init_from = ''
   config.model.preset = 'tiny'

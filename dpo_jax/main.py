@@ -15,6 +15,7 @@ metric was not finite; 128 plus its number after a signal. Holds no logic of
 its own: train.py and verbs.py do the work.
 """
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -162,6 +163,25 @@ def _check_flags(mode: str, given: dict[str, str]) -> None:
       f'--export_to: {given["export_to"]!r} is not used by --mode={mode}; fix: '
       'leave it out, or use --mode=export'
     )
+  for flag in ('workdir', 'export_to'):
+    if flag in given:
+      _check_folder(flag, given[flag])
+
+
+def _check_folder(flag: str, folder: str) -> None:
+  """Refuses a folder that is neither there to write in nor can be made."""
+  there = os.path.abspath(folder)
+  while not os.path.lexists(there):
+    there = os.path.dirname(there)
+  if not os.path.isdir(there):
+    problem = f'{there!r} is not a folder'
+  elif not os.access(there, os.W_OK | os.X_OK):
+    problem = f'{there!r} cannot be written to'
+  else:
+    return
+  raise InputError(
+    f'--{flag}: {folder!r} is not allowed, {problem}; fix: use another folder'
+  )
 
 
 def _with_values(overrides):

@@ -34,6 +34,12 @@ BAD_LINES = [
   ([LOCAL, WORKDIR, '--'], ("'--': ", 'not a flag')),
   ([LOCAL, WORKDIR, '--mode=export'], ('--export_to: ', 'missing')),
   ([LOCAL, WORKDIR, '--export_to=x'], ('--export_to: ', 'not used')),
+  ([LOCAL, '--workdir=/dev/null/run'], ('--workdir: ', 'not a folder')),
+  ([LOCAL, f'--workdir={QUICKSTART}'], ('--workdir: ', 'not a folder')),
+  (
+    [LOCAL, WORKDIR, '--mode=export', f'--export_to={QUICKSTART}/x'],
+    ('--export_to: ', 'not a folder'),
+  ),
   ([WORKDIR, '--config.loss.beta=1'], ('--config: ', 'missing')),
   # Experiments and their arguments.
   (['--config=quickstrat.py', WORKDIR], ('quickstrat.py: ', 'no such')),
@@ -134,6 +140,13 @@ def test_refuses_a_command_line(argv, words, folder, capsys):
     assert word in line
   assert len(line) < 1000 or len(str(argv)) > 1000
   assert not list(folder.iterdir())
+
+
+def test_refuses_a_folder_that_cannot_be_written(folder, capsys, monkeypatch):
+  # os.access stands in: root, which tests may run as, can write anywhere.
+  monkeypatch.setattr(main_lib.os, 'access', lambda path, mode: False)
+  line = _refuse([LOCAL, '--workdir=a/b'], capsys)
+  assert line.startswith("--workdir: 'a/b' ") and 'written to' in line
 
 
 @pytest.mark.parametrize('text,words', BAD_EXPERIMENTS)

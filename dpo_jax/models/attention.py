@@ -46,29 +46,24 @@ def branch_attention(
     [R, L, H, K] in the dtype of `v_RLGK`.
   """
 
-  @jax.checkpoint
-  def attend(q_RQHK, k_RSGK, v_RSGK, queries, keys, window):
-    bias_RQS = jnp.where(_sees(queries, keys, window), 0.0, _HIDDEN)
-    return _attend(q_RQHK * scale, k_RSGK, v_RSGK, bias_RQS, softcap)
-
   length = q_RLHK.shape[1]
   slots_RL = jnp.broadcast_to(jnp.arange(length), rows.branch.shape)
   places = (slots_RL, rows.positions, rows.prompt_id, rows.branch)
-  blocks = []
-  for start in range(0, length, block):
+
+  def attend(start, q_RLHK, k_RLGK, v_RLGK, places, window):
+    # Sliced in here, so that the backward keeps no slices.
     end = min(start + block, length)
-    queries = [x[:, start:end] for x in places]
     keys = [x[:, :end] for x in places]
-    blocks.append(
-      attend(
-        q_RLHK[:, start:end],
-        k_RLGK[:, :end],
-        v_RLGK[:, :end],
-        queries,
-        keys,
-        window,
-      )
-    )
+    queries = [x[:, start:end] for x in places]
+    bias_RQS = jnp.where(_sees(queries, keys, window), 0.0, _HIDDEN)
+    q_RQHK = q_RLHK[:, start:end] * scale
+    return _attend(q_RQHK, k_RLGK[:, :end], v_RLGK[:, :end], bias_RQS, softcap)
+
+  attend = jax.checkpoint(attend, static_argnums=0)
+  blocks = [
+    attend(start, q_RLHK, k_RLGK, v_RLGK, places, window)
+    for start in range(0, length, block)
+  ]
   return jnp.concatenate(blocks, axis=1)
 
 

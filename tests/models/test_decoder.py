@@ -20,7 +20,6 @@ SMALL = DecoderConfig(
   num_kv_heads=2,
   head_size=6,
   max_positions=40,
-  init_scale=0.3,  # far from linear, so that a mistake shows
 )
 VARIANTS = {
   'llama': {},
@@ -70,10 +69,10 @@ def small(name):
 
 def make_params(model):
   """Random everywhere: a norm's ones and a bias' zeros would hide mistakes."""
-  params = jax.jit(model.init)(jax.random.key(0))
   rng = np.random.default_rng(0)
+  params = jax.eval_shape(model.init, jax.random.key(0))
   return jax.tree.map(
-    lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), params
+    lambda x: (0.3 * rng.normal(size=x.shape)).astype(np.float32), params
   )
 
 
@@ -121,28 +120,49 @@ def answers_of_packed(hidden):
   return hidden[0][packed_rows().branch[0] > 0]
 
 
-@pytest.mark.parametrize('name', VARIANTS)
+@pytest.mark.parametrize('name', ['gpt2', 'gptj', 'gemma3'])
 def test_packed_rows_equal_lone_sequences(name):
-  model = decoder.make_model(small(name), attention_block=5)
-  params = make_params(model)
-
-  def total(params, rows, pick):
-    states = pick(model.hidden(params, rows)[0])
-    return jnp.sum(jnp.sin(states)), states
-
-  def run(rows, pick):
-    step = jax.value_and_grad(total, has_aux=True)
-    return jax.jit(step, static_argnums=2)(params, rows, pick)
-
-  (_, lone), lone_grads = run(lone_rows(), answers_of_lone)
-  (_, packed), packed_grads = run(packed_rows(), answers_of_packed)
+  model = decoder.make_model(small(name))
+  params, hidden = make_params(model), jax.jit(model.hidden)
+  lone = answers_of_lone(hidden(params, lone_rows())[0])
+  packed = answers_of_packed(hidden(params, packed_rows())[0])
   np.testing.assert_allclose(packed, lone, atol=1e-5)
+  assert np.abs(lone).max() > 0.1
+
+
+def test_gradients_do_not_depend_on_packing_padding_remat_or_blocks():
+  def grads(rows, pick, **options):
+    model = decoder.make_model(SMALL, **options)
+    total = lambda p: jnp.sum(jnp.sin(pick(model.hidden(p, rows)[0])))  # noqa: E731
+    return jax.jit(jax.grad(total))(make_params(model))
+
+  lone = grads(lone_rows(), answers_of_lone)
+  padded = jax.tree.map(
+    lambda x: np.concatenate([x, np.zeros_like(x)]), packed_rows()
+  )
+  packed = grads(padded, answers_of_packed, remat='full', attention_block=8)
   for (leaf, want), got in zip(
-    tree.flatten_with_names(lone_grads), jax.tree.leaves(packed_grads)
+    tree.flatten_with_names(lone), jax.tree.leaves(packed)
   ):
     # The prompt's share of a gradient is summed in another order.
-    error = np.abs(got - want).max() / np.abs(want).max()
+    error = np.abs(got - want).max() / (np.abs(want).max() or 1.0)
     assert error < 1e-5, (leaf, error)
+
+
+def test_remat_keeps_less():
+  kept = {}
+  for remat in ('none', 'dots', 'full'):
+    model = decoder.make_model(SMALL, remat=remat)
+
+    def sizes(params, model=model, remat=remat):
+      run = lambda p: model.hidden(p, lone_rows())[0]  # noqa: E731
+      kept[remat] = sum(
+        x.size for x in jax.tree.leaves(jax.vjp(run, params)[1])
+      )
+      return 0
+
+    jax.eval_shape(sizes, make_params(model))
+  assert kept['full'] < kept['dots'] < kept['none']
 
 
 @pytest.mark.parametrize('name', VARIANTS)
@@ -162,6 +182,9 @@ def test_parameters_are_those_of_param_dims(name):
     params,
     is_leaf=lambda x: isinstance(x, tuple),
   )
+  # The modules ask for exactly these: a missing or misshapen one raises.
+  states, aux = jax.eval_shape(model.hidden, params, packed_rows())
+  assert states.shape[-1] == config.width and aux == {}
   query = model.logical_axes['layers']['attention']['query']['kernel']
   assert query == ('layers', 'embed', 'heads', 'head_dim')
 
@@ -177,39 +200,13 @@ def test_initial_weights():
   np.testing.assert_array_equal(params['final_norm']['scale'], 0.0)
 
 
-@pytest.mark.parametrize('remat', ['full', 'dots'])
-def test_remat_changes_no_number(remat):
-  rows = packed_rows()
-
-  def grads(remat):
-    model = decoder.make_model(SMALL, remat=remat)
-    params = make_params(model)
-    total = lambda p: jnp.sum(model.hidden(p, rows)[0] ** 2)  # noqa: E731
-    return jax.jit(jax.grad(total))(params)
-
-  for want, got in zip(
-    jax.tree.leaves(grads('none')), jax.tree.leaves(grads(remat))
-  ):
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
-
-
-def test_rows_of_padding_are_finite():
-  model = decoder.make_model(SMALL)
-  params = make_params(model)
-  rows = types.Rows(*[np.zeros((2, 8), np.int32)] * 6)
-  total = lambda p: jnp.sum(model.hidden(p, rows)[0] ** 2)  # noqa: E731
-  value, grads = jax.jit(jax.value_and_grad(total))(params)
-  assert np.isfinite(value)
-  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
-
-
 def test_compute_dtype():
   low = decoder.make_model(SMALL, compute_dtype=jnp.bfloat16)
   params = make_params(low)
-  got, aux = jax.jit(low.hidden)(params, packed_rows())
+  got, _ = jax.jit(low.hidden)(params, packed_rows())
   full = decoder.make_model(SMALL)
   want, _ = jax.jit(full.hidden)(params, packed_rows())
-  assert got.dtype == jnp.bfloat16 and aux == {}
+  assert got.dtype == jnp.bfloat16
   # Two layers of bfloat16 (2^-9 relative a rounding), on states of size 1.
   assert 1e-4 < np.abs(np.float32(got) - want)[0, :-3].max() < 0.2
 
