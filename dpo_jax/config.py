@@ -160,7 +160,6 @@ def shrink(config: ConfigDict) -> None:
   config.train.num_steps = 2
   config.train.num_epochs = 0.0
   config.train.batch_size = 8
-  config.train.log_every = 1
 
 
 def source_names(value: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -206,7 +205,7 @@ def _data() -> ConfigDict:
   data.manual_dir = ''  # folder of files fetched by hand; sources
   data.cache_dir = ''  # folder of encoded data; '' = WORKDIR/cache; train
   data.row_format = 'auto'  # auto or one of records.FORMATS; records
-  data.use_token_ids = False  # take the rows' *_ids as they are; records
+  data.use_token_ids = False  # take *_ids, if there, as they are; sources
   data.chat_template = ''  # jinja file; '' = the tokenizer's; templates
   data.allow_control_tokens = False  # '<|x|>' in text is a token; encode
   data.add_eos = True  # end each completion with EOS; encode
@@ -271,7 +270,6 @@ def _train() -> ConfigDict:
   train.num_epochs = 0.0  # passes over data.train; train
   train.batch_size = 32  # prompts an update, with all comparisons; pipeline
   train.microbatches = 1  # parts an update is accumulated over; pipeline
-  train.log_every = 10  # updates; train
   train.eval_every = 0  # updates; 0 = only before the first, after the last
   train.save_every = 0  # updates; 0 = only after the last; train
   train.keep_checkpoints = 2  # newest ones kept; storage.checkpoints

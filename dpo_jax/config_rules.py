@@ -217,7 +217,6 @@ RULES: dict[str, Rule] = {
   'train.num_epochs': _at_least(0, ' (0 = train.num_steps says how long)'),
   'train.batch_size': _whole(1, example=32),
   'train.microbatches': _whole(1),
-  'train.log_every': _whole(1, example=10),
   'train.eval_every': _whole(0, zero='only at the start and the end'),
   'train.save_every': _whole(0, zero='only at the end'),
   'train.keep_checkpoints': _whole(1),

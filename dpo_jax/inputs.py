@@ -4,9 +4,10 @@ Comes in: a validated config. Goes out: Inputs. Touches no device, so that bad
 input is refused first; writes nothing but the token cache, once it is whole.
 """
 
+import functools
 import hashlib
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,42 +68,37 @@ def read(
     config.tokenizer or initial_weights.tokenizer_of(config.model.init_from)
   )
   model = _read_model(config, tokenizer)
-  names = config_lib.source_names(config.data.train)
-  shares = config_lib.proportions(config)
   cache = pathlib.Path(config.data.cache_dir or cache_dir)
-
-  def encoded(names, shares, use):
-    return _encoded(config, tokenizer, names, shares, cache, use, log, poll)
-
-  store = encoded(names, shares, 'train')
-  ledger = {'train': dict(store.meta['ledger'])}
-  if config.data.eval == 'split':
-    train, held_out, surplus = _split(config, store)
-    ledger['train'] |= {'held_out': len(held_out)}
-    ledger['train'] |= {'surplus': len(store) - len(train) - len(held_out)}
-    if surplus:
-      log(f'held out: {surplus} comparisons of its last prompt go unused')
-    parts = Part(store, train), Part(store, held_out)
-  else:
-    eval_names = config_lib.source_names(config.data.eval)
-    eval_store = encoded(eval_names, (1.0,) * len(eval_names), 'eval')
-    ledger['eval'] = dict(eval_store.meta['ledger'])
-    whole = _limited(eval_store, config.eval.max_comparisons)
-    parts = Part(store, np.arange(len(store))), Part(eval_store, whole)
-  log(
-    f'prompts: {len(parts[0].indices)} to train on, '
-    f'{len(parts[1].indices)} held out'
+  encode_part = functools.partial(
+    _encode, config, tokenizer, cache, log=log, poll=poll
   )
+  names = config_lib.source_names(config.data.train)
+  train = encode_part('train', names, config_lib.proportions(config))
+  ledger = {'train': dict(train.ledger)}
+  if config.data.eval == 'split':
+    evaluation = train
+    indices = _split(config, train, ledger['train'], log)
+  else:
+    names = config_lib.source_names(config.data.eval)
+    evaluation = encode_part('eval', names, (1.0,) * len(names))
+    ledger['eval'] = dict(evaluation.ledger)
+    limit = config.eval.max_comparisons
+    indices = np.arange(len(train.records)), _first(evaluation.records, limit)
+  log(f'prompts: {len(indices[0])} to train on, {len(indices[1])} held out')
+  # All is known to be good: only now is anything written.
+  store = train.store()
+  eval_store = store if evaluation is train else evaluation.store()
   return Inputs(
     tokenizer,
-    *parts,
+    Part(store, indices[0]),
+    Part(eval_store, indices[1]),
     ledger=ledger,
     model=model,
     weights=config.model.init_from,
     fingerprints={
       'tokenizer': tokenizer.fingerprint,
       'data': store.digest,
-      'eval_data': parts[1].store.digest,
+      'eval_data': eval_store.digest,
     },
   )
 
@@ -111,6 +107,7 @@ def _read_model(config, tokenizer: Tokenizer) -> architectures.DecoderConfig:
   """The model's shape, which must have a row for every token."""
   if config.model.init_from:
     model = initial_weights.read_config(config.model.init_from)
+    initial_weights.check(config.model.init_from, model)
   else:
     size = config.model.vocab_size or tokenizer.vocab_size
     model = presets.get(config.model.preset, vocab_size=size)
@@ -124,11 +121,27 @@ def _read_model(config, tokenizer: Tokenizer) -> architectures.DecoderConfig:
   return model
 
 
-def _encoded(
-  config, tokenizer, names, shares, cache, use, log, poll
-) -> token_store.TokenStore:
-  """The token store of the sources, encoded now if it is not there."""
-  opened = [_open_source(config, name) for name in names]
+class _Encoded(NamedTuple):
+  """Encoded records, in memory or from the token cache."""
+
+  records: Any  # list of EncodedRecord, or a TokenStore
+  ledger: dict[str, Any]
+  folder: pathlib.Path  # where the store is, or will be
+  sources: list[str]  # names
+
+  def store(self) -> token_store.TokenStore:
+    """The records as a store; writes it if it is not there."""
+    if isinstance(self.records, token_store.TokenStore):
+      return self.records
+    meta = {'ledger': self.ledger, 'sources': self.sources}
+    return token_store.write(self.folder, self.records, meta)
+
+
+def _encode(
+  config, tokenizer, cache, use, names, shares, *, log, poll
+) -> _Encoded:
+  """The records of the sources, encoded now if they are not in the cache."""
+  opened = [_open_source(config, name, log) for name in names]
   options, template = _encode_options(config, shares)
   choice = [list(shares), config.seed if any(s % 1 for s in shares) else 0]
   key = token_store.key(
@@ -136,31 +149,28 @@ def _encoded(
     tokenizer.fingerprint,
     template,
     options._asdict()
-    | {'use_token_ids': config.data.use_token_ids}
     | {'formats': [s.row_format for s in opened], 'choice': choice},
   )
   folder = cache / 'tokens' / key
   if folder.exists():
     store = token_store.open_store(folder)
     log(f'{use}: {len(store)} records from the token cache {folder}')
-  else:
-    records = mixture.mix(opened, shares, config.seed)
-    encoded, ledger = encode.encode_all(
-      _polled(records, poll), tokenizer, options
+    return _Encoded(store, store.meta['ledger'], folder, list(names))
+  records = mixture.mix(opened, shares, config.seed)
+  encoded, ledger = encode.encode_all(
+    _polled(records, poll), tokenizer, options
+  )
+  for line in ledger.lines():
+    log(f'{use}: {line}')
+  if not encoded:
+    raise InputError(
+      f'config.data.{use}: no record of {", ".join(names)} is left after '
+      'encoding; fix: see the reasons above, e.g. a larger data.max_length'
     )
-    for line in ledger.lines():
-      log(f'{use}: {line}')
-    if not encoded:
-      raise InputError(
-        f'config.data.{use}: no record of {", ".join(names)} is left after '
-        'encoding; fix: see the reasons above, e.g. a larger data.max_length'
-      )
-    meta = {'ledger': ledger.as_dict(), 'sources': [s.name for s in opened]}
-    store = token_store.write(folder, encoded, meta)
-  return store
+  return _Encoded(encoded, ledger.as_dict(), folder, list(names))
 
 
-def _open_source(config, name: str) -> sources.Source:
+def _open_source(config, name: str, log) -> sources.Source:
   if name in SYNTHETIC:
     make, seed = SYNTHETIC[name], 0
     text = f'{name} {_NUM_SYNTHETIC} {seed} {synthetic.VERSION}'
@@ -170,12 +180,15 @@ def _open_source(config, name: str) -> sources.Source:
       'synthetic',
       lambda: iter(make(_NUM_SYNTHETIC, seed)),
     )
-  return sources.open_source(
+  source = sources.open_source(
     name,
     row_format=config.data.row_format,
     use_token_ids=config.data.use_token_ids,
     manual_dir=config.data.manual_dir or None,
   )
+  if config.data.use_token_ids and source.row_format != 'token_ids':
+    log(f'{name}: no *_ids columns, so its text is tokenised')
+  return source
 
 
 def _encode_options(config, shares):
@@ -200,18 +213,33 @@ def _encode_options(config, shares):
   return options, template
 
 
-def _split(config, store) -> tuple[np.ndarray, np.ndarray, int]:
-  """Training and held-out records of one store, by the hash of the prompt."""
-  records: list[EncodedRecord] = [store[i] for i in range(len(store))]
-  return split.split_by_prompt_hash(records, config.data.eval_pairs)
+def _split(
+  config, train: _Encoded, ledger: dict[str, Any], log
+) -> tuple[np.ndarray, np.ndarray]:
+  """Training and held-out records of one source; completes its ledger."""
+  records = train.records
+  encoded = [records[i] for i in range(len(records))]
+  kept, held_out, surplus = split.split_by_prompt_hash(
+    encoded, config.data.eval_pairs
+  )
+  if surplus:
+    log(f'held out: {surplus} comparisons of its last prompt go unused')
+  if not len(kept):
+    raise InputError(
+      f'config.data.eval_pairs: {config.data.eval_pairs} leaves nothing to '
+      f'train on, of {len(encoded)} records; fix: a smaller number'
+    )
+  ledger['held_out'] = len(held_out)
+  ledger['surplus'] = len(encoded) - len(kept) - len(held_out)
+  return kept, held_out
 
 
-def _limited(store, max_comparisons: int) -> np.ndarray:
-  """The first records that have no more comparisons than asked for; 0 = all."""
-  everything = np.arange(len(store))
+def _first(records: Sequence[EncodedRecord], max_comparisons: int):
+  """Indices of the first records with so many comparisons; 0 = all."""
   if not max_comparisons:
-    return everything
-  return everything[np.cumsum(store.table.num_comparisons) <= max_comparisons]
+    return np.arange(len(records))
+  counts = np.cumsum([len(r.comparisons) for r in records])
+  return np.arange(max(1, int((counts <= max_comparisons).sum())))
 
 
 def _polled(

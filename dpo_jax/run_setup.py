@@ -158,6 +158,16 @@ def batch_source(
   return batch
 
 
+def check_mesh(config) -> None:
+  """Refuses a mesh that does not fit the devices, before anything is read.
+
+  The default, all devices for data, always fits: no device is asked for.
+  """
+  sizes = dict(config.mesh)
+  if sizes != {'data': -1, 'fsdp': 1, 'tensor': 1}:
+    sharding.mesh_sizes(**sizes, num_devices=len(jax.devices()))
+
+
 def make_plans(config, inputs: Inputs, mesh):
   """The plans of training and of evaluation."""
   data = config.data

@@ -22,7 +22,6 @@ from dpo_jax.train_state import TrainState
 MAY_CHANGE = (
   'data.cache_dir',
   'mesh',
-  'train.log_every',
   'train.save_every',
   'train.keep_checkpoints',
 )
@@ -76,6 +75,7 @@ def run(config, workdir: str) -> int:
   """
   directory = run_dir.RunDir(workdir, may_change=MAY_CHANGE)
   resolved = run_setup.resolve(config)
+  run_setup.check_mesh(config)
   if directory.check(resolved) and directory.is_done(resolved):
     print(f'{workdir}: this run is done: {_words(directory.done_facts())}')
     return 0

@@ -6,6 +6,7 @@ each function returns the exit code. Trains nothing.
 
 import json
 import pathlib
+import tempfile
 
 import jax
 
@@ -18,12 +19,13 @@ from dpo_jax.types import Params
 
 def plan(config) -> int:
   """Prints what training would compute: steps, row shapes, efficiency."""
-  data = inputs.read(config, _scratch(config))
-  job = run_setup.build(config, data)
-  print(run_setup.describe(config, data, job))
-  parts = {'train': job.train_plan, 'eval': job.eval_plan}
-  for name, part in parts.items():
-    print(f'{name}: {json.dumps(part.summary())}')
+  with tempfile.TemporaryDirectory() as scratch:
+    data = inputs.read(config, pathlib.Path(scratch))
+    job = run_setup.build(config, data)
+    print(run_setup.describe(config, data, job))
+    parts = {'train': job.train_plan, 'eval': job.eval_plan}
+    for name, part in parts.items():
+      print(f'{name}: {json.dumps(part.summary())}')
   return 0
 
 
@@ -86,8 +88,3 @@ def _newest_policy(config, data, job, directory) -> tuple[Params, int]:
   if found is not None:
     return found.items['params'], found.step
   return run_setup.initial_params(config, data.model, job, data.weights), 0
-
-
-def _scratch(config) -> pathlib.Path:
-  """Where a mode without a workdir keeps encoded data."""
-  return pathlib.Path(config.data.cache_dir or 'cache')

@@ -61,7 +61,6 @@ BAD_VALUES = [
   ('train.microbatches=0', ('>= 1',)),
   ('train.num_steps=-1', ('-1',)),
   ('train.num_epochs=nan', ('nan',)),
-  ('train.log_every=0', ('>= 1',)),
   ('train.eval_every=-1', ('-1',)),
   ('train.keep_checkpoints=0', ('>= 1',)),
   ('eval.batch_size=0', ('>= 1',)),

@@ -43,7 +43,8 @@ def open_source(
     name_or_path: a data file, or `tfds:NAME[/CONFIG]:SPLIT` such as
       `tfds:hh_rlhf/harmless-base:train` or `tfds:shp/askvet:test[:100]`.
     row_format: a key of records.FORMATS, or 'auto' to detect it.
-    use_token_ids: train on the rows' `*_ids` columns and ignore their text.
+    use_token_ids: train on the rows' `*_ids` columns and ignore their text,
+      where the first row has such columns.
     manual_dir: the folder with the downloaded files of public sets; by
       default `downloads/manual` in data_dir.
     data_dir: where TFDS keeps prepared sets; by default $TFDS_DATA_DIR or
@@ -66,7 +67,7 @@ def open_source(
   where, first = next(rows(), (f'{name}:0', None))
   if first is None:
     raise errors.error(where, 'no rows in it', 'write or copy it again')
-  if use_token_ids:
+  if use_token_ids and any(key.endswith('_ids') for key in first):
     row_format = 'token_ids'
   is_detected = row_format == 'auto'
   if is_detected:

@@ -67,7 +67,7 @@ def from_hf_config(
       source.refuse(key, f'only {known!r} is built here')
   fields = {'family': name}
   for field, key in _keys(family).items():
-    fields[field] = source.read(key, _TYPES[field])
+    fields[field] = source.read(key, *_KINDS[field])
   fields |= family.implies
   _derive(fields, source)
   layers = fields['num_layers']
@@ -102,13 +102,19 @@ def to_hf_config(config: DecoderConfig) -> dict[str, Any]:
   return out | dict(family.only) | layer_patterns.write_ropes(config)
 
 
-def _kinds() -> dict[str, type]:
-  """int, float, bool, str or UnionType (float or null) of each field."""
+def _kinds() -> dict[str, tuple[type, bool]]:
+  """The type of each field, and whether it may be None."""
   hints = typing.get_type_hints(DecoderConfig)
-  return {k: typing.get_origin(hint) or hint for k, hint in hints.items()}
+  inner = {field: typing.get_args(hint) for field, hint in hints.items()}
+  return {
+    field: (inner[field][0], True)
+    if type(None) in inner[field]
+    else (hint, False)
+    for field, hint in hints.items()
+  }
 
 
-_TYPES = _kinds()
+_KINDS = _kinds()
 
 
 def _family(name: Any, where: str) -> families.Family:

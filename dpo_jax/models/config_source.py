@@ -5,7 +5,6 @@ values, or an InputError that names file, key and value. Reads no file.
 """
 
 import math
-import types
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -34,17 +33,17 @@ class Source:
     """The value as it stands; its default, or None, where there is none."""
     return self.mapping.get(key, self.absent.get(key))
 
-  def read(self, key: str, kind: Any) -> Any:
+  def read(self, key: str, kind: type, nullable: bool = False) -> Any:
     """The value, checked; a null is the default.
 
     Args:
       key: of config.json.
-      kind: int and float (both positive), bool, str, or a union type: a
-        float, or null, which is then no default.
+      kind: int and float (both positive), bool or str.
+      nullable: a null is a value, and stays None.
     """
     value = self.get(key)
     if value is None:
-      if kind is types.UnionType:
+      if nullable:
         return None
       value = self.absent.get(key)
       if value is None and key in _OPTIONAL:
@@ -54,8 +53,6 @@ class Source:
         f'{self.where}: key {key!r} is missing; fix: use the config.json that '
         'came with the weights'
       )
-    if kind is types.UnionType:
-      kind = float
     if kind is float and type(value) is int:
       value = float(value)
     if type(value) is not kind or (kind is int and value < 1):

@@ -84,7 +84,7 @@ class DecoderConfig:
   qkv_bias: bool = False
   out_bias: bool = False
   query_key_norm: str = 'none'  # none, head (each apart), all (as one vector)
-  query_scalar: float | None = None  # scale = query_scalar^-1/2; None: K
+  query_scalar: int | None = None  # scale = query_scalar^-1/2; None: K
   attention_softcap: float | None = None
   layer_windows: tuple[int, ...] = ()  # a layer's window, 0 = all; () = none
   # Rotary positions.

@@ -16,13 +16,13 @@ class Tensor(NamedTuple):
   """Where a parameter lies in the files.
 
   `axes` are the axes in the file, each a product of dimensions (the key of
-  types.py; E experts, T positions, 1 a single one): 'HK,D' is a matrix of
+  types.py; T positions, 1 a single one): 'HK,D' is a matrix of
   heads times head size by width. Where several parameters share one tensor,
   `fused` has the dimension of each of them along the axis they are joined on,
   and `part` says which is ours.
   """
 
-  name: str  # {i} = the layer, {e} = the expert
+  name: str  # {i} = the layer
   axes: str
   fused: str = ''
   part: int = 0

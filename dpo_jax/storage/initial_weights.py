@@ -19,6 +19,12 @@ def read_config(folder: str) -> architectures.DecoderConfig:
   return architectures.from_hf_config(_hf_config(folder))
 
 
+def check(folder: str, config: architectures.DecoderConfig) -> None:
+  """Refuses weights of other names or shapes, from their headers alone."""
+  if not _is_run(folder):
+    hf_checkpoint.check(folder, config)
+
+
 def load(folder: str, config, shardings: Params, abstract: Params) -> Params:
   """Parameters, float32, each device reading what it holds.
 

@@ -17,7 +17,7 @@ _CONFIG = {
   'seed': 0,
   'loss': {'beta': 0.1, 'terms': {'sigmoid': 1.0}},
   'data': {'train': ('a.jsonl', 'b.jsonl')},
-  'train': {'num_steps': 10, 'log_every': 1},
+  'train': {'num_steps': 10, 'save_every': 1},
 }
 
 
