@@ -1,4 +1,4 @@
-"""scores -> metrics: what a step or an evaluation reports, as scalars.
+"""update -> metrics: what a step or an evaluation reports, as scalars.
 
 Comes in: PairScores [P] or LabelledScores [E] and the rewards of the loss.
 Goes out: sums that add up over batches, and the means made of them, under
