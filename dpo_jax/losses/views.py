@@ -51,14 +51,12 @@ class ListScores(NamedTuple):
 
   def log_softmax(self, values: Array) -> Array:
     """log softmax of values [C] over the completions of each prompt."""
-    count = values.shape[0]
-    top = jax.lax.stop_gradient(
-      jax.ops.segment_max(values, self.prompt, count)[self.prompt]
-    )
+    # A completion of no prompt is left out of every sum, and gets 0.
+    member = self.prompt >= 0
+    top = jax.ops.segment_max(values, self.prompt, values.shape[0])
+    top = jax.lax.stop_gradient(jnp.where(member, top[self.prompt], values))
     total = self.sum(jnp.exp(values - top))[self.prompt]
-    # A completion of no prompt is left out of every sum: any finite number.
-    total = jnp.where(self.prompt >= 0, total, 1.0)
-    return values - top - jnp.log(total)
+    return values - top - jnp.log(jnp.where(member, total, 1.0))
 
   def sum(self, values: Array) -> Array:
     """Sums values [C] by prompt, [C] prompts."""
