@@ -109,9 +109,10 @@ class Objective:
     if denominators is None:
       denominators = self.denominators(batch, policy.num_tokens)
     state = self.init_state() if state is None else state
+    seen = self._views(policy, reference, batch, hyper)
     total, values = jnp.zeros((), policy.logps.dtype), {}
     for loss in self.losses:
-      view = self._view(loss, policy, reference, batch, hyper)
+      view = seen[_view_of(loss)]
       losses = self._values(loss, view, hyper, state)
       losses = jnp.where(view.weight > 0, losses, 0.0)
       values[loss.name] = _reduce(loss, view, losses, denominators)
@@ -140,10 +141,10 @@ class Objective:
       running numbers with this batch), both without gradient.
     """
     policy, reference = jax.lax.stop_gradient((policy, reference))
-    new = {}
+    seen, new = self._views(policy, reference, batch, hyper), {}
     for loss in self.losses:
       if loss.state:
-        view = self._view(loss, policy, reference, batch, hyper)
+        view = seen[_view_of(loss)]
         keywords = {k: hyper[k] for k in loss.hyper}
         new[loss.name] = loss.update(state[loss.name], view, **keywords)
     weight = batch.comparisons.weight
@@ -209,15 +210,21 @@ class Objective:
     shorter = jnp.minimum(num_tokens[winner], num_tokens[loser])
     return types.Heads(winner, loser, shorter)
 
-  def _view(self, loss, policy, reference, batch, hyper) -> Any:
-    if loss.view == 'lists':
-      return views.gather_lists(policy, reference, batch)
-    if loss.view == 'comparisons' and loss.kind != 'likelihood':
-      return self.pairs(policy, reference, batch, hyper)
+  def _views(self, policy, reference, batch, hyper) -> dict[str, Any]:
+    """What the losses read, by `_view_of`; only what some loss reads."""
+    wanted = {_view_of(loss) for loss in self.losses}
     comparisons = present(batch.comparisons, policy.num_tokens)
-    if loss.view == 'comparisons':  # a likelihood is what it is
-      return pairs_lib.gather(policy, reference, comparisons, batch.scores)
-    return views.gather_labelled(policy, reference, comparisons, batch)
+    make = {
+      'comparisons': lambda: self.pairs(policy, reference, batch, hyper),
+      'likelihood': lambda: pairs_lib.gather(
+        policy, reference, comparisons, batch.scores
+      ),
+      'completions': lambda: views.gather_labelled(
+        policy, reference, comparisons, batch
+      ),
+      'lists': lambda: views.gather_lists(policy, reference, batch),
+    }
+    return {name: make[name]() for name in sorted(wanted)}
 
   def _values(self, loss, view, hyper, state) -> Array:
     """The loss of each comparison, completion or list, options applied."""
@@ -312,6 +319,11 @@ def present(
   both = there[comparisons.winner] & there[comparisons.loser]
   weight = jnp.where(both, comparisons.weight, 0.0)
   return comparisons._replace(weight=weight)
+
+
+def _view_of(loss) -> str:
+  """A likelihood reads the comparisons as they are, without options."""
+  return 'likelihood' if loss.kind == 'likelihood' else loss.view
 
 
 def _reduce(loss, view, values, denominators) -> Array:
