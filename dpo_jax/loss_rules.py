@@ -112,6 +112,12 @@ def check_values(
         f'fix: remove it, or use one of {", ".join(known) or "none"}'
       )
     for name in users:
+      choices = chosen[name].static.get(key, (value,))
+      if value not in choices:
+        raise InputError(
+          f'config.loss.{key}: {value!r} is not allowed with {name}; fix: '
+          f'use one of {", ".join(choices)}'
+        )
       bounds = chosen[name].bounds.get(key)
       if bounds and not within(value, bounds):
         raise InputError(

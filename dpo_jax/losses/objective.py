@@ -38,9 +38,9 @@ class Objective:
   @property
   def transforms(self) -> tuple[registry.Option, ...]:
     """The registered options that are on, in the order in which they apply."""
-    known = registry.option_names()
-    ordered = sorted(self.options, key=known.index)
-    return tuple(registry.get_option(name) for name in ordered)
+    chosen = [registry.get_option(name) for name in self.options]
+    order = registry.option_names().index
+    return tuple(sorted(chosen, key=lambda option: order(option.name)))
 
   @property
   def needs(self) -> frozenset[str]:
@@ -284,14 +284,17 @@ def make_objective(
 
 
 def default_hyper(
-  terms: Mapping[str, float], options: tuple[str, ...] = (), **values: float
+  terms: Mapping[str, float],
+  options: tuple[str, ...] = (),
+  **values: float | str,
 ):
   """Hyper-parameters of terms and options: defaults, overridden by `values`.
 
   Args:
     terms: {loss name: weight}.
     options: names of the options that are on.
-    **values: hyper-parameters that differ from their defaults.
+    **values: hyper-parameters that differ from their defaults, and the static
+      choices beside them, which are checked and left out.
 
   Returns:
     {name: float32 scalar array}, with a `weight/NAME` for every term.
@@ -306,7 +309,7 @@ def default_hyper(
   hyper = {}
   for it in (*losses.values(), *chosen.values()):
     hyper |= it.hyper
-  hyper |= values
+  hyper |= {k: v for k, v in values.items() if not isinstance(v, str)}
   hyper |= {f'weight/{name}': weight for name, weight in terms.items()}
   return {k: jnp.asarray(v, jnp.float32) for k, v in hyper.items()}
 

@@ -79,9 +79,8 @@ def evaluate(name, scores, batch=None, options=(), **values):
   As in the first step of a training run. `values` are hyper-parameters and
   static choices that differ from the defaults.
   """
+  hyper = losses.default_hyper({name: 1.0}, options, **values)
   static = {k: v for k, v in values.items() if isinstance(v, str)}
-  numbers = {k: v for k, v in values.items() if k not in static}
-  hyper = losses.default_hyper({name: 1.0}, options, **numbers)
   run = _program(name, options, tuple(static.items()))
   return run(*scores, batch_of() if batch is None else batch, hyper)
 
