@@ -152,6 +152,7 @@ def shrink(config: ConfigDict) -> None:
   config.data.max_length = 128
   config.data.prompt_max_length = 0
   config.data.row_length = 0
+  config.data.max_shapes = 1
   config.tokenizer = 'byte'
   config.model.init_from = ''
   config.model.preset = 'tiny'
@@ -159,7 +160,6 @@ def shrink(config: ConfigDict) -> None:
   config.train.num_steps = 2
   config.train.num_epochs = 0.0
   config.train.batch_size = 8
-  config.train.log_every = 1
 
 
 def source_names(value: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -168,7 +168,7 @@ def source_names(value: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def proportions(config: ConfigDict) -> tuple[float, ...]:
-  """Share of each source of data.train; equal ones where none are given."""
+  """How many times each source of data.train is taken; 1 if not given."""
   given = config_rules.split_numbers(config.data.proportions)
   return given or (1.0,) * len(source_names(config.data.train))
 
@@ -199,13 +199,13 @@ def loss_static(config: ConfigDict) -> dict[str, Any]:
 def _data() -> ConfigDict:
   data = ConfigDict()
   data.train = _text_or_tuple()  # 'a,b' or ('a', 'b'): names, files; sources
-  data.proportions = _text_or_tuple()  # '0.7,0.3'; '' = equal; sources.mix
+  data.proportions = _text_or_tuple()  # '1,0.5' times; '' = 1 each; mixture
   data.eval = 'split'  # a name, a file, or 'split' = off train; train
   data.eval_pairs = 256  # comparisons held out by 'split'; split
   data.manual_dir = ''  # folder of files fetched by hand; sources
   data.cache_dir = ''  # folder of encoded data; '' = WORKDIR/cache; train
   data.row_format = 'auto'  # auto or one of records.FORMATS; records
-  data.use_token_ids = False  # take the rows' *_ids as they are; records
+  data.use_token_ids = False  # take *_ids, if there, as they are; sources
   data.chat_template = ''  # jinja file; '' = the tokenizer's; templates
   data.allow_control_tokens = False  # '<|x|>' in text is a token; encode
   data.add_eos = True  # end each completion with EOS; encode
@@ -270,7 +270,6 @@ def _train() -> ConfigDict:
   train.num_epochs = 0.0  # passes over data.train; train
   train.batch_size = 32  # prompts an update, with all comparisons; pipeline
   train.microbatches = 1  # parts an update is accumulated over; pipeline
-  train.log_every = 10  # updates; train
   train.eval_every = 0  # updates; 0 = only before the first, after the last
   train.save_every = 0  # updates; 0 = only after the last; train
   train.keep_checkpoints = 2  # newest ones kept; storage.checkpoints
@@ -359,15 +358,17 @@ def _parse_value(part: str, text: str | None, default: Any) -> Any:
       f'config argument {part!r}: {text!r} is not allowed; fix: use '
       f'{part.split("=")[0]}, or =true or =false'
     )
-  try:
-    return kind(text or '')
-  except ValueError as error:
-    name = part.split('=')[0]
-    problem = f'{text!r} is not allowed' if text else 'has no value'
-    raise InputError(
-      f'config argument {part!r}: {problem}; fix: use '
-      f'{name}={kind.__name__.upper()}, e.g. {name}={default}'
-    ) from error
+  problem = 'has no value'
+  if text:
+    try:
+      return kind(text)
+    except ValueError:
+      problem = f'{text!r} is not allowed'
+  name = part.split('=')[0]
+  raise InputError(
+    f'config argument {part!r}: {problem}; fix: use '
+    f'{name}={kind.__name__.upper()}, e.g. {name}={default}'
+  )
 
 
 def _one_line(error: Exception) -> str:

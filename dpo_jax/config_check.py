@@ -14,6 +14,9 @@ from dpo_jax import config_losses, config_rules
 from dpo_jax.data import errors, files, published, sources
 from dpo_jax.types import InputError
 
+# Names of the data sets that need no file.
+EMBEDDED = ('synthetic', 'synthetic_demonstrations')
+
 # Moments' options that an optimiser does not have.
 _UNUSED_OPTIM = {
   'adamw': (),
@@ -50,14 +53,14 @@ def check_paths(config: ConfigDict) -> None:
   """Raises InputError where a file or folder that a key names is not there.
 
   Data files are looked at as far as their first bytes, names of public sets
-  (`tfds:...`) are taken apart; `synthetic` and `split` are neither.
+  (`tfds:...`) are taken apart; the embedded ones and 'split' are neither.
   """
   values = config_rules.flatten(config)
   for name in (*config_rules.split_names(config.data.train), config.data.eval):
     if name.startswith(sources.TFDS):
       published.parse_name(name.removeprefix(sources.TFDS), where=name)
-    elif name not in ('synthetic', 'split'):
-      files.check(os.path.expanduser(name))
+    elif name not in (*EMBEDDED, 'split'):
+      _check_data_file(name)
   if config.tokenizer not in ('', 'byte'):
     _check_path('tokenizer', config.tokenizer, 'folder', os.path.exists)
   for key in ('model.init_from', 'reference.init_from', 'data.manual_dir'):
@@ -243,6 +246,17 @@ def _check_mesh(mesh: ConfigDict, num_devices: int) -> None:
 
 def _divisors(number: int) -> list[int]:
   return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _check_data_file(name: str) -> None:
+  path = os.path.expanduser(name)
+  near = errors.nearest(name, EMBEDDED)
+  if near and not os.path.exists(path):
+    raise InputError(
+      f'config.data: {name!r} is no file and no data set; fix: did you mean '
+      f'{near!r}?'
+    )
+  files.check(path)
 
 
 def _check_path(key: str, name: str, kind: str, is_there) -> None:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config_losses
-from dpo_jax.data import errors, records
+from dpo_jax.data import errors, records, truncation
+from dpo_jax.models import presets
 
 
 class Rule(NamedTuple):
@@ -131,6 +132,10 @@ def _or_none(rule: Rule) -> Rule:
   return rule._replace(holds=lambda v: v is None or rule.holds(v))
 
 
+def _or_empty(rule: Rule) -> Rule:
+  return rule._replace(holds=lambda v: v == '' or rule.holds(v))
+
+
 _FLAG = Rule('true or false', lambda v: type(v) is bool)
 _NUMBER = Rule('a finite number', _is_number)
 
@@ -147,7 +152,7 @@ def _is_names(value: Any) -> bool:
 
 def _is_shares(value: Any) -> bool:
   try:
-    return all(math.isfinite(n) and n > 0 for n in split_numbers(value))
+    return all(math.isfinite(n) and n >= 0 for n in split_numbers(value))
   except (TypeError, ValueError):
     return False
 
@@ -165,7 +170,7 @@ RULES: dict[str, Rule] = {
     lambda v: type(v) is int and 0 <= v < 2**32,
   ),
   'data.train': Rule('a file or a source name, or several as a,b', _is_names),
-  'data.proportions': Rule('numbers > 0 as 0.7,0.3', _is_shares),
+  'data.proportions': Rule('numbers >= 0 as 1,0.5', _is_shares),
   'data.eval': Rule(
     "a file, a source name or 'split'",
     lambda v: isinstance(v, str) and len(split_names(v)) == 1,
@@ -180,9 +185,7 @@ RULES: dict[str, Rule] = {
   'data.add_eos': _FLAG,
   'data.max_length': _whole(2, example=512),
   'data.prompt_max_length': _whole(0, zero='max_length - 1'),
-  'data.truncation': _choice(
-    'drop', 'keep_prompt_end', 'keep_completion_start'
-  ),
+  'data.truncation': _choice(*truncation.POLICIES),
   'data.drop_duplicates': _FLAG,
   'data.strict': _FLAG,
   'data.layout': _choice('shared', 'packed', 'padded'),
@@ -190,7 +193,7 @@ RULES: dict[str, Rule] = {
   'data.max_shapes': _whole(1, example=4),
   'tokenizer': _text("a folder, a tokenizer.json or 'byte'"),
   'model.init_from': _text('a folder'),
-  'model.preset': _text('a preset'),
+  'model.preset': _or_empty(_choice(*presets.names())),
   'model.vocab_size': _whole(0, zero="the tokenizer's"),
   'model.remat': _choice('none', 'full', 'dots'),
   'model.attention_block': _whole(1, example=128),
@@ -214,7 +217,6 @@ RULES: dict[str, Rule] = {
   'train.num_epochs': _at_least(0, ' (0 = train.num_steps says how long)'),
   'train.batch_size': _whole(1, example=32),
   'train.microbatches': _whole(1),
-  'train.log_every': _whole(1, example=10),
   'train.eval_every': _whole(0, zero='only at the start and the end'),
   'train.save_every': _whole(0, zero='only at the end'),
   'train.keep_checkpoints': _whole(1),

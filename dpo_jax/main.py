@@ -10,10 +10,12 @@
          export              writes --export_to=DIR in Hugging Face layout
 
 Comes in: arguments. Goes out: an exit code: 0; 2 and one line on stderr for
-bad input, before any device is touched and with nothing written; 130 after
-Ctrl-C. Holds no logic of its own: train.py and evaluate.py do the work.
+bad input, before any device is touched and with nothing written; 1 where a
+metric was not finite; 128 plus its number after a signal. Holds no logic of
+its own: train.py and verbs.py do the work.
 """
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -22,13 +24,14 @@ from typing import NamedTuple
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
-from dpo_jax import config_check, config_rules
+from dpo_jax import config_check, config_rules, preemption
 from dpo_jax.types import InputError
 
 MODES = ('train', 'evaluate', 'plan', 'precompute_reference', 'export')
 
 _FLAGS = ('config', 'workdir', 'mode', 'export_to', 'help')
 _WITHOUT_WORKDIR = ('plan',)
+_CONTINUE = 'the same command, given again, continues the run'
 
 
 class Command(NamedTuple):
@@ -54,15 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if '--help' in argv or '-h' in argv:
       print(__doc__)
       return 0
-    _dispatch(parse(argv))
-    return 0
+    return _dispatch(parse(argv)) or 0
   except InputError as error:
     print(_printable(str(error)), file=sys.stderr)
     return 2
+  except preemption.Preempted as stop:
+    print(f'stopped by {stop}; {_CONTINUE}', file=sys.stderr)
+    return stop.exit_code
   except KeyboardInterrupt:
-    print(
-      'interrupted; start the same command again to continue', file=sys.stderr
-    )
+    print(f'stopped by SIGINT; {_CONTINUE}', file=sys.stderr)
     return 130
 
 
@@ -101,21 +104,25 @@ def parse(argv: Sequence[str]) -> Command:
   )
 
 
-def _dispatch(command: Command) -> None:
+def _dispatch(command: Command) -> int | None:
+  """Calls the mode's function; its exit code, where it has one."""
   # Imported here: jax takes seconds, and a refusal must not wait for it.
-  from dpo_jax import evaluate, train
+  from dpo_jax import train, verbs
 
   mode, config, workdir, export_to = command
-  if mode == 'train':
-    train.run(config, workdir)
-  elif mode == 'evaluate':
-    evaluate.run(config, workdir)
-  elif mode == 'plan':
-    train.plan(config)
-  elif mode == 'precompute_reference':
-    train.precompute_reference(config, workdir)
-  else:
-    train.export(config, workdir, export_to)
+  try:
+    if mode == 'train':
+      return train.run(config, workdir)
+    if mode == 'evaluate':
+      return verbs.evaluate(config, workdir)
+    if mode == 'plan':
+      return verbs.plan(config)
+    if mode == 'precompute_reference':
+      return verbs.precompute_reference(config, workdir)
+    return verbs.export(config, workdir, export_to)
+  except train.Diverged as error:
+    print(_printable(str(error)), file=sys.stderr)
+    return 1
 
 
 def _pairs(argv: Sequence[str]):
@@ -156,6 +163,25 @@ def _check_flags(mode: str, given: dict[str, str]) -> None:
       f'--export_to: {given["export_to"]!r} is not used by --mode={mode}; fix: '
       'leave it out, or use --mode=export'
     )
+  for flag in ('workdir', 'export_to'):
+    if flag in given:
+      _check_folder(flag, given[flag])
+
+
+def _check_folder(flag: str, folder: str) -> None:
+  """Refuses a folder that is neither there to write in nor can be made."""
+  there = os.path.abspath(folder)
+  while not os.path.lexists(there):
+    there = os.path.dirname(there)
+  if not os.path.isdir(there):
+    problem = f'{there!r} is not a folder'
+  elif not os.access(there, os.W_OK | os.X_OK):
+    problem = f'{there!r} cannot be written to'
+  else:
+    return
+  raise InputError(
+    f'--{flag}: {folder!r} is not allowed, {problem}; fix: use another folder'
+  )
 
 
 def _with_values(overrides):

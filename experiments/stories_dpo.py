@@ -7,9 +7,11 @@ Command:
     --workdir=runs/stories_dpo
   ... --config=experiments/stories_dpo.py:loss=ipo for another loss; your own:
   --config.data.train=FILE.jsonl.gz --config.model.init_from=FOLDER
-Hardware: 2 CPU cores, about three minutes.
-Expected: held-out accuracy >= 0.84 and loss <= 0.385 (a plain PyTorch loop
-reached 0.848 and 0.375 in 87 updates); 0.693 before the first update.
+Hardware: 2 CPU cores, about two minutes (135 CPU-seconds).
+Expected: loss 0.693 before the first update; at update 90 held-out accuracy
+0.861 and loss 0.334 (this command, seed 0). A plain PyTorch loop reached 0.848
+and 0.375 in 87. With a linear decay to 0 it is 0.813 and 0.420: 90 updates
+are less than half a pass, too few to slow down in.
 """
 
 from dpo_jax import config as config_lib
@@ -26,11 +28,12 @@ def get_config(arg=''):
   config.data.eval_pairs = 512
   config.data.use_token_ids = True  # the pairs are the model's own samples
   config.data.max_length = 128
-  config.data.row_length = 256
+  config.data.row_length = 160  # one prompt of 24 with two answers of 64
   config.model.init_from = MODEL
   config.loss.terms = {args.loss: 1.0}
   config.loss.beta = 0.1
   config.optim.learning_rate = 5e-4
+  config.optim.schedule = 'constant'
   config.optim.warmup_steps = 5
   config.train.num_steps = 90
   config.train.batch_size = 32

@@ -31,6 +31,7 @@ def get_config(arg=''):
   config.reference.mode = 'none'
   config.loss.terms = {'nll': 1.0}
   config.optim.learning_rate = 5e-4
+  config.optim.schedule = 'constant'
   config.optim.warmup_steps = 5
   config.train.num_steps = 90
   config.train.batch_size = 32

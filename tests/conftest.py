@@ -1,12 +1,24 @@
-"""Eight CPU devices for every test, set before jax starts."""
+"""Eight CPU devices for every test, set before jax starts.
 
+Tests that compile the same program twice read it from a cache that lives as
+long as the session, as do the processes that they start.
+"""
+
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 )
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+_COMPILED = tempfile.mkdtemp(prefix='dpo_jax_compiled_')
+atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
+os.environ['JAX_COMPILATION_CACHE_DIR'] = _COMPILED
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
+os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
 import pytest  # noqa: E402
 

@@ -46,7 +46,9 @@ def messages(value: Any, key: str, where: str) -> Messages:
   for i, message in enumerate(value):
     name = f'{key}[{i}]'
     if not isinstance(message, dict):
-      raise errors.wrong_type(name, message, "{'role': ..., 'content': ...}", where)
+      raise errors.wrong_type(
+        name, message, "{'role': ..., 'content': ...}", where
+      )
     for part in ('role', 'content'):
       if message.get(part) is None:
         raise _without(part, message, name, where)
@@ -54,6 +56,18 @@ def messages(value: Any, key: str, where: str) -> Messages:
     if message['role'] not in ROLES:
       raise _unknown_role(message['role'], name, where)
   return tuple(value)
+
+
+def answer(value: Any, key: str, where: str) -> Messages:
+  """Messages that begin with the assistant's."""
+  turns = messages(value, key, where)
+  if turns[0]['role'] != 'assistant':
+    raise errors.error(
+      where,
+      f'{key!r} begins with a message of role {turns[0]["role"]!r}',
+      "begin the answer with role 'assistant'; what is before is the prompt",
+    )
+  return turns
 
 
 def split(

@@ -50,7 +50,9 @@ def nearest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str:
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
   """` (did you mean 'x'?)`, or '' where nothing is near."""
-  match = nearest(name, allowed)
+  allowed = list(allowed)
+  starts = [a for a in allowed if name and a.startswith(name)]
+  match = nearest(name, allowed) or (starts or [''])[0]
   return f' (did you mean {match!r}?)' if match else ''
 
 

@@ -49,7 +49,7 @@ def read_rows(
     return
   opener = gzip.open if path.endswith('.gz') else open
   with opener(path, 'rb') as file:
-    yield from jsonl.read_rows(file, _name(path))
+    yield from jsonl.read_rows(file, path)
 
 
 def fingerprint(paths: Iterable[str], text: str = '') -> str:
@@ -65,7 +65,7 @@ def fingerprint(paths: Iterable[str], text: str = '') -> str:
 
 def check(path: str) -> None:
   """Refuses what cannot be a data file, from its name and first bytes."""
-  where = f'{_name(path)}:0'
+  where = f'{path}:0'
   try:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
@@ -97,13 +97,13 @@ def _check_start(path: str, start: bytes, where: str) -> None:
   lowered = start.lstrip(b'\xef\xbb\xbf \t\r\n').lower()
   if lowered.startswith(b'version https://git-lfs'):
     raise errors.error(
-      f'{_name(path)}:1',
+      f'{path}:1',
       'a git-lfs pointer, not the data',
       'fetch the data (git lfs pull)',
     )
   if lowered.startswith((b'<!doctype', b'<html', b'<?xml')):
     raise errors.error(
-      f'{_name(path)}:1',
+      f'{path}:1',
       'an HTML or XML page, not data',
       'download the data file itself, not the page that shows it',
     )
@@ -149,7 +149,7 @@ def _parquet_rows(
           yield number, blank | row
   except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
     raise errors.error(
-      f'{_name(path)}:{number}',
+      f'{path}:{number}',
       f'damaged Parquet file: {errors.show(str(error), 120)}',
       'copy or download the file again',
     ) from None
@@ -176,8 +176,3 @@ def _not_a_file(path: str, where: str, is_folder: bool) -> Exception:
   return errors.error(
     where, 'a folder, not a file', f'name one file in it{example}'
   )
-
-
-def _name(path: str) -> str:
-  """The path as messages show it; undecodable bytes are escaped."""
-  return path.encode('utf-8', 'backslashreplace').decode()

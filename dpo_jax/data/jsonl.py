@@ -102,6 +102,11 @@ def _read_line(file: BinaryIO, where: str) -> bytes:
 
 
 def _strip_mark(line: bytes, where: str) -> bytes:
+  """The first line without its byte-order mark."""
+  if line.startswith(b'\x1f\x8b'):
+    raise errors.error(
+      where, 'gzip data inside gzip data', 'decompress it once (gzip -d)'
+    )
   if line.startswith(_UTF16_MARKS) or b'\0' in line[:4]:
     raise errors.error(
       where,

@@ -8,9 +8,8 @@ paths, no devices and no model.
 """
 
 import functools
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -18,36 +17,10 @@ import numpy as np
 
 from dpo_jax.data import errors
 from dpo_jax.data import rows as rows_lib
-from dpo_jax.types import (
-  Batch,
-  Comparison,
-  Comparisons,
-  EncodedRecord,
-  InputError,
-)
+from dpo_jax.data.length_table import LengthTable
+from dpo_jax.types import Batch, Comparisons, EncodedRecord, InputError
 
 _SIMULATED_STEPS = 1000  # enough to see the spread of row counts in an epoch
-
-
-class LengthTable(NamedTuple):
-  """Everything about N encoded records except their tokens, numpy arrays.
-
-  Record i owns `offsets[i]` to `offsets[i + 1]` of the arrays that are flat
-  over completions, and likewise with those that are flat over comparisons.
-  """
-
-  prompt_lengths: np.ndarray  # int32 [N], tokens
-  completion_lengths: np.ndarray  # int32, flat over completions, tokens
-  offsets: np.ndarray  # int64 [N + 1]
-  num_comparisons: np.ndarray  # int32 [N]
-  comparison_offsets: np.ndarray  # int64 [N + 1]
-  winner: np.ndarray  # int32, flat over comparisons: index in the record
-  loser: np.ndarray  # int32, flat over comparisons
-  weight: np.ndarray  # float64, flat over comparisons
-  margin: np.ndarray  # float64, flat over comparisons
-  labels: np.ndarray  # int8, flat over completions; -1 = none
-  scores: np.ndarray  # float64, flat over completions; NaN = none
-  uids: np.ndarray  # bytes 'S16' [N]
 
 
 class StepPlan(NamedTuple):
@@ -57,40 +30,6 @@ class StepPlan(NamedTuple):
   rows: tuple[list[list[rows_lib.Unit]], ...]  # [M]; without the empty rows
   num_rows: int  # R: rows of each microbatch, the empty ones included
   filled_slots: int  # slots in use, of M * R * L
-
-
-def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
-  """The table of records, in one pass; a list of records is then a store."""
-  prompt_lengths, completion_lengths, uids = [], [], []
-  num_completions, num_comparisons = [], []
-  comparisons: list[Comparison] = []
-  labels: list[int] = []
-  scores: list[float] = []
-  for record in records:
-    count = len(record.completions)
-    prompt_lengths.append(len(record.prompt))
-    completion_lengths.extend(map(len, record.completions))
-    num_completions.append(count)
-    num_comparisons.append(len(record.comparisons))
-    comparisons.extend(record.comparisons)
-    labels.extend(record.labels or [-1] * count)
-    scores.extend(record.scores or [math.nan] * count)
-    uids.append(record.uid.encode())
-  winner, loser, weight, margin = zip(*comparisons) if comparisons else [()] * 4
-  return LengthTable(
-    prompt_lengths=np.array(prompt_lengths, np.int32),
-    completion_lengths=np.array(completion_lengths, np.int32),
-    offsets=_starts(num_completions),
-    num_comparisons=np.array(num_comparisons, np.int32),
-    comparison_offsets=_starts(num_comparisons),
-    winner=np.array(winner, np.int32),
-    loser=np.array(loser, np.int32),
-    weight=np.array(weight, np.float64),
-    margin=np.array(margin, np.float64),
-    labels=np.array(labels, np.int8),
-    scores=np.array(scores, np.float64),
-    uids=np.array(uids, 'S16'),
-  )
 
 
 def make_plan(
@@ -207,10 +146,6 @@ class Plan:
     num_rows = min((n for n in self.row_counts if n >= need), default=need)
     filled = sum(u.num_slots for part in placed for row in part for u in row)
     return StepPlan(records, placed, num_rows, filled)
-
-  def num_steps(self, num_epochs: float) -> int:
-    """How many steps see every record num_epochs times, rounded up."""
-    return math.ceil(num_epochs * len(self._indices) / self.batch_size)
 
   def rows_needed(self, t: int) -> int:
     """The fewest rows, a multiple of row_multiple, that step t fits in."""
@@ -364,26 +299,28 @@ def _check(
   if layout not in rows_lib.LAYOUTS:
     near = errors.nearest(layout, rows_lib.LAYOUTS, cutoff=0)
     names = ', '.join(rows_lib.LAYOUTS)
-    problem = f'data.layout: {layout!r} is not among {names}; fix: {near!r}?'
+    problem = (
+      f'config.data.layout: {layout!r} is not among {names}; fix: {near!r}?'
+    )
   elif num_records < 1:
     problem = (
-      'data.max_length: no record is left to train or evaluate on; fix: see'
-      ' the counts of dropped records, raise it or change the data'
+      'config.data.max_length: no record is left to train or evaluate on;'
+      ' fix: see the counts of dropped records, raise it or change the data'
     )
   elif batch_size < 1:
-    problem = f'train.batch_size: {batch_size}; fix: 1 or more'
+    problem = f'config.train.batch_size: {batch_size}; fix: 1 or more'
   elif microbatches < 1 or batch_size % microbatches:
     problem = (
-      f'train.microbatches: {microbatches} do not divide the batch of'
+      f'config.train.microbatches: {microbatches} do not divide the batch of'
       f' {batch_size} prompts; fix: a divisor of train.batch_size'
     )
   elif shuffle and num_records < batch_size:
     problem = (
-      f'train.batch_size: {batch_size} prompts, but the data has only'
+      f'config.train.batch_size: {batch_size} prompts, but the data has only'
       f' {num_records}; fix: at most {num_records}, or more data'
     )
   elif max_shapes < 1:
-    problem = f'data.max_shapes: {max_shapes}; fix: 1 or more'
+    problem = f'config.data.max_shapes: {max_shapes}; fix: 1 or more'
   if problem:
     raise InputError(problem)
 
@@ -395,11 +332,6 @@ def _longest_text(table: LengthTable, indices: np.ndarray) -> int:
   used = np.zeros(len(counts), bool)
   used[indices] = True
   return int(text[np.repeat(used, counts)].max())
-
-
-def _starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
-  """Where each of the counted groups starts, and where the last ends."""
-  return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
 def _pick(

@@ -12,10 +12,12 @@ folder NAME of the manual directory, e.g.
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dpo_jax.data import conversations, errors
+from dpo_jax.types import InputError
 
 Row = dict[str, Any]
 
@@ -130,7 +132,7 @@ def _choice(row: Row, key: str, where: str) -> int:
   return int(row[key])
 
 
-def _unlike(key: str, where: str) -> errors.InputError:
+def _unlike(key: str, where: str) -> InputError:
   return errors.error(
     where,
     f'{key!r} is missing or not as this set publishes it',
@@ -256,7 +258,7 @@ SETS = {
 
 def fix(name: str, file: str, manual_dir: str) -> str:
   """What to do where a published file is not in the manual directory."""
-  path = os.path.join(manual_dir, name, file)
+  path = shlex.quote(os.path.join(manual_dir, name, file))
   return (
     f'put it there (curl -L --create-dirs -o {path} {SETS[name].url}{file}) '
     'or name another manual directory'

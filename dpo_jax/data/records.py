@@ -9,13 +9,14 @@ counts them.
 Columns of every format are in FORMATS. Beside them:
   weight  finite, >= 0, default 1: the comparison's weight in the batch's mean
   margin  finite: how much better the chosen side is; pairs only. Where it is
-          not given it is the difference of the scores, or 0 without scores
+          not given it is the difference of the scores, or 0 without scores.
+          Ranked rows have score differences and refuse it
   score_chosen, score_rejected (or reward_chosen, reward_rejected)  pairs only
 Any other column is provenance and is not looked at.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from dpo_jax.data import conversations, errors
@@ -23,10 +24,8 @@ from dpo_jax.types import Comparison, PreferenceRecord
 
 FORMATS = {
   'pairs': 'prompt, chosen, rejected: strings',
-  'chat_pairs': 'chosen, rejected: lists of messages; prompt: a list of '
-  'messages, or left out where both sides begin with it',
-  'dialogue_pairs': 'chosen, rejected: whole "\\n\\nHuman: ... '
-  '\\n\\nAssistant: ..." dialogues as strings, no prompt',
+  'chat_pairs': 'chosen, rejected: messages; prompt: messages, or in both',
+  'dialogue_pairs': 'chosen, rejected: whole Human/Assistant texts, no prompt',
   'token_ids': 'prompt_ids, chosen_ids, rejected_ids: lists of token ids',
   'ranked': 'prompt: string; completions: strings; scores: numbers',
   'chat_ranked': 'prompt, each of completions: messages; scores: numbers',
@@ -58,7 +57,7 @@ _SCORES = (
   ('score_chosen', 'score_rejected'),
   ('reward_chosen', 'reward_rejected'),
 )
-KNOWN_COLUMNS = (*_KEYS, *_OPTIONAL, *_SCORES[0], *_SCORES[1])
+KNOWN_COLUMNS = (*_KEYS, *_OPTIONAL, *sum(_SCORES, ()))
 
 
 def parse_row(
@@ -81,16 +80,10 @@ def parse_row(
 
   Raises:
     InputError: one line, naming the key.
+    KeyError: row_format is none of FORMATS.
   """
   if row_format == 'auto':
     row_format = detect_format(row, where, use_token_ids=use_token_ids)
-  if row_format not in _PARSERS:
-    raise errors.error(
-      where,
-      f'unknown row format {row_format!r}'
-      f'{errors.did_you_mean(row_format, FORMATS)}',
-      f"use 'auto' or one of {', '.join(FORMATS)}",
-    )
   return _PARSERS[row_format](row, where)
 
 
@@ -191,20 +184,16 @@ def _pairs_format(row: dict[str, Any], where: str) -> str:
 
 
 def _pairs(row: dict[str, Any], where: str) -> PreferenceRecord:
-  return _pair_record(
-    row,
-    conversations.text(_get(row, 'prompt', where), 'prompt', where),
-    conversations.text(_get(row, 'chosen', where), 'chosen', where),
-    conversations.text(_get(row, 'rejected', where), 'rejected', where),
-    where,
+  prompt, chosen, rejected = (
+    _read(conversations.text, row, key, where)
+    for key in ('prompt', 'chosen', 'rejected')
   )
+  return _pair_record(row, prompt, chosen, rejected, where)
 
 
 def _chat_pairs(row: dict[str, Any], where: str) -> PreferenceRecord:
-  chosen, rejected = (
-    conversations.messages(_get(row, key, where), key, where)
-    for key in ('chosen', 'rejected')
-  )
+  chosen = _read(conversations.messages, row, 'chosen', where)
+  rejected = _read(conversations.messages, row, 'rejected', where)
   if 'prompt' in row:
     parts = conversations.split(row['prompt'], chosen, rejected, where)
   else:
@@ -213,17 +202,15 @@ def _chat_pairs(row: dict[str, Any], where: str) -> PreferenceRecord:
 
 
 def _dialogue_pairs(row: dict[str, Any], where: str) -> PreferenceRecord:
-  chosen, rejected = (
-    conversations.text(_get(row, key, where), key, where)
-    for key in ('chosen', 'rejected')
-  )
+  chosen = _read(conversations.text, row, 'chosen', where)
+  rejected = _read(conversations.text, row, 'rejected', where)
   parts = conversations.split_dialogue(chosen, rejected, where)
   return _pair_record(row, *parts, where)
 
 
 def _token_ids(row: dict[str, Any], where: str) -> PreferenceRecord:
   prompt, chosen, rejected = (
-    _ids(_get(row, key, where), key, where) for key in _REQUIRED['token_ids']
+    _read(_ids, row, key, where) for key in _REQUIRED['token_ids']
   )
   if not prompt:
     raise errors.error(
@@ -240,7 +227,7 @@ def _pair_record(
   scores = None
   for names in _SCORES:
     if names[0] in row or names[1] in row:
-      scores = tuple(_number(_get(row, n, where), n, where) for n in names)
+      scores = tuple(_read(_number, row, name, where) for name in names)
       break
   margin = scores[0] - scores[1] if scores else 0.0
   if 'margin' in row:
@@ -251,25 +238,17 @@ def _pair_record(
   )
 
 
-def _ranked(row: dict[str, Any], where: str, chat: bool = False):
+def _ranked(
+  row: dict[str, Any], where: str, chat: bool = False
+) -> PreferenceRecord:
   """K answers; a comparison for each two whose scores differ."""
-  read = conversations.messages if chat else conversations.text
-  prompt = read(_get(row, 'prompt', where), 'prompt', where)
-  answers = _list(_get(row, 'completions', where), 'completions', where)
-  answers = tuple(
-    read(a, f'completions[{i}]', where) for i, a in enumerate(answers)
-  )
-  scores = _list(_get(row, 'scores', where), 'scores', where)
-  scores = tuple(
-    _number(s, f'scores[{i}]', where) for i, s in enumerate(scores)
-  )
+  prompt = _read(_PROMPT[chat], row, 'prompt', where)
+  answers = _each(_ANSWER[chat], row, 'completions', where)
+  scores = _each(_number, row, 'scores', where)
   if len(scores) != len(answers):
-    raise errors.error(
-      where,
-      f"{len(answers)} 'completions' and {len(scores)} 'scores'",
-      'give one score a completion',
-    )
-  _refuse(row, ('margin',), 'ranked', where)
+    problem = f"{len(answers)} 'completions' and {len(scores)} 'scores'"
+    raise errors.error(where, problem, 'give one score a completion')
+  _refuse(row, 'margin', 'ranked', where)
   weight = _weight(row, where)
   comparisons = tuple(
     Comparison(i, j, weight, scores[i] - scores[j])
@@ -282,28 +261,29 @@ def _ranked(row: dict[str, Any], where: str, chat: bool = False):
   )
 
 
-def _unpaired(row: dict[str, Any], where: str, chat: bool = False):
+def _unpaired(
+  row: dict[str, Any], where: str, chat: bool = False
+) -> PreferenceRecord:
   """One answer that is desirable or not."""
   record = _demonstration(row, where, chat)
   label = _get(row, 'label', where)
   if not isinstance(label, bool) and label not in (0, 1):
     raise errors.wrong_type('label', label, 'true or false', where)
-  _refuse(row, ('weight',), 'unpaired', where)
+  _refuse(row, 'weight', 'unpaired', where)
   return record._replace(comparisons=(), labels=(bool(label),))
 
 
-def _demonstration(row: dict[str, Any], where: str, chat: bool = False):
+def _demonstration(
+  row: dict[str, Any], where: str, chat: bool = False
+) -> PreferenceRecord:
   """One answer to imitate."""
-  read = conversations.messages if chat else conversations.text
-  prompt = read(_get(row, 'prompt', where), 'prompt', where)
-  answer = read(_get(row, 'completion', where), 'completion', where)
+  prompt = _read(_PROMPT[chat], row, 'prompt', where)
+  answer = _read(_ANSWER[chat], row, 'completion', where)
   return _imitate(row, prompt, answer, where)
 
 
 def _messages(row: dict[str, Any], where: str) -> PreferenceRecord:
-  turns = conversations.messages(
-    _get(row, 'messages', where), 'messages', where
-  )
+  turns = _read(conversations.messages, row, 'messages', where)
   if len(turns) < 2 or turns[-1]['role'] != 'assistant':
     raise errors.error(
       where,
@@ -314,18 +294,18 @@ def _messages(row: dict[str, Any], where: str) -> PreferenceRecord:
 
 
 def _text(row: dict[str, Any], where: str) -> PreferenceRecord:
-  text = conversations.text(_get(row, 'text', where), 'text', where)
-  return _imitate(row, '', text, where)
+  return _imitate(row, '', _read(conversations.text, row, 'text', where), where)
 
 
 def _imitate(
   row: dict[str, Any], prompt: Any, answer: Any, where: str
 ) -> PreferenceRecord:
-  _refuse(row, ('margin',), 'SFT or unpaired', where)
   comparison = Comparison(0, 0, _weight(row, where))
   return PreferenceRecord(prompt, (answer,), (comparison,), where=where)
 
 
+_PROMPT = {False: conversations.text, True: conversations.messages}
+_ANSWER = {False: conversations.text, True: conversations.answer}
 _PARSERS = {
   'pairs': _pairs,
   'chat_pairs': _chat_pairs,
@@ -342,8 +322,12 @@ _PARSERS = {
 }
 
 
+def _read(read: Callable, row: dict[str, Any], key: str, where: str) -> Any:
+  """The value of a column that must be there, checked by `read`."""
+  return read(_get(row, key, where), key, where)
+
+
 def _get(row: dict[str, Any], key: str, where: str) -> Any:
-  """The value of a column that must be there and not null."""
   value = row.get(key)
   if value is not None:
     return value
@@ -354,14 +338,11 @@ def _get(row: dict[str, Any], key: str, where: str) -> Any:
   raise errors.error(where, *_missing(key, _misspelt(key, row, 0.6)))
 
 
-def _refuse(
-  row: dict[str, Any], keys: Iterable[str], kind: str, where: str
-) -> None:
-  for key in keys:
-    if key in row:
-      raise errors.error(
-        where, f'{key!r} has no meaning in {kind} rows', f'remove {key!r}'
-      )
+def _refuse(row: dict[str, Any], key: str, kind: str, where: str) -> None:
+  if key in row:
+    raise errors.error(
+      where, f'{key!r} has no meaning in {kind} rows', f'remove {key!r}'
+    )
 
 
 def _weight(row: dict[str, Any], where: str) -> float:
@@ -381,16 +362,20 @@ def _number(value: Any, key: str, where: str) -> float:
   if not -MAX_NUMBER <= value <= MAX_NUMBER:  # also where it is NaN
     raise errors.error(
       where,
-      f'{key!r} is {errors.show(value)}, not a finite number below {MAX_NUMBER:g}',
-      'give a finite number, or drop the row',
+      f'{key!r} is {errors.show(value)}, not a finite number',
+      f'give a finite number within {MAX_NUMBER:g}, or drop the row',
     )
   return float(value)
 
 
-def _list(value: Any, key: str, where: str) -> list:
+def _each(
+  read: Callable, row: dict[str, Any], key: str, where: str
+) -> tuple[Any, ...]:
+  """The elements of a list that must not be empty, each checked by `read`."""
+  value = _get(row, key, where)
   if not isinstance(value, list) or not value:
     raise errors.wrong_type(key, value, 'a list that is not empty', where)
-  return value
+  return tuple(read(v, f'{key}[{i}]', where) for i, v in enumerate(value))
 
 
 def _ids(value: Any, key: str, where: str) -> tuple[int, ...]:

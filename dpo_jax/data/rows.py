@@ -175,7 +175,7 @@ def check_row_length(longest: int, row_length: int) -> None:
   """Refuses rows that cannot hold the longest prompt + one completion."""
   if longest > row_length:
     raise InputError(
-      f'data.row_length: {row_length} slots cannot hold a prompt and one'
+      f'config.data.row_length: {row_length} slots cannot hold a prompt and one'
       f' completion of {longest}; fix: data.row_length >= {longest}, or a'
       ' lower data.max_length (at most data.row_length)'
     )

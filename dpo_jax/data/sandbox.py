@@ -22,13 +22,19 @@ import jinja2.sandbox
 import jinja2.utils
 from jinja2 import nodes
 
-MAX_CHARS = 10_000_000  # characters in one string or list of a rendering
-MAX_STEPS = 2_000_000  # loop turns, calls, and characters / 64
+MAX_CHARS = 10_000_000  # characters of a string, and of the rendering
+MAX_ITEMS = 500_000  # items of a list, with those inside its items
+MAX_STEPS = 1_000_000  # loop turns, calls, and characters / 64
 _MAX_BITS = 4096  # of an integer
 
 # No chat template needs these, and what they take is hard to foresee.
 _NO_FILTERS = ('sum', 'pprint', 'urlize', 'xmlattr', 'wordwrap', 'format')
 _NO_METHODS = ('translate', 'format_map', 'maketrans')
+_WITH_WIDTH = (
+  *('center', 'ljust', 'rjust', 'zfill', 'expandtabs'),
+  *('indent', 'batch', 'slice', 'truncate'),
+)
+_GROWING = (*_WITH_WIDTH, 'round', 'replace', 'format', 'join', 'tojson')
 
 
 class LimitError(jinja2.TemplateRuntimeError):
@@ -109,27 +115,39 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """What a `for` goes over, each turn counted."""
     return _Counted(iterable, self.spend)
 
-  def concat(self, *values: Any) -> str:
+  def joined(self, *values: Any) -> str:
     """The operator ~."""
     size = sum(map(self._size, values))
     self.bound(size)
     self.spend(size)
     return ''.join(map(str, values))
 
+  def unsafe_undefined(self, obj, attribute):
+    """Private attributes are refused, also where they are only printed."""
+    kind = type(obj).__name__
+    raise jinja2.exceptions.SecurityError(
+      f'access to attribute {attribute!r} of {kind!r} is unsafe'
+    )
+
   def call(__self, __context, __obj, *args, **kwargs):  # noqa: B902, N805
-    """Calls a macro, global or method; its arguments are looked at first."""
-    name = getattr(__obj, '__name__', '')
-    owner = getattr(__obj, '__self__', None)
+    """Calls a macro, global or method; a method's result is foreseen."""
+    owner = getattr(getattr(__obj, '__wrapped__', __obj), '__self__', None)
     if isinstance(__obj, jinja2.runtime.LoopContext):
       args = (__self.counted(args[0]), *args[1:])
+    elif isinstance(__obj, jinja2.runtime.Macro):
+      __self.spend(512)  # a call takes as long as eight turns of a loop
     elif isinstance(owner, str):
+      name = __obj.__name__
       if name in _NO_METHODS:
         raise LimitError(f'str.{name} is not for chat templates')
-      __self._foresee(name, owner, args, kwargs)
-    elif not isinstance(__obj, jinja2.runtime.Macro):
-      __self._foresee(name, None, args, kwargs)
+      args = tuple(map(_as_list, args))
+      text, values = owner, (*args, *kwargs.values())
+      if name == 'join':  # the other way round than the filter
+        text, values = args[0], (owner,)
+      __self._foresee(name, text, values)
     result = super().call(__context, __obj, *args, **kwargs)
-    return __self.bounded(result) if isinstance(result, str) else result
+    __self.spend(len(result) if isinstance(result, str) else 0)
+    return result
 
   def call_binop(self, context, operator, left, right):
     """The operators of intercepted_binops."""
@@ -145,11 +163,14 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     elif operator == '*':
       for many, times in ((left, right), (right, left)):
         if isinstance(many, kinds) and isinstance(times, int):
-          self.bound(len(many) * max(times, 0))
+          unit = 1 if isinstance(many, str) else MAX_CHARS // MAX_ITEMS
+          self.bound(len(many) * max(times, 0) * unit)
     elif operator == '+' and isinstance(left, kinds):
       self.bound(len(left) + (len(right) if isinstance(right, kinds) else 0))
     elif operator == '%' and isinstance(left, str):
-      self._foresee('format', left, (right,), {})
+      self._foresee(
+        'format', left, right if isinstance(right, tuple) else (right,)
+      )
     result = super().call_binop(context, operator, left, right)
     self.spend(len(result) if isinstance(result, kinds) else 0)
     return result
@@ -160,23 +181,21 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
       loop.iter = _environment_call('counted', [loop.iter])
     for node in list(source.find_all(nodes.Node)):
       for field, value in list(node.iter_fields()):
-        if isinstance(value, list):
-          setattr(node, field, [_concat_call(item) for item in value])
+        if isinstance(value, list):  # in place: it may be an operand list
+          value[:] = [_concat_call(item) for item in value]
         else:
           setattr(node, field, _concat_call(value))
     return super()._generate(source, name, filename, defer_init)
 
   def _guarded(self, name: str, function: Callable) -> Callable:
-    """A filter whose arguments and result are bounded."""
+    """A filter whose result is foreseen, and counted."""
     skip = int(hasattr(function, 'jinja_pass_arg'))
 
     @functools.wraps(function)
     def guarded(*args, **kwargs):
-      text = args[skip] if len(args) > skip else ''
-      if name in ('string', 'join', 'indent', 'replace', 'center', 'trim'):
-        text = text if isinstance(text, str) else _as_list(text)
-        args = (*args[:skip], text, *args[skip + 1 :])
-      self._foresee(name, text, args[skip + 1 :], kwargs)
+      args = [*args[:skip], *map(_as_list, args[skip:])]
+      if len(args) > skip:
+        self._foresee(name, args[skip], (*args[skip + 1 :], *kwargs.values()))
       result = function(*args, **kwargs)
       if isinstance(result, (str, list)):
         self.bound(len(result))
@@ -185,47 +204,52 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
     return guarded
 
-  def _foresee(self, name: str, owner: Any, args: tuple, kwargs: dict) -> None:
-    """Refuses a call whose result would be too large."""
-    values = (*args, *kwargs.values())
-    for value in values:
-      if isinstance(value, int):
-        self.bound(abs(value))
-    size = 0 if owner is None else self._size(owner)
-    longest = max([self._size(v) for v in values], default=0)
-    if name == 'replace' and len(values) > 1 and isinstance(owner, str):
-      size += (owner.count(str(values[0])) + 1) * self._size(values[1])
-    elif name == 'format' and isinstance(owner, str):
-      if re.search(r'\d{6}|\*', owner):
-        raise LimitError('a format of the template has a width too large')
-      size += (owner.count('{') + owner.count('%')) * (longest + 100_000)
+  def _foresee(self, name: str, text: Any, values: tuple) -> None:
+    """Refuses a filter or method whose result would be too large."""
+    if isinstance(text, str) and name not in _GROWING:
+      self.spend(len(text))
+      return
+    size = self._size(text)
+    longest = max(map(self._size, values), default=0)
+    number = max((abs(v) for v in values if isinstance(v, int)), default=0)
+    if name in _WITH_WIDTH:
+      lines = text.count('\n') + text.count('\t') if _is_text(text) else 0
+      size += max(number, longest) * (lines + 1)
+    elif name == 'round':
+      size += number * (MAX_CHARS // _MAX_BITS)
+    elif name == 'replace' and len(values) > 1:
+      size += (str(text).count(str(values[0])) + 1) * self._size(values[1])
+    elif name == 'format':
+      widths = map(int, re.findall(r'\d+', text[:MAX_CHARS]))
+      fields = text.count('{') + text.count('%')
+      size += sum(widths) + fields * (longest + number)
+    elif name == 'tojson':
+      size += number * size
     elif name == 'join':
-      items = owner if isinstance(owner, (list, tuple)) else ()
-      size += max(longest, len(str(owner)) * longest, len(items) * longest)
-    elif name in ('indent', 'expandtabs') and isinstance(owner, str):
-      width = max([v for v in values if isinstance(v, int)], default=8)
-      breaks = owner.count('\n') + owner.count('\t') + 1
-      size += breaks * max(width, longest)
+      size += longest * (len(text) if hasattr(text, '__len__') else 0)
     self.bound(size)
     self.spend(size)
 
   def _size(self, value: Any) -> int:
-    """Characters of str(value), at least; stops counting at the bound."""
-    size, todo = 0, [value]
+    """Characters of str(value), at least; stops counting at the bounds."""
+    if isinstance(value, str):
+      self.bound(len(value))
+      return len(value)
+    size, num_items, todo = 0, 0, [value]
     while todo:
       item = todo.pop()
       if isinstance(item, str):
         size += len(item)
-      elif isinstance(item, Mapping):
-        size += 1
+        continue
+      size += 1
+      if isinstance(item, (Mapping, list, tuple)):
+        num_items += len(item)
+        if num_items > MAX_ITEMS:
+          raise LimitError(f'the template makes more than {MAX_ITEMS} items')
         todo.extend(item)
-        todo.extend(item.values())
-      elif isinstance(item, (list, tuple, set, frozenset)):
-        size += 1
-        todo.extend(item)
-      else:
-        size += 1
-      self.bound(max(size, len(todo)))
+        if isinstance(item, Mapping):
+          todo.extend(item.values())
+    self.bound(size)
     return size
 
   def _to_json(
@@ -314,10 +338,14 @@ def _environment_call(name: str, args: list) -> nodes.Call:
 
 def _concat_call(value: Any) -> Any:
   if isinstance(value, nodes.Concat):
-    return _environment_call('concat', value.nodes)
+    return _environment_call('joined', value.nodes)
   return value
 
 
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str)
+
+
 def _as_list(value: Any) -> Any:
-  """A generator's items (join takes any iterable); other things as they are."""
+  """A generator's items, to be counted; other things as they are."""
   return list(value) if hasattr(value, '__next__') else value

@@ -7,6 +7,7 @@ then holds for the whole file. Iterating to the end is the validation: each
 fault is a types.InputError naming the row. Encodes and drops nothing.
 """
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from dpo_jax.types import PreferenceRecord
 
 TFDS = 'tfds:'
 
-_WhereRows = Callable[[], Iterator[tuple[str, dict[str, Any]]]]
+_Rows = Iterator[tuple[str, dict[str, Any]]]  # (where, row)
 
 
 class Source(NamedTuple):
@@ -42,7 +43,8 @@ def open_source(
     name_or_path: a data file, or `tfds:NAME[/CONFIG]:SPLIT` such as
       `tfds:hh_rlhf/harmless-base:train` or `tfds:shp/askvet:test[:100]`.
     row_format: a key of records.FORMATS, or 'auto' to detect it.
-    use_token_ids: train on the rows' `*_ids` columns and ignore their text.
+    use_token_ids: train on the rows' `*_ids` columns and ignore their text,
+      where the first row has such columns.
     manual_dir: the folder with the downloaded files of public sets; by
       default `downloads/manual` in data_dir.
     data_dir: where TFDS keeps prepared sets; by default $TFDS_DATA_DIR or
@@ -55,41 +57,34 @@ def open_source(
     InputError: one line `where: problem; fix: ...`.
   """
   name = os.fspath(name_or_path)
-  if row_format not in ('auto', *records.FORMATS):
-    raise errors.error(
-      'row_format',
-      f'unknown row format {row_format!r}'
-      f'{errors.did_you_mean(row_format, records.FORMATS)}',
-      f"use 'auto' or one of {', '.join(records.FORMATS)}",
-    )
+  _check_format(row_format)
   if name.startswith(TFDS):
-    rows, fingerprint = _tfds_rows(name, manual_dir, data_dir)
+    rows, make_fingerprint = _tfds_rows(name, manual_dir, data_dir)
   else:
     path = os.path.expanduser(name)
-    rows = lambda: _file_rows(path)  # noqa: E731
-    fingerprint = ''
+    rows = functools.partial(_file_rows, path)
+    make_fingerprint = functools.partial(files.fingerprint, [path])
   where, first = next(rows(), (f'{name}:0', None))
   if first is None:
     raise errors.error(where, 'no rows in it', 'write or copy it again')
-  if use_token_ids:
+  if use_token_ids and any(key.endswith('_ids') for key in first):
     row_format = 'token_ids'
-  detected = row_format == 'auto'
-  if detected:
+  is_detected = row_format == 'auto'
+  if is_detected:
     row_format = records.detect_format(first, where)
   records.parse_row(first, row_format, where=where)
 
   def iterate() -> Iterator[PreferenceRecord]:
     for where, row in rows():
-      if detected:
+      if is_detected:
         _same_format(row, row_format, where)
       record = records.parse_row(row, row_format, where=where)
       yield record._replace(source=name)
 
-  fingerprint = fingerprint or files.fingerprint([path])
-  return Source(name, fingerprint, row_format, iterate)
+  return Source(name, make_fingerprint(), row_format, iterate)
 
 
-def _file_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _file_rows(path: str) -> _Rows:
   for number, row in files.read_rows(path, records.KNOWN_COLUMNS):
     yield f'{path}:{number}', row
 
@@ -98,7 +93,7 @@ def _tfds_rows(
   name: str,
   manual_dir: str | os.PathLike | None,
   data_dir: str | os.PathLike | None,
-) -> tuple[_WhereRows, str]:
+) -> tuple[Callable[[], _Rows], Callable[[], str]]:
   asked = published.parse_name(name.removeprefix(TFDS), where=name)
   from dpo_jax.data import tfds_builders  # here: importing TFDS takes seconds
 
@@ -106,11 +101,21 @@ def _tfds_rows(
     asked, where=name, manual_dir=manual_dir, data_dir=data_dir
   )
 
-  def rows() -> Iterator[tuple[str, dict[str, Any]]]:
+  def rows() -> _Rows:
     for index, row in enumerate(tfds_builders.read(prepared)):
       yield f'{name}[{index}]', row
 
-  return rows, prepared.fingerprint
+  return rows, lambda: prepared.fingerprint
+
+
+def _check_format(row_format: str) -> None:
+  if row_format not in ('auto', *records.FORMATS):
+    raise errors.error(
+      'data.row_format',
+      f'unknown row format {row_format!r}'
+      f'{errors.did_you_mean(row_format, records.FORMATS)}',
+      f"use 'auto' or one of {', '.join(records.FORMATS)}",
+    )
 
 
 def _same_format(row: dict[str, Any], row_format: str, where: str) -> None:

@@ -11,8 +11,10 @@ Importing this module imports TFDS (seconds): import it in functions.
 """
 
 import contextlib
+import gzip
 import hashlib
 import io
+import itertools
 import os
 import pathlib
 import tarfile
@@ -87,20 +89,13 @@ def prepare(
   _same_files(builder, found, where)
   for split in asked.splits:
     if split not in builder.info.splits:
+      _require(asked, found, manual_dir, where)
       raise errors.error(
         where,
-        f'split {split!r} was not among the files when the set was prepared',
-        f'add its files, delete {builder.data_path} and start again',
+        f'split {split!r} had no rows when {builder.data_path} was prepared',
+        f'if its files are new, delete {builder.data_path} and start again',
       )
-  try:
-    examples = builder.as_data_source(split=asked.spec)
-  except (ValueError, NotImplementedError, AssertionError) as error:
-    raise errors.error(
-      where,
-      f'cannot read the split: {errors.show(str(error), 100)}',
-      'write a slice as train[:100] or train[50%:]; a set in another file '
-      f'format than {_FORMAT} must be deleted from {builder.data_path}',
-    ) from None
+  examples = _open(builder, asked.spec, where)
   shards = [
     os.fspath(path)
     for split in asked.splits
@@ -116,6 +111,23 @@ def read(prepared: Prepared) -> Iterator[dict[str, Any]]:
     stop = min(start + _BATCH, len(prepared.examples))
     for example in prepared.examples.__getitems__(list(range(start, stop))):
       yield {key: _plain(example[key]) for key in columns}
+
+
+def _open(builder: Any, spec: str, where: str) -> Any:
+  try:
+    return builder.as_data_source(split=spec)
+  except NotImplementedError as error:
+    raise errors.error(
+      where,
+      f'{builder.data_path} is not in {_FORMAT}: {errors.show(str(error))}',
+      f'delete {builder.data_path} and start again',
+    ) from None
+  except (ValueError, AssertionError) as error:
+    raise errors.error(
+      where,
+      f'cannot take {spec!r}: {errors.show(str(error), 100)}',
+      'write a slice that is not empty, as train[:100] or train[50%:]',
+    ) from None
 
 
 def _plain(value: Any) -> Any:
@@ -147,7 +159,9 @@ def _find(asked: published.Asked, manual_dir: str) -> _Found:
     elif os.path.isdir(unpacked := os.path.join(folder, 'aclImdb')):
       paths[name] = unpacked  # imdb_reviews only: its archive, unpacked
   whole = {
-    split: names for split, names in splits.items() if paths.keys() >= set(names)
+    split: names
+    for split, names in splits.items()
+    if paths.keys() >= set(names)
   }
   return _Found(paths, whole, folder)
 
@@ -232,6 +246,7 @@ class _PublishedBuilder(
   RELEASE_NOTES = {'1.0.0': 'Prompt and answers apart.'}
 
   def __init__(self, found: _Found, **kwargs):
+    """Takes the files to read; the rest is TFDS's."""
     self._found = found
     super().__init__(**kwargs)
 
@@ -251,14 +266,16 @@ class _PublishedBuilder(
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     _record_files(self, self._found)
-    return {s: self._generate_examples(s) for s in self._found.splits}
+    return _with_rows(
+      {split: self._generate_examples(split) for split in self._found.splits}
+    )
 
   def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
     about = published.SETS[self.name]
     key = 0
     for name in self._found.splits[split]:
       path = self._found.paths[name]
-      for number, raw in files.read_rows(path):
+      for number, raw in files.read_rows(path, records.KNOWN_COLUMNS):
         where = f'{path}:{number}'
         row = about.convert(raw, split, where)
         if row is not None:
@@ -297,6 +314,7 @@ class ImdbReviews(imdb.Builder, skip_registration=True):
   pkg_dir_path = pathlib.Path(imdb.__file__).parent  # TFDS's README, citation
 
   def __init__(self, found: _Found, **kwargs):
+    """Takes the files to read; the rest is TFDS's."""
     self._found = found
     super().__init__(**kwargs)
 
@@ -315,14 +333,16 @@ class ImdbReviews(imdb.Builder, skip_registration=True):
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     _record_files(self, self._found)
     path = next(iter(self._found.paths.values()))
-    return {
-      split: self._generate_examples(
-        _archive(path),
-        'aclImdb/test' if split == 'test' else 'aclImdb/train',
-        labeled=split != 'unsupervised',
-      )
-      for split in self._found.splits
-    }
+    return _with_rows(
+      {
+        split: self._generate_examples(
+          _archive(path),
+          'aclImdb/test' if split == 'test' else 'aclImdb/train',
+          labeled=split != 'unsupervised',
+        )
+        for split in self._found.splits
+      }
+    )
 
 
 _BUILDERS = {
@@ -340,6 +360,16 @@ def _record_files(builder: Any, found: _Found) -> None:
   }
 
 
+def _with_rows(splits: dict[str, Iterator]) -> dict[str, Iterator]:
+  """The splits that have rows; TFDS cannot write one that has none."""
+  kept = {}
+  for split, examples in splits.items():
+    first = list(itertools.islice(examples, 1))
+    if first:
+      kept[split] = itertools.chain(first, examples)
+  return kept
+
+
 def _archive(path: str) -> Iterator[tuple[str, BinaryIO]]:
   """Yields (name from aclImdb/ on, file) from the archive or its folder."""
   if os.path.isdir(path):
@@ -348,10 +378,11 @@ def _archive(path: str) -> Iterator[tuple[str, BinaryIO]]:
         yield file.relative_to(pathlib.Path(path).parent).as_posix(), text
     return
   try:
-    with tarfile.open(path, 'r|gz') as archive:
-      for member in archive:
+    # Through gzip: tarfile's own 'r|gz' takes a truncated file for a whole one.
+    with gzip.open(path) as data, tarfile.open(fileobj=data, mode='r|') as tar:
+      for member in tar:
         if member.isfile():
-          yield os.path.normpath(member.name), archive.extractfile(member)
+          yield os.path.normpath(member.name), tar.extractfile(member)
   except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
     raise errors.error(
       f'{path}:0', f'damaged archive: {error}', 'download it again'

@@ -101,10 +101,14 @@ def _cell(group: collect.Group, metric: str, when: str) -> Cell:
   """Mean over seeds; with one seed, the interval is over its prompts."""
   values = []
   for runs in group.by_seed():  # the runs of one seed count once
-    measured = [_value(run, metric, when) for run in runs]
-    measured = [value for value in measured if value is not None]
+    measured = [
+      (value, run)
+      for run in runs
+      if (value := _value(run, metric, when)) is not None
+    ]
     if measured:
-      values.append((float(np.mean(measured)), runs[0]))
+      mean = float(np.mean([value for value, _ in measured]))
+      values.append((mean, measured[0][1]))
   if not values:
     return Cell(None)
   if len(values) > 1:
@@ -139,7 +143,7 @@ def _over_prompts(run, metric, when, value) -> statistics.Interval | None:
   ):
     return None
   if metric == 'accuracy':
-    if not examples.log_ratio_margin.any():
+    if np.array_equal(examples.chosen_log_ratio, examples.rejected_log_ratio):
       return None  # policy = reference: every comparison is a tie
     return statistics.clustered_share(each, examples.uid)
   return statistics.clustered_mean(each, examples.uid)
@@ -148,31 +152,53 @@ def _over_prompts(run, metric, when, value) -> statistics.Interval | None:
 def per_example(run: collect.Run, metric: str) -> np.ndarray | None:
   """The metric of each comparison [P] from the run's scores, or None.
 
-  margin = beta z and accuracy = [z > 0], z the log-ratio margin in nats. The
-  loss is what the run saved; else, for the sigmoid loss alone with label
-  smoothing s (DPO, arXiv:2305.18290, equation 7; cDPO),
-  (1 - s) log(1 + exp(-beta z)) + s log(1 + exp(beta z)).
+  With a and b the log-ratios of the chosen and the rejected answer, in nats:
+  margin = beta (a - b), accuracy = [a > b], KL = -(a + b) / 2. The loss is
+  what the run saved; else, for the sigmoid loss alone with label smoothing s
+  (DPO, arXiv:2305.18290, equation 7; cDPO), with m the margin,
+  (1 - s) log(1 + exp(-m)) + s log(1 + exp(m)).
   """
   examples = run.examples
-  settings = run.config.get('loss')
-  settings = settings if isinstance(settings, dict) else {}
-  beta = settings.get('beta')
   if examples is None:
     return None
+  chosen, rejected = examples.chosen_log_ratio, examples.rejected_log_ratio
   if metric == 'accuracy':
-    return examples.log_ratio_margin > 0
+    return chosen > rejected
+  if metric == 'KL':
+    return -0.5 * (chosen + rejected)
   if metric == 'loss' and examples.loss is not None:
     return examples.loss
-  if not isinstance(beta, int | float):
+  settings, beta = _loss_settings(run), _beta(run)
+  if beta is None:
     return None
-  margin = beta * examples.log_ratio_margin
+  margin = beta * (chosen - rejected)
   if metric == 'margin':
     return margin
-  if metric == 'loss' and settings.get('terms') == {'sigmoid': 1}:
-    smoothing = settings.get('label_smoothing') or 0.0
-    loss = (1 - smoothing) * np.logaddexp(0, -margin)
-    return loss + smoothing * np.logaddexp(0, margin)
-  return None
+  if settings.get('terms') != {'sigmoid': 1}:
+    return None
+  smoothing = settings.get('label_smoothing') or 0.0
+  loss = (1 - smoothing) * np.logaddexp(0, -margin)
+  return loss + smoothing * np.logaddexp(0, margin)
+
+
+def _loss_settings(run: collect.Run) -> dict:
+  settings = run.config.get('loss')
+  return settings if isinstance(settings, dict) else {}
+
+
+def _beta(run: collect.Run) -> float | None:
+  """The config's beta; where that is null (the loss's default), the measured.
+
+  Rewards are beta times log-ratios, so beta is the ratio of their means.
+  """
+  beta = _loss_settings(run).get('beta')
+  if isinstance(beta, int | float):
+    return beta
+  examples = run.examples
+  rewards = run.records.get('eval', {}).get(examples.step, {})
+  reward = rewards.get('rewards/chosen', np.nan)
+  mean = np.mean(examples.chosen_log_ratio)
+  return reward / mean if mean and np.isfinite(reward / mean) else None
 
 
 def _differences(rows: Sequence[Row]) -> tuple[Difference, ...]:

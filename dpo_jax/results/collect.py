@@ -23,6 +23,8 @@ from dpo_jax.types import InputError
 # the measurements that tables and figures show; other entries of a line may
 # be anything, these are numbers or null
 SHOWN_METRICS = ('loss', 'rewards/accuracies', 'rewards/margins', 'kl')
+# folders of a run that hold thousands of files and no runs
+_NO_RUNS = ('checkpoints', 'cache', 'tensorboard', 'per_example')
 _SCORES = (
   'policy_chosen',
   'policy_rejected',
@@ -36,7 +38,8 @@ class Examples(NamedTuple):
 
   step: int
   uid: np.ndarray  # the record (prompt) of each comparison
-  log_ratio_margin: np.ndarray  # (policy - reference), chosen - rejected, nats
+  chosen_log_ratio: np.ndarray  # log policy - log reference, nats
+  rejected_log_ratio: np.ndarray  # likewise
   loss: np.ndarray | None  # the loss of each, where the run saved it
 
 
@@ -133,8 +136,7 @@ def _walk(folder: pathlib.Path, seen: set) -> Iterable[pathlib.Path]:
   if is_run:
     yield folder
   for entry in entries:
-    # checkpoints hold thousands of files and no runs
-    if entry.is_dir() and not (is_run and entry.name == 'checkpoints'):
+    if entry.is_dir() and not (is_run and entry.name in _NO_RUNS):
       yield from _walk(pathlib.Path(entry.path).resolve(), seen)
 
 
@@ -163,8 +165,23 @@ def read_run(path: pathlib.Path, order: int = 0) -> Run:
     example_bytes = _read(path / name)
     digests[name] = _digest(example_bytes)
     examples = parse_examples(example_bytes, step, str(path / name))
-  done = (path / 'DONE').exists()
+  done = (path / 'DONE').exists() and _ended(path / 'DONE', config_bytes)
   return Run(path, order, config, done, torn, records, examples, digests)
+
+
+def _ended(path: pathlib.Path, config_bytes: bytes) -> bool:
+  """Whether DONE is of this config: a prolonged run keeps its old one.
+
+  DONE may name the sha256 of the config as sorted JSON (storage/run_dir.py).
+  """
+  try:
+    facts = json.loads(_read(path))
+  except ValueError:
+    return True  # a mark without facts
+  if not isinstance(facts, dict) or 'config' not in facts:
+    return True
+  text = json.dumps(json.loads(config_bytes), sort_keys=True)
+  return facts['config'] == _digest(text.encode())
 
 
 def parse_metrics(data: bytes, where: str) -> tuple[dict, int]:
@@ -201,7 +218,7 @@ def parse_metrics(data: bytes, where: str) -> tuple[dict, int]:
 
 def _parse_line(line: bytes, where: str) -> tuple[int, str, dict[str, float]]:
   entry = _json_object(line, where)
-  step, split = entry.get('step'), entry.get('split')
+  step, split = entry.pop('step', None), entry.pop('split', None)
   if type(step) is not int or step < 0:
     raise InputError(f'{where}: step is {step!r}; fix: an integer from 0')
   if not isinstance(split, str):
@@ -212,6 +229,11 @@ def _parse_line(line: bytes, where: str) -> tuple[int, str, dict[str, float]]:
       metrics[name] = float(value)
     elif name in SHOWN_METRICS and value is not None:
       raise InputError(f'{where}: {name} is {value!r}; fix: a number or null')
+  # JSON has no NaN: "nonfinite": "loss=nan, kl=inf" beside nulls
+  for item in str(entry.get('nonfinite', '')).split(', '):
+    name, _, value = item.partition('=')
+    if value in ('nan', 'inf', '-inf'):
+      metrics[name] = float(value)
   return step, split, metrics
 
 
@@ -240,12 +262,13 @@ def parse_examples(data: bytes, step: int, where: str) -> Examples | None:
       'the run again'
     )
   chosen, rejected, reference_chosen, reference_rejected = scores
-  margin = (chosen - reference_chosen) - (rejected - reference_rejected)
   if len(uid) == 0:
     return None
-  if loss is not None and loss.shape != margin.shape:
+  if loss is not None and loss.shape != uid.shape:
     loss = None
-  return Examples(step, uid, margin, loss)
+  return Examples(
+    step, uid, chosen - reference_chosen, rejected - reference_rejected, loss
+  )
 
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:

@@ -63,7 +63,8 @@ def ordered(groups: Sequence[collect.Group]) -> list[collect.Group]:
   rank = {
     id(group): (
       min(run.order for run in group.runs),
-      [_natural(value) for value in values],
+      # SFT comes before what starts from it
+      [(value != 'sft', _natural(value)) for value in values],
     )
     for group, values in zip(groups, labels.values)
   }

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib import figure, ticker
+from matplotlib import figure, lines, ticker
 
 from dpo_jax.results import cells, collect, tables
 
@@ -28,8 +28,15 @@ _COLOURS = (
   '#56B4E9',
   '#CC79A7',
 )
-_DASHES = ((0, ()), (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.6, 1.2, 1.6)))
-_MARKERS = 'osD^vP'
+_DASHES = (
+  (0, ()),
+  (0, (5, 1.6)),
+  (0, (1.2, 1.2)),
+  (0, (6, 1.6, 1.2, 1.6)),
+  (0, (10, 2)),
+  (0, (6, 1.2, 1.2, 1.2, 1.2, 1.2)),
+)
+_MARKERS = 'osD^vph'
 _GREY = '#6b6b6b'
 _NUM_BINS = 30  # points of a training curve: more are averaged in bins
 _STYLE = {
@@ -119,7 +126,7 @@ def _draw(table: cells.Table, splits, metrics) -> figure.Figure:
   for panel in axes[-1]:
     panel.set_xlabel('step', color='#333333')
   handles = [
-    matplotlib.lines.Line2D([], [], label=label, **_line(look), markersize=4)
+    lines.Line2D([], [], label=label, **_line(look), markersize=4)
     for label, look in zip(_legend(table), looks)
   ]
   longest = max(len(label) for label in _legend(table))
@@ -151,7 +158,7 @@ def _draw_row(panel, row: cells.Row, split: str, name: str, look: _Look):
     if split == 'train':
       line |= {'marker': ''}
     every = max(1, -(-len(steps) // 12))
-    panel.plot(steps, values, markersize=3.2, markevery=every, zorder=3, **line)
+    panel.plot(steps, values, markersize=3.6, markevery=every, zorder=3, **line)
 
 
 def series(run: collect.Run, split: str, name: str):

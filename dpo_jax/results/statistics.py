@@ -42,8 +42,9 @@ def mean_ci_t(values, level: float = LEVEL) -> Interval:
   num = len(values)
   if num == 1:
     return Interval(float(values[0]), np.nan, np.nan, np.nan, 1)
-  se = values.std(ddof=1) / np.sqrt(num)
-  return _around(values.mean(), se, num, level)
+  with np.errstate(invalid='ignore'):  # a seed that ended in inf
+    se = values.std(ddof=1) / np.sqrt(num)
+    return _around(values.mean(), se, num, level)
 
 
 def clustered_se(values, clusters) -> float:

@@ -2,26 +2,23 @@
 
 Comes in: pytrees by item name (params, opt_state, rng, ...) and a JSON dict.
 Goes out: the newest step whose every bit is what was saved. Orbax writes and
-reads; on top of it each step carries a record (tree, shapes, dtypes and a
-fingerprint of every leaf), because Orbax restores most bit flips and casts
+reads; on top of it each step carries a record (checkpoint_record.py) of tree,
+shapes, dtypes and fingerprints, because Orbax restores most bit flips and casts
 dtypes without a word. Does not decide when to save, and knows no train state.
 
 On disk: <folder>/<step>/<item>/, each leaf under its name ('a/b/c'), and
 <folder>/<step>/meta/ with the record. Typed PRNG keys go in as raw key data.
 """
 
-import hashlib
-import json
+import contextlib
 import logging
 import math
 import os
-import re
 import shutil
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
@@ -29,40 +26,23 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from dpo_jax import tree
+from dpo_jax.storage import checkpoint_record
 from dpo_jax.types import InputError
 
-_RECORD = 'meta'  # the item that holds the record; no caller's item is so named
 _TRASH = 'trash'  # old steps go here in one rename, and are emptied later
 _ASIDE = 'set_aside'  # unsound steps that training passed again
 _ATOMICITY = ocp.options.AtomicityOptions(
-  mode=ocp.options.AtomicityMode.COMMIT_FILE
+  mode=ocp.options.AtomicityMode.COMMIT_FILE  # an empty folder is no step
 )
 _STEP_NAMES = ocp.path.step.standard_name_format(atomicity_options=_ATOMICITY)
-# Errors that say nothing about the bytes on disk: walking back would be wrong.
-_NOT_DAMAGE = re.compile(
-  'RESOURCE_EXHAUSTED|PERMISSION_DENIED|Permission denied|Too many open files'
-)
-
-
-class Restored(NamedTuple):
-  """A step as it was saved."""
-
-  step: int
-  items: dict[str, Any]  # pytree by item name
-  meta: dict[str, Any]  # the JSON dict given to save
-
-
-class _Unsound(Exception):
-  """This step is damaged: the message says how."""
 
 
 class Checkpoints:
   """The checkpoints of one run: a context manager, for one thread.
 
   Args:
-    folder: where the steps lie; made at the first save, so reading leaves
-      nothing behind. Readers of a live run only restore: saving removes what
-      a killed run left unfinished.
+    folder: where the steps lie; made at the first save. Readers change
+      nothing: only saving removes what a killed run left unfinished.
     keep: how many of the latest steps to keep, at least 1.
     best: 'min' or 'max' keeps the step of the best `score` too.
     log: takes one line a step that was skipped, set aside or lost.
@@ -76,36 +56,43 @@ class Checkpoints:
     best: str | None = None,
     log: Callable[[str], None] = print,
   ):
+    """Opens the folder for reading and, with `save`, for writing."""
     if keep < 1 or best not in (None, 'min', 'max'):
       raise ValueError(f'keep={keep} (>= 1), best={best!r} (None, min, max)')
-    folder = os.fspath(folder)
-    local = '://' not in folder
-    self.folder = epath.Path(os.path.abspath(folder) if local else folder)
+    path = os.fspath(folder)
+    self.folder = epath.Path(path if '://' in path else os.path.abspath(path))
     self._keep, self._best, self._log = keep, best, log
     self._pending: int | None = None  # the step that is being written
     self._pending_bytes = 0
     self._sound: set[int] = set()  # saved or restored by this object
-    self._swept = False
-    _quiet_orbax()
-    self._scores = self._read_scores() if best else {}
+    self._saving = False  # whether anything was saved: readers remove nothing
+    self._scores: dict[int, float] = {}
+    logging.getLogger('absl').addFilter(_not_from_orbax)
     self._manager = self._open()
+    if best:
+      self._read_scores()
 
   def __enter__(self) -> 'Checkpoints':
+    """Returns itself."""
     return self
 
   def __exit__(self, kind, error, trace) -> None:
-    if kind is None:
-      self.close()
-      return
+    """Closes; a failure then is raised unless another error is on its way."""
     try:
       self.close()
-    except Exception as late:  # the first error is the one to show
+    except Exception as late:
+      if kind is None:
+        raise
       self._log(str(late))
 
   def steps(self) -> list[int]:
     """Returns the committed steps on disk, ascending; not the pending one."""
     found = [found.step for found in _STEP_NAMES.find_all(self.folder)]
     return sorted(step for step in found if step != self._pending)
+
+  def best_step(self) -> int | None:
+    """Returns the step of the best score among those on disk."""
+    return self._best_of(self.steps())
 
   def save(
     self,
@@ -121,7 +108,7 @@ class Checkpoints:
     it is on disk, so that a passing fault costs one step and no more.
 
     Args:
-      step: number of the step; must not be older than a step of this object.
+      step: number of the step.
       items: pytree of arrays by item name; no typed PRNG keys.
       meta: anything JSON takes (data position, ledger, config digest).
       score: what `best` compares; None or NaN is never the best.
@@ -137,8 +124,8 @@ class Checkpoints:
       self._log(str(failure))
     if step in self._sound:
       return False
-    flat = {item: _host_copies(value) for item, value in items.items()}
-    record = _make_record(step, flat, meta, score)
+    flat = {item: _flat(value) for item, value in items.items()}
+    record = checkpoint_record.make(step, flat, meta, score)
     self._pending_bytes = sum(
       leaf.nbytes for leaves in flat.values() for leaf in leaves.values()
     )
@@ -147,9 +134,11 @@ class Checkpoints:
       self._pending = step
       if score is not None and math.isfinite(score):
         self._scores[step] = float(score)
+      args = checkpoint_record.save_args(flat, record)
       with jax.transfer_guard('allow'):
-        self._manager.save(step, args=_save_args(flat, record), force=True)
+        self._manager.save(step, args=args, force=True)
     except Exception as error:
+      self._pending = step
       raise self._lost(error) from error
     if failure:
       self.wait()
@@ -163,7 +152,7 @@ class Checkpoints:
 
   def restore_latest(
     self, abstract: dict[str, Any], *, partial: bool = False
-  ) -> Restored | None:
+  ) -> checkpoint_record.Restored | None:
     """Restores the newest sound step, with a line for each one skipped.
 
     Args:
@@ -181,10 +170,13 @@ class Checkpoints:
         cannot be read, or no step is sound.
     """
     steps = self.steps()
+    for step in self._unfinished(steps):
+      if not steps or step > steps[-1]:
+        self._log(f'{self.folder / str(step)}: skipped, it was never finished')
     for step in reversed(steps):
       try:
-        return self.restore(step, abstract, partial=partial)
-      except _Unsound as damage:
+        return self._restore(step, abstract, partial)
+      except checkpoint_record.Unsound as damage:
         self._log(f'{self.folder / str(step)}: skipped, {damage}')
     if steps:
       raise InputError(
@@ -195,15 +187,15 @@ class Checkpoints:
 
   def restore(
     self, step: int, abstract: dict[str, Any], *, partial: bool = False
-  ) -> Restored:
-    """Restores one step as `restore_latest` does; raises if it is unsound."""
-    restored = self._read(self._manager, step, abstract, partial)
-    self._sound.add(step)
-    return restored
-
-  def best_step(self) -> int | None:
-    """Returns the step of the best score that is still on disk."""
-    return _best(self._scores, self.steps(), self._best)
+  ) -> checkpoint_record.Restored:
+    """Restores one step as `restore_latest` does; InputError if unsound."""
+    try:
+      return self._restore(step, abstract, partial)
+    except checkpoint_record.Unsound as damage:
+      raise InputError(
+        f'{self.folder / str(step)}: {damage}; fix: use one of the steps '
+        f'{self.steps()}'
+      ) from damage
 
   def verify_latest(self, abstract: dict[str, Any] | None = None) -> int:
     """Reads the last step back from disk, as another process would.
@@ -219,27 +211,24 @@ class Checkpoints:
       InputError: there is none, it is not the one last saved, or not sound.
     """
     self.wait()
-    steps = self.steps()
-    expected = max(self._sound, default=steps[-1] if steps else None)
-    if not steps or steps[-1] != expected:
+    steps, abstract = self.steps(), abstract or {}
+    step = max(self._sound, default=max(steps, default=0))
+    again = 'fix: check the disk and run the same command again'
+    if step not in steps:
       raise InputError(
-        f'{self.folder}: the last step on disk is '
-        f'{steps[-1] if steps else "missing"}, expected {expected}; fix: run '
-        'the same command again, it continues from the newest sound step'
+        f'{self.folder}: there is no step {step}, only {steps}; {again}'
       )
     with self._open() as fresh:
       try:
-        record = _read_record(fresh, self.folder, expected)
+        record = checkpoint_record.read(fresh, step, self.folder)
         for item in record['leaves']:
-          wanted = abstract[item] if abstract else None
-          self._read(fresh, expected, {item: wanted}, partial=True)
-      except _Unsound as damage:
+          wanted = {item: abstract.get(item)}
+          checkpoint_record.read_step(fresh, step, self.folder, wanted, True)
+      except checkpoint_record.Unsound as damage:
         raise InputError(
-          f'{self.folder / str(expected)}: not sound after saving, {damage}; '
-          'fix: check the disk and run the same command again, it continues '
-          'from the newest sound step'
+          f'{self.folder / str(step)}: not sound on disk, {damage}; {again}'
         ) from damage
-    return expected
+    return step
 
   def close(self) -> None:
     """Waits for the last save and ends Orbax's threads."""
@@ -247,12 +236,12 @@ class Checkpoints:
       self.wait()
     finally:
       self._manager.close()
-      if self._swept:
-        self._remove([self.folder / _TRASH])
+      if self._saving:
+        self._remove(self.folder / _TRASH)
 
   def _open(self) -> ocp.CheckpointManager:
-    """Returns a new manager; COMMIT_FILE, so an empty folder is no step."""
-    preserve = [policies.LatestN(self._keep), _PreserveBest(self)]
+    """Returns a new manager of the folder; touches nothing on disk."""
+    preserve = [policies.LatestN(self._keep), _PreserveBest(self._best_of)]
     options = ocp.CheckpointManagerOptions(
       create=False,
       save_root_metadata=False,
@@ -260,49 +249,54 @@ class Checkpoints:
       step_name_format=_STEP_NAMES,
       todelete_subdir=_TRASH,
       preservation_policy=policies.AnyPreservationPolicy(preserve),
-      # Made at once: made in the background, a failure takes minutes to show.
+      # At once: made in the background, a failure takes minutes to show.
       async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     )
     try:
       return ocp.CheckpointManager(self.folder, options=options)
     except Exception as error:
       raise InputError(
-        f'{self.folder}: the steps cannot be listed ({_reason(error)}); fix: '
-        'make it a readable folder, move a damaged step elsewhere'
+        f'{self.folder}: the steps cannot be listed '
+        f'({checkpoint_record.reason(error)}); fix: make it a readable folder '
+        'and move damaged steps elsewhere'
       ) from error
+
+  def _restore(self, step, abstract, partial) -> checkpoint_record.Restored:
+    restored = checkpoint_record.read_step(
+      self._manager, step, self.folder, abstract, partial
+    )
+    if not partial:
+      self._sound.add(step)
+    return restored
 
   def _settle(self) -> InputError | None:
     """Waits for the pending save; returns what became of it, if bad."""
     if self._pending is None:
       return None
-    step = self._pending
     try:
       self._manager.wait_until_finished()
-      if not (self.folder / str(step)).exists():
-        raise FileNotFoundError(2, 'vanished after the save')
+      _STEP_NAMES.find_step(self.folder, self._pending)
     except Exception as error:
       return self._lost(error)
+    self._sound.add(self._pending)
     self._pending = None
-    self._sound.add(step)
     return None
 
   def _lost(self, error: Exception) -> InputError:
     """Forgets the pending step, frees its bytes, and says what happened."""
     step, self._pending = self._pending, None
     self._scores.pop(step, None)
-    try:
-      partial = self.folder / str(step)
-      if step not in self.steps():
-        self._remove([partial])
+    steps = []
+    with contextlib.suppress(OSError):  # the folder itself may be what is bad
       steps = self.steps()
-    except OSError:
-      steps = []
-    last = f'continues from step {steps[-1]}' if steps else 'starts over'
+      if step not in steps:
+        self._remove(self.folder / str(step))
+    then = f'continues from step {steps[-1]}' if steps else 'starts over'
     return InputError(
       f'{self.folder / str(step)}: the checkpoint was not written '
-      f'({_reason(error)}); needs {_size(self._pending_bytes)}, '
-      f'{_free(self.folder)} free; fix: make room or mend the folder and run '
-      f'the same command again, it {last}'
+      f'({checkpoint_record.reason(error)}); needs '
+      f'{_size(self._pending_bytes)}, {_free(self.folder)} free; fix: make '
+      f'room or mend the folder and run the same command again, it {then}'
     )
 
   def _make_room(self, step: int) -> None:
@@ -310,88 +304,97 @@ class Checkpoints:
 
     Steps from `step` on that this object neither saved nor restored were
     skipped as unsound: they are renamed, not deleted. What killed runs left
-    unfinished goes at the first save (never at a mere reading).
+    unfinished goes at the first save, never at a mere reading.
     """
-    if _is_primary():
+    if jax.process_index() == 0:
       self.folder.mkdir(parents=True, exist_ok=True)
       steps = self.steps()
-      for old in [s for s in steps if s >= step and s not in self._sound]:
-        aside = self.folder / _ASIDE / str(old)
-        self._remove([aside])
-        aside.parent.mkdir(exist_ok=True)
-        (self.folder / str(old)).rename(aside)
-        self._log(f'{self.folder / str(old)}: moved to {_ASIDE}/{old}')
-      self._remove([self.folder / _TRASH])
-      if not self._swept:
-        names = {str(s) for s in steps}
-        paths = [p for p in self.folder.iterdir() if p.name.isdigit()]
-        self._remove([p for p in paths if p.name not in names])
-    _barrier('dpo_jax_make_room')
-    if not self._swept:
-      self._manager.reload()
-    self._swept = True
+      for old in steps:
+        if old >= step and old not in self._sound:
+          aside = self.folder / _ASIDE / str(old)
+          self._remove(aside)
+          aside.parent.mkdir(exist_ok=True)
+          (self.folder / str(old)).rename(aside)
+          self._log(f'{self.folder / str(old)}: moved to {_ASIDE}/{old}')
+      self._remove(self.folder / _TRASH)
+      for unfinished in [] if self._saving else self._unfinished(steps):
+        self._remove(self.folder / str(unfinished))
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('dpo_jax/checkpoints/make_room')
+    self._manager.reload()
+    self._saving = True
 
-  def _remove(self, paths: list[epath.Path]) -> None:
-    """Removes folders, on the first process only."""
-    for path in paths if _is_primary() else []:
-      if path.exists():
-        path.rmtree(missing_ok=True)
+  def _unfinished(self, steps: list[int]) -> list[int]:
+    """Returns the numbers of folders that look like steps and are none."""
+    paths = self.folder.iterdir() if self.folder.is_dir() else ()
+    numbers = (int(path.name) for path in paths if path.name.isdigit())
+    return sorted(set(numbers) - {*steps, self._pending})
 
-  def _read(
-    self,
-    manager: ocp.CheckpointManager,
-    step: int,
-    abstract: dict[str, Any],
-    partial: bool,
-  ) -> Restored:
-    """Reads items one by one, checked before (tree) and after (bits)."""
-    record = _read_record(manager, self.folder, step)
-    self._check(step, record, abstract, partial)
-    items = {}
-    for item, wanted in abstract.items():
-      leaves = record['leaves'][item]
-      if wanted is None:
-        wanted = tree.unflatten_names(_host_leaves(leaves))
-      items[item] = _read_item(manager, step, item, wanted, leaves)
-    return Restored(step, items, record['meta'])
+  def _remove(self, path: epath.Path) -> None:
+    """Removes a folder, if it is there, on the first process."""
+    if jax.process_index() == 0:
+      path.rmtree(missing_ok=True)
 
-  def _check(
-    self, step: int, record: dict, abstract: dict[str, Any], partial: bool
-  ) -> None:
-    """Raises InputError where the step is of another state than asked for."""
-    there = record['leaves']
-    fix = 'use the config that the run was started with, or a new --workdir'
-    wanted = {item: 0 for item in abstract}
-    found = {item: 0 for item in there if not partial or item in abstract}
-    where = str(self.folder / str(step))
-    tree.check_same(wanted, found, where=f'{where}: items differ', fix=fix)
-    for item, wanted in abstract.items():
-      if wanted is not None:
-        found = _host_leaves(there[item])
-        tree.check_same(wanted, found, where=f'{where}/{item}', fix=fix)
-
-  def _read_scores(self) -> dict[int, float]:
-    """Returns the scores of the steps on disk whose records can be read."""
-    scores = {}
+  def _read_scores(self) -> None:
+    """Fills in the scores of the steps on disk whose records can be read."""
     for step in self.steps():
       try:
-        score = _parse_record(self.folder, step)['score']
-      except Exception:  # restoring says what is wrong with it
-        continue
-      if score is not None:
-        scores[step] = score
-    return scores
+        record = checkpoint_record.read(self._manager, step, self.folder)
+      except checkpoint_record.Unsound:
+        continue  # restoring says what is wrong with it
+      if record['score'] is not None:
+        self._scores[step] = record['score']
+
+  def _best_of(self, steps: list[int]) -> int | None:
+    """Returns the step of the best score; the later one of equals."""
+    scored = [step for step in steps if step in self._scores]
+    if self._best is None or not scored:
+      return None
+    sign = 1 if self._best == 'max' else -1
+    return max(scored, key=lambda step: (sign * self._scores[step], step))
 
 
 class _PreserveBest:
-  """Preserves the step of the best score; NaN never counts."""
+  """An Orbax policy: preserves the one step that `best_of` names."""
 
-  def __init__(self, checkpoints: Checkpoints):
-    self._owner = checkpoints
+  def __init__(self, best_of: Callable[[list[int]], int | None]):
+    self._best_of = best_of
 
   def should_preserve(self, checkpoints, *, context) -> list[bool]:
     """Returns which of Orbax's checkpoints to keep."""
     del context
     steps = [info.step for info in checkpoints]
-    best = _best(self._owner._scores, steps, self._owner._best)
+    best = self._best_of(steps)
     return [step == best for step in steps]
+
+
+def _flat(value: Any) -> dict[str, Any]:
+  """Returns leaves by name; Orbax copies those of the host."""
+  return {
+    name: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+    for name, leaf in tree.flatten_with_names(value)
+  }
+
+
+def _size(num_bytes: float) -> str:
+  """Returns bytes in a unit that people read."""
+  for unit in ('B', 'kB', 'MB', 'GB'):
+    if num_bytes < 1000:
+      return f'{num_bytes:.3g} {unit}'
+    num_bytes /= 1000
+  return f'{num_bytes:.3g} TB'
+
+
+def _free(folder: epath.Path) -> str:
+  """Returns the free space of the nearest folder that exists."""
+  for path in (folder, *folder.parents):
+    try:
+      return _size(shutil.disk_usage(path).free)
+    except OSError:
+      continue
+  return 'an unknown amount'
+
+
+def _not_from_orbax(entry: logging.LogRecord) -> bool:
+  """Drops Orbax's own tracebacks: each of its errors is raised here."""
+  return f'{os.sep}orbax{os.sep}' not in entry.pathname

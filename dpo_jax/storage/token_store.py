@@ -13,13 +13,13 @@ import pathlib
 import shutil
 import threading
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module
 
-from dpo_jax.data import pipeline
+from dpo_jax.data import length_table
 from dpo_jax.types import Comparison, EncodedRecord, InputError
 
 FORMAT = 1  # part of the key: another format is another store
@@ -93,22 +93,22 @@ def open_store(folder: str | os.PathLike) -> 'TokenStore':
   for name, sha256 in fields['files'].items():
     _verify(folder / name, sha256)
   with np.load(folder / _TABLE, allow_pickle=False) as arrays:
-    table = pipeline.LengthTable(**arrays)
+    table = length_table.LengthTable(**arrays)
   return TokenStore(folder / _TOKENS, table, fields['digest'], fields['meta'])
 
 
 class TokenStore:
   """`store[i] -> EncodedRecord`, `len(store)`, and what needs no tokens.
 
-  `table` is the `pipeline.LengthTable`; `digest` is a sha256 of all token ids
-  and of where each prompt and completion ends, in order, and of nothing else;
-  `meta` is what `write` was given. Threads may share a store.
+  `table` is a `LengthTable`; `digest` is a sha256 of all token ids and of where
+  each prompt and completion ends, in order, and of nothing else; `meta` is what
+  `write` was given. Threads may share a store.
   """
 
   def __init__(
     self,
     path: pathlib.Path,
-    table: pipeline.LengthTable,
+    table: length_table.LengthTable,
     digest: str,
     meta: dict[str, Any],
   ):
@@ -182,13 +182,13 @@ def _write_files(
       tokens = np.concatenate(pieces).astype('<i4').tobytes()
       lengths = [len(pieces), *map(len, pieces)]
       digest.update(np.array(lengths, '<i8').tobytes() + tokens)
-      writer.write(tokens)
+      _on_disk(writer.write, tokens)
       yield record
 
   try:
-    table = pipeline.make_table(written())
+    table = length_table.make_table(written())
   finally:
-    writer.close()
+    _on_disk(writer.close)
   np.savez(folder / _TABLE, allow_pickle=False, **table._asdict())
   seal = {
     'format': FORMAT,
@@ -198,6 +198,14 @@ def _write_files(
   }
   seal['seal'] = hashlib.sha256(_json(seal)).hexdigest()
   (folder / _META).write_bytes(_json(seal))
+
+
+def _on_disk(call: Callable[..., None], *args: Any) -> None:
+  """Calls array_record, whose RuntimeErrors are what the disk refused."""
+  try:
+    call(*args)
+  except RuntimeError as e:
+    raise OSError(str(e)) from e
 
 
 def _read_seal(folder: pathlib.Path) -> dict[str, Any]:

@@ -1,0 +1,144 @@
+"""What became of every record that was read.
+
+Comes in: events of encoding. Goes out: counts that must balance, as a summary
+for people and as JSON for the run directory. Encodes nothing, prints nothing.
+"""
+
+import collections
+import dataclasses
+from typing import Any
+
+# Why a record is dropped: what is wrong with it, and what a user can do.
+REASONS = {
+  'empty_prompt': (
+    'the prompt has no tokens and the tokenizer has neither BOS nor EOS',
+    'give a prompt',
+  ),
+  'empty_completion': (
+    'a completion is empty',
+    'fill it in, or remove the row',
+  ),
+  'identical_sides': (
+    'chosen and rejected are the same tokens',
+    'remove the row, or raise data.max_length if they were cut to be the same',
+  ),
+  'no_preference': (
+    'no completion is preferred to another and none has a label',
+    'give different scores, or a label',
+  ),
+  'undesirable': (
+    'the only completion is labelled undesirable, and SFT imitates',
+    'remove the row from the SFT data',
+  ),
+  'too_long': (
+    'prompt and longest completion exceed data.max_length',
+    'raise data.max_length, or set data.truncation',
+  ),
+  'prompt_fills_window': (
+    'the prompt leaves no room for a completion in data.max_length',
+    "raise data.max_length, or set data.truncation='keep_prompt_end'",
+  ),
+  'completion_fills_window': (
+    'a completion leaves no room for the prompt in data.max_length',
+    "raise data.max_length, or set data.truncation='keep_completion_start'",
+  ),
+  'prompt_too_long': (
+    'the prompt exceeds data.prompt_max_length',
+    'raise data.prompt_max_length, or set data.truncation',
+  ),
+  'non_finite': (
+    'a weight, margin or score is not finite',
+    'give finite numbers',
+  ),
+  'control_tokens': (
+    'a message holds control tokens that the chat template rewrites',
+    'remove them from the message',
+  ),
+}
+
+# What else is counted, and of what.
+COUNTERS = {
+  'truncated_prompts': 'records whose prompt lost its beginning',
+  'truncated_completions': 'completions that lost their end, and so their EOS',
+  'boundary_merges': 'records whose prompt and completion would share a token '
+  'if they were tokenised together',
+  'control_tokens_in_text': 'records whose text holds a control token',
+  'bos_added_to_template': 'records whose chat template writes no BOS although '
+  'the tokenizer adds one',
+  'trimmed_after_eos': 'completions whose template writes white space after '
+  'EOS; it is left out',
+  'completions_without_eos': 'completions that got no EOS as the tokenizer has '
+  'none',
+  'identical_comparisons': 'comparisons of equal completions, left out of '
+  'records that have others',
+}
+
+
+@dataclasses.dataclass
+class Ledger:
+  """Counts of records; read == kept + sum(dropped) + duplicates."""
+
+  read: int = 0
+  kept: int = 0
+  duplicates: int = 0
+  dropped: collections.Counter[str] = dataclasses.field(
+    default_factory=collections.Counter
+  )  # by reason, a key of REASONS
+  counters: collections.Counter[str] = dataclasses.field(
+    default_factory=collections.Counter
+  )  # by name, a key of COUNTERS
+  first: dict[str, str] = dataclasses.field(
+    default_factory=dict
+  )  # where the first record dropped for a reason was found
+
+  def drop(self, reason: str, where: str) -> None:
+    """Counts a dropped record."""
+    self.dropped[reason] += 1
+    self.first.setdefault(reason, where)
+
+  def balanced(self) -> bool:
+    """Whether every record that was read is accounted for."""
+    return self.read == self.kept + self.dropped.total() + self.duplicates
+
+  def lines(self) -> list[str]:
+    """A summary for people: one line, two or three."""
+    dropped = self.dropped.total()
+    lines = [
+      f'records: read {self.read:,} = kept {self.kept:,} + dropped '
+      f'{dropped:,} + duplicates {self.duplicates:,}'
+      f'{"" if self.balanced() else "  (DOES NOT BALANCE)"}'
+    ]
+    if dropped:
+      lines.append(
+        'dropped: '
+        + ', '.join(
+          f'{reason} {count:,} (first: {self.first.get(reason) or "?"})'
+          for reason, count in self.dropped.most_common()
+        )
+      )
+    counted = [f'{k} {v:,}' for k, v in self.counters.most_common() if v]
+    if counted:
+      lines.append('counted: ' + ', '.join(counted))
+    return lines
+
+  def as_dict(self) -> dict[str, Any]:
+    """Plain JSON, every counter there; Ledger.from_dict reads it."""
+    return {
+      'read': self.read,
+      'kept': self.kept,
+      'duplicates': self.duplicates,
+      'dropped': dict(self.dropped),
+      'counters': {name: self.counters[name] for name in COUNTERS},
+      'first': dict(self.first),
+    }
+
+  @classmethod
+  def from_dict(cls, values: dict[str, Any]) -> 'Ledger':
+    """The ledger that as_dict wrote."""
+    return cls(
+      **{
+        **values,
+        'dropped': collections.Counter(values['dropped']),
+        'counters': collections.Counter(values['counters']),
+      }
+    )

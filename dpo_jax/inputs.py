@@ -1,0 +1,250 @@
+"""config -> everything of a run that is read: tokens, split, model's shape.
+
+Comes in: a validated config. Goes out: Inputs. Touches no device, so that bad
+input is refused first; writes nothing but the token cache, once it is whole.
+"""
+
+import functools
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dpo_jax import config as config_lib
+from dpo_jax.data import encode, mixture, sources, split, synthetic
+from dpo_jax.data import tokenizer as tokenizer_lib
+from dpo_jax.data.encoders import Tokenizer
+from dpo_jax.models import architectures, presets
+from dpo_jax.storage import initial_weights, token_store
+from dpo_jax.types import EncodedRecord, InputError, PreferenceRecord
+
+# The embedded data sets: no file, no download.
+SYNTHETIC = {
+  'synthetic': synthetic.make_records,
+  'synthetic_demonstrations': synthetic.make_demonstrations,
+}
+_NUM_SYNTHETIC = 4096  # prompts
+
+
+class Part(NamedTuple):
+  """Records of one use: training or evaluation."""
+
+  store: token_store.TokenStore
+  indices: np.ndarray  # int64, the records of the store that belong here
+
+
+class Inputs(NamedTuple):
+  """What a run reads."""
+
+  tokenizer: Tokenizer
+  train: Part
+  evaluation: Part
+  ledger: dict[str, dict[str, Any]]  # where each row of the sources went
+  model: architectures.DecoderConfig
+  weights: str  # Hugging Face folder or run of the policy; '' = random
+  fingerprints: dict[str, Any]  # of tokenizer and data, for env.json
+
+
+def read(
+  config,
+  cache_dir: pathlib.Path,
+  log: Callable[[str], None] = print,
+  poll: Callable[[], None] = lambda: None,
+) -> Inputs:
+  """Reads and checks everything that the config names.
+
+  Args:
+    config: validated ConfigDict.
+    cache_dir: folder of the token cache; encoding happens once a content.
+    log: takes one line of text.
+    poll: raises to stop.
+
+  Raises:
+    InputError: the first thing that cannot be used.
+  """
+  tokenizer = tokenizer_lib.load(
+    config.tokenizer or initial_weights.tokenizer_of(config.model.init_from)
+  )
+  model = _read_model(config, tokenizer)
+  cache = pathlib.Path(config.data.cache_dir or cache_dir)
+  encode_part = functools.partial(
+    _encode, config, tokenizer, cache, log=log, poll=poll
+  )
+  names = config_lib.source_names(config.data.train)
+  train = encode_part('train', names, config_lib.proportions(config))
+  ledger = {'train': dict(train.ledger)}
+  if config.data.eval == 'split':
+    evaluation = train
+    indices = _split(config, train, ledger['train'], log)
+  else:
+    names = config_lib.source_names(config.data.eval)
+    evaluation = encode_part('eval', names, (1.0,) * len(names))
+    ledger['eval'] = dict(evaluation.ledger)
+    limit = config.eval.max_comparisons
+    indices = np.arange(len(train.records)), _first(evaluation.records, limit)
+  log(f'prompts: {len(indices[0])} to train on, {len(indices[1])} held out')
+  # All is known to be good: only now is anything written.
+  store = train.store()
+  eval_store = store if evaluation is train else evaluation.store()
+  return Inputs(
+    tokenizer,
+    Part(store, indices[0]),
+    Part(eval_store, indices[1]),
+    ledger=ledger,
+    model=model,
+    weights=config.model.init_from,
+    fingerprints={
+      'tokenizer': tokenizer.fingerprint,
+      'data': store.digest,
+      'eval_data': eval_store.digest,
+    },
+  )
+
+
+def _read_model(config, tokenizer: Tokenizer) -> architectures.DecoderConfig:
+  """The model's shape, which must have a row for every token."""
+  if config.model.init_from:
+    model = initial_weights.read_config(config.model.init_from)
+    initial_weights.check(config.model.init_from, model)
+  else:
+    size = config.model.vocab_size or tokenizer.vocab_size
+    model = presets.get(config.model.preset, vocab_size=size)
+  if tokenizer.vocab_size > model.vocab_size:
+    raise InputError(
+      f'config.tokenizer: {tokenizer.name!r} has {tokenizer.vocab_size} '
+      f'tokens, the model {model.vocab_size}; fix: use the tokenizer that the '
+      'model was trained with'
+      + ('' if config.model.init_from else ', or a larger model.vocab_size')
+    )
+  return model
+
+
+class _Encoded(NamedTuple):
+  """Encoded records, in memory or from the token cache."""
+
+  records: Any  # list of EncodedRecord, or a TokenStore
+  ledger: dict[str, Any]
+  folder: pathlib.Path  # where the store is, or will be
+  sources: list[str]  # names
+
+  def store(self) -> token_store.TokenStore:
+    """The records as a store; writes it if it is not there."""
+    if isinstance(self.records, token_store.TokenStore):
+      return self.records
+    meta = {'ledger': self.ledger, 'sources': self.sources}
+    return token_store.write(self.folder, self.records, meta)
+
+
+def _encode(
+  config, tokenizer, cache, use, names, shares, *, log, poll
+) -> _Encoded:
+  """The records of the sources, encoded now if they are not in the cache."""
+  opened = [_open_source(config, name, log) for name in names]
+  options, template = _encode_options(config, shares)
+  choice = [list(shares), config.seed if any(s % 1 for s in shares) else 0]
+  key = token_store.key(
+    [source.fingerprint for source in opened],
+    tokenizer.fingerprint,
+    template,
+    options._asdict()
+    | {'formats': [s.row_format for s in opened], 'choice': choice},
+  )
+  folder = cache / 'tokens' / key
+  if folder.exists():
+    store = token_store.open_store(folder)
+    log(f'{use}: {len(store)} records from the token cache {folder}')
+    return _Encoded(store, store.meta['ledger'], folder, list(names))
+  records = mixture.mix(opened, shares, config.seed)
+  encoded, ledger = encode.encode_all(
+    _polled(records, poll), tokenizer, options
+  )
+  for line in ledger.lines():
+    log(f'{use}: {line}')
+  if not encoded:
+    raise InputError(
+      f'config.data.{use}: no record of {", ".join(names)} is left after '
+      'encoding; fix: see the reasons above, e.g. a larger data.max_length'
+    )
+  return _Encoded(encoded, ledger.as_dict(), folder, list(names))
+
+
+def _open_source(config, name: str, log) -> sources.Source:
+  if name in SYNTHETIC:
+    make, seed = SYNTHETIC[name], 0
+    text = f'{name} {_NUM_SYNTHETIC} {seed} {synthetic.VERSION}'
+    return sources.Source(
+      name,
+      hashlib.sha256(text.encode()).hexdigest(),
+      'synthetic',
+      lambda: iter(make(_NUM_SYNTHETIC, seed)),
+    )
+  source = sources.open_source(
+    name,
+    row_format=config.data.row_format,
+    use_token_ids=config.data.use_token_ids,
+    manual_dir=config.data.manual_dir or None,
+  )
+  if config.data.use_token_ids and source.row_format != 'token_ids':
+    log(f'{name}: no *_ids columns, so its text is tokenised')
+  return source
+
+
+def _encode_options(config, shares):
+  """EncodeOptions, and the template's source where the config names one."""
+  data = config.data
+  template = None
+  if data.chat_template:
+    template = pathlib.Path(data.chat_template).read_text(encoding='utf-8')
+  options = encode.EncodeOptions(
+    max_length=data.max_length,
+    truncation=data.truncation,
+    prompt_max_length=data.prompt_max_length or None,
+    stage=config.stage,
+    add_eos=data.add_eos,
+    use_chat_template=bool(template),
+    chat_template=template,
+    allow_control_tokens=data.allow_control_tokens,
+    # A source taken more than once is meant to repeat its records.
+    drop_duplicates=data.drop_duplicates and max(shares) <= 1,
+    strict=data.strict,
+  )
+  return options, template
+
+
+def _split(
+  config, train: _Encoded, ledger: dict[str, Any], log
+) -> tuple[np.ndarray, np.ndarray]:
+  """Training and held-out records of one source; completes its ledger."""
+  records = train.records
+  encoded = [records[i] for i in range(len(records))]
+  kept, held_out, surplus = split.split_by_prompt_hash(
+    encoded, config.data.eval_pairs
+  )
+  if surplus:
+    log(f'held out: {surplus} comparisons of its last prompt go unused')
+  if not len(kept):
+    raise InputError(
+      f'config.data.eval_pairs: {config.data.eval_pairs} leaves nothing to '
+      f'train on, of {len(encoded)} records; fix: a smaller number'
+    )
+  ledger['held_out'] = len(held_out)
+  ledger['surplus'] = len(encoded) - len(kept) - len(held_out)
+  return kept, held_out
+
+
+def _first(records: Sequence[EncodedRecord], max_comparisons: int):
+  """Indices of the first records with so many comparisons; 0 = all."""
+  if not max_comparisons:
+    return np.arange(len(records))
+  counts = np.cumsum([len(r.comparisons) for r in records])
+  return np.arange(max(1, int((counts <= max_comparisons).sum())))
+
+
+def _polled(
+  records: Iterable[PreferenceRecord], poll: Callable[[], None]
+) -> Iterator[PreferenceRecord]:
+  for record in records:
+    poll()
+    yield record

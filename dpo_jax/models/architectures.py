@@ -1,0 +1,157 @@
+"""config.json -> the shape of a decoder, and back.
+
+Comes in: the mapping of a Hugging Face config.json, in the layout of
+transformers 5 (`rope_parameters`, `dtype`) or of older releases (`rope_theta`,
+`rope_scaling`, `torch_dtype`). Goes out: DecoderConfig. Reads no file and
+holds no family's names: families.py does.
+"""
+
+import difflib
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from dpo_jax.models import families, layer_patterns
+from dpo_jax.models.config_source import Source
+from dpo_jax.models.decoder_config import DecoderConfig
+from dpo_jax.types import InputError
+
+# config.json's word -> ours.
+_ACTIVATIONS = {
+  'silu': 'silu',
+  'swish': 'silu',
+  'gelu': 'gelu',
+  'gelu_pytorch_tanh': 'gelu_tanh',
+  'gelu_new': 'gelu_tanh',
+  'gelu_fast': 'gelu_tanh',
+  'relu': 'relu',
+}
+_WORDS = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
+_ABSENT = {
+  'hidden_act': 'silu',
+  'initializer_range': 0.02,
+  'max_position_embeddings': 2048,
+  'n_positions': 1024,
+  'rms_norm_eps': 1e-6,
+  'layer_norm_eps': 1e-5,
+  'layer_norm_epsilon': 1e-5,
+  'tie_word_embeddings': False,
+  'attention_bias': False,
+  'mlp_bias': False,
+  'rope_theta': 10_000.0,
+  'partial_rotary_factor': 1.0,
+  'attn_logit_softcapping': None,
+  'final_logit_softcapping': None,
+}
+
+
+def from_hf_config(
+  mapping: Mapping[str, Any], *, where: str = 'config.json'
+) -> DecoderConfig:
+  """The decoder that a config.json describes.
+
+  Args:
+    mapping: the parsed file.
+    where: path, for messages.
+
+  Raises:
+    InputError: an unknown architecture or option, a missing or bad key.
+  """
+  name = mapping.get('model_type')
+  family = _family(name, where)
+  source = Source(mapping, {**_ABSENT, **family.absent}, where)
+  if mapping.get('quantization_config'):
+    source.refuse('quantization_config', 'export the weights unquantised')
+  for key, known in family.only.items():
+    if mapping.get(key) not in (None, known):
+      source.refuse(key, f'only {known!r} is built here')
+  fields = {'family': name}
+  for field, key in _keys(family).items():
+    fields[field] = source.read(key, *_KINDS[field])
+  fields |= family.implies
+  _derive(fields, source)
+  layers = fields['num_layers']
+  windows = layer_patterns.read_windows(source, family.windows, layers)
+  fields['layer_windows'] = windows
+  if fields.get('learned_positions'):
+    fields['ropes'] = ()
+  else:
+    fields |= layer_patterns.read_ropes(source, fields)
+  return DecoderConfig(**fields)
+
+
+def to_hf_config(config: DecoderConfig) -> dict[str, Any]:
+  """A config.json of the family, in both layouts.
+
+  `from_hf_config` of it is `config` again, and transformers reads it. Token
+  ids (`bos_token_id`, ...) are the tokenizer's business and not in it.
+  """
+  family = families.FAMILIES[config.family]
+  out = {
+    'architectures': [family.hf_class],
+    'model_type': config.family,
+    'dtype': 'float32',
+    'torch_dtype': 'float32',
+    'use_cache': True,
+  }
+  for field, key in _keys(family).items():
+    out[key] = getattr(config, field)
+  activation = _keys(family)['activation']
+  out[activation] = _WORDS[config.activation]
+  out |= layer_patterns.write_windows(config)
+  return out | dict(family.only) | layer_patterns.write_ropes(config)
+
+
+def _kinds() -> dict[str, tuple[type, bool]]:
+  """The type of each field, and whether it may be None."""
+  hints = typing.get_type_hints(DecoderConfig)
+  inner = {field: typing.get_args(hint) for field, hint in hints.items()}
+  return {
+    field: (inner[field][0], True)
+    if type(None) in inner[field]
+    else (hint, False)
+    for field, hint in hints.items()
+  }
+
+
+_KINDS = _kinds()
+
+
+def _family(name: Any, where: str) -> families.Family:
+  known = families.FAMILIES
+  if name in known:
+    return known[name]
+  near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.3)
+  nearest = f', nearest {near[0]!r}' if near else ''
+  raise InputError(
+    f'{where}: model_type {name!r} is not an architecture that is built here; '
+    f'fix: use one of {", ".join(sorted(known))}{nearest}'
+  )
+
+
+def _keys(family: families.Family) -> dict[str, str]:
+  merged = {**families.KEYS, **family.keys}
+  return {field: key for field, key in merged.items() if key}
+
+
+def _derive(fields: dict[str, Any], source: Source) -> None:
+  """Fills in what follows from other keys, and checks that they agree."""
+  heads = fields['num_heads']
+  fields['num_kv_heads'] = fields.get('num_kv_heads') or heads
+  if heads % fields['num_kv_heads']:
+    source.refuse('num_key_value_heads', f'must divide {heads} heads')
+  if not fields.get('head_size'):
+    fields['head_size'], rest = divmod(fields['width'], heads)
+    if rest:
+      raise InputError(
+        f'{source.where}: {heads} heads do not divide a width of '
+        f'{fields["width"]}; fix: say head_dim'
+      )
+  fields['mlp_width'] = fields['mlp_width'] or 4 * fields['width']  # gpt2
+  word = fields['activation']
+  if word not in _ACTIVATIONS and word not in _WORDS:
+    raise InputError(
+      f'{source.where}: activation {word!r} is not built here; fix: use one '
+      f'of {", ".join(_ACTIVATIONS)}'
+    )
+  fields['activation'] = _ACTIVATIONS.get(word, word)

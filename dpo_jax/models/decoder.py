@@ -1,0 +1,291 @@
+"""The one decoder: every architecture is a DecoderConfig of it.
+
+Comes in: a DecoderConfig; then parameters and Rows. Goes out: a LanguageModel
+of pure functions, whose hidden states scoring.py projects with `head`. Does
+not do: logits, losses, files. Nothing outside models/ imports flax.
+"""
+
+import functools
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dpo_jax import tree, types
+from dpo_jax.models import attention
+from dpo_jax.models.decoder_config import AXES, DecoderConfig, param_dims
+from dpo_jax.types import Array, Params
+
+_ACTIVATIONS = {
+  'silu': nn.silu,
+  'gelu': functools.partial(nn.gelu, approximate=False),
+  'gelu_tanh': functools.partial(nn.gelu, approximate=True),
+  'relu': nn.relu,
+}
+_REMAT = {
+  'full': None,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class LanguageModel(NamedTuple):
+  """A decoder as functions of its parameters."""
+
+  config: DecoderConfig
+  init: Callable[[Array], Params]  # key -> float32 nested dict
+  hidden: Callable[[Params, types.Rows], tuple[Array, dict[str, Array]]]
+  head: Callable[[Params], types.Head]
+  logical_axes: Params  # like params; leaves are tuples of axis names
+
+
+def make_model(
+  config: DecoderConfig,
+  *,
+  compute_dtype: Any = jnp.float32,
+  remat: str = 'none',
+  attention_block: int = 128,
+) -> LanguageModel:
+  """Makes the functions of a decoder.
+
+  `hidden(params, rows)` takes Rows [R, L] and returns the states [R, L, D]
+  after the last norm, in `compute_dtype`, and a dict of scalars. Parameters
+  are stacked over layers on axis 0 under 'layers'.
+
+  Args:
+    config: the decoder's shape.
+    compute_dtype: of matmuls and the residual stream; norms, softmax and
+      rotations are float32.
+    remat: what the backward recomputes of a layer: 'none', 'full'
+      (everything), 'dots' (everything but matmuls with weights).
+    attention_block: queries that attend at a time.
+  """
+  numerics = _Numerics(jnp.dtype(compute_dtype), remat, attention_block)
+  module = _Decoder(config, numerics)
+
+  def head(params):
+    tied = params['embed']['embedding'] if config.tied else None
+    return types.Head(
+      weight_VD=params['head']['kernel'] if tied is None else tied,
+      bias=params['head']['bias'] if config.head_bias else None,
+      softcap=config.logit_softcap,
+    )
+
+  axes = {
+    name: tuple(AXES[d] for d in dims)
+    for name, dims in param_dims(config).items()
+  }
+  return LanguageModel(
+    config=config,
+    init=functools.partial(_init, config),
+    hidden=lambda params, rows: module.apply({'params': params}, rows),
+    head=head,
+    logical_axes=tree.unflatten_names(axes),
+  )
+
+
+def _init(config: DecoderConfig, key: Array) -> Params:
+  """Random matrices, biases of 0, norms that begin as the identity."""
+  params = {}
+  for name, dims in param_dims(config).items():
+    shape = _shape(config, dims)
+    kind = name.rpartition('/')[2]
+    if kind in ('kernel', 'embedding'):
+      own_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+      # As a matrix: bits of rank 3 and up take XLA:CPU four times as long to
+      # compile.
+      matrix = shape[0], math.prod(shape[1:])
+      normal = jax.random.normal(own_key, matrix, jnp.float32).reshape(shape)
+      params[name] = config.init_scale * normal
+    else:
+      value = {'scale': 1.0 - config.norm_offset, 'bias': 0.0}[kind]
+      params[name] = jnp.full(shape, value, jnp.float32)
+  return tree.unflatten_names(params)
+
+
+class _Numerics(NamedTuple):
+  """How the same maths is computed."""
+
+  dtype: Any
+  remat: str
+  attention_block: int
+
+
+class _Decoder(nn.Module):
+  """Embedding, layers, last norm."""
+
+  config: DecoderConfig
+  numerics: _Numerics
+
+  @nn.compact
+  def __call__(self, rows: types.Rows) -> tuple[Array, dict[str, Array]]:
+    config, dtype = self.config, self.numerics.dtype
+    x_RLD = _embed(config, 'V', dtype, 'embed')(rows.tokens)
+    if config.scale_embeddings:
+      x_RLD *= jnp.asarray(config.width**0.5, dtype)
+    if config.learned_positions:
+      x_RLD += _embed(config, 'T', dtype, 'positions')(rows.positions)
+    layer = _Layer
+    if self.numerics.remat != 'none':
+      policy = _REMAT[self.numerics.remat]
+      layer = nn.remat(_Layer, policy=policy, prevent_cse=False)
+    layers = nn.scan(
+      layer,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      in_axes=(nn.broadcast, nn.broadcast, 0),
+      length=config.num_layers,
+    )(config, self.numerics, name='layers')
+    tables, kinds = _ropes(config, rows.positions), _layer_kinds(config)
+    x_RLD, _ = layers(x_RLD, rows, tables, kinds)
+    x_RLD = _Norm(config, 'D', name='final_norm')(x_RLD)
+    return x_RLD, {}
+
+
+class _Layer(nn.Module):
+  """Attention and MLP on the residual stream; a body for `nn.scan`."""
+
+  config: DecoderConfig
+  numerics: _Numerics
+
+  @nn.compact
+  def __call__(self, x_RLD, rows, tables, kind):
+    config = self.config
+
+    def norm(name, x_RLD, wanted):
+      return _Norm(config, 'D', name=name)(x_RLD) if wanted else x_RLD
+
+    read_RLD = norm('attention_norm', x_RLD, config.pre_norm)
+    attend = _Attention(config, self.numerics, name='attention')
+    out_RLD = attend(read_RLD, rows, tables, kind)
+    out_RLD = norm('attention_post_norm', out_RLD, config.post_norm)
+    before_RLD, x_RLD = x_RLD, x_RLD + out_RLD
+    if not config.shared_norm:
+      read_RLD = before_RLD if config.parallel else x_RLD
+      read_RLD = norm('mlp_norm', read_RLD, config.pre_norm)
+    out_RLD = _Mlp(config, self.numerics.dtype, name='mlp')(read_RLD)
+    out_RLD = norm('mlp_post_norm', out_RLD, config.post_norm)
+    return x_RLD + out_RLD, None
+
+
+class _Attention(nn.Module):
+  """Projections, rotary positions, attention under the branch rule."""
+
+  config: DecoderConfig
+  numerics: _Numerics
+
+  @nn.compact
+  def __call__(self, x_RLD, rows, tables, kind):
+    config, dtype = self.config, self.numerics.dtype
+    linear = functools.partial(_linear, config, dtype)
+    bias = config.qkv_bias
+    q_RLHK = linear('D', 'HK', bias, 'query')(x_RLD)
+    k_RLGK = linear('D', 'GK', bias, 'key')(x_RLD)
+    v_RLGK = linear('D', 'GK', bias, 'value')(x_RLD)
+    if config.query_key_norm != 'none':
+      one = config.query_key_norm == 'head'
+      q_dims, k_dims = ('K', 'K') if one else ('HK', 'GK')
+      q_RLHK = _Norm(config, q_dims, name='query_norm')(q_RLHK)
+      k_RLGK = _Norm(config, k_dims, name='key_norm')(k_RLGK)
+    if config.ropes:
+      index = 0 if kind['rope'] is None else kind['rope']
+      cos_RLN, sin_RLN = tables[0][index], tables[1][index]
+      pairs = config.rope_interleaved
+      q_RLHK = attention.rotate(q_RLHK, cos_RLN, sin_RLN, pairs)
+      k_RLGK = attention.rotate(k_RLGK, cos_RLN, sin_RLN, pairs)
+    out_RLHK = attention.branch_attention(
+      q_RLHK,
+      k_RLGK,
+      v_RLGK,
+      rows,
+      block=self.numerics.attention_block,
+      scale=(config.query_scalar or config.head_size) ** -0.5,
+      window=kind['window'],
+      softcap=config.attention_softcap,
+    )
+    return linear('HK', 'D', config.out_bias, 'out')(out_RLHK)
+
+
+class _Mlp(nn.Module):
+  """down(act(gate x) * up x), or down(act(up x))."""
+
+  config: DecoderConfig
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x_RLD):
+    linear = functools.partial(_linear, self.config, self.dtype)
+    act, bias = _ACTIVATIONS[self.config.activation], self.config.mlp_bias
+    h_RLF = linear('D', 'F', bias, 'up')(x_RLD)
+    if self.config.gated_mlp:
+      h_RLF = act(linear('D', 'F', bias, 'gate')(x_RLD)) * h_RLF
+    else:
+      h_RLF = act(h_RLF)
+    return linear('F', 'D', bias, 'down')(h_RLF)
+
+
+class _Norm(nn.Module):
+  """RMSNorm or LayerNorm over the last `dims`, in float32."""
+
+  config: DecoderConfig
+  dims: str
+
+  @nn.compact
+  def __call__(self, x):
+    config, axes = self.config, tuple(range(-len(self.dims), 0))
+    scale = self._param('scale')
+    y = x.astype(jnp.float32)
+    if config.norm == 'layer':
+      y -= y.mean(axes, keepdims=True)
+    y *= jax.lax.rsqrt((y * y).mean(axes, keepdims=True) + config.norm_eps)
+    y *= scale + config.norm_offset
+    if config.norm == 'layer':
+      y += self._param('bias')
+    return y.astype(x.dtype)
+
+  def _param(self, name):
+    shape = _shape(self.config, self.dims)
+    return self.param(name, nn.initializers.zeros, shape, jnp.float32)
+
+
+def _linear(config, dtype, into, out, use_bias, name):
+  """A matmul over the trailing dimensions `into`, giving `out`."""
+  axis = tuple(range(-len(into), 0))
+  return nn.DenseGeneral(
+    _shape(config, out), axis, use_bias=use_bias, dtype=dtype, name=name
+  )
+
+
+def _embed(config, dim, dtype, name):
+  return nn.Embed(*_shape(config, dim + 'D'), dtype=dtype, name=name)
+
+
+def _shape(config, dims):
+  return tuple(config.sizes[d] for d in dims)
+
+
+def _ropes(config: DecoderConfig, positions_RL: Array) -> Any:
+  """Cosines and sines, a stack over the kinds of rotation; None if none."""
+  if not config.ropes:
+    return None
+  size = config.rotary_size or config.head_size
+  tables = [
+    attention.rope_tables(positions_RL, jnp.asarray(r.frequencies(size)))
+    for r in config.ropes
+  ]
+  return tuple(jnp.stack(table) for table in zip(*tables))
+
+
+def _layer_kinds(config: DecoderConfig) -> dict[str, Array | None]:
+  """What differs from layer to layer, int32 [layers]; None where nothing."""
+  whole = jnp.iinfo(jnp.int32).max
+  windows = [window or whole for window in config.layer_windows]
+  return {
+    'window': jnp.asarray(windows, jnp.int32) if windows else None,
+    'rope': jnp.asarray(config.layer_ropes, jnp.int32)
+    if config.layer_ropes
+    else None,
+  }

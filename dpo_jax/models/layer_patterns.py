@@ -1,0 +1,157 @@
+"""What differs from layer to layer: attention windows and rotary positions.
+
+Comes in: a config.json's keys in either layout. Goes out: the fields of
+DecoderConfig that hold a value a layer, and back. The rules are those of
+transformers' configuration classes.
+"""
+
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from dpo_jax.models import families
+from dpo_jax.models.config_source import Source
+from dpo_jax.models.decoder_config import DecoderConfig, Rope
+from dpo_jax.types import InputError
+
+_SLIDING, _FULL = 'sliding_attention', 'full_attention'
+
+
+def read_windows(source: Source, rule: str, num_layers: int) -> tuple[int, ...]:
+  """A window a layer: from `layer_types`, or by the family's rule."""
+  off = rule == 'upper' and not source.get('use_sliding_window')
+  if rule == 'none' or off or source.get('sliding_window') is None:
+    return ()
+  window = source.read('sliding_window', int)
+  kinds = source.get('layer_types')
+  if kinds is None:
+    slides = _rule(source, rule)
+    kinds = [_SLIDING if slides(i) else _FULL for i in range(num_layers)]
+  known = (_SLIDING, _FULL)
+  if len(kinds) != num_layers or any(kind not in known for kind in kinds):
+    source.refuse('layer_types', f'one of {known} for each layer')
+  windows = tuple(window if kind == _SLIDING else 0 for kind in kinds)
+  return windows if any(windows) else ()
+
+
+def write_windows(config: DecoderConfig) -> dict[str, Any]:
+  """The keys that `read_windows` reads."""
+  rule = families.FAMILIES[config.family].windows
+  if rule == 'none':
+    return {}
+  windows = config.layer_windows or (0,) * config.num_layers
+  out = {'sliding_window': max(windows) or None}
+  if rule == 'upper':
+    out['use_sliding_window'] = any(windows)
+  if rule != 'all':
+    out['layer_types'] = [_SLIDING if w else _FULL for w in windows]
+  return out
+
+
+def read_ropes(source: Source, fields: Mapping[str, Any]) -> dict[str, Any]:
+  """`ropes`, `layer_ropes` and `rotary_size`.
+
+  Args:
+    source: of the keys.
+    fields: of DecoderConfig so far: head_size, num_layers, layer_windows.
+  """
+  nested = source.objects('rope_parameters')
+  old = {
+    'rope_theta': source.get('rotary_emb_base') or source.get('rope_theta'),
+    'partial_rotary_factor': source.get('rotary_pct')
+    or source.get('partial_rotary_factor'),
+  }
+  flat = {**old, **source.objects('rope_scaling'), **nested.get(_FULL, nested)}
+  inner = Source(flat, {}, source.where)
+  size = source.get('rotary_dim')
+  if size is None:
+    share = inner.read('partial_rotary_factor', float)
+    size = int(fields['head_size'] * share)
+  out = {'ropes': (_read_rope(inner),)}
+  out['rotary_size'] = 0 if size == fields['head_size'] else size
+  layers = range(fields['num_layers'])
+  if local := source.get('rope_local_base_freq'):
+    sliding = {'rope_theta': local, **nested.get(_SLIDING, {})}
+    out['ropes'] += (_read_rope(Source(sliding, {}, source.where)),)
+    windows = fields['layer_windows'] or (0,) * len(layers)
+    out['layer_ropes'] = tuple(int(w > 0) for w in windows)
+  if period := source.get('no_rope_layer_interval'):
+    turns = source.get('no_rope_layers')
+    turns = turns or [(i + 1) % period != 0 for i in layers]
+    out['ropes'] += (Rope(scaling='none'),)
+    out['layer_ropes'] = tuple(0 if turn else 1 for turn in turns)
+  return out
+
+
+def write_ropes(config: DecoderConfig) -> dict[str, Any]:
+  """The keys that `read_ropes` reads, in both layouts."""
+  if not config.ropes:
+    return {}
+  first, *others = config.ropes
+  rotary_size = config.rotary_size or config.head_size
+  if config.family == 'gptj':
+    return {'rotary_dim': rotary_size}
+  parameters = _write_rope(first)
+  out = {'rope_theta': first.theta, 'rope_parameters': parameters}
+  if first.scaling != 'default':
+    out['rope_scaling'] = dict(parameters)
+  if rotary_size != config.head_size:
+    share = rotary_size / config.head_size
+    parameters['partial_rotary_factor'] = share
+    out |= {'partial_rotary_factor': share, 'rotary_pct': share}
+    out['rotary_emb_base'] = first.theta
+  for other in others:
+    if other.scaling == 'none':
+      out['no_rope_layers'] = [1 - index for index in config.layer_ropes]
+    else:
+      local = _write_rope(other)
+      out['rope_parameters'] = {_FULL: parameters, _SLIDING: local}
+      out['rope_local_base_freq'] = other.theta
+  return out
+
+
+def _rule(source: Source, rule: str):
+  """Which layers slide where `layer_types` does not say it."""
+  first = source.get('max_window_layers') or 0
+  period = source.get('sliding_window_pattern')
+  period = period or source.get('_sliding_window_pattern') or 6
+  return {
+    'all': lambda i: True,
+    'even': lambda i: i % 2 == 0,
+    'upper': lambda i: i >= first,
+    'pattern': lambda i: (i + 1) % period != 0,
+  }[rule]
+
+
+# Field of Rope -> key, by kind of scaling.
+_LINEAR = {'theta': 'rope_theta', 'factor': 'factor'}
+_LLAMA3 = {
+  **_LINEAR,
+  'low_freq_factor': 'low_freq_factor',
+  'high_freq_factor': 'high_freq_factor',
+  'original_positions': 'original_max_position_embeddings',
+}
+_KEYS = {
+  'default': {'theta': 'rope_theta'},
+  'linear': _LINEAR,
+  'llama3': _LLAMA3,
+}
+
+
+def _read_rope(source: Source) -> Rope:
+  kind = source.get('rope_type') or source.get('type') or 'default'
+  if kind not in _KEYS:
+    raise InputError(
+      f'{source.where}: rope_type {kind!r} is not built here; fix: use '
+      f'weights with one of {", ".join(_KEYS)}'
+    )
+  kinds = typing.get_type_hints(Rope)
+  keys = _KEYS[kind].items()
+  values = {field: source.read(key, kinds[field]) for field, key in keys}
+  return Rope(scaling=kind, **values)
+
+
+def _write_rope(rope: Rope) -> dict[str, Any]:
+  keys = _KEYS[rope.scaling].items()
+  values = {key: getattr(rope, field) for field, key in keys}
+  return {'rope_type': rope.scaling, **values}

@@ -1,0 +1,286 @@
+"""config and inputs -> everything on the devices that a loop needs.
+
+Comes in: a validated config and what inputs.py read. Goes out: a Job: model,
+mesh, jitted steps, reference, and functions that give the batch of a step.
+Every `jax.jit` of training is here, with its shardings and donation.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpo_jax import config as config_lib
+from dpo_jax import losses, optim, scoring, sharding, train_step, types
+from dpo_jax.data import pipeline
+from dpo_jax.inputs import Inputs
+from dpo_jax.models import decoder
+from dpo_jax.storage import initial_weights
+from dpo_jax.train_state import TrainState, init_state
+from dpo_jax.types import InputError, Params
+
+
+class Job(NamedTuple):
+  """A run, ready to go."""
+
+  model: Any  # decoder.LanguageModel
+  mesh: jax.sharding.Mesh
+  objective: losses.Objective
+  hyper: dict[str, jax.Array]  # float32 scalars, traced
+  optimizer: Any  # optax transformation
+  shardings: TrainState  # NamedSharding a leaf
+  abstract: TrainState  # ShapeDtypeStruct a leaf, with its sharding
+  score: Callable  # jitted (params, rows, C) -> CompletionScores, for caches
+  train_step: Callable  # jitted, donates the state
+  eval_step: Callable  # jitted
+  train_plan: pipeline.Plan
+  eval_plan: pipeline.Plan
+  num_steps: int
+
+
+def build(config, inputs: Inputs) -> Job:
+  """Places the model on the mesh and compiles nothing yet."""
+  mesh = sharding.make_mesh(**config.mesh)
+  model = decoder.make_model(
+    inputs.model,
+    compute_dtype=compute_dtype(config),
+    remat=config.model.remat,
+    attention_block=config.model.attention_block,
+  )
+  terms = config_lib.loss_terms(config)
+  objective = losses.make_objective(
+    tuple(terms), config_lib.loss_static(config)
+  )
+  hyper = losses.default_hyper(terms, **config_lib.loss_hyper(config))
+  hyper['learning_rate'] = jnp.float32(config.optim.learning_rate)
+  train_plan, eval_plan = make_plans(config, inputs, mesh)
+  num_steps = count_steps(config, inputs)
+  optimizer = make_optimizer(config)
+  score = scoring.make_score(
+    model, chunk=config.precision.head_chunk, mesh=mesh
+  )
+  score_with_entropy = scoring.make_score(
+    model, chunk=config.precision.head_chunk, mesh=mesh, entropy=True
+  )
+  shardings, abstract = _layout(config, mesh, model, optimizer)
+  whole = sharding.replicated(mesh)
+  step = train_step.make_train_step(
+    score, objective, optimizer, make_schedule(config, num_steps)
+  )
+  eval_step = train_step.make_eval_step(score_with_entropy, objective)
+  return Job(
+    model=model,
+    mesh=mesh,
+    objective=objective,
+    hyper=jax.device_put(hyper, whole),
+    optimizer=optimizer,
+    shardings=shardings,
+    abstract=abstract,
+    score=jax.jit(score, static_argnums=2, out_shardings=whole),
+    train_step=jax.jit(
+      step,
+      donate_argnums=0,
+      in_shardings=(shardings, None, None, whole),
+      out_shardings=(shardings, whole),
+    ),
+    eval_step=jax.jit(eval_step, out_shardings=whole),
+    train_plan=train_plan,
+    eval_plan=eval_plan,
+    num_steps=num_steps,
+  )
+
+
+def _layout(config, mesh, model, optimizer) -> tuple[TrainState, TrainState]:
+  """Shardings of the state, and its abstract arrays that carry them."""
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  param_shardings = sharding.param_shardings(mesh, model.logical_axes, params)
+  state = jax.eval_shape(
+    lambda p: init_state(p, optimizer, config.seed), params
+  )
+  shardings = sharding.state_shardings(mesh, optimizer, param_shardings, state)
+  abstract = jax.tree.map(
+    lambda leaf, where: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=where
+    ),
+    state,
+    shardings,
+  )
+  return shardings, abstract
+
+
+def initial_params(config, model_config, job: Job, source: str) -> Params:
+  """Parameters from a folder or a run, or random ones, on the mesh.
+
+  Args:
+    config: gives the seed of random parameters.
+    model_config: the model's shape.
+    job: gives model and shardings.
+    source: Hugging Face folder or run directory; '' = random.
+  """
+  if source:
+    return initial_weights.load(
+      source, model_config, job.shardings.params, job.abstract.params
+    )
+  init = jax.jit(job.model.init, out_shardings=job.shardings.params)
+  return init(jax.random.key(config.seed))
+
+
+def initial_state(config, job: Job, params: Params) -> TrainState:
+  """The state before the first update, on the mesh; takes `params` over."""
+  make = jax.jit(
+    lambda p: init_state(p, job.optimizer, config.seed),
+    out_shardings=job.shardings,
+    donate_argnums=0,
+  )
+  return make(params)
+
+
+def batch_source(
+  job: Job, plan: pipeline.Plan, store, cache=None
+) -> Callable[[int], types.Batch]:
+  """Makes `batch(t)`: the batch of a step, on the devices.
+
+  Args:
+    job: gives the mesh.
+    plan: of the batches.
+    store: of the tokens.
+    cache: precomputed reference scores of the store, or None.
+  """
+
+  def batch(t):
+    host = plan.batch(t, store)
+    if cache is not None:
+      host = host._replace(reference=cache.scores(plan.completion_index(t)))
+    return jax.device_put(host, sharding.batch_shardings(job.mesh, host))
+
+  return batch
+
+
+def check_mesh(config) -> None:
+  """Refuses a mesh that does not fit the devices, before anything is read.
+
+  The default, all devices for data, always fits: no device is asked for.
+  """
+  sizes = dict(config.mesh)
+  if sizes != {'data': -1, 'fsdp': 1, 'tensor': 1}:
+    sharding.mesh_sizes(**sizes, num_devices=len(jax.devices()))
+
+
+def make_plans(config, inputs: Inputs, mesh):
+  """The plans of training and of evaluation."""
+  data = config.data
+  common = {
+    'row_length': data.row_length or data.max_length,
+    'layout': data.layout,
+    'row_multiple': sharding.row_multiple(mesh),
+    'max_shapes': data.max_shapes,
+  }
+  train = pipeline.make_plan(
+    inputs.train.store.table,
+    seed=config.seed,
+    batch_size=config.train.batch_size,
+    microbatches=config.train.microbatches,
+    indices=inputs.train.indices,
+    **common,
+  )
+  evaluation = pipeline.make_plan(
+    inputs.evaluation.store.table,
+    seed=0,
+    batch_size=config.eval.batch_size,
+    shuffle=False,
+    indices=inputs.evaluation.indices,
+    **(common | {'max_shapes': 1}),
+  )
+  return train, evaluation
+
+
+def count_steps(config, inputs: Inputs) -> int:
+  """Updates of the run; with num_epochs, as many as fit whole."""
+  if config.train.num_steps:
+    return config.train.num_steps
+  prompts = config.train.num_epochs * len(inputs.train.indices)
+  steps = int(prompts // config.train.batch_size)
+  if not steps:
+    raise InputError(
+      f'config.train.num_epochs: {config.train.num_epochs:g} of '
+      f'{len(inputs.train.indices)} prompts is less than one update of '
+      f'{config.train.batch_size}; fix: a smaller train.batch_size'
+    )
+  return steps
+
+
+def make_optimizer(config):
+  """The optimiser of a config; what it leaves unset is optim's default."""
+  options = {
+    k: config.optim[k]
+    for k in ('b1', 'b2', 'eps')
+    if config.optim[k] is not None
+  }
+  return optim.make_optimizer(
+    config.optim.name,
+    weight_decay=config.optim.weight_decay,
+    clip_norm=config.optim.clip_norm,
+    **options,
+  )
+
+
+def make_schedule(config, num_steps: int):
+  """The learning rate's multiplier by step."""
+  warmup = config.optim.warmup_steps
+  if config.optim.warmup_fraction:
+    warmup = round(config.optim.warmup_fraction * num_steps)
+  return optim.make_schedule(
+    config.optim.schedule,
+    num_steps=num_steps,
+    warmup_steps=warmup,
+    final_fraction=config.optim.final_fraction,
+  )
+
+
+def compute_dtype(config) -> np.dtype:
+  """The dtype of matmuls: 'auto' is float32 on CPU, bfloat16 elsewhere."""
+  name = config.precision.compute
+  if name == 'auto':
+    name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+  return jnp.dtype(name)
+
+
+def resolve(config) -> dict[str, Any]:
+  """The config as plain values, its losses' defaults filled in."""
+  resolved = config.to_dict()
+  terms = config_lib.loss_terms(config)
+  for name in terms:
+    loss = losses.get(name)
+    defaults = loss.hyper | {k: v[0] for k, v in loss.static.items()}
+    for key, value in defaults.items():
+      if resolved['loss'][key] is None:
+        resolved['loss'][key] = value
+  resolved['loss']['terms'] = terms
+  return resolved
+
+
+def describe(config, inputs: Inputs, job: Job) -> str:
+  """A few lines on what is about to run."""
+  sizes = [leaf.size for leaf in jax.tree.leaves(job.abstract.params)]
+  plan = job.train_plan.summary(min(job.num_steps, 200))
+  kind = jax.devices()[0].device_kind
+  return (
+    f'{config.stage}: {" + ".join(job.objective.terms)}, {job.num_steps} '
+    f'updates of {config.train.batch_size} prompts, '
+    f'{sum(sizes):,} parameters on {job.mesh.size} x {kind}\n'
+    f'rows of {job.train_plan.row_length}: packing efficiency '
+    f'{plan["packing_efficiency"]:.3f}, row counts '
+    f'{", ".join(map(str, plan["row_shapes"]))} (one compile each)'
+  )
+
+
+def per_example(part, pairs) -> dict[str, np.ndarray]:
+  """Scores of the comparisons of a part, each with its record's uid."""
+  table = part.store.table
+  uids = []
+  for i in part.indices:
+    mine = slice(table.comparison_offsets[i], table.comparison_offsets[i + 1])
+    uids += [table.uids[i]] * int((table.weight[mine] > 0).sum())
+  return {'uid': np.array(uids)} | pairs._asdict()

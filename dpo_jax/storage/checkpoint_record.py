@@ -1,0 +1,295 @@
+"""What one checkpoint step says of itself, and reading it by that word.
+
+Comes in: items as {name: array}, or a step on disk. Goes out: the record (tree,
+shapes, dtypes, a fingerprint a leaf, the caller's JSON) and items whose bits
+agree with it, or `Unsound`. Does not choose steps and never writes.
+"""
+
+import gc
+import hashlib
+import json
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from dpo_jax import tree
+from dpo_jax.types import InputError
+
+ITEM = 'meta'  # the item that holds the record; no caller's item is so named
+
+# Errors that say nothing of the bytes on disk: walking back would be wrong.
+_NOT_DAMAGE = re.compile(
+  'RESOURCE_EXHAUSTED|PERMISSION_DENIED|Permission denied|Too many open files'
+)
+
+
+class Restored(NamedTuple):
+  """A step as it was saved."""
+
+  step: int
+  items: dict[str, Any]  # pytree by item name
+  meta: dict[str, Any]  # the JSON dict given to save
+
+
+class Unsound(Exception):
+  """A step is damaged; the message says how."""
+
+
+def make(
+  step: int,
+  items: dict[str, dict[str, Any]],
+  meta: dict[str, Any],
+  score: float | None,
+) -> dict[str, Any]:
+  """Returns the record of a step: JSON types, with a digest of itself.
+
+  Args:
+    step: number of the step, so that a renamed folder is noticed.
+    items: by item name, arrays by leaf name.
+    meta: the caller's, kept as JSON keeps it (tuples become lists).
+    score: for the best step; None or not finite is kept as null.
+  """
+  if ITEM in items:
+    raise ValueError(f'an item may not be named {ITEM!r}')
+  leaves = {}
+  for item, flat in items.items():
+    for name, leaf in flat.items():
+      if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        raise TypeError(f'{item}/{name}: save jax.random.key_data of a key')
+    hashes = tree.fingerprint(flat)
+    leaves[item] = {
+      name: [list(leaf.shape), tree.dtype_name(leaf), hashes[name]]
+      for name, leaf in flat.items()
+    }
+  finite = score is not None and np.isfinite(score)
+  record = {
+    'step': step,
+    'score': float(score) if finite else None,
+    'leaves': leaves,
+    'meta': meta,
+  }
+  record = json.loads(json.dumps(record))
+  return record | {'sha256': _digest(record)}
+
+
+def save_args(
+  items: dict[str, dict[str, Any]], record: dict[str, Any]
+) -> ocp.args.Composite:
+  """Returns Orbax's arguments; empty leaves and items stay in the record."""
+  args = {ITEM: ocp.args.JsonSave(record)}
+  for item, flat in items.items():
+    full = {name: leaf for name, leaf in flat.items() if leaf.size}
+    if full:
+      args[item] = ocp.args.StandardSave(full)
+  return ocp.args.Composite(**args)
+
+
+def read(
+  manager: ocp.CheckpointManager, step: int, folder: epath.Path
+) -> dict[str, Any]:
+  """Returns a step's record, its digest and step number checked.
+
+  Raises:
+    Unsound: it is not there, not JSON, or not what was written.
+    InputError: it cannot be read now (permission, memory).
+  """
+
+  def parse() -> dict[str, Any]:
+    args = ocp.args.Composite(**{ITEM: ocp.args.JsonRestore()})
+    record = dict(manager.restore(step, args=args)[ITEM])
+    if record.pop('sha256', None) != _digest(record):
+      raise Unsound('its record does not match its digest')
+    if record['step'] != step:
+      raise Unsound(f'it is step {record["step"]} under another number')
+    return record
+
+  return _together(parse, f'{folder / str(step)}')
+
+
+def read_step(
+  manager: ocp.CheckpointManager,
+  step: int,
+  folder: epath.Path,
+  abstract: dict[str, Any],
+  partial: bool,
+) -> Restored:
+  """Returns a step, checked before (tree) and after (bits).
+
+  Args:
+    manager: the manager to read with.
+    step: number of the step.
+    folder: the folder of the steps.
+    abstract: by item name, what to restore to, as `read_item` takes it.
+    partial: whether the step may hold items that are not asked for.
+
+  Raises:
+    Unsound: an item is not what was saved.
+    InputError: the step is of another state, or cannot be read now.
+  """
+  record = read(manager, step, folder)
+  leaves, where = record['leaves'], folder / str(step)
+  fix = 'use the config that the run was started with, or a new --workdir'
+  expected = dict.fromkeys(abstract, 0)
+  found = {item: 0 for item in leaves if item in abstract or not partial}
+  tree.check_same(expected, found, where=f'{where}: items', fix=fix)
+  for item, wanted in abstract.items():
+    if wanted is not None:
+      found = host_leaves(leaves[item])
+      tree.check_same(wanted, found, where=f'{where}/{item}', fix=fix)
+  items = {
+    item: _read_item(manager, step, folder, item, leaves[item], wanted)
+    for item, wanted in abstract.items()
+  }
+  return Restored(step, items, record['meta'])
+
+
+def _read_item(
+  manager: ocp.CheckpointManager,
+  step: int,
+  folder: epath.Path,
+  item: str,
+  leaves: dict[str, list],
+  wanted: Any,
+) -> Any:
+  """Returns an item in the structure and placement of `wanted`.
+
+  Args:
+    manager: the manager to read with.
+    step: number of the step.
+    folder: the folder of the steps, for messages.
+    item: name of the item.
+    leaves: the record's part on it, already the same tree as `wanted`.
+    wanted: pytree of jax.ShapeDtypeStruct or numpy arrays; None: nested dicts
+      of numpy arrays.
+
+  Raises:
+    Unsound: a leaf is not what was saved.
+    InputError: it cannot be read now (permission, memory).
+  """
+  if wanted is None:
+    wanted = tree.unflatten_names(host_leaves(leaves))
+  named = tree.flatten_with_names(wanted)
+  abstract = {
+    name: _abstract(leaf) for name, leaf in named if np.prod(leaf.shape)
+  }
+
+  def arrays() -> dict[str, Any]:
+    if not abstract:
+      return {}
+    args = ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
+    with jax.transfer_guard('allow'):
+      return dict(manager.restore(step, args=args)[item])
+
+  found = _together(arrays, f'{folder / str(step) / item}')
+  for name, leaf in named:
+    if name not in found:
+      found[name] = _empty(leaf)
+  _check_bits(item, leaves, found)
+  structure = jax.tree.structure(wanted)
+  return structure.unflatten([found[name] for name, _ in named])
+
+
+def host_leaves(leaves: dict[str, list]) -> dict[str, np.ndarray]:
+  """Returns numpy stand-ins (no memory of their own) for a record's leaves."""
+  return {
+    name: np.broadcast_to(np.zeros((), jnp.dtype(dtype)), shape)
+    for name, (shape, dtype, _) in leaves.items()
+  }
+
+
+def reason(error: BaseException) -> str:
+  """Returns an error in a few words: the system's own where it has some."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  text = ' '.join(str(error).split())
+  system = re.search(r"([^:]+) \[os_error_code='\d+'", text)
+  if system:
+    return system.group(1).strip()
+  text = re.split(r' \[tensorstore_spec| See full TensorStore', text)[0]
+  if len(text) > 160:
+    text = f'{text[:40]} ... {text[-115:]}'
+  return f'{type(error).__name__}: {text}'
+
+
+def _check_bits(
+  item: str, leaves: dict[str, list], found: dict[str, Any]
+) -> None:
+  """Raises Unsound where shape, dtype or fingerprint is not the record's."""
+  lines = tree.differences(host_leaves(leaves), found)
+  hashes = tree.fingerprint(found)
+  lines += [
+    f'{name}: fingerprint {hashes[name]:08x}, saved {saved:08x}'
+    for name, (_, _, saved) in leaves.items()
+    if name in hashes and hashes[name] != saved
+  ]
+  if lines:
+    more = f' (and {len(lines) - 1} more)' if len(lines) > 1 else ''
+    raise Unsound(f'{item}/{lines[0]}{more}')
+
+
+def _together(action: Callable[[], Any], where: str) -> Any:
+  """Runs a reading action; if it fails on one process, all raise Unsound."""
+  result, why = None, ''
+  try:
+    result = action()
+  except Unsound as damage:
+    why = str(damage)
+  except Exception as error:
+    _drop_coroutines(error)
+    why = f'unreadable ({reason(error)})'
+    if isinstance(error, MemoryError) or _NOT_DAMAGE.search(str(error)):
+      raise InputError(
+        f'{where}: {why} now; fix: give this user access to '
+        'it, and enough memory'
+      ) from error
+  sound = not why
+  if jax.process_count() > 1:
+    sound = bool(multihost_utils.process_allgather(np.array(sound)).all())
+  if not sound:
+    raise Unsound(why or 'unreadable on another process')
+  return result
+
+
+def _drop_coroutines(error: Exception) -> None:
+  """Ends Orbax's half-run reads now, without the traceback each would print."""
+  error.__traceback__ = None
+  hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+  asyncio_log = logging.getLogger('asyncio')
+  was, asyncio_log.disabled = asyncio_log.disabled, True
+  try:
+    with warnings.catch_warnings(action='ignore'):
+      gc.collect()
+  finally:
+    sys.unraisablehook, asyncio_log.disabled = hook, was
+
+
+def _abstract(leaf: Any) -> Any:
+  """Returns what Orbax restores to: numpy stays on the host."""
+  if isinstance(leaf, np.ndarray | np.generic):
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+  sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(
+    jax.local_devices()[0]
+  )
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _empty(leaf: Any) -> Any:
+  """Returns a leaf of no elements; Orbax stores none."""
+  if isinstance(leaf, np.ndarray | np.generic):
+    return np.zeros(leaf.shape, leaf.dtype)
+  return jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+
+
+def _digest(record: dict[str, Any]) -> str:
+  """Returns the sha256 of a record's canonical JSON."""
+  return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,382 @@
+"""Weights in Hugging Face layout: folders of safetensors, in and out.
+
+Comes in: a folder (config.json, model.safetensors or its sharded index) and
+the DecoderConfig. Goes out: float32 parameters, of which each device reads
+only its own slice, or a folder that transformers loads. Every misfit is found
+in the headers, before an array is made. Does not read pickles.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from dpo_jax import tree
+from dpo_jax.models import architectures, families
+from dpo_jax.models.decoder_config import DecoderConfig, param_dims
+from dpo_jax.storage import hf_layout, run_dir
+from dpo_jax.types import InputError, Params
+
+MAX_SHARD_BYTES = 5_000_000_000
+
+_SINGLE = 'model.safetensors'
+_INDEX = 'model.safetensors.index.json'
+_FLOATS = ('F64', 'F32', 'F16', 'BF16')
+# Buffers that older releases stored; they follow from config.json.
+_BUFFERS = re.compile(r'\.(rotary_emb\.inv_freq|(attn|attention)\.\w*bias)$')
+_TOKENIZER_FILES = (
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'vocab.json',
+  'merges.txt',
+  'tokenizer.model',
+  'chat_template.jinja',
+  'generation_config.json',
+)
+_TOKEN_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
+
+
+def read_config(folder: str | os.PathLike) -> dict[str, Any]:
+  """The folder's config.json; InputError where there is none."""
+  return _read_json(pathlib.Path(folder) / 'config.json')
+
+
+def check(folder: str | os.PathLike, config: DecoderConfig) -> None:
+  """Compares the files' tensors with the config, from the headers.
+
+  Raises:
+    InputError: names the missing, unexpected or misshapen tensors.
+  """
+  with contextlib.ExitStack() as stack:
+    _check(_Files(pathlib.Path(folder), stack), config)
+
+
+def load_params(
+  folder: str | os.PathLike,
+  config: DecoderConfig,
+  *,
+  shardings: Params | None = None,
+) -> Params:
+  """Reads the parameters of a decoder, float32 whatever the files hold.
+
+  Args:
+    folder: with model.safetensors, or its index and shards.
+    config: `architectures.from_hf_config(read_config(folder))`.
+    shardings: pytree like params; each device reads only its slice. None =
+      everything on the first device.
+
+  Raises:
+    InputError: see `check`.
+  """
+  placed = dict(tree.flatten_with_names(shardings)) if shardings else {}
+  first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  with contextlib.ExitStack() as stack:
+    files = _Files(pathlib.Path(folder), stack)
+    _check(files, config)
+    params = {}
+    for name, dims in param_dims(config).items():
+      shape = tuple(config.sizes[d] for d in dims)
+      params[name] = jax.make_array_from_callback(
+        shape,
+        placed.get(name, first),
+        lambda index, name=name: _read(files, config, name, index),
+        dtype=np.float32,
+      )
+    jax.block_until_ready(params)
+  return tree.unflatten_names(params)
+
+
+def save(
+  folder: str | os.PathLike,
+  params: Params,
+  config: DecoderConfig,
+  *,
+  tokenizer_files_from: str | os.PathLike | None = None,
+  max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+  """Writes a folder that transformers loads; whole or not at all.
+
+  Args:
+    folder: to be made; may exist if empty.
+    params: of `config`, of any sharding whose pieces this process can reach.
+    config: goes into config.json.
+    tokenizer_files_from: folder of tokenizer files to copy beside, whose
+      config.json gives the ids of bos, eos and pad.
+    max_shard_bytes: of a safetensors file.
+  """
+  folder = pathlib.Path(os.path.abspath(folder))
+  with run_dir.storage_errors(folder):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+      raise InputError(
+        f'{folder}: is there already; fix: give another folder, or remove it'
+      )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.parent / f'.{folder.name}.{uuid.uuid4().hex[:8]}'
+    try:
+      beside.mkdir()
+      mapping = architectures.to_hf_config(config)
+      if tokenizer_files_from is not None:
+        mapping |= _copy_tokenizer(pathlib.Path(tokenizer_files_from), beside)
+      _write_json(beside / 'config.json', mapping)
+      _write_tensors(beside, params, config, max_shard_bytes)
+      os.replace(beside, folder)
+    finally:
+      shutil.rmtree(beside, ignore_errors=True)
+
+
+class _Files:
+  """The open safetensors files of a folder: which tensor is in which."""
+
+  def __init__(self, folder: pathlib.Path, stack: contextlib.ExitStack):
+    self.folder = folder
+    self._file = {}  # tensor -> (path, open file)
+    for path in _find(folder):
+      try:
+        file = stack.enter_context(safetensors.safe_open(path, 'numpy'))
+        self._file |= {name: (path, file) for name in file.keys()}
+      except (safetensors.SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+    self.names = set(self._file)
+
+  def path(self, name: str) -> pathlib.Path:
+    return self._file[name][0]
+
+  def slice(self, name: str) -> Any:
+    return self._file[name][1].get_slice(name)
+
+
+def _find(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The safetensors files of a folder, or what to do instead."""
+  if (folder / _INDEX).is_file():
+    files = _read_json(folder / _INDEX).get('weight_map')
+    if not isinstance(files, Mapping) or not files:
+      raise InputError(f'{folder / _INDEX}: no weight_map; fix: copy it again')
+    paths = [folder / os.path.basename(str(f)) for f in files.values()]
+    for path in (paths := list(dict.fromkeys(paths))):
+      if not path.is_file():
+        raise InputError(
+          f'{path}: missing, though {_INDEX} names it; fix: copy it again'
+        )
+    return paths
+  if (folder / _SINGLE).is_file():
+    return [folder / _SINGLE]
+  pickles = sorted(folder.glob('*.bin')) + sorted(folder.glob('*.pt*'))
+  if pickles:
+    raise InputError(
+      f'{pickles[0]}: pickled weights are not read, a pickle can run code; '
+      'fix: convert them once where you trust them: python -c "from '
+      'transformers import AutoModelForCausalLM as M; '
+      "M.from_pretrained('FOLDER').save_pretrained('NEW_FOLDER')\""
+    )
+  raise InputError(
+    f'{folder}: no {_SINGLE} and no {_INDEX}; fix: give the folder of a '
+    'Hugging Face checkpoint'
+  )
+
+
+def _check(files: _Files, config: DecoderConfig) -> None:
+  expected = _expected(files, config)
+  missing = [name for name in expected if name not in files.names]
+  if missing:
+    raise InputError(
+      f'{files.folder}: {_some("tensor", missing)} missing, of '
+      f'{len(expected)} that its config.json asks for; fix: check config.json '
+      '(layers, biases, tie_word_embeddings), or copy the weights again'
+    )
+  _check_tied(files, config)
+  unexpected = [
+    name
+    for name in sorted(files.names - set(expected))
+    if not _BUFFERS.search(name) and name != _head_name(config)
+  ]
+  if unexpected:
+    raise InputError(
+      f'{files.folder}: {_some("tensor", unexpected)} unexpected for '
+      f'a {config.family} of this config.json; fix: check config.json '
+      '(layers, biases, model_type)'
+    )
+  for name, shape in expected.items():
+    found, kind = files.slice(name).get_shape(), files.slice(name).get_dtype()
+    if tuple(found) != shape:
+      raise InputError(
+        f'{files.path(name)}: {name} has shape {tuple(found)}, config.json '
+        f'asks for {shape}; fix: use the config.json of these weights'
+      )
+    if kind not in _FLOATS:
+      raise InputError(
+        f'{files.path(name)}: {name} is {kind}, quantised weights are not '
+        f'read; fix: use a checkpoint of {", ".join(_FLOATS)}'
+      )
+
+
+def _check_tied(files: _Files, config: DecoderConfig) -> None:
+  """A head beside tied embeddings must be the embedding itself."""
+  head = _head_name(config)
+  if not config.tied or head not in files.names:
+    return
+  embedding = _names(files, config)['embed/embedding']
+  if not np.array_equal(files.slice(head)[:], files.slice(embedding)[:]):
+    raise InputError(
+      f'{files.path(head)}: {head} differs from {embedding}, but config.json '
+      'says tie_word_embeddings; fix: set tie_word_embeddings to false, or '
+      f'remove {head}'
+    )
+
+
+def _head_name(config: DecoderConfig) -> str:
+  return families.FAMILIES[config.family].tensors['head/kernel'].name
+
+
+def _expected(
+  files: _Files, config: DecoderConfig
+) -> dict[str, tuple[int, ...]]:
+  """Tensor -> shape, of all that the files must hold."""
+  names, out = _names(files, config), {}
+  for name, tensor, shape in _tensors(config):
+    for i in range(config.num_layers if '{i}' in tensor.name else 1):
+      out[names[name].format(i=i)] = shape
+  return out
+
+
+def _tensors(config: DecoderConfig) -> Iterator[tuple[str, Any, tuple]]:
+  """(our name, its families.Tensor, shape in the file) of each parameter."""
+  table = families.FAMILIES[config.family].tensors
+  for name in param_dims(config):
+    yield name, table[name], hf_layout.shape(table[name], config.sizes)
+
+
+def _names(files: _Files, config: DecoderConfig) -> dict[str, str]:
+  """Our name -> the tensor's, without a prefix that no tensor has."""
+  prefix = families.FAMILIES[config.family].prefix
+  absent = not any(name.startswith(prefix) for name in files.names)
+  drop = prefix if absent else ''
+  return {
+    name: tensor.name.removeprefix(drop) for name, tensor, _ in _tensors(config)
+  }
+
+
+def _read(files: _Files, config: DecoderConfig, name: str, index) -> np.ndarray:
+  """A slice of one parameter, float32."""
+  dims, sizes = param_dims(config)[name], config.sizes
+  tensor = families.FAMILIES[config.family].tensors[name]
+  ranges = {
+    letter: slice(*part.indices(sizes[letter])[:2])
+    for letter, part in zip(dims, index, strict=True)
+  }
+  layers = ranges.pop('N', None)
+  template, dims = _names(files, config)[name], dims.removeprefix('N')
+
+  def one(tensor_name):
+    source = files.slice(tensor_name)
+    array = hf_layout.read(
+      tensor, sizes, dims, ranges, lambda where: source[where]
+    )
+    return array.astype(np.float32)
+
+  if layers is None:
+    return one(template)
+  numbers = range(layers.start, layers.stop)
+  return np.stack([one(template.format(i=i)) for i in numbers])
+
+
+def _write_tensors(folder, params, config, max_shard_bytes) -> None:
+  leaves = dict(tree.flatten_with_names(params))
+  entries = {}  # tensor -> [(our name, its families.Tensor, layer)], shape
+  for i in range(config.num_layers):
+    for name, tensor, shape in _tensors(config):
+      layer = i if '{i}' in tensor.name else None
+      if layer is not None or i == 0:
+        entry = entries.setdefault(tensor.name.format(i=i), ([], shape))
+        entry[0].append((name, tensor, layer))
+  shards, total = [{}], 0
+  for tensor_name, (parts, shape) in entries.items():
+    size = 4 * int(np.prod(shape))
+    used = sum(4 * int(np.prod(s)) for _, s in shards[-1].values())
+    if used and used + size > max_shard_bytes:
+      shards.append({})
+    shards[-1][tensor_name] = (parts, shape)
+    total += size
+  files = {}
+  for number, shard in enumerate(shards, start=1):
+    file = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
+    file = _SINGLE if len(shards) == 1 else file
+    arrays = {
+      tensor_name: _gather(leaves, config, parts, shape)
+      for tensor_name, (parts, shape) in shard.items()
+    }
+    safetensors.numpy.save_file(arrays, folder / file, {'format': 'pt'})
+    files |= dict.fromkeys(shard, file)
+  if len(shards) > 1:
+    index = {'metadata': {'total_size': total}, 'weight_map': files}
+    _write_json(folder / _INDEX, index)
+
+
+def _gather(leaves, config, parts, shape) -> np.ndarray:
+  """One tensor of a file, C-contiguous: save_file misreads any other."""
+  out = np.empty(shape, np.float32)
+  for name, tensor, layer in parts:
+    leaf = leaves[name] if layer is None else leaves[name][layer]
+    dims = param_dims(config)[name].removeprefix('N')
+    hf_layout.write(tensor, config.sizes, dims, np.asarray(leaf), out)
+  return out
+
+
+def _copy_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> dict:
+  """Copies tokenizer files; returns the token ids of the config.json there."""
+  for name in _TOKENIZER_FILES:
+    if (source / name).is_file():
+      shutil.copyfile(source / name, folder / name)
+  if not (source / 'config.json').is_file():
+    return {}
+  ids = _read_json(source / 'config.json')
+  return {key: ids[key] for key in _TOKEN_IDS if key in ids}
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    value = json.loads(path.read_text(encoding='utf-8'))
+  except FileNotFoundError:
+    raise InputError(
+      f'{path}: no such file; fix: give the folder of a Hugging Face checkpoint'
+    ) from None
+  except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON
+    raise InputError(
+      f'{path}: cannot be read ({error}); fix: copy it again'
+    ) from None
+  if not isinstance(value, dict):
+    raise InputError(f'{path}: not a JSON object; fix: copy it again')
+  return value
+
+
+def _write_json(path: pathlib.Path, value: Any) -> None:
+  path.write_text(json.dumps(value, indent=2, sort_keys=True) + '\n')
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> InputError:
+  with open(path, 'rb') as file:
+    pointer = file.read(32).startswith(b'version https://git-lfs')
+  if pointer:
+    return InputError(f'{path}: a git-lfs pointer; fix: run git lfs pull')
+  return InputError(
+    f'{path}: not a safetensors file ({error}); fix: copy it again'
+  )
+
+
+def _some(noun: str, names: list[str]) -> str:
+  """'tensor x is', or 'tensors x, y, z and 7 more are'."""
+  first = ', '.join(names[:3])
+  more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+  one = len(names) == 1
+  return f'{noun} {first} is' if one else f'{noun}s {first}{more} are'

@@ -1,0 +1,106 @@
+"""Where a parameter's elements lie in the tensor of a file, and back.
+
+Comes in: a families.Tensor, dimension sizes, an index into our parameter.
+Goes out: the range of the file's tensor that holds it, and arrays turned from
+one order of axes to the other. Numpy only; reads and writes nothing.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from dpo_jax.models.families import Tensor
+
+
+class _Factor(NamedTuple):
+  """One dimension within an axis of the file."""
+
+  letter: str
+  total: int  # of all the parameters that share the tensor
+  offset: int  # where ours begins
+  size: int  # of ours
+
+
+def shape(tensor: Tensor, sizes: Mapping[str, int]) -> tuple[int, ...]:
+  """The shape in the file."""
+  axes = _factors(tensor, sizes)
+  return tuple(math.prod(f.total for f in factors) for factors in axes)
+
+
+def read(
+  tensor: Tensor,
+  sizes: Mapping[str, int],
+  dims: str,
+  index: Mapping[str, slice],
+  get: Callable[[tuple[slice, ...]], np.ndarray],
+) -> np.ndarray:
+  """A piece of our parameter, from no more of the file than whole rows.
+
+  Args:
+    tensor: where it lies.
+    sizes: of the dimensions.
+    dims: the parameter's dimension letters, in our order.
+    index: letter -> the range wanted; a letter left out is wanted whole.
+    get: reads a range of the file's tensor.
+  """
+  axes = _factors(tensor, sizes)
+  ranges, inner_shape, inner_index = [], [], []
+  for outer, *inner in axes:
+    low, high = _range(outer, index)
+    row = math.prod(f.total for f in inner)
+    ranges.append(slice(low * row, high * row))
+    inner_shape += [high - low, *(f.total for f in inner)]
+    inner_index += [slice(None), *(slice(*_range(f, index)) for f in inner)]
+  array = get(tuple(ranges)).reshape(inner_shape)[tuple(inner_index)]
+  return _reorder(array, _letters(axes), dims)
+
+
+def write(
+  tensor: Tensor,
+  sizes: Mapping[str, int],
+  dims: str,
+  parameter: np.ndarray,
+  out: np.ndarray,
+) -> None:
+  """Puts our whole parameter into its part of the file's tensor `out`."""
+  axes = _factors(tensor, sizes)
+  factors = [f for axis in axes for f in axis]
+  view = out.reshape([f.total for f in factors])
+  place = tuple(slice(f.offset, f.offset + f.size) for f in factors)
+  letters = _letters(axes)
+  array = _reorder(parameter, dims, letters.replace('1', ''))
+  singles = tuple(i for i, letter in enumerate(letters) if letter == '1')
+  view[place] = np.expand_dims(array, singles)
+
+
+def _factors(tensor, sizes) -> list[list[_Factor]]:
+  sizes = {**sizes, '1': 1}
+  joined = [sizes[letter] for letter in tensor.fused]
+  out = []
+  for axis in tensor.axes.split(','):
+    factors = [_Factor(x, sizes[x], 0, sizes[x]) for x in axis]
+    for i, factor in enumerate(factors):
+      if joined and factor.letter == tensor.fused[tensor.part]:
+        offset = sum(joined[: tensor.part])
+        factors[i] = factor._replace(total=sum(joined), offset=offset)
+    out.append(factors)
+  return out
+
+
+def _range(factor, index):
+  wanted = index.get(factor.letter, slice(0, factor.size))
+  return factor.offset + wanted.start, factor.offset + wanted.stop
+
+
+def _letters(axes):
+  return ''.join(f.letter for factors in axes for f in factors)
+
+
+def _reorder(array, before, after):
+  """Transposes from the letters `before` to `after`; drops single ones."""
+  singles = tuple(i for i, letter in enumerate(before) if letter == '1')
+  before = before.replace('1', '')
+  order = [before.index(letter) for letter in after]
+  return array.squeeze(singles).transpose(order)

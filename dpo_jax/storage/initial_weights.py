@@ -1,0 +1,75 @@
+"""Where a model comes from: a Hugging Face folder, or a run of ours.
+
+Comes in: a folder. Goes out: the model's shape, its parameters on the mesh,
+its tokenizer's place. A run is recognised by its model.json.
+"""
+
+import json
+import pathlib
+
+from dpo_jax.models import architectures
+from dpo_jax.storage import checkpoints, hf_checkpoint, run_dir
+from dpo_jax.types import InputError, Params
+
+_MODEL = 'model.json'  # the shape of a run's model, in Hugging Face's words
+
+
+def read_config(folder: str) -> architectures.DecoderConfig:
+  """The shape of the model in a folder or a run."""
+  return architectures.from_hf_config(_hf_config(folder))
+
+
+def check(folder: str, config: architectures.DecoderConfig) -> None:
+  """Refuses weights of other names or shapes, from their headers alone."""
+  if not _is_run(folder):
+    hf_checkpoint.check(folder, config)
+
+
+def load(folder: str, config, shardings: Params, abstract: Params) -> Params:
+  """Parameters, float32, each device reading what it holds.
+
+  Args:
+    folder: Hugging Face folder or run directory; a run gives its newest sound
+      checkpoint.
+    config: the model's DecoderConfig.
+    shardings: pytree of NamedShardings.
+    abstract: pytree of ShapeDtypeStructs with the shardings.
+
+  Raises:
+    InputError: naming what is missing or of another shape.
+  """
+  if not _is_run(folder):
+    return hf_checkpoint.load_params(folder, config, shardings=shardings)
+  path = pathlib.Path(folder) / 'checkpoints'
+  with checkpoints.Checkpoints(path) as saved:
+    found = saved.restore_latest({'params': abstract}, partial=True)
+  if found is None:
+    raise InputError(
+      f'{path}: this run has no checkpoint; fix: let it train first'
+    )
+  return found.items['params']
+
+
+def tokenizer_of(folder: str) -> str:
+  """The folder or name of the tokenizer that a model was trained with."""
+  if not _is_run(folder):
+    return folder
+  config = run_dir.RunDir(folder).config()
+  return config['tokenizer'] or tokenizer_of(config['model']['init_from'])
+
+
+def record(folder: pathlib.Path, config) -> None:
+  """Notes the shape of a run's model in the run's folder."""
+  with run_dir.atomic_file(folder / _MODEL) as file:
+    text = json.dumps(architectures.to_hf_config(config), indent=2)
+    file.write(text.encode())
+
+
+def _is_run(folder: str) -> bool:
+  return (pathlib.Path(folder) / _MODEL).is_file()
+
+
+def _hf_config(folder: str) -> dict:
+  if _is_run(folder):
+    return json.loads((pathlib.Path(folder) / _MODEL).read_text())
+  return hf_checkpoint.read_config(folder)

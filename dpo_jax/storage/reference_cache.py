@@ -1,0 +1,231 @@
+"""reference scores -> one file: precomputed once, shared by every variant.
+
+Comes in: the reference's `CompletionScores` of every completion of a token
+store. Goes out: the same numbers by completion, or a refusal: a score that is
+missing, not finite or another store's is never 0.0. Scores nothing itself.
+
+A file's key is made of what the scores depend on and of nothing else: the
+tokens and where completions start, the reference's weights, the precision. So
+beta, learning rate, seed, loss and the order of the batches share it.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dpo_jax.storage import run_dir
+from dpo_jax.types import CompletionScores, InputError
+
+_AGAIN = 'fix: run --mode=precompute_reference again'
+_ARRAYS = ('uids', 'offsets', 'logps', 'num_tokens')
+
+
+def key(
+  tokens_digest: str, reference: str | Mapping[str, int], precision: str
+) -> str:
+  """Returns the name of the scores that these make, 32 hex digits.
+
+  Args:
+    tokens_digest: the token store's `digest`.
+    reference: fingerprint of the reference's weights: `tree.fingerprint` of
+      its parameters, or any digest of them.
+    precision: of the computation, such as 'bfloat16'.
+  """
+  weights = reference if isinstance(reference, str) else dict(reference)
+  parts = ['dpo_jax reference scores 1', tokens_digest, weights, precision]
+  text = json.dumps(parts, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def write(
+  folder: str | os.PathLike,
+  name: str,
+  *,
+  uids: Sequence[str],
+  offsets: np.ndarray,
+  logps: np.ndarray,
+  num_tokens: np.ndarray,
+) -> 'ReferenceCache':
+  """Writes <folder>/<name>.npz whole or not at all, and opens it.
+
+  Args:
+    folder: the cache folder; made if it is not there.
+    name: the `key`.
+    uids: of the N records of the token store, in order.
+    offsets: int [N + 1]; record i owns completions offsets[i] to
+      offsets[i + 1].
+    logps: float32, flat over completions: nats, summed over tokens.
+    num_tokens: int, flat over completions: tokens in that sum.
+
+  Raises:
+    InputError: scores are missing, not finite or of no token, naming the
+      record; or the file cannot be written.
+  """
+  arrays = {
+    'uids': np.array([uid.encode() for uid in uids], 'S'),
+    'offsets': np.asarray(offsets, np.int64),
+    'logps': np.asarray(logps, np.float32),
+    'num_tokens': np.asarray(num_tokens, np.int32),
+  }
+  path = pathlib.Path(folder) / f'{name}.npz'
+  _check(path, arrays)
+  seal = np.frombuffer(_seal(name, arrays).encode(), np.uint8)
+  with run_dir.storage_errors(path), run_dir.atomic_file(path) as file:
+    np.savez(file, seal=seal, **arrays)
+  return open_cache(folder, name)
+
+
+def is_there(folder: str | os.PathLike, name: str) -> bool:
+  """Returns whether scores of this key were written; `open_cache` verifies."""
+  return (pathlib.Path(folder) / f'{name}.npz').is_file()
+
+
+def open_cache(
+  folder: str | os.PathLike,
+  name: str,
+  *,
+  offsets: np.ndarray | None = None,
+  num_tokens: np.ndarray | None = None,
+) -> 'ReferenceCache':
+  """Opens scores, every bit compared with the digest beside them.
+
+  Args:
+    folder: the cache folder.
+    name: the `key`.
+    offsets: of the token store that is in use, to compare; None trusts the key.
+    num_tokens: its completion lengths, likewise.
+
+  Raises:
+    InputError: there are none of this key, they are damaged, or another
+      store's.
+  """
+  path = pathlib.Path(folder) / f'{name}.npz'
+  arrays = _read(path, name)
+  _check(path, arrays)
+  for what, wanted in (('offsets', offsets), ('num_tokens', num_tokens)):
+    if wanted is not None and not np.array_equal(arrays[what], wanted):
+      raise InputError(
+        f'{path}: its {what} are not those of the data in use; {_AGAIN}'
+      )
+  return ReferenceCache(path, **arrays)
+
+
+class ReferenceCache:
+  """Scores by completion of the store, numpy; made by `open_cache`."""
+
+  def __init__(
+    self,
+    path: pathlib.Path,
+    uids: np.ndarray,
+    offsets: np.ndarray,
+    logps: np.ndarray,
+    num_tokens: np.ndarray,
+  ):
+    """See open_cache, which verifies before it makes one."""
+    self.path = path
+    self.uids = uids
+    self.offsets = offsets
+    self.logps = logps
+    self.num_tokens = num_tokens
+
+  def __len__(self) -> int:
+    """How many records."""
+    return len(self.uids)
+
+  def scores(self, completion_index: np.ndarray) -> CompletionScores:
+    """Returns the scores of a batch, float32 [C].
+
+    Args:
+      completion_index: int [C], index into the store's completions; -1 is an
+        empty place, with 0 tokens and logps 0.
+
+    Raises:
+      InputError: an index that the store has not.
+    """
+    index = np.asarray(completion_index, np.int64)
+    wrong = index[(index < -1) | (index >= len(self.logps))]
+    if wrong.size:
+      raise InputError(
+        f'{self.path}: no score of completion {wrong[0]}, there are '
+        f'{len(self.logps)}; {_AGAIN}'
+      )
+    there = index >= 0
+    safe = np.where(there, index, 0)
+    return CompletionScores(
+      logps=np.where(there, self.logps[safe], np.float32(0)),
+      num_tokens=np.where(there, self.num_tokens[safe], 0).astype(np.float32),
+    )
+
+  def record(self, i: int, uid: str) -> CompletionScores:
+    """Returns the scores of record i, float32 [K], if it has that uid."""
+    found = self.uids[i].decode() if 0 <= i < len(self) else 'nothing'
+    if found != uid:
+      raise InputError(
+        f'{self.path}: record {i} is {found} there and {uid} in the data; '
+        f'{_AGAIN}'
+      )
+    return self.scores(np.arange(self.offsets[i], self.offsets[i + 1]))
+
+
+def _read(path: pathlib.Path, name: str) -> dict[str, np.ndarray]:
+  """Returns the arrays of a file whose seal is that of its key and bits."""
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      arrays = {what: file[what] for what in _ARRAYS}
+      seal = file['seal'].tobytes().decode()
+  except FileNotFoundError as error:
+    others = len(list(path.parent.glob('*.npz')))
+    raise InputError(
+      f'{path}: no reference scores of these tokens, reference and precision '
+      f'({others} of others in that folder); fix: run '
+      '--mode=precompute_reference'
+    ) from error
+  except PermissionError as error:
+    raise InputError(
+      f'{path}: {error.strerror}; fix: make it readable for this user'
+    ) from error
+  except Exception as error:  # a damaged zip raises a dozen kinds
+    why = ' '.join(str(error).split())[:120]
+    raise InputError(f'{path}: damaged ({why}); {_AGAIN}') from error
+  if seal != _seal(name, arrays):
+    raise InputError(f'{path}: damaged or of another key; {_AGAIN}')
+  return arrays
+
+
+def _check(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Raises InputError unless every completion of every record has a score."""
+  uids, offsets, logps, num_tokens = (arrays[name] for name in _ARRAYS)
+  whole = (
+    offsets.shape == (len(uids) + 1,)
+    and offsets[0] == 0
+    and bool(np.all(np.diff(offsets) > 0))
+    and logps.shape == num_tokens.shape == (offsets[-1],)
+  )
+  if not whole:
+    raise InputError(
+      f'{path}: {len(uids)} records, {len(logps)} scores and '
+      f'{len(num_tokens)} token counts do not fit together; {_AGAIN}'
+    )
+  bad = np.flatnonzero(~np.isfinite(logps) | (num_tokens < 1))
+  if bad.size:
+    i = int(np.searchsorted(offsets, bad[0], side='right')) - 1
+    raise InputError(
+      f'{path}: record {i} ({uids[i].decode()}), completion '
+      f'{bad[0] - offsets[i]} has logps {logps[bad[0]]:g} over '
+      f'{num_tokens[bad[0]]} tokens; fix: use a reference that scores it'
+    )
+
+
+def _seal(name: str, arrays: Mapping[str, Any]) -> str:
+  """Returns the sha256 of the key and of all arrays."""
+  digest = hashlib.sha256(name.encode())
+  for what in _ARRAYS:
+    array = np.ascontiguousarray(arrays[what])
+    digest.update(f'{what}{array.dtype.str}{array.shape}'.encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()

@@ -1,0 +1,268 @@
+"""metrics -> run directory: metrics.jsonl, TensorBoard and a progress line.
+
+Comes in: a dict of scalars, a step and a split ('train', 'eval'). Goes out: one
+JSON object a line, flushed as it is written: the source of truth; TensorBoard
+and the progress line show the same numbers. Computes no metric.
+
+JSON has no NaN and no Infinity: such a value is null in its place, and the key
+'nonfinite' names it, as in "nonfinite": "loss=nan, grad_norm=inf".
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+import jax
+import rich.console
+import rich.progress
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2, summary_pb2
+
+from dpo_jax.storage import run_dir
+from dpo_jax.types import InputError
+
+# Shown in the progress line, where there: metric, label, format.
+_SHOWN = (
+  ('loss', 'loss', '.4f'),
+  ('rewards/accuracies', 'accuracy', '.3f'),
+  ('rewards/margins', 'margin', '.3f'),
+)
+_PLAIN_SECONDS = 10.0  # between two plain lines
+_BOARD_SECONDS = 30.0  # at most, until TensorBoard sees a step
+
+
+class MetricWriter:
+  """Writes a run's metrics: a context manager, for one process and thread.
+
+  A continued run keeps the lines up to the step it goes on from and drops the
+  later ones, which it will write again. What is written again all the same (an
+  evaluation at that very step) is not written twice.
+
+  Args:
+    workdir: the run directory, which exists.
+    total_steps: of the run, for the progress line.
+    start_step: the step that was restored; 0 starts over, keeping nothing but
+      an evaluation at step 0.
+    comparisons_per_step: for the rate in the progress line; 0 leaves it out.
+    stream: where progress goes; a terminal gets a bar, anything else a line at
+      most every ten seconds and at the end.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    *,
+    total_steps: int,
+    start_step: int = 0,
+    comparisons_per_step: float = 0.0,
+    stream: TextIO | None = None,
+  ):
+    """Cuts metrics.jsonl back to start_step and opens everything."""
+    workdir = pathlib.Path(workdir)
+    self._path = workdir / 'metrics.jsonl'
+    with run_dir.storage_errors(self._path):
+      self._written = _cut_back(self._path, start_step)
+      self._file = open(self._path, 'a', encoding='utf-8')
+      self._board = _Board(workdir / 'tensorboard', start_step)
+    stream = sys.stdout if stream is None else stream
+    self._progress = _Progress(
+      stream, total_steps, start_step, comparisons_per_step
+    )
+
+  def __enter__(self) -> 'MetricWriter':
+    """Returns itself."""
+    return self
+
+  def __exit__(self, kind, error, trace) -> None:
+    """Closes; what is written stays."""
+    self.close()
+
+  def write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
+    """Writes one line, unless that step and split is there already.
+
+    Args:
+      step: updates done.
+      split: 'train' or 'eval'.
+      metrics: scalars by name, of Python, numpy or jax (waited for here).
+
+    Raises:
+      InputError: the line could not be written.
+    """
+    if (step, split) in self._written:
+      return
+    read = jax.device_get(dict(metrics))
+    values = {name: _number(read[name]) for name in metrics}
+    bad = {k: v for k, v in values.items() if not math.isfinite(v)}
+    line = {'step': step, 'split': split}
+    line |= {name: None if name in bad else v for name, v in values.items()}
+    if bad:
+      line['nonfinite'] = ', '.join(f'{k}={v}' for k, v in bad.items())
+    with run_dir.storage_errors(self._path):
+      self._file.write(json.dumps(line, allow_nan=False) + '\n')
+      self._file.flush()
+      finite = {f'{split}/{k}': v for k, v in values.items() if k not in bad}
+      self._board.write(step, finite)
+    self._written.add((step, split))
+    self._progress.show(step, split, values)
+
+  def log(self, message: str) -> None:
+    """Shows a line above the progress bar."""
+    self._progress.log(message)
+
+  def close(self) -> None:
+    """Ends the bar and closes the files."""
+    self._progress.close()
+    with contextlib.suppress(OSError):  # every line of the file is flushed
+      self._file.close()
+      self._board.close()
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """Returns the objects of a metrics.jsonl, without a torn last line.
+
+  Raises:
+    InputError: a line before the last is not a JSON object; names it.
+  """
+  path = pathlib.Path(path)
+  with run_dir.storage_errors(path):
+    lines = path.read_bytes().split(b'\n')
+  objects = []
+  for number, line in enumerate(lines, 1):
+    try:
+      if line.strip():
+        entry = json.loads(line)
+        entry['step'] + 0, entry['split'] + ''  # the two that all have
+        objects.append(entry)
+    except (ValueError, TypeError, KeyError) as error:
+      if number == len(lines):  # no newline after it: the writer was killed
+        break
+      raise InputError(
+        f'{path}:{number}: not a line of metrics ({error}); fix: delete the '
+        'line'
+      ) from error
+  return objects
+
+
+def _cut_back(path: pathlib.Path, step: int) -> set[tuple[int, str]]:
+  """Drops later lines; returns the (step, split) of those that stay."""
+  if not path.exists():
+    return set()
+  kept = [entry for entry in read_metrics(path) if entry['step'] <= step]
+  with run_dir.atomic_file(path) as file:
+    file.writelines(json.dumps(entry).encode() + b'\n' for entry in kept)
+  return {(entry['step'], entry['split']) for entry in kept}
+
+
+def _number(value: Any) -> float | int:
+  """Returns a Python int or float of any scalar on the host."""
+  value = value.item() if hasattr(value, 'item') else value
+  return int(value) if isinstance(value, int) else float(value)
+
+
+class _Board:
+  """TensorBoard's event file, written here and now.
+
+  tensorboardX's own SummaryWriter writes in a thread; when the disk is full
+  that thread dies and the next metric waits for it for ever.
+  """
+
+  def __init__(self, folder: pathlib.Path, start_step: int):
+    folder.mkdir(exist_ok=True)
+    self._events = event_file_writer.EventsWriter(
+      str(folder / 'events'),
+      f'.{time.time_ns()}',  # two sessions may begin in one second
+    )
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._events.write_event(  # hides what an earlier session wrote later
+      event_pb2.Event(step=start_step + 1, session_log=start)
+    )
+    self._flushed = -math.inf
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds an event; it is on disk within half a minute."""
+    scalars = [summary.scalar(k, v).value[0] for k, v in values.items()]
+    now = time.time()
+    self._events.write_event(
+      event_pb2.Event(
+        step=step, wall_time=now, summary=summary_pb2.Summary(value=scalars)
+      )
+    )
+    if now - self._flushed > _BOARD_SECONDS:
+      self._flushed = now
+      self._events.flush()
+
+  def close(self) -> None:
+    """Flushes and closes the file."""
+    self._events.close()
+
+
+class _Progress:
+  """A rich bar on a terminal, plain lines elsewhere."""
+
+  def __init__(
+    self, stream: TextIO, total: int, start: int, comparisons: float
+  ):
+    self._stream, self._total, self._start = stream, total, start
+    self._comparisons = comparisons
+    self._began: tuple[int, float] | None = None  # after the first step
+    self._shown = -math.inf  # when the last plain line was written
+    self._bar = None
+    if stream.isatty():
+      self._bar = rich.progress.Progress(
+        rich.progress.BarColumn(bar_width=24),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn('{task.description}', markup=False),
+        console=rich.console.Console(file=stream),
+      )
+      self._task = self._bar.add_task('', total=total, completed=start)
+      self._bar.start()
+
+  def show(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    """Shows a step; evaluations always get a line of their own."""
+    text = '  '.join(
+      f'{label} {values[name]:{form}}'
+      for name, label, form in _SHOWN
+      if name in values
+    )
+    where = f'step {step}/{self._total}'
+    if split != 'train':
+      self.log(f'{split} {where}  {text}')
+      return
+    now = time.monotonic()
+    text += self._speed(step, now)
+    if self._bar:
+      self._bar.update(self._task, completed=step, description=text)
+    elif now - self._shown >= _PLAIN_SECONDS or step >= self._total:
+      self._shown = now
+      self.log(f'{where}  {text}')
+
+  def log(self, message: str) -> None:
+    """Writes a line, above the bar where there is one."""
+    if self._bar:
+      self._bar.console.print(message, markup=False, highlight=False)
+    else:
+      print(message, file=self._stream, flush=True)
+
+  def close(self) -> None:
+    """Leaves the terminal as it was."""
+    if self._bar:
+      self._bar.stop()
+
+  def _speed(self, step: int, now: float) -> str:
+    """Returns rate and time left; the first step, which compiles, is not in."""
+    if self._began is None:
+      self._began = (step, now)
+    first, began = self._began
+    if step <= first or now <= began:
+      return ''
+    rate = (step - first) / (now - began)
+    left = int(max(0, self._total - step) / rate)
+    pairs = f'  {self._comparisons * rate:.1f} comparisons/s'
+    clock = f'{left // 3600}:{left // 60 % 60:02}:{left % 60:02}'
+    return f'{pairs if self._comparisons else ""}  {clock} left'

@@ -1,0 +1,90 @@
+"""What a run directory can be asked besides training, one function a mode.
+
+Comes in: a validated config and a workdir. Goes out: printed lines and files;
+each function returns the exit code. Trains nothing.
+"""
+
+import json
+import pathlib
+import tempfile
+
+import jax
+
+from dpo_jax import evaluate as evaluate_lib
+from dpo_jax import inputs, reference_pass, run_setup
+from dpo_jax.preemption import Signals
+from dpo_jax.storage import checkpoints, hf_checkpoint, initial_weights, run_dir
+from dpo_jax.types import Params
+
+
+def plan(config) -> int:
+  """Prints what training would compute: steps, row shapes, efficiency."""
+  with tempfile.TemporaryDirectory() as scratch:
+    data = inputs.read(config, pathlib.Path(scratch))
+    job = run_setup.build(config, data)
+    print(run_setup.describe(config, data, job))
+    parts = {'train': job.train_plan, 'eval': job.eval_plan}
+    for name, part in parts.items():
+      print(f'{name}: {json.dumps(part.summary())}')
+  return 0
+
+
+def precompute_reference(config, workdir: str) -> int:
+  """Fills the score cache that reference.mode 'cache' reads."""
+  directory = run_dir.RunDir(workdir)
+  with Signals() as signals:
+    data = inputs.read(config, directory.cache_dir, print, signals.poll)
+    job = run_setup.build(config, data)
+    reference_pass.caches(config, data, job, directory.cache_dir, signals.poll)
+  return 0
+
+
+def evaluate(config, workdir: str) -> int:
+  """Evaluates the workdir's newest policy; writes per_example/evaluate.npz."""
+  directory = run_dir.RunDir(workdir)
+  with Signals() as signals:
+    data = inputs.read(config, directory.cache_dir, print, signals.poll)
+    job = run_setup.build(config, data)
+    params, step = _newest_policy(config, data, job, directory)
+    reference, (_, cache) = reference_pass.reference(
+      config, data, job, directory.cache_dir, signals.poll
+    )
+    metrics, pairs = evaluate_lib.evaluate(
+      job.eval_step,
+      job.objective,
+      params,
+      reference,
+      run_setup.batch_source(job, job.eval_plan, data.evaluation.store, cache),
+      job.eval_plan.steps_per_epoch,
+      job.hyper,
+      signals.poll,
+    )
+  print(f'step {step}: {json.dumps(metrics)}')
+  directory.write_per_example(
+    'evaluate', run_setup.per_example(data.evaluation, pairs)
+  )
+  return 0
+
+
+def export(config, workdir: str, export_to: str) -> int:
+  """Writes the newest policy as a Hugging Face folder."""
+  directory = run_dir.RunDir(workdir)
+  data = inputs.read(config, directory.cache_dir)
+  job = run_setup.build(config, data)
+  params, step = _newest_policy(config, data, job, directory)
+  tokenizer = config.tokenizer or initial_weights.tokenizer_of(data.weights)
+  files = tokenizer if pathlib.Path(tokenizer).is_dir() else None
+  hf_checkpoint.save(
+    export_to, jax.device_get(params), data.model, tokenizer_files_from=files
+  )
+  print(f'{export_to}: the policy of step {step}')
+  return 0
+
+
+def _newest_policy(config, data, job, directory) -> tuple[Params, int]:
+  """The newest checkpoint's parameters, or the initial model's, and step."""
+  with checkpoints.Checkpoints(directory.checkpoints) as saved:
+    found = saved.restore_latest({'params': job.abstract.params}, partial=True)
+  if found is not None:
+    return found.items['params'], found.step
+  return run_setup.initial_params(config, data.model, job, data.weights), 0

@@ -1,0 +1,110 @@
+"""Run directories made by hand, as DESIGN section 9 describes them."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+CONFIG = {
+  'stage': 'dpo',
+  'seed': 0,
+  'data': {'train': '/data/hh.jsonl.gz', 'max_length': 512},
+  'loss': {'terms': {'sigmoid': 1.0}, 'beta': 0.1, 'label_smoothing': None},
+  'optim': {'name': 'adamw', 'learning_rate': 5e-4},
+}
+
+
+def _merged(base: dict, changes: dict) -> dict:
+  """`base` with dotted keys set; loss.terms is set whole."""
+  merged = json.loads(json.dumps(base))
+  for key, value in changes.items():
+    *parents, last = key.split('.')
+    node = merged
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[last] = value
+  return merged
+
+
+def _entry(loss, accuracy, margin, kl) -> dict:
+  names = ('loss', 'rewards/accuracies', 'rewards/margins', 'kl')
+  return dict(zip(names, (loss, accuracy, margin, kl)))
+
+
+def _default_lines(final: float) -> list[dict]:
+  start = _entry(0.6931, 0.0, 0.0, 0.0)
+  end = _entry(final, 0.8, 1.5, 2.0)
+  return [
+    {'step': 0, 'split': 'eval', **start},
+    {'step': 5, 'split': 'train', 'loss': 0.6, 'grad_norm': None},
+    {'step': 10, 'split': 'train', **end},
+    {'step': 10, 'split': 'eval', **end},
+  ]
+
+
+@pytest.fixture
+def make_run(tmp_path):
+  """make_run(name, changes, final=, lines=, done=, tail=, arrays=) -> path."""
+
+  def make(
+    name,
+    changes=(),
+    *,
+    final=0.4,
+    lines=None,
+    done=True,
+    tail='',
+    arrays=None,
+    step=10,
+  ) -> pathlib.Path:
+    path = tmp_path / name
+    path.mkdir(parents=True, exist_ok=True)
+    config = _merged(CONFIG, dict(changes))
+    (path / 'config.json').write_text(json.dumps(config))
+    lines = _default_lines(final) if lines is None else lines
+    text = ''.join(json.dumps(line) + '\n' for line in lines)
+    (path / 'metrics.jsonl').write_text(text + tail)
+    if arrays is not None:
+      (path / 'per_example').mkdir(exist_ok=True)
+      np.savez(path / 'per_example' / f'eval_{step}.npz', **arrays)
+    if done:
+      (path / 'DONE').touch()
+    return path
+
+  return make
+
+
+@pytest.fixture
+def make_scored_run(make_run):
+  """A run whose last metrics follow from the per-example scores it saved."""
+
+  def make(name, changes=(), *, margins, uids=None, beta=0.1, **more):
+    gap = np.asarray(margins, np.float64)
+    chosen, rejected = 0.75 * gap, -0.25 * gap
+    reference = np.full(len(gap), -40.0)
+    arrays = {
+      'uid': np.array(
+        [f'{i:016x}' for i in range(len(gap))] if uids is None else uids
+      ),
+      'policy_chosen': reference + chosen,
+      'policy_rejected': reference + rejected,
+      'reference_chosen': reference,
+      'reference_rejected': reference,
+      'chosen_tokens': np.full(len(gap), 7),
+      'rejected_tokens': np.full(len(gap), 9),
+    }
+    end = _entry(
+      float(np.mean(np.log1p(np.exp(-beta * gap)))),
+      float(np.mean(gap > 0)),
+      float(np.mean(beta * gap)),
+      float(np.mean(-0.5 * (chosen + rejected))),
+    )
+    end['rewards/chosen'] = float(np.mean(beta * chosen))
+    lines = [
+      {'step': 0, 'split': 'eval', **_entry(float(np.log(2)), 0.0, 0.0, 0.0)},
+      {'step': 10, 'split': 'eval', **end},
+    ]
+    return make_run(name, changes, lines=lines, arrays=arrays, **more)
+
+  return make

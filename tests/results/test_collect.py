@@ -1,0 +1,268 @@
+"""Reading run directories: what is found, what is tolerated, what is not."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from dpo_jax.results import collect, labels
+from dpo_jax.storage import run_dir, writers
+from dpo_jax.types import InputError
+
+
+def test_runs_are_found_at_any_depth_and_once(make_run, tmp_path):
+  first = make_run('sweep/a/x')
+  second = make_run('sweep/y', {'seed': 1})
+  (second / 'checkpoints' / '10').mkdir(parents=True)
+  (tmp_path / 'sweep' / 'link').symlink_to(tmp_path / 'sweep')  # a loop
+  model = tmp_path / 'sweep' / 'model'  # a Hugging Face folder is no run
+  model.mkdir()
+  (model / 'config.json').write_text('{}')
+  runs = collect.collect([tmp_path / 'sweep', first])
+  assert [run.path for run in runs] == [first, second]
+  assert [run.order for run in runs] == [0, 0]
+
+
+def test_a_linked_run_is_found(make_run, tmp_path):
+  run = make_run('elsewhere/a')
+  (tmp_path / 'runs').mkdir()
+  (tmp_path / 'runs' / 'a').symlink_to(run)
+  assert [each.path for each in collect.collect([tmp_path / 'runs'])] == [run]
+
+
+def test_a_run_that_measured_nothing_yet_is_not_dropped(make_run, tmp_path):
+  run = make_run('a', done=False)
+  (run / 'metrics.jsonl').unlink()
+  (run / 'env.json').write_text('{}')
+  (read,) = collect.collect([tmp_path / 'a'])
+  assert read.records == {} and not read.done
+
+
+def test_read_run(make_run):
+  path = make_run('a', {'seed': 3}, final=0.37)
+  run = collect.read_run(path)
+  assert run.done and run.torn_lines == 0 and run.config['seed'] == 3
+  assert list(run.records['eval']) == [0, 10]
+  assert run.records['eval'][10]['loss'] == 0.37
+  assert 'grad_norm' not in run.records['train'][5]  # null
+  for name in ('config.json', 'metrics.jsonl'):
+    want = hashlib.sha256((path / name).read_bytes()).hexdigest()
+    assert run.digests[name] == want
+
+
+@pytest.mark.parametrize(
+  'tail',
+  ['{"step": 11, "split": "tra', '\0' * 40, '{"step": 11, "los\xe9'],
+  ids=['cut', 'nul', 'inside a character'],
+)
+def test_a_torn_last_line_is_counted(make_run, tail):
+  path = make_run('a')
+  with open(path / 'metrics.jsonl', 'ab') as file:
+    file.write(tail.encode()[:-1] if '\xe9' in tail else tail.encode())
+  run = collect.read_run(path)
+  assert run.torn_lines == 1
+  assert list(run.records['eval']) == [0, 10]
+
+
+def test_a_whole_last_line_without_newline_counts(make_run):
+  path = make_run('a', tail='{"step": 20, "split": "eval", "loss": 0.3}')
+  run = collect.read_run(path)
+  assert run.torn_lines == 0
+  assert run.records['eval'][20] == {'loss': 0.3}
+
+
+def test_what_the_storage_layer_writes_is_read(tmp_path):
+  config = {'seed': 4, 'loss': {'beta': 1.0, 'terms': {'sigmoid': 1.0}}}
+  run = run_dir.RunDir(tmp_path / 'a')
+  run.create_or_continue(config)
+  assert not collect.read_run(run.path).done
+  with writers.MetricWriter(run.path, total_steps=2) as writer:
+    writer.write(0, 'eval', {'loss': 0.7, 'kl': 0.0})
+    writer.write(2, 'eval', {'loss': float('nan'), 'kl': float('-inf')})
+  score = np.ones(3, np.float32)
+  scores = dict.fromkeys(('policy_chosen', 'policy_rejected'), score)
+  scores |= dict.fromkeys(('reference_chosen', 'reference_rejected'), score)
+  uid = np.array(['a', 'b', 'b'])
+  run.write_per_example('eval_2', {'uid': uid, **scores})
+  run.mark_done(step=2)
+  read = collect.read_run(run.path)
+  assert read.done and read.config == config
+  assert read.records['eval'][0] == {'loss': 0.7, 'kl': 0.0}
+  assert np.isnan(read.records['eval'][2]['loss'])
+  assert read.records['eval'][2]['kl'] == float('-inf')
+  assert list(read.examples.uid) == ['a', 'b', 'b']
+  # more steps: the run goes on, and its old mark no longer counts
+  text = (run.path / 'config.json').read_text()
+  (run.path / 'config.json').write_text(text.replace('4', '5'))
+  assert not collect.read_run(run.path).done
+  run.close()
+
+
+def test_of_a_step_that_is_there_twice_the_later_line_counts():
+  data = b''.join(
+    b'{"step": 4, "split": "eval", "loss": %d}\r\n' % loss for loss in (1, 2)
+  )
+  records, torn = collect.parse_metrics(data, 'm')
+  assert records['eval'][4]['loss'] == 2 and torn == 0
+
+
+@pytest.mark.parametrize(
+  'line, problem',
+  [
+    ('{"step": 1, "split": "tra', 'not JSON'),
+    ('[1, 2]', 'a JSON list, not an object'),
+    ('{"split": "eval", "loss": 1}', 'step is None'),
+    ('{"step": -1, "split": "eval"}', 'step is -1'),
+    ('{"step": true, "split": "eval"}', 'step is True'),
+    ('{"step": 1, "loss": 1}', 'split is None'),
+    ('{"step": 1, "split": "eval", "loss": "low"}', "loss is 'low'"),
+    ('\udcff', 'not JSON'),
+    ('[' * 100_000, 'not JSON'),
+  ],
+)
+def test_a_bad_line_is_named(tmp_path, make_run, line, problem):
+  path = make_run('a')
+  good = (path / 'metrics.jsonl').read_bytes()
+  bad = line.encode('utf-8', 'surrogateescape') + b'\n'
+  (path / 'metrics.jsonl').write_bytes(good + bad + good)
+  with pytest.raises(InputError) as caught:
+    collect.collect([tmp_path])
+  message = str(caught.value)
+  assert message.startswith(f'{path}/metrics.jsonl:5: {problem}')
+  assert '; fix: ' in message and '\n' not in message
+
+
+@pytest.mark.parametrize('text', ['', '{', '[]', '{"seed": [1]}', '\ufeffx'])
+def test_a_bad_config_is_named(make_run, text):
+  path = make_run('a')
+  (path / 'config.json').write_text(text)
+  with pytest.raises(InputError, match=r'^/.*/a/config\.json: .*; fix: '):
+    collect.read_run(path)
+
+
+def test_numbers_that_no_float_holds_are_infinite_not_a_crash():
+  line = b'{"step": 1, "split": "eval", "loss": 1%s, "kl": NaN}\n' % (
+    b'0' * 400
+  )
+  records, _ = collect.parse_metrics(line, 'm')
+  assert records['eval'][1]['loss'] == float('inf')
+
+
+def test_missing_folders_name_the_nearest(make_run, tmp_path):
+  make_run('quickstart')
+  with pytest.raises(InputError, match='no such folder.*quickstart'):
+    collect.collect([tmp_path / 'quikstart'])
+  (tmp_path / 'empty').mkdir()
+  with pytest.raises(InputError, match='empty: no runs found; fix: '):
+    collect.collect([tmp_path / 'quickstart', tmp_path / 'empty'])
+  with pytest.raises(InputError, match='not a folder'):
+    collect.collect([tmp_path / 'quickstart' / 'DONE'])
+
+
+def test_per_example_scores_become_log_ratios(make_scored_run):
+  path = make_scored_run('a', margins=[2.0, -1.0])
+  examples = collect.read_run(path).examples
+  # the fixture gives the chosen side 3/4 of the margin, the other -1/4
+  np.testing.assert_allclose(examples.chosen_log_ratio, [1.5, -0.75])
+  np.testing.assert_allclose(examples.rejected_log_ratio, [-0.5, 0.25])
+  assert examples.step == 10 and examples.loss is None
+
+
+def test_per_example_scores_of_an_earlier_step_are_not_used(make_scored_run):
+  path = make_scored_run('a', margins=[2.0, -1.0], step=5)
+  assert collect.read_run(path).examples is None
+
+
+def test_damaged_per_example_files_are_named(make_scored_run):
+  path = make_scored_run('a', margins=[2.0, -1.0])
+  file = path / 'per_example' / 'eval_10.npz'
+  arrays = dict(np.load(file))
+  whole = file.read_bytes()
+  for damage in (b'', b'PK\3\4', whole[: len(whole) // 2], whole[::-1]):
+    file.write_bytes(damage)
+    with pytest.raises(InputError, match=r'eval_10\.npz: not a readable npz'):
+      collect.read_run(path)
+  np.savez(file, **{**arrays, 'uid': arrays['uid'][:1]})
+  with pytest.raises(InputError, match='1 uids but scores of shapes'):
+    collect.read_run(path)
+  np.savez(file, uid=np.array([{}], dtype=object))  # a pickle is never read
+  assert collect.read_run(path).examples is None
+  np.savez(file, **{**arrays, 'uid': np.array([{}, {}], dtype=object)})
+  with pytest.raises(InputError, match='not a readable npz'):
+    collect.read_run(path)
+
+
+def _groups(paths):
+  return labels.ordered(collect.group_runs(collect.collect(paths)))
+
+
+def test_runs_that_differ_in_seed_only_are_one_group(make_run, tmp_path):
+  for beta in (0.1, 1.0):
+    for seed in (10, 9, 2):
+      changes = {'seed': seed, 'loss.beta': beta, 'data.seed': 7}
+      make_run(f'{beta}/{seed}', changes)
+  groups = _groups([tmp_path])
+  assert [group.seeds for group in groups] == [(2, 9, 10)] * 2
+  made = labels.make_labels(groups)
+  assert made.keys == ('loss.beta',) and made.names == ('beta',)
+  assert made.values == (('0.1',), ('1',)) and made.numbers == (0.1, 1.0)
+
+
+def test_1_and_1_0_are_the_same_config(make_run, tmp_path):
+  make_run('a', {'loss.beta': 1})
+  make_run('b', {'loss.beta': 1.0, 'seed': 1})
+  assert len(_groups([tmp_path])) == 1
+
+
+def test_labels_are_short_where_no_other_key_ends_so(make_run, tmp_path):
+  make_run('a', {'model.name': 'tiny', 'optim.name': 'lion'})
+  make_run('b', {'model.name': 'tiny', 'loss.terms': {'ipo': 1, 'nll': 0.2}})
+  make_run('c', {'data.train': '/elsewhere/shp.jsonl'})
+  made = labels.make_labels(_groups([tmp_path]))
+  assert made.names == ('train', 'terms', 'optim.name', 'model.name')
+  assert made.values == (
+    ('hh.jsonl.gz', 'ipo + 0.2 nll', 'adamw', 'tiny'),
+    ('hh.jsonl.gz', 'sigmoid', 'lion', 'tiny'),
+    ('shp.jsonl', 'sigmoid', 'adamw', '-'),
+  )
+
+
+def test_paths_of_one_file_name_stay_whole(make_run, tmp_path):
+  make_run('a', {'data.train': '/x/train.jsonl'})
+  make_run('b', {'data.train': '/y/train.jsonl'})
+  made = labels.make_labels(_groups([tmp_path]))
+  assert made.values == (('/x/train.jsonl',), ('/y/train.jsonl',))
+
+
+def test_many_differing_keys_shrink_to_those_that_tell(make_run, tmp_path):
+  same = {'stage': 'sft', **{f'train.k{i}': 1 for i in range(6)}}
+  for index, rate in enumerate((1e-3, 1e-4)):
+    make_run(f's{index}', {**same, 'optim.learning_rate': rate})
+  make_run('d', {f'train.k{i}': 2 for i in range(6)})
+  made = labels.make_labels(_groups([tmp_path]))
+  assert made.keys == ('stage', 'optim.learning_rate')
+  assert set(made.left_out) == {f'train.k{i}' for i in range(6)}
+  assert len(set(made.values)) == 3
+
+
+def test_one_group_is_labelled_by_its_folder(make_run, tmp_path):
+  made = labels.make_labels(_groups([make_run('quick')]))
+  assert made.names == ('run',) and made.values == (('quick',),)
+
+
+def test_order_is_that_of_the_arguments_then_of_the_values(make_run, tmp_path):
+  for beta in (10.0, 2.0, 0.05, 0.1):
+    make_run(f'sweep/{beta}', {'loss.beta': beta})
+  other = make_run('z', {'loss.beta': 7.0})
+  sft = make_run('sweep/sft', {'stage': 'sft', 'loss.beta': 2.0})
+  groups = _groups([other, tmp_path / 'sweep'])
+  betas = [group.runs[0].config['loss']['beta'] for group in groups]
+  assert betas == [7, 2, 0.05, 0.1, 2, 10]
+  assert groups[1].runs[0].path == sft
+
+
+def test_configs_keep_nothing_but_their_own_values():
+  config = {'a': {'b': 1, 'c': {}}, 'loss': {'terms': {'x': 1}}, 'd': [1]}
+  want = {'a.b': 1, 'a.c': {}, 'loss.terms': {'x': 1}, 'd': [1]}
+  assert labels.flatten(json.loads(json.dumps(config))) == want

@@ -1,0 +1,226 @@
+"""The house's rules, read from the source: layers, purity, size, docstrings."""
+
+import ast
+import functools
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / 'dpo_jax'
+
+# DESIGN section 7, bottom first. A module may import its own group and any
+# group of a layer below. The first name of a dotted module decides.
+LAYERS = (
+  {'nouns': ('types', 'tree')},
+  {
+    'maths': ('scoring', 'losses', 'metrics', 'optim', 'models'),
+    'data': ('data',),
+  },
+  {'composition': ('train_state', 'train_step', 'sharding')},
+  {'storage': ('storage',)},
+  {
+    'choices': (
+      'config',
+      'config_check',
+      'config_losses',
+      'config_rules',
+      'sweeps',
+    )
+  },
+  {
+    'loops': (
+      'inputs',
+      'bookkeeping',
+      'reference_pass',
+      'run_setup',
+      'preemption',
+      'evaluate',
+      'sample',
+      'train',
+      'verbs',
+    )
+  },
+  {'faces': ('main', 'results', 'benchmark')},
+)
+PURE = ('nouns', 'maths', 'data', 'composition')
+# Paths, clocks, logs, processes, flags, hidden randomness.
+IMPURE = frozenset(
+  'absl datetime glob io logging multiprocessing os pathlib random shutil '
+  'signal socket subprocess sys tempfile threading time ml_collections '
+  'orbax tensorboardX rich matplotlib'.split()
+)
+# Which module may all the same, and why.
+_FILES = frozenset({'os', 'pathlib', 'io', 'tempfile', 'shutil', 'glob'})
+EXEMPT = {
+  'data.sources': _FILES,  # reads what users give
+  'data.files': _FILES,  # likewise
+  'data.tokenizer': _FILES,  # likewise
+  'data.tfds_builders': _FILES,  # likewise
+  'data.published': {'os'},  # os.path.join, for messages
+  'data.conversations': {'os'},  # os.path.commonprefix of two texts
+  'data.sandbox': {'datetime'},  # strftime_now, which chat templates call
+}
+JAX = frozenset({'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'chex'})
+FOREIGN = frozenset({'tensorflow', 'torch', 'transformers', 'trl'})
+# DESIGN section 2: each arrow of the flow is a file, named in its docstring.
+FLOW = (
+  'record -> text',
+  'text -> tokens',
+  'tokens -> rows',
+  'rows -> scores',
+  'scores -> loss',
+  'loss -> gradients',
+  'gradients -> update',
+  'update -> metrics',
+  'metrics -> run directory',
+  'run directory -> table and figure',
+)
+
+
+def _name(path: pathlib.Path) -> str:
+  """`data.rows` of dpo_jax/data/rows.py; `data` of dpo_jax/data/__init__.py."""
+  parts = path.relative_to(PACKAGE).with_suffix('').parts
+  return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+MODULES = {_name(path): path for path in sorted(PACKAGE.rglob('*.py'))}
+OUTSIDE = sorted((ROOT / 'experiments').glob('*.py'))
+OUTSIDE += sorted((ROOT / 'scripts').glob('*.py'))
+
+
+@functools.cache
+def _tree(path: pathlib.Path) -> ast.Module:
+  return ast.parse(path.read_text(encoding='utf-8'))
+
+
+def _group(module: str) -> tuple[int, str]:
+  first = module.partition('.')[0]
+  for level, groups in enumerate(LAYERS):
+    for group, members in groups.items():
+      if first in members:
+        return level, group
+  raise AssertionError(f'{module}: give it a layer in LAYERS')
+
+
+def _imports(path: pathlib.Path, top_only: bool = False) -> set[str]:
+  """Dotted names that a file imports; `from a import b` gives a and a.b."""
+  tree = _tree(path)
+  names = set()
+  for node in tree.body if top_only else ast.walk(tree):
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'{path}: relative import'
+      names |= {node.module, *(f'{node.module}.{a.name}' for a in node.names)}
+  return names
+
+
+def _internal(path: pathlib.Path, top_only: bool = False) -> set[str]:
+  """Modules of the package that a file imports."""
+  names = {n.removeprefix('dpo_jax.') for n in _imports(path, top_only)}
+  return names & set(MODULES) - {''}
+
+
+def _external(path: pathlib.Path, top_only: bool = False) -> set[str]:
+  return {n.partition('.')[0] for n in _imports(path, top_only)} - {'dpo_jax'}
+
+
+def _uphill(module: str, imported: set[str]) -> list[str]:
+  """What a module of some layer may not import."""
+  level, group = _group(module)
+  wrong = []
+  for other in sorted(imported):
+    other_level, other_group = _group(other)
+    if other_level > level or (other_level == level and other_group != group):
+      wrong.append(other)
+  return wrong
+
+
+def test_reads_imports_as_they_are():
+  # The helpers below these tests, on a known file and on planted mistakes.
+  assert 'types' in _internal(MODULES['config'])
+  assert 'ml_collections' in _external(MODULES['config'])
+  assert _uphill('scoring', {'types', 'models.decoder'}) == []
+  assert _uphill('scoring', {'data.rows'}) == ['data.rows']
+  assert _uphill('data.rows', {'storage.run_dir'}) == ['storage.run_dir']
+  assert _uphill('types', {'tree', 'train'}) == ['train']
+
+
+@pytest.mark.parametrize('module', [m for m in MODULES if m])
+def test_imports_point_down(module):
+  assert not _uphill(module, _internal(MODULES[module]))
+
+
+def test_no_import_cycles():
+  done, stack = set(), []
+
+  def visit(module):
+    if module in done:
+      return
+    assert module not in stack, ' -> '.join([*stack, module])
+    stack.append(module)
+    for other in _internal(MODULES[module], top_only=True):
+      # A package's __init__ imports its files; they may name the package.
+      if not module.startswith(f'{other}.') and other != module:
+        visit(other)
+    done.add(stack.pop())
+
+  for module in MODULES:
+    visit(module)
+
+
+@pytest.mark.parametrize('module', [m for m in MODULES if m])
+def test_pure_layers_are_pure(module):
+  path, (_, group) = MODULES[module], _group(module)
+  if group not in PURE:
+    return
+  allowed = EXEMPT.get(module, frozenset())
+  impure = _external(path) & (IMPURE - allowed)
+  assert not impure
+  if group == 'data':
+    jax_imports = _external(path) & JAX
+    assert not jax_imports
+  for node in ast.walk(_tree(path)):
+    assert not isinstance(node, ast.Global), f'{path}:{node.lineno}: global'
+    called = getattr(getattr(node, 'func', None), 'id', '')
+    banned = {'print', 'input'} | (set() if allowed is _FILES else {'open'})
+    assert called not in banned, f'{path}:{node.lineno}: {called}()'
+
+
+def test_config_dicts_stop_at_the_loops():
+  for module, path in MODULES.items():
+    if 'ml_collections' in _external(path):
+      assert _group(module)[1] in ('choices', 'loops', 'faces'), module
+
+
+@pytest.mark.parametrize('module', ['config', 'main'])
+def test_a_refusal_imports_no_jax(module):
+  # jax takes seconds; what these load at import time must not bring it in.
+  seen, waiting = set(), {module}
+  while waiting:
+    current = waiting.pop()
+    seen.add(current)
+    path = MODULES[current]
+    assert not _external(path, top_only=True) & JAX, current
+    packages = {current.partition('.')[0]} & set(MODULES)
+    waiting |= (_internal(path, top_only=True) | packages) - seen
+
+
+@pytest.mark.parametrize(
+  'path', [*MODULES.values(), *OUTSIDE], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_file_is_short_documented_and_needs_no_other_framework(path):
+  num_lines = len(path.read_text(encoding='utf-8').splitlines())
+  assert num_lines <= 400
+  assert ast.get_docstring(_tree(path)), 'no module docstring'
+  assert not _external(path) & FOREIGN
+
+
+@pytest.mark.parametrize('arrow', FLOW)
+def test_each_arrow_of_the_flow_is_named(arrow):
+  headings = {
+    module: (ast.get_docstring(_tree(path)) or '').partition(':')[0]
+    for module, path in MODULES.items()
+  }
+  assert [m for m, heading in headings.items() if arrow in heading]

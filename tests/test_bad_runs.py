@@ -1,0 +1,92 @@
+"""Bad data through the real command: exit 2, one line, nothing on disk.
+
+The files are those of data/test_bad_inputs.py.
+"""
+
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / 'data'))
+
+import test_bad_inputs  # noqa: E402
+
+from dpo_jax import main as main_lib  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIG = f'--config={ROOT}/experiments/quickstart.py:stage=dpo,runlocal'
+
+
+def refuse(arguments, tmp_path, capsys):
+  before = sorted(tmp_path.rglob('*'))
+  code = main_lib.main([CONFIG, f'--workdir={tmp_path}/run', *arguments])
+  error = capsys.readouterr().err
+  assert code == 2, error
+  assert error.count('\n') == 1 and 'fix: ' in error
+  assert 'Traceback' not in error
+  assert sorted(tmp_path.rglob('*')) == before
+  return error
+
+
+@pytest.mark.parametrize(
+  'name,data,line,parts',
+  [case[1:] for case in test_bad_inputs.FILES],
+  ids=[case[0] for case in test_bad_inputs.FILES],
+)
+def test_bad_data_leaves_no_file(tmp_path, capsys, name, data, line, parts):
+  path = tmp_path / name
+  path.write_bytes(data)
+  error = refuse([f'--config.data.train={path}'], tmp_path, capsys)
+  assert error.startswith(f'{path}:{line}: ')
+  assert all(part in error for part in parts)
+
+
+GOOD = '{"prompt": "p%d", "chosen": "yes", "rejected": "no"}\n'
+
+
+def write_good(tmp_path, rows=40):
+  path = tmp_path / 'good.jsonl'
+  path.write_text(''.join(GOOD % i for i in range(rows)))
+  return f'--config.data.train={path}'
+
+
+@pytest.mark.parametrize(
+  'row',
+  [
+    '{"prompt": "p", "chosen": "", "rejected": "no"}',
+    '{"prompt": "p", "chosen": "same", "rejected": "same"}',
+    '{"prompt": "%s", "chosen": "yes", "rejected": "no"}' % ('p' * 300),
+  ],
+  ids=['empty completion', 'identical sides', 'prompt fills the window'],
+)
+def test_unusable_rows_are_counted_or_refused(tmp_path, capsys, row):
+  good = write_good(tmp_path)
+  with open(tmp_path / 'good.jsonl', 'a') as file:
+    file.write(row + '\n')
+  drop = '--config.data.truncation=drop'
+  strict = [good, drop, '--config.data.strict']
+  error = refuse(strict, tmp_path, capsys)
+  assert 'good.jsonl:41' in error
+  run = [CONFIG, f'--workdir={tmp_path}/run', good, drop]
+  assert main_lib.main(run) == 0
+  out = capsys.readouterr().out
+  assert 'ledger: 41 rows read' in out and '1 dropped' in out
+
+
+def test_a_vocabulary_larger_than_the_models_is_refused(tmp_path, capsys):
+  arguments = [write_good(tmp_path), '--config.model.vocab_size=100']
+  error = refuse(arguments, tmp_path, capsys)
+  assert 'config.tokenizer' in error and '100' in error
+
+
+def test_a_mesh_that_does_not_fit_is_refused(tmp_path, capsys):
+  arguments = [write_good(tmp_path), '--config.mesh.data=3']
+  error = refuse(arguments, tmp_path, capsys)
+  assert error.startswith('config.mesh: data=3')
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path, capsys):
+  (tmp_path / 'run').write_text('not a folder')
+  error = refuse([write_good(tmp_path)], tmp_path, capsys)
+  assert str(tmp_path / 'run') in error

@@ -1,0 +1,215 @@
+"""train: whole runs through the real command, compared with each other."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from dpo_jax import main as main_lib
+from dpo_jax import tree
+from dpo_jax.storage import checkpoints
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+QUICKSTART = f'--config={ROOT}/experiments/quickstart.py:stage=dpo,runlocal'
+SIX_STEPS = ('train.num_steps=6', 'train.save_every=1', 'train.eval_every=3')
+
+
+def arguments(workdir, *overrides, mode='train'):
+  keys = [f'--config.{override}' for override in overrides]
+  return [QUICKSTART, f'--workdir={workdir}', f'--mode={mode}', *keys]
+
+
+def train(workdir, *overrides, mode='train'):
+  return main_lib.main(arguments(workdir, *overrides, mode=mode))
+
+
+def lines(workdir, split):
+  """metrics.jsonl without what depends on the clock."""
+  found = {}
+  for line in (workdir / 'metrics.jsonl').read_text().splitlines():
+    values = json.loads(line)
+    if values['split'] == split:
+      found[values['step']] = {
+        k: v for k, v in values.items() if not k.endswith('_per_second')
+      }
+  return found
+
+
+def state(workdir):
+  """Fingerprint of every leaf of the last checkpoint, and its meta."""
+  with checkpoints.Checkpoints(workdir / 'checkpoints') as saved:
+    items = ('params', 'opt_state', 'loss_state', 'rng', 'data')
+    found = saved.restore_latest(dict.fromkeys(items))
+  return found.step, tree.fingerprint(found.items), found.meta
+
+
+@pytest.mark.parametrize(
+  'overrides',
+  [
+    ('data.layout=shared',),
+    ('data.layout=padded', 'train.microbatches=4'),
+    ('data.layout=packed', 'reference.mode=cache'),
+  ],
+)
+def test_loss_at_step_0_is_ln2_on_every_path(tmp_path, overrides):
+  assert train(tmp_path / 'run', 'train.num_steps=1', *overrides) == 0
+  for split, step in (('eval', 0), ('train', 1)):
+    metrics = lines(tmp_path / 'run', split)[step]
+    assert abs(metrics['loss'] - np.log(2)) < 1e-6
+    assert abs(metrics['rewards/margins']) < 1e-5
+  assert 0 < metrics['packing_efficiency'] <= 1
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """An uninterrupted run of six steps."""
+  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  assert train(workdir, *SIX_STEPS) == 0
+  return workdir
+
+
+def test_a_run_directory_has_what_the_contract_says(whole):
+  names = {path.name for path in whole.iterdir()}
+  assert names >= {
+    'config.json',
+    'env.json',
+    'model.json',
+    'metrics.jsonl',
+    'per_example',
+    'checkpoints',
+    'DONE',
+  }
+  assert sorted(lines(whole, 'train')) == [1, 2, 3, 4, 5, 6]
+  assert sorted(lines(whole, 'eval')) == [0, 3, 6]
+  config = json.loads((whole / 'config.json').read_text())
+  assert config['loss']['label_smoothing'] == 0.0  # resolved, not null
+  done = json.loads((whole / 'DONE').read_text())
+  ledger = done['ledger']['train']
+  assert (
+    ledger['trained'] + ledger['not_reached'] + ledger['held_out']
+    == (ledger['read'])
+  )
+  with np.load(whole / 'per_example' / 'eval_6.npz') as scores:
+    assert len(scores['uid']) == 16
+    gap = scores['policy_chosen'] - scores['reference_chosen']
+    gap -= scores['policy_rejected'] - scores['reference_rejected']
+  accuracy = lines(whole, 'eval')[6]['rewards/accuracies']
+  np.testing.assert_allclose(np.mean(gap > 0), accuracy, atol=1e-6)
+
+
+def test_a_done_run_says_so_and_does_nothing(whole, capsys):
+  before = (whole / 'metrics.jsonl').read_bytes()
+  assert train(whole, *SIX_STEPS) == 0
+  assert 'this run is done: step 6' in capsys.readouterr().out
+  assert (whole / 'metrics.jsonl').read_bytes() == before
+
+
+def test_another_config_in_the_workdir_is_refused(whole, capsys):
+  assert train(whole, *SIX_STEPS, 'loss.beta=0.2') == 2
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1 and 'loss.beta' in error and '0.2' in error
+
+
+def test_cached_scores_train_as_the_reference_in_the_step(whole, tmp_path):
+  assert train(tmp_path / 'run', *SIX_STEPS, 'reference.mode=cache') == 0
+  ours, theirs = lines(tmp_path / 'run', 'eval')[6], lines(whole, 'eval')[6]
+  for name, value in theirs.items():
+    if isinstance(value, float):
+      np.testing.assert_allclose(ours[name], value, rtol=1e-3, atol=1e-4)
+
+
+def run_child(workdir, **options):
+  env = os.environ | {'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': '1'}
+  command = [sys.executable, '-m', 'dpo_jax.main']
+  return subprocess.Popen(
+    command + arguments(workdir, *SIX_STEPS),
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    cwd=ROOT,
+    text=True,
+    **options,
+  )
+
+
+def wait_for_step(workdir, step, child):
+  path = workdir / 'metrics.jsonl'
+  end = time.monotonic() + 120
+  while time.monotonic() < end and child.poll() is None:
+    if path.exists() and path.read_text().count('"split": "train"') >= step:
+      return
+    time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_sigkill_then_the_same_command_gives_the_same_bits(whole, tmp_path):
+  workdir = tmp_path / 'run'
+  for kill_at in random.Random(time.time_ns()).sample([1, 2, 3, 4, 5], 2):
+    child = run_child(workdir)
+    wait_for_step(workdir, kill_at, child)
+    child.send_signal(signal.SIGKILL)
+    child.communicate(timeout=60)
+  assert train(workdir, *SIX_STEPS) == 0
+  assert lines(workdir, 'train') == lines(whole, 'train')
+  assert lines(workdir, 'eval') == lines(whole, 'eval')
+  assert state(workdir) == state(whole)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_the_step_and_exits_143(whole, tmp_path):
+  workdir = tmp_path / 'run'
+  child = run_child(workdir)
+  wait_for_step(workdir, 2, child)
+  child.send_signal(signal.SIGTERM)
+  out, _ = child.communicate(timeout=120)
+  if child.returncode == 0:  # it was faster than the signal
+    pytest.fail(f'the run ended before SIGTERM came:\n{out}')
+  assert child.returncode == 143, out
+  assert state(workdir)[0] >= 2
+  assert train(workdir, *SIX_STEPS) == 0
+  assert state(workdir) == state(whole)
+
+
+def test_a_step_that_is_not_finite_stops_the_run(tmp_path, capsys):
+  workdir = tmp_path / 'run'
+  overrides = ('optim.learning_rate=1e30', 'loss.terms.sigmoid=0')
+  overrides += ('loss.terms.ipo=1', 'loss.reduction=sum')
+  assert train(workdir, *SIX_STEPS, *overrides) == 1
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1 and 'step ' in error
+  assert ('loss is' in error) or ('norm is' in error)
+  assert not (workdir / 'DONE').exists()
+  steps = checkpoints.Checkpoints(workdir / 'checkpoints').steps()
+  bad = int(error.split('step ')[1].split(':')[0])
+  assert all(step < bad for step in steps)
+
+
+def test_sft_evaluate_and_export_work_on_a_run(tmp_path, capsys):
+  workdir, folder = tmp_path / 'sft', tmp_path / 'hf'
+  config = QUICKSTART.replace('stage=dpo', 'stage=sft')
+  assert main_lib.main([config, f'--workdir={workdir}']) == 0
+  metrics = lines(workdir, 'eval')
+  assert metrics[2]['loss'] < metrics[0]['loss'] and 'kl' not in metrics[2]
+  capsys.readouterr()
+  assert main_lib.main([config, f'--workdir={workdir}', '--mode=evaluate']) == 0
+  printed = capsys.readouterr().out.strip().splitlines()[-1]
+  again = json.loads(printed.split(': ', 1)[1])
+  np.testing.assert_allclose(again['loss'], metrics[2]['loss'], rtol=1e-6)
+  export = [f'--workdir={workdir}', '--mode=export', f'--export_to={folder}']
+  assert main_lib.main([config, *export]) == 0
+  # A DPO run from the export and one from the run itself start alike.
+  starts = []
+  for i, source in enumerate((workdir, folder)):
+    overrides = ('train.num_steps=1', 'model.preset=')
+    run = tmp_path / f'dpo{i}'
+    init = f'model.init_from={source}'
+    assert train(run, *overrides, init, 'tokenizer=byte') == 0
+    starts.append(lines(run, 'eval')[0])
+  assert starts[0] == starts[1]
