@@ -47,7 +47,9 @@ _NOT_CACHED = {
 
 
 def check_options(
-  losses: Mapping[str, Any], options: Mapping[str, Any]
+  losses: Mapping[str, Any],
+  options: Mapping[str, Any],
+  values: Mapping[str, Any] | None = None,
 ) -> None:
   """Refuses an option with a loss that it is not defined for.
 
@@ -56,6 +58,7 @@ def check_options(
       and `hyper` are read.
     options: {name: what is registered} of the options that are on; `accepts`
       and `changes` are read.
+    values: {option: what it was set to}, for the message; True where absent.
 
   Raises:
     InputError: an option that a chosen loss does not take.
@@ -72,7 +75,8 @@ def check_options(
     if refused or not taken:
       loss = (refused or list(losses))[0]
       raise InputError(
-        f'config.loss.{name}: is not defined for {loss}, '
+        f'config.loss.{name}: {(values or {}).get(name, True)!r} is not '
+        f'allowed with {loss}, '
         f'{_reason(option, losses[loss])}; fix: leave config.loss.{name} '
         f'unset, or use {_wanted(option)}'
       )

@@ -25,7 +25,7 @@ _SMALLEST_GAP = 1e-6  # of two scores, in the data's own unit
   needs=('reference',),
   kind='difference',
   grid={'beta': (0.01, 0.05, 0.1, 0.3, 0.5)},
-  bounds={'beta': '(0, inf)', 'label_smoothing': '[0, 0.5]'},
+  bounds={'beta': '(0, inf)', 'label_smoothing': '[0, 0.5)'},
 )
 def sigmoid(
   pairs: PairScores, *, beta: float = 0.1, label_smoothing: float = 0.0
@@ -38,7 +38,7 @@ def sigmoid(
   Args:
     pairs: scores of the comparisons.
     beta: strength of the pull to the reference, per nat.
-    label_smoothing: e in [0, 0.5], the chance that a label is flipped. The
+    label_smoothing: e in [0, 0.5), the chance that a label is flipped. The
       optimum lies at s(D) = 1 - e, so e > 0 bounds the margin.
 
   Returns:

@@ -22,7 +22,7 @@ from dpo_jax.types import Array
   needs=('reference', 'whole_batch'),
   kind='transport',
   grid={'beta': (0.01, 0.1)},
-  bounds={'beta': '(0, inf)', 'label_smoothing': '[0, 0.5]'},
+  bounds={'beta': '(0, inf)', 'label_smoothing': '[0, 0.5)'},
 )
 def aot(
   pairs: PairScores, *, beta: float = 0.1, label_smoothing: float = 0.0
@@ -54,7 +54,7 @@ def aot(
   needs=('reference', 'whole_batch'),
   kind='transport',
   grid={'beta': (0.01, 0.1)},
-  bounds={'beta': '(0, inf)', 'label_smoothing': '[0, 0.5]'},
+  bounds={'beta': '(0, inf)', 'label_smoothing': '[0, 0.5)'},
 )
 def aot_unpaired(
   pairs: PairScores, *, beta: float = 0.1, label_smoothing: float = 0.0
