@@ -191,7 +191,7 @@ def make_plans(config, inputs: Inputs, mesh):
     batch_size=config.eval.batch_size,
     shuffle=False,
     indices=inputs.evaluation.indices,
-    **(common | {'max_shapes': 1}),
+    **(common | {'max_shapes': min(2, data.max_shapes)}),
   )
   return train, evaluation
 

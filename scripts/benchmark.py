@@ -26,7 +26,8 @@ def main() -> int:
   unknown = set(values['variants']) - set(benchmark.VARIANTS)
   if unknown:
     known = ', '.join(benchmark.VARIANTS)
-    print(f'--variants: no {sorted(unknown)[0]!r}; fix: use {known}')
+    problem = f'--variants: no {sorted(unknown)[0]!r}; fix: use {known}'
+    print(problem, file=sys.stderr)
     return 2
   try:
     print(benchmark.run(benchmark.Options(**values)))

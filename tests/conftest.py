@@ -22,9 +22,9 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
 import pytest  # noqa: E402
 
-_SHARED = pathlib.Path(
+SHARED = pathlib.Path(
   os.environ.get(
-    'DPO_JAX_SHARED',
+    'DPO_JAXSHARED',
     pathlib.Path(__file__).resolve().parents[2] / 'shared',
   )
 )
@@ -33,6 +33,6 @@ _SHARED = pathlib.Path(
 @pytest.fixture(scope='session')
 def shared():
   """The folder of real data and weights; skips where it is not there."""
-  if not (_SHARED / 'data').is_dir():
-    pytest.skip(f'real data is not at {_SHARED} (set DPO_JAX_SHARED)')
-  return _SHARED
+  if not (SHARED / 'data').is_dir():
+    pytest.skip(f'real data is not at {SHARED} (set DPO_JAXSHARED)')
+  return SHARED

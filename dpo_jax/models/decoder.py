@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import ad_checkpoint
 
 from dpo_jax import tree, types
 from dpo_jax.models import attention
@@ -26,9 +27,14 @@ _ACTIVATIONS = {
   'gelu_tanh': functools.partial(nn.gelu, approximate=True),
   'relu': nn.relu,
 }
+# The attention is recomputed by blocks in any case; its output is kept, or it
+# would be computed three times.
+_KEEP = jax.checkpoint_policies.save_only_these_names('attention')
 _REMAT = {
-  'full': None,
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': _KEEP,
+  'dots': jax.checkpoint_policies.save_from_both_policies(
+    _KEEP, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  ),
 }
 
 
@@ -60,7 +66,8 @@ def make_model(
     compute_dtype: of matmuls and the residual stream; norms, softmax and
       rotations are float32.
     remat: what the backward recomputes of a layer: 'none', 'full'
-      (everything), 'dots' (everything but matmuls with weights).
+      (everything but the attention's output), 'dots' (but matmuls with
+      weights too).
     attention_block: queries that attend at a time.
   """
   numerics = _Numerics(jnp.dtype(compute_dtype), remat, attention_block)
@@ -206,6 +213,7 @@ class _Attention(nn.Module):
       window=kind['window'],
       softcap=config.attention_softcap,
     )
+    out_RLHK = ad_checkpoint.checkpoint_name(out_RLHK, 'attention')
     return linear('HK', 'D', config.out_bias, 'out')(out_RLHK)
 
 
