@@ -167,6 +167,13 @@ def _make_forward(score, objective, reference, batch):
           f"{', '.join(objective.terms)}; fix: use 'params'"
         )
 
+  if 'mismatched' in objective.needs and batch.mismatched is None:
+    raise types.InputError(
+      f'config.loss.terms: {", ".join(objective.terms)} needs every prompt '
+      "scored with another prompt's answer, and the batch has none; fix: use "
+      'data whose batches have Batch.mismatched, or bco'
+    )
+
   def forward(params, rows):
     if 'distributions' in objective.needs:
       return score(params, reference, rows, num_completions, heads)
