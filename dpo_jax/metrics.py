@@ -102,6 +102,30 @@ def label_sums(completions: LabelledScores, rewards: Array) -> dict[str, Array]:
   return sums | {f'count/{k}': v for k, v in counts.items()}
 
 
+def judgement_sums(
+  paired: dict[str, Array], labelled: dict[str, Array]
+) -> dict[str, Array]:
+  """Of comparisons where the batch has any, of labels where it has none.
+
+  So a loss of single completions reports on paired data what every other
+  loss does.
+
+  Args:
+    paired: of `preference_sums`.
+    labelled: of `label_sums`.
+
+  Returns:
+    Sums in the form of `label_sums`.
+  """
+  has_pairs = paired['comparisons'] > 0
+  sums = {}
+  for name, value in labelled.items():
+    key = name.removeprefix('count/')
+    other = paired[name] if name == key else paired['comparisons']
+    sums[name] = jnp.where(has_pairs, other, value)
+  return sums
+
+
 def means(sums: dict[str, Array]) -> dict[str, Array]:
   """Divides sums by their `count/NAME`, or else by `comparisons`.
 

@@ -138,19 +138,22 @@ def score_sums(objective, policy, reference, batch, hyper):
   reward = functools.partial(
     rewards_lib.implicit_reward, objective.reward, hyper=hyper
   )
-  if 'completions' in objective.views:
-    comparisons = present(batch.comparisons, policy.num_tokens)
-    seen = views.gather_labelled(policy, reference, comparisons, batch)
-    rewards = reward(seen.policy, seen.reference, seen.num_tokens)
-    return metrics_lib.label_sums(seen, rewards)
   pairs = objective.pairs(policy, reference, batch, hyper)
-  return metrics_lib.preference_sums(
+  paired = metrics_lib.preference_sums(
     pairs,
     reward(pairs.policy_chosen, pairs.reference_chosen, pairs.chosen_tokens),
     reward(
       pairs.policy_rejected, pairs.reference_rejected, pairs.rejected_tokens
     ),
     has_reference=reference is not None,
+  )
+  if 'completions' not in objective.views:
+    return paired
+  comparisons = present(batch.comparisons, policy.num_tokens)
+  seen = views.gather_labelled(policy, reference, comparisons, batch)
+  rewards = reward(seen.policy, seen.reference, seen.num_tokens)
+  return metrics_lib.judgement_sums(
+    paired, metrics_lib.label_sums(seen, rewards)
   )
 
 

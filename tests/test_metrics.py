@@ -87,3 +87,18 @@ def test_label_metrics_by_hand():
   assert set(got) == set(expected)
   for name, value in expected.items():
     np.testing.assert_allclose(got[name], value, rtol=1e-6, err_msg=name)
+
+
+def test_comparisons_come_before_labels():
+  paired = metrics.preference_sums(PAIRS, *rewards(PAIRS, 0.5))
+  seen = LabelledScores(*(jnp.ones(2) for _ in LabelledScores._fields))
+  labelled = metrics.label_sums(seen, jnp.ones(2))
+  got = metrics.means(metrics.judgement_sums(paired, labelled))
+  expected = metrics.means(paired)
+  for name, value in got.items():
+    np.testing.assert_allclose(value, expected[name], rtol=1e-6, err_msg=name)
+  none = metrics.preference_sums(
+    PAIRS._replace(weight=jnp.zeros(3)), *rewards(PAIRS, 0.5)
+  )
+  got = metrics.means(metrics.judgement_sums(none, labelled))
+  assert got == metrics.means(labelled)
