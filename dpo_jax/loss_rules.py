@@ -159,6 +159,35 @@ def check_reference(
       )
 
 
+def check_data(losses: Mapping[str, Any], columns: Iterable[str]) -> None:
+  """Refuses data that a loss cannot be computed from.
+
+  Args:
+    losses: {name: what is registered} of the chosen terms; `view` and `needs`
+      are read.
+    columns: what the training data has, of 'comparisons', 'labels', 'scores',
+      'margin' and 'lists' (a prompt with two completions or more).
+
+  Raises:
+    InputError: at the first loss that lacks something.
+  """
+  has = set(columns)
+  for name, loss in losses.items():
+    wanted = {
+      'comparisons': {'comparisons'},
+      'completions': {'comparisons', 'labels'},
+      'lists': {'lists'},
+    }[loss.view]
+    missing = [] if wanted & has else [' or '.join(sorted(wanted))]
+    missing += sorted({'scores', 'margin'} & loss.needs - has)
+    if missing:
+      raise InputError(
+        f'config.loss.terms.{name}: needs {missing[0]}, which no row of '
+        f'config.data.train has; fix: use data with {missing[0]}, or another '
+        'loss'
+      )
+
+
 def within(value: float, bounds: str) -> bool:
   """Whether a number is in an interval written as '[0, 0.5)'."""
   low, high = (float(text) for text in bounds[1:-1].split(','))

@@ -16,8 +16,10 @@ def table() -> str:
   for loss in losses:
     rows.append(_row(loss.name, loss))
   for option in options:
-    accepted = ', '.join(option.accepts)
-    rows.append(_row(f'{option.name} (option of: {accepted})', option))
+    taken = f'{" and ".join(option.accepts)} losses'.replace('_', '-')
+    if option.changes == 'reference':
+      taken = 'the reference'
+    rows.append(_row(f'{option.name} (option of {taken})', option))
   return ''.join(f'| {" | ".join(row)} |\n' for row in rows)
 
 

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 import test_losses
 
-from dpo_jax import config, losses
+from dpo_jax import config, loss_rules, losses
 from dpo_jax.types import InputError
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / 'experiments'
@@ -113,6 +113,30 @@ def test_options_are_on_where_their_key_is_set():
     config.loss_options(loaded),
   )
   assert objective.needs == {'reference', 'heads', 'sum_sq_probs'}
+
+
+@pytest.mark.parametrize(
+  'name,columns,missing',
+  [
+    ('sigmoid', ('labels',), 'comparisons'),
+    ('kto', ('scores',), 'comparisons or labels'),
+    ('kto', ('labels',), ''),
+    ('bco', ('comparisons',), ''),
+    ('odpo', ('comparisons',), 'scores'),
+    ('margin', ('comparisons', 'scores'), 'margin'),
+    ('infonca', ('scores',), 'lists'),
+    ('infonca', ('scores', 'lists'), ''),
+  ],
+)
+def test_data_that_lacks_something_is_refused(name, columns, missing):
+  chosen = {name: losses.get(name)}
+  if not missing:
+    loss_rules.check_data(chosen, columns)
+    return
+  with pytest.raises(
+    InputError, match=f'{name}: needs {missing}, which no row'
+  ):
+    loss_rules.check_data(chosen, columns)
 
 
 # The README's recipe: a function with its formula, and a golden row.
