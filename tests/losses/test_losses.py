@@ -182,6 +182,17 @@ def test_identities(name, keywords, other, others, data, given):
   np.testing.assert_allclose(first, second, rtol=2e-5)
 
 
+@pytest.mark.parametrize('name,share', [('tdpo1', 1.0), ('tdpo2', 0.0)])
+def test_the_winner_s_kl_has_a_gradient_in_tdpo1_alone(name, share):
+  scores = harness.scores_of(2.0, -1.0)
+  _, policy, _ = harness.evaluate(name, scores, harness.batch_of(weight=ONE))
+  margin = {'tdpo1': 0.25, 'tdpo2': 0.275}[name]  # as in GOLDEN
+  # d/dK_w of -log s(beta (h + K_w - ...)), that of K_l times alpha.
+  for_w = -0.1 * s(-margin) * share
+  for_l = 0.1 * s(-margin) * {'tdpo1': 1.0, 'tdpo2': 0.5}[name]
+  np.testing.assert_allclose(policy.kl[:2], [for_w, for_l], rtol=1e-5)
+
+
 @pytest.mark.parametrize('name', losses.names())
 class TestEveryLoss:
   def test_gradients(self, name):

@@ -158,9 +158,15 @@ def test_kto_on_unpaired_data_by_hand():
   # r = .2, -.1, -.1; 1 - s(r - z) and 2 (1 - s(z - r)); three completions.
   expected = ((1 - s(0.1)) + 2 * 2 * (1 - s(0.2))) / 3
   np.testing.assert_allclose(value, expected, rtol=1e-6)
-  below = batch._replace(mismatched=None)  # z never falls below 0
-  value = term('kto', policy, reference, below)
-  np.testing.assert_allclose(value, (1 - s(0.2) + 2 * (1 - s(0.1))) / 3, 1e-6)
+  # z never falls below 0: a mismatched answer at a = -1, or none at all.
+  less = reference._replace(logps=reference.logps.at[3].set(-7.0))
+  for others, other_batch in (
+    (less, batch),
+    (reference, batch._replace(mismatched=None)),
+  ):
+    value = term('kto', policy, others, other_batch)
+    expected = (1 - s(0.2) + 2 * (1 - s(0.1))) / 3
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
 def test_bco_shifts_by_the_running_mean_of_both_labels():
