@@ -193,6 +193,17 @@ def test_the_winner_s_kl_has_a_gradient_in_tdpo1_alone(name, share):
   np.testing.assert_allclose(policy.kl[:2], [for_w, for_l], rtol=1e-5)
 
 
+@pytest.mark.parametrize('policy', [(0, 0), (-1e-9, -3), (-3, 0), (-1e-3, -2)])
+def test_orpo_is_finite_as_an_answer_becomes_certain(policy):
+  scores = harness.scores_of(0.0, 0.0, policy=policy, tokens=(1.0, 1.0))
+  outputs = harness.evaluate('orpo', scores)
+  for leaf in jax.tree.leaves(outputs):
+    assert np.isfinite(leaf).all()
+  if policy == (-1e-3, -2):
+    expected = 1e-3 + 0.1 * nls(log_odds(-1e-3) - log_odds(-2))
+    np.testing.assert_allclose(outputs[0], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize('name', losses.names())
 class TestEveryLoss:
   def test_gradients(self, name):
