@@ -196,6 +196,15 @@ def loss_static(config: ConfigDict) -> dict[str, Any]:
   }
 
 
+def loss_options(config: ConfigDict) -> tuple[str, ...]:
+  """The options that are on: those whose own key is set, and not to False."""
+  return tuple(
+    name
+    for name in config_losses.read_options()
+    if config.loss[name] is not None and config.loss[name] is not False
+  )
+
+
 def _data() -> ConfigDict:
   data = ConfigDict()
   data.train = _text_or_tuple()  # 'a,b' or ('a', 'b'): names, files; sources
@@ -245,6 +254,8 @@ def _loss() -> ConfigDict:
     loss[key] = config_dict.placeholder(float)
   for key, choices in config_losses.static_choices().items():
     loss[key] = config_dict.placeholder(type(choices[0]))
+  for key in config_losses.switches():
+    loss[key] = config_dict.placeholder(bool)
   return loss
 
 

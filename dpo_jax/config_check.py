@@ -10,7 +10,7 @@ import os
 
 from ml_collections.config_dict import ConfigDict
 
-from dpo_jax import config_losses, config_rules
+from dpo_jax import config_losses, config_rules, loss_rules
 from dpo_jax.data import errors, files, published, sources
 from dpo_jax.types import InputError
 
@@ -85,36 +85,56 @@ def _check_losses(config: ConfigDict) -> None:
       'config.loss.terms: no loss is chosen; fix: set one, e.g. '
       f'--config.loss.terms.{"nll" if config.stage == "sft" else "sigmoid"}=1'
     )
-  if config.stage == 'sft' and terms != ['nll']:
+  if config.stage == 'sft' and terms not in (['nll'], ['sft']):
     raise InputError(
       f"config.loss.terms: {', '.join(terms)} with stage 'sft' is not "
       "allowed; fix: use nll alone, or stage 'dpo'"
     )
-  _check_loss_options(config, terms)
-  _check_reference(config, [t for t in terms if 'reference' in known[t].needs])
+  options = [
+    name
+    for name in config_losses.read_options()
+    if config.loss[name] is not None and config.loss[name] is not False
+  ]
+  _check_loss_keys(config, [*terms, *options])
+  _check_combination(config, terms, options)
 
 
-def _check_loss_options(config: ConfigDict, terms: list[str]) -> None:
-  known = config_losses.read()
-  for option, value in config.loss.items():
-    if option == 'terms' or value is None:
+def _check_loss_keys(config: ConfigDict, chosen: list[str]) -> None:
+  """Every key of config.loss that is set is used by something chosen."""
+  for key, value in config.loss.items():
+    if key == 'terms' or value is None or value is False:
       continue
-    users = config_losses.users(option)
-    users_here = [name for name in users if name in terms]
-    if not users_here:
+    users = config_losses.users(key)
+    if not set(users) & set(chosen):
       raise InputError(
-        f'config.loss.{option}: {value!r} is used by no chosen loss '
-        f'({", ".join(terms)}); fix: set it to None, or use '
+        f'config.loss.{key}: {value!r} is used by no chosen loss '
+        f'({", ".join(chosen)}); fix: set it to None, or use '
         f'{", ".join(users)}'
       )
-    for name in users_here:
-      choices = known[name].static.get(option, (value,))
-      if value not in choices:
-        hint = config_rules.did_you_mean(value, choices)
-        raise InputError(
-          f'config.loss.{option}: {value!r} is not allowed with {name}; fix: '
-          f'{hint}use one of {", ".join(choices)}'
-        )
+
+
+def _check_combination(
+  config: ConfigDict, terms: list[str], options: list[str]
+) -> None:
+  """Losses, options, their numbers and the reference fit together."""
+  losses = {name: config_losses.read()[name] for name in terms}
+  chosen = {name: config_losses.read_options()[name] for name in options}
+  values = {
+    key: value
+    for key, value in config.loss.items()
+    if key not in ('terms', *config_losses.switches()) and value is not None
+  }
+  loss_rules.check_options(losses, chosen, values)
+  loss_rules.check_values(losses, chosen, values)
+  _check_reference(config, [n for n in terms if 'reference' in losses[n].needs])
+  loss_rules.check_reference(config.reference.mode, losses, chosen)
+  for name, loss in losses.items():
+    if 'mismatched' in loss.needs and config.train.batch_size < 2:
+      raise InputError(
+        f'config.train.batch_size: {config.train.batch_size} is not allowed '
+        f'with {name}, which scores a prompt with the answer of another one '
+        'of its batch; fix: use 2 or more'
+      )
 
 
 def _check_reference(config: ConfigDict, needing: list[str]) -> None:

@@ -34,6 +34,8 @@ def rule(key: str) -> Rule:
   static = config_losses.static_choices()
   if option in static:
     return _or_none(_choice(*static[option]))
+  if option in config_losses.switches():
+    return _or_none(_FLAG)
   return _or_none(_LOSS_RULES.get(option, _NUMBER))
 
 

@@ -25,6 +25,7 @@ def evaluate(
   num_batches: int,
   hyper: Mapping[str, Any],
   poll: Callable[[], None] = lambda: None,
+  loss_state=None,
 ) -> tuple[dict[str, float], PairScores]:
   """Evaluates `params` on every batch once.
 
@@ -37,6 +38,7 @@ def evaluate(
     num_batches: how many there are.
     hyper: float32 scalars.
     poll: called between batches; raises to stop (a signal came).
+    loss_state: the train state's running numbers of losses that keep any.
 
   Returns:
     (metrics, scores of every comparison in the order of the data, as numpy
@@ -47,12 +49,12 @@ def evaluate(
   pending = None
   for t in range(num_batches):
     poll()
-    outputs = eval_step(params, reference, batches(t), hyper)
+    outputs = eval_step(params, reference, batches(t), hyper, loss_state)
     if pending is not None:  # read the last batch while this one computes
       _collect(pending, totals, scores)
     pending = outputs
   _collect(pending, totals, scores)
-  pairs = PairScores(*(np.concatenate(field) for field in zip(*scores)))
+  pairs = jax.tree.map(lambda *fields: np.concatenate(fields), *scores)
   return _means(totals, objective, hyper), pairs
 
 
@@ -61,7 +63,7 @@ def _collect(outputs, totals, scores):
   for name, value in sums.items():
     totals[name] = totals.get(name, 0.0) + float(value)
   there = pairs.weight > 0
-  scores.append([field[there] for field in pairs])
+  scores.append(jax.tree.map(lambda field: field[there], pairs))
 
 
 def _means(totals, objective, hyper):

@@ -49,11 +49,7 @@ def build(config, inputs: Inputs) -> Job:
     remat=config.model.remat,
     attention_block=config.model.attention_block,
   )
-  terms = config_lib.loss_terms(config)
-  objective = losses.make_objective(
-    tuple(terms), config_lib.loss_static(config)
-  )
-  hyper = losses.default_hyper(terms, **config_lib.loss_hyper(config))
+  objective, hyper = make_objective(config)
   hyper['learning_rate'] = jnp.float32(config.optim.learning_rate)
   train_plan, eval_plan = make_plans(config, inputs, mesh)
   num_steps = count_steps(config, inputs)
@@ -61,15 +57,17 @@ def build(config, inputs: Inputs) -> Job:
   score = scoring.make_score(
     model, chunk=config.precision.head_chunk, mesh=mesh
   )
-  score_with_entropy = scoring.make_score(
-    model, chunk=config.precision.head_chunk, mesh=mesh, entropy=True
-  )
-  shardings, abstract = _layout(config, mesh, model, optimizer)
+  shardings, abstract = _layout(config, mesh, model, optimizer, objective)
   whole = sharding.replicated(mesh)
   step = train_step.make_train_step(
-    score, objective, optimizer, make_schedule(config, num_steps)
+    _make_loss_score(config, objective, model, mesh),
+    objective,
+    optimizer,
+    make_schedule(config, num_steps),
   )
-  eval_step = train_step.make_eval_step(score_with_entropy, objective)
+  eval_step = train_step.make_eval_step(
+    _make_loss_score(config, objective, model, mesh, entropy=True), objective
+  )
   return Job(
     model=model,
     mesh=mesh,
@@ -92,12 +90,40 @@ def build(config, inputs: Inputs) -> Job:
   )
 
 
-def _layout(config, mesh, model, optimizer) -> tuple[TrainState, TrainState]:
+def make_objective(config) -> tuple[losses.Objective, dict[str, jax.Array]]:
+  """The losses and options that the config chooses, and their numbers."""
+  terms = config_lib.loss_terms(config)
+  static = config_lib.loss_static(config)
+  options = config_lib.loss_options(config)
+  hyper = losses.default_hyper(
+    terms, options, **config_lib.loss_hyper(config), **static
+  )
+  return losses.make_objective(tuple(terms), static, options), hyper
+
+
+def _make_loss_score(config, objective, model, mesh, entropy=False):
+  """The score function that the losses need, and nothing they don't."""
+  make = scoring.make_score
+  if 'distributions' in objective.needs:
+    make = scoring.make_pair_score
+  return make(
+    model,
+    chunk=config.precision.head_chunk,
+    mesh=mesh,
+    entropy=entropy,
+    sum_sq_probs='sum_sq_probs' in objective.needs,
+  )
+
+
+def _layout(
+  config, mesh, model, optimizer, objective
+) -> tuple[TrainState, TrainState]:
   """Shardings of the state, and its abstract arrays that carry them."""
   params = jax.eval_shape(model.init, jax.random.key(0))
   param_shardings = sharding.param_shardings(mesh, model.logical_axes, params)
   state = jax.eval_shape(
-    lambda p: init_state(p, optimizer, config.seed), params
+    lambda p: init_state(p, optimizer, config.seed, objective.init_state()),
+    params,
   )
   shardings = sharding.state_shardings(mesh, optimizer, param_shardings, state)
   abstract = jax.tree.map(
@@ -130,7 +156,9 @@ def initial_params(config, model_config, job: Job, source: str) -> Params:
 def initial_state(config, job: Job, params: Params) -> TrainState:
   """The state before the first update, on the mesh; takes `params` over."""
   make = jax.jit(
-    lambda p: init_state(p, job.optimizer, config.seed),
+    lambda p: init_state(
+      p, job.optimizer, config.seed, job.objective.init_state()
+    ),
     out_shardings=job.shardings,
     donate_argnums=0,
   )
@@ -251,9 +279,10 @@ def resolve(config) -> dict[str, Any]:
   """The config as plain values, its losses' defaults filled in."""
   resolved = config.to_dict()
   terms = config_lib.loss_terms(config)
-  for name in terms:
-    loss = losses.get(name)
-    defaults = loss.hyper | {k: v[0] for k, v in loss.static.items()}
+  chosen = [losses.get(name) for name in terms]
+  chosen += [losses.get_option(n) for n in config_lib.loss_options(config)]
+  for it in chosen:
+    defaults = it.hyper | {k: v[0] for k, v in it.static.items()}
     for key, value in defaults.items():
       if resolved['loss'][key] is None:
         resolved['loss'][key] = value
@@ -283,4 +312,5 @@ def per_example(part, pairs) -> dict[str, np.ndarray]:
   for i in part.indices:
     mine = slice(table.comparison_offsets[i], table.comparison_offsets[i + 1])
     uids += [table.uids[i]] * int((table.weight[mine] > 0).sum())
-  return {'uid': np.array(uids)} | pairs._asdict()
+  fields = pairs._asdict().items()
+  return {'uid': np.array(uids)} | {k: v for k, v in fields if v is not None}

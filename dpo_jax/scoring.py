@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from dpo_jax import types
-from dpo_jax.types import Array, Params
+from dpo_jax.types import Array
 
 ROW_AXES = ('data', 'fsdp')  # mesh axes that rows are split over
 
@@ -27,8 +27,9 @@ def make_score(
   entropy: bool = False,
   full_logits: bool = False,
   mesh: Mesh | None = None,
-) -> Callable[[Params, types.Rows, int], types.CompletionScores]:
-  """Makes `score(params, rows, num_completions)`.
+  sum_sq_probs: bool = False,
+) -> Callable[..., types.CompletionScores]:
+  """Makes `score(params, rows, num_completions, heads=None)`.
 
   Args:
     model: anything with `hidden(params, rows) -> (hidden_RLD, aux)` and
@@ -38,32 +39,77 @@ def make_score(
     full_logits: project every position at once, as other trainers do.
     mesh: where the rows are split over ROW_AXES; None on one device. Each
       shard of rows projects its own predicting positions.
+    sum_sq_probs: also sum log sum_v p_v^2 (for WPO).
 
   Returns:
-    A pure function of params, Rows [R, L] and the static number of
-    completions C, giving CompletionScores [C].
+    A pure function of params, Rows [R, L], the static number of completions C
+    and, where sums over first tokens are wanted, types.Heads; it gives
+    CompletionScores [C].
   """
+  project = _make_project(chunk, full_logits, mesh)
 
-  def score(params, rows, num_completions):
+  def score(params, rows, num_completions, heads=None):
     hidden_RLD, _ = model.hidden(params, rows)
     head = model.head(params)
     # Scale and softcap are numbers of the architecture, not parameters.
-    fn = functools.partial(_chunk_scores, entropy, head.scale, head.softcap)
-    if full_logits:
-      project = functools.partial(_full_token_scores, fn)
-    else:
-      project = functools.partial(_token_scores, fn, chunk)
-      if mesh is not None and mesh.size > 1:
-        project = _split_rows(project, mesh)
-    tokens = project(
-      (head.weight_VD, head.bias),
-      hidden_RLD,
-      rows.targets,
-      rows.completion_id >= 0,
+    fn = functools.partial(
+      _chunk_scores, entropy, sum_sq_probs, head.scale, head.softcap
     )
-    return _sum_by_completion(tokens, rows, num_completions)
+    weights = (head.weight_VD, head.bias)
+    tokens = project(fn, rows, weights, hidden_RLD, None)
+    return _sum_by_completion(tokens, rows, num_completions, heads)
 
   return score
+
+
+def make_pair_score(
+  model,
+  *,
+  chunk: int = 1024,
+  entropy: bool = False,
+  full_logits: bool = False,
+  mesh: Mesh | None = None,
+  sum_sq_probs: bool = False,
+) -> Callable[..., tuple[types.CompletionScores, types.CompletionScores]]:
+  """Makes `score_both(params, reference, rows, num_completions, heads=None)`.
+
+  For losses that compare whole distributions: both models' logits of a chunk
+  exist side by side, and the policy's scores have `kl`, the sum over tokens
+  of KL(reference, policy), whose gradient flows to the policy.
+
+  Args:
+    model: as in `make_score`; one architecture for both sets of parameters.
+    chunk: positions whose two logits [chunk, V] exist at one time.
+    entropy: as in `make_score`, of the policy.
+    full_logits: likewise.
+    mesh: likewise.
+    sum_sq_probs: likewise.
+
+  Returns:
+    A pure function giving (policy's scores, reference's scores); the latter
+    has no gradient.
+  """
+  project = _make_project(chunk, full_logits, mesh)
+
+  def score_both(params, reference, rows, num_completions, heads=None):
+    reference = jax.lax.stop_gradient(reference)
+    hidden_RLD, _ = model.hidden(params, rows)
+    frozen_RLD, _ = model.hidden(reference, rows)
+    head, frozen_head = model.head(params), model.head(reference)
+    fn = functools.partial(
+      _pair_chunk_scores, entropy, sum_sq_probs, head.scale, head.softcap
+    )
+    weights = (head.weight_VD, head.bias)
+    frozen = (frozen_head.weight_VD, frozen_head.bias), frozen_RLD
+    tokens = project(fn, rows, weights, hidden_RLD, frozen)
+    frozen_tokens = {'logps': tokens.pop('reference_logps')}
+    policy, frozen_scores = (
+      _sum_by_completion(part, rows, num_completions, heads)
+      for part in (tokens, frozen_tokens)
+    )
+    return policy, jax.lax.stop_gradient(frozen_scores)
+
+  return score_both
 
 
 def count_tokens(rows: types.Rows, num_completions: int) -> Array:
@@ -73,12 +119,14 @@ def count_tokens(rows: types.Rows, num_completions: int) -> Array:
   return _segment_sum(ones, ids, num_completions)
 
 
-def _sum_by_completion(tokens, rows, num_completions):
+def _sum_by_completion(tokens, rows, num_completions, heads):
   ids = rows.completion_id.reshape(-1)
   sums = {
     name: _segment_sum(values.reshape(-1), ids, num_completions)
     for name, values in tokens.items()
   }
+  if heads is not None:
+    sums['heads_2P'] = _sum_heads(tokens['logps'], rows, heads, num_completions)
   return types.CompletionScores(
     num_tokens=count_tokens(rows, num_completions), **sums
   )
@@ -88,8 +136,29 @@ def _segment_sum(values, ids, num_segments):
   return jax.ops.segment_sum(values, ids, num_segments)  # drops id -1
 
 
-def _chunk_scores(entropy, scale, softcap, head, hidden_ND, targets):
-  """Token scores of one chunk: {name: float32 [N]}."""
+def _sum_heads(logps_RL, rows, heads, num_completions):
+  """Log-probabilities of the first tokens of winners and losers, [2, P]."""
+  ids = rows.completion_id
+  start = jax.ops.segment_min(
+    rows.positions.reshape(-1), ids.reshape(-1), num_completions
+  )
+  offset_RL = rows.positions - start[ids]
+
+  def of_one_side(logps_RL, completion):
+    own_PRL = ids == completion[:, None, None]
+    first_PRL = offset_RL < heads.num_tokens[:, None, None]
+    kept_PRL = jnp.where(own_PRL & first_PRL, logps_RL, 0.0)
+    return jnp.sum(kept_PRL, axis=(1, 2))
+
+  # Masks are made again in the backward pass: [P, R, L] is never kept.
+  one_side = jax.checkpoint(of_one_side)
+  return jnp.stack(
+    [one_side(logps_RL, heads.winner), one_side(logps_RL, heads.loser)]
+  )
+
+
+def _logits(scale, softcap, head, hidden_ND):
+  """Float32 logits [N, V] of one chunk."""
   weight_VD, bias = head
   logits_NV = jnp.einsum(
     'nd,vd->nv',
@@ -101,93 +170,158 @@ def _chunk_scores(entropy, scale, softcap, head, hidden_ND, targets):
     logits_NV = logits_NV + bias.astype(jnp.float32)
   if softcap is not None:
     logits_NV = softcap * jnp.tanh(logits_NV / softcap)
+  return logits_NV
+
+
+def _chunk_scores(
+  entropy, sum_sq_probs, scale, softcap, head, hidden_ND, frozen, targets
+):
+  """Token scores of one chunk: {name: float32 [N]}."""
+  del frozen  # None: there is one model
+  logits_NV = _logits(scale, softcap, head, hidden_ND)
+  return _token_scores(entropy, sum_sq_probs, logits_NV, targets)
+
+
+def _pair_chunk_scores(
+  entropy, sum_sq_probs, scale, softcap, head, hidden_ND, frozen, targets
+):
+  """As `_chunk_scores`, with KL(frozen, policy) and the frozen model's."""
+  logits_NV = _logits(scale, softcap, head, hidden_ND)
+  scores = _token_scores(entropy, sum_sq_probs, logits_NV, targets)
+  frozen_NV = jax.nn.log_softmax(_logits(scale, softcap, *frozen), axis=-1)
+  ratio_NV = frozen_NV - jax.nn.log_softmax(logits_NV, axis=-1)
+  scores['kl'] = jnp.sum(jnp.exp(frozen_NV) * ratio_NV, axis=-1)
+  scores['reference_logps'] = _pick(frozen_NV, targets)
+  return scores
+
+
+def _token_scores(entropy, sum_sq_probs, logits_NV, targets):
   log_normaliser = jax.nn.logsumexp(logits_NV, axis=-1)
-  target_logits = jnp.take_along_axis(logits_NV, targets[:, None], axis=-1)
-  scores = {'logps': target_logits[:, 0] - log_normaliser}
+  scores = {'logps': _pick(logits_NV, targets) - log_normaliser}
   if entropy:
     probs_NV = jnp.exp(logits_NV - log_normaliser[:, None])
     expected = jnp.sum(probs_NV * logits_NV, axis=-1)
     scores['entropy'] = jax.lax.stop_gradient(log_normaliser - expected)
+  if sum_sq_probs:
+    log_sum_sq = jax.nn.logsumexp(2 * logits_NV, axis=-1) - 2 * log_normaliser
+    scores['log_sum_sq_probs'] = jax.lax.stop_gradient(log_sum_sq)
   return scores
 
 
-def _full_token_scores(fn, head, hidden_RLD, targets_RL, mask_RL):
-  flat_ND = hidden_RLD.reshape(-1, hidden_RLD.shape[-1])
-  scores = fn(head, flat_ND, targets_RL.reshape(-1))
-  return {
-    k: jnp.where(mask_RL, v.reshape(mask_RL.shape), 0.0)
-    for k, v in scores.items()
-  }
+def _pick(values_NV, targets):
+  return jnp.take_along_axis(values_NV, targets[:, None], axis=-1)[:, 0]
 
 
-def _split_rows(project, mesh):
-  """Runs `project` on each device's own rows: their counts may differ."""
-  rows = PartitionSpec(ROW_AXES)
+def _make_project(chunk, full_logits, mesh):
+  """Makes `project(fn, rows, head, hidden_RLD, frozen) -> {name: [R, L]}`."""
+  by_rows = _all_at_once if full_logits else functools.partial(_chunked, chunk)
+
+  def project(fn, rows, head, hidden_RLD, frozen):
+    run = functools.partial(by_rows, fn)
+    if mesh is not None and mesh.size > 1 and not full_logits:
+      run = _split_rows(run, mesh, has_frozen=frozen is not None)
+    mask_RL = rows.completion_id >= 0
+    return run(head, hidden_RLD, frozen, rows.targets, mask_RL)
+
+  return project
+
+
+def _split_rows(run, mesh, has_frozen):
+  """Runs `run` on each device's own rows: their counts may differ."""
+  rows, whole = PartitionSpec(ROW_AXES), PartitionSpec()
+  frozen = (whole, rows) if has_frozen else whole
   return jax.shard_map(
-    project,
+    run,
     mesh=mesh,
-    in_specs=(PartitionSpec(), rows, rows, rows),
+    in_specs=(whole, rows, frozen, rows, rows),
     out_specs=rows,
     axis_names=set(ROW_AXES),
     check_vma=False,
   )
 
 
-def _token_scores(fn, chunk, head, hidden_RLD, targets_RL, mask_RL):
+def _all_at_once(fn, head, hidden_RLD, frozen, targets_RL, mask_RL):
+  if frozen is not None:
+    frozen = frozen[0], _flat(frozen[1])
+  scores = fn(head, _flat(hidden_RLD), frozen, targets_RL.reshape(-1))
+  return {
+    k: jnp.where(mask_RL, v.reshape(mask_RL.shape), 0.0)
+    for k, v in scores.items()
+  }
+
+
+def _chunked(chunk, fn, head, hidden_RLD, frozen, targets_RL, mask_RL):
   """{name: float32 [R, L]}, 0 where mask is False; head by chunks."""
-  num_rows, length, width = hidden_RLD.shape
-  size = num_rows * length
+  shape, size = mask_RL.shape, mask_RL.size
   chunk = min(chunk, size)
   padding = -size % chunk
   mask = jnp.pad(mask_RL.reshape(size), (0, padding))
   # Predicting positions first: the loop ends after the last chunk with one.
   order = jnp.argsort(~mask, stable=True)
+
+  def padded(hidden_RLD):
+    return jnp.pad(_flat(hidden_RLD), ((0, padding), (0, 0)))
+
+  if frozen is not None:
+    frozen = frozen[0], padded(frozen[1])
   scores = _by_chunks(
     fn,
     chunk,
     head,
-    jnp.pad(hidden_RLD.reshape(size, width), ((0, padding), (0, 0))),
+    padded(hidden_RLD),
+    frozen,
     jnp.pad(targets_RL.reshape(size), (0, padding)),
     mask,
     order,
   )
-  return {k: v[:size].reshape(num_rows, length) for k, v in scores.items()}
+  return {k: v[:size].reshape(shape) for k, v in scores.items()}
+
+
+def _flat(hidden_RLD):
+  return hidden_RLD.reshape(-1, hidden_RLD.shape[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _by_chunks(fn, chunk, head, hidden_ND, targets, mask, order):
-  """Applies `fn(head, hidden [c, D], targets [c])` where mask is True.
+def _by_chunks(fn, chunk, head, hidden_ND, frozen, targets, mask, order):
+  """Applies `fn(head, hidden [c, D], frozen, targets [c])` where mask is True.
 
   A loop of ceil(count / chunk) steps, count known only at run time: no
   position is projected that predicts nothing, and no shape depends on the
-  data. The backward runs the same loop, recomputing each chunk's logits.
+  data. The backward runs the same loop, recomputing each chunk's logits;
+  `frozen`, another model's (head, hidden_ND) or None, has no gradient.
   """
-  return _forward_chunks(fn, chunk, head, hidden_ND, targets, mask, order)
+  args = (head, hidden_ND, frozen, targets, mask, order)
+  return _forward_chunks(fn, chunk, *args)
 
 
-def _forward_chunks(fn, chunk, head, hidden_ND, targets, mask, order):
+def _forward_chunks(fn, chunk, head, hidden_ND, frozen, targets, mask, order):
+  def apply(index):
+    return fn(head, hidden_ND[index], _at(frozen, index), targets[index])
+
   def body(i, outputs):
     index = jax.lax.dynamic_slice_in_dim(order, i * chunk, chunk)
-    scores = fn(head, hidden_ND[index], targets[index])
     return {
       k: outputs[k].at[index].set(jnp.where(mask[index], v, 0.0))
-      for k, v in scores.items()
+      for k, v in apply(index).items()
     }
 
-  shapes = jax.eval_shape(fn, head, hidden_ND[:chunk], targets[:chunk])
+  shapes = jax.eval_shape(apply, order[:chunk])
   outputs = {
     k: jnp.zeros(targets.shape, shape.dtype) for k, shape in shapes.items()
   }
   return jax.lax.fori_loop(0, _num_chunks(mask, chunk), body, outputs)
 
 
-def _by_chunks_fwd(fn, chunk, head, hidden_ND, targets, mask, order):
-  outputs = _forward_chunks(fn, chunk, head, hidden_ND, targets, mask, order)
-  return outputs, (head, hidden_ND, targets, mask, order)
+def _at(frozen, index):
+  return None if frozen is None else (frozen[0], frozen[1][index])
+
+
+def _by_chunks_fwd(fn, chunk, *args):
+  return _forward_chunks(fn, chunk, *args), args
 
 
 def _by_chunks_bwd(fn, chunk, residuals, cotangents):
-  head, hidden_ND, targets, mask, order = residuals
+  head, hidden_ND, frozen, targets, mask, order = residuals
 
   def body(i, carry):
     head_bar, hidden_bar_ND = carry
@@ -196,7 +330,7 @@ def _by_chunks_bwd(fn, chunk, residuals, cotangents):
       k: jnp.where(mask[index], v[index], 0.0) for k, v in cotangents.items()
     }
     _, pullback = jax.vjp(
-      lambda head, hidden: fn(head, hidden, targets[index]),
+      lambda head, hidden: fn(head, hidden, _at(frozen, index), targets[index]),
       head,
       hidden_ND[index],
     )
@@ -216,7 +350,7 @@ def _by_chunks_bwd(fn, chunk, residuals, cotangents):
     0, _num_chunks(mask, chunk), body, carry
   )
   head_bar = jax.tree.map(lambda bar, x: bar.astype(x.dtype), head_bar, head)
-  return head_bar, hidden_bar_ND, None, None, None
+  return head_bar, hidden_bar_ND, None, None, None, None
 
 
 def _num_chunks(mask, chunk):

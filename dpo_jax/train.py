@@ -204,6 +204,7 @@ def _evaluate(this: Run, state: TrainState, step: int) -> dict[str, float]:
     job.eval_plan.steps_per_epoch,
     job.hyper,
     this.poll,
+    state.loss_state,
   )
   this.rates.since_last()  # evaluation is not training's time
   this.writer.write(step, 'eval', metrics)

@@ -24,13 +24,16 @@ class TrainState(NamedTuple):
 
 
 def init_state(
-  params: Params, optimizer: optax.GradientTransformation, seed: int
+  params: Params,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  loss_state: Params | None = None,
 ) -> TrainState:
-  """The state before the first update."""
+  """The state before the first update; `loss_state` is the objective's."""
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     opt_state=optimizer.init(params),
-    loss_state={},
+    loss_state={} if loss_state is None else loss_state,
     key=jax.random.key_data(jax.random.key(seed)),
   )

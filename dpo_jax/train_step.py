@@ -13,7 +13,8 @@ import optax
 
 from dpo_jax import metrics as metrics_lib
 from dpo_jax import scoring, types
-from dpo_jax.losses import pairs as pairs_lib
+from dpo_jax.losses import rewards as rewards_lib
+from dpo_jax.losses import views
 from dpo_jax.losses.objective import Objective, present
 from dpo_jax.train_state import TrainState
 
@@ -33,25 +34,25 @@ def make_train_step(
   sent back through each.
 
   Args:
-    score: `score(params, rows, num_completions)`, see scoring.make_score.
+    score: scoring.make_score's, or scoring.make_pair_score's where the
+      objective needs 'distributions'.
     objective: the losses.
     optimizer: from optim.make_optimizer, at unit learning rate.
     schedule: multiplier of hyper['learning_rate'] at a step.
 
   Returns:
     A pure function. `reference` is a pytree of parameters, or None where the
-    batch brings precomputed scores or the losses need none.
+    batch brings precomputed scores or the losses need none. The losses'
+    running numbers are `state.loss_state`.
   """
   gradients = (
     _whole_batch_gradients if objective.whole_batch else _separable_gradients
   )
 
   def train_step(state: TrainState, reference, batch: types.Batch, hyper):
-    reference_of = functools.partial(
-      reference_scores, score, objective, reference, batch
-    )
-    (loss, terms, policy, ref), grads = gradients(
-      score, objective, state.params, reference_of, batch, hyper
+    forward = _make_forward(score, objective, reference, batch)
+    (loss, terms, policy, ref), loss_state, grads = gradients(
+      forward, objective, state, batch, hyper
     )
     learning_rate = hyper['learning_rate'] * schedule(state.step)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -70,6 +71,7 @@ def make_train_step(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
       opt_state=opt_state,
+      loss_state=loss_state,
     )
     return state, metrics
 
@@ -77,39 +79,42 @@ def make_train_step(
 
 
 def make_eval_step(score: Callable, objective: Objective) -> Callable:
-  """Makes `eval_step(params, reference, batch, hyper) -> (sums, pairs)`.
+  """Makes `eval_step(params, reference, batch, hyper, loss_state=None)`.
+
+  Args:
+    score: as in `make_train_step`.
+    objective: the losses.
 
   Returns:
-    A pure function giving sums that add up over batches (`loss` and the term
-    values are multiplied by their denominators), and the PairScores [P].
+    A pure function giving (sums that add up over batches, where `loss` and
+    the term values are multiplied by their denominators; PairScores [P]). A
+    whole-batch term looks at one evaluation batch. `loss_state` is the train
+    state's, which is read and not changed; None stands for the initial one.
   """
 
-  def eval_step(params, reference, batch: types.Batch, hyper):
-    num_completions = batch.labels.shape[0]
-
-    def forward(rows):
-      ref = reference_scores(score, objective, reference, batch, rows)
-      return score(params, rows, num_completions), ref
-
-    policy, ref = _sum_over_microbatches(forward, batch.rows)
-    comparisons = present(batch.comparisons, policy.num_tokens)
-    denominators = objective.denominators(comparisons, policy.num_tokens)
-    _, terms = objective(policy, ref, batch, hyper, denominators)
+  def eval_step(params, reference, batch: types.Batch, hyper, loss_state=None):
+    forward = _make_forward(score, objective, reference, batch)
+    policy, ref = _sum_over_microbatches(
+      lambda rows: forward(params, rows), batch.rows
+    )
+    denominators = objective.denominators(batch, policy.num_tokens)
+    _, terms = objective(policy, ref, batch, hyper, denominators, loss_state)
     sums = score_sums(objective, policy, ref, batch, hyper)
     for loss in objective.losses:
       sums[f'term/{loss.name}'] = (
         terms[loss.name] * denominators[loss.normaliser]
       )
-    sums |= {f'denominator/{k}': v for k, v in denominators.items()}
+      name = f'denominator/{loss.normaliser}'
+      sums[name] = denominators[loss.normaliser]
     if policy.entropy is not None:
       sums['entropy'] = jnp.sum(policy.entropy)
       sums['tokens'] = jnp.sum(policy.num_tokens)
-    return sums, pairs_lib.gather(policy, ref, comparisons, batch.scores)
+    return sums, objective.pairs(policy, ref, batch, hyper)
 
   return eval_step
 
 
-def reference_scores(score, objective, reference, batch, rows):
+def reference_scores(score, objective, reference, batch, rows, heads=None):
   """The frozen reference's scores of the completions in `rows`, [C].
 
   From the batch where they were precomputed, from the reference's parameters
@@ -122,66 +127,111 @@ def reference_scores(score, objective, reference, batch, rows):
     here = scoring.count_tokens(rows, num_completions) > 0
     return jax.tree.map(lambda x: jnp.where(here, x, 0.0), batch.reference)
   frozen = jax.lax.stop_gradient(reference)
-  return jax.lax.stop_gradient(score(frozen, rows, num_completions))
+  return jax.lax.stop_gradient(score(frozen, rows, num_completions, heads))
 
 
 def score_sums(objective, policy, reference, batch, hyper):
   """Sums of the metrics that these scores allow."""
-  comparisons = present(batch.comparisons, policy.num_tokens)
-  pairs = pairs_lib.gather(policy, reference, comparisons, batch.scores)
-  if reference is None:
+  if objective.reward == 'none':
+    pairs = objective.pairs(policy, reference, batch, hyper)
     return metrics_lib.likelihood_sums(pairs)
-  return metrics_lib.preference_sums(pairs, hyper.get('beta', 1.0))
+  reward = functools.partial(
+    rewards_lib.implicit_reward, objective.reward, hyper=hyper
+  )
+  pairs = objective.pairs(policy, reference, batch, hyper)
+  paired = metrics_lib.preference_sums(
+    pairs,
+    reward(pairs.policy_chosen, pairs.reference_chosen, pairs.chosen_tokens),
+    reward(
+      pairs.policy_rejected, pairs.reference_rejected, pairs.rejected_tokens
+    ),
+    has_reference=reference is not None,
+  )
+  if 'completions' not in objective.views:
+    return paired
+  comparisons = present(batch.comparisons, policy.num_tokens)
+  seen = views.gather_labelled(policy, reference, comparisons, batch)
+  rewards = reward(seen.policy, seen.reference, seen.num_tokens)
+  return metrics_lib.judgement_sums(
+    paired, metrics_lib.label_sums(seen, rewards)
+  )
 
 
-def _separable_gradients(score, objective, params, reference_of, batch, hyper):
-  """Loss and gradients in one pass over the microbatches."""
+def _make_forward(score, objective, reference, batch):
+  """Makes `forward(params, rows) -> (policy scores, reference scores)`."""
   num_completions = batch.labels.shape[0]
   num_tokens = scoring.count_tokens(batch.rows, num_completions)
-  denominators = objective.denominators(batch.comparisons, num_tokens)
+  heads = objective.heads(batch, num_tokens)
+  if batch.reference is not None:
+    for need in ('distributions', 'heads', 'mismatched'):
+      if need in objective.needs:
+        raise types.InputError(
+          f"config.reference.mode: 'cache' is not allowed with {need} of "
+          f"{', '.join(objective.terms)}; fix: use 'params'"
+        )
+
+  if 'mismatched' in objective.needs and batch.mismatched is None:
+    raise types.InputError(
+      f'config.loss.terms: {", ".join(objective.terms)} needs every prompt '
+      "scored with another prompt's answer, and the batch has none; fix: use "
+      'data whose batches have Batch.mismatched, or bco'
+    )
+
+  def forward(params, rows):
+    if 'distributions' in objective.needs:
+      return score(params, reference, rows, num_completions, heads)
+    policy = score(params, rows, num_completions, heads)
+    return policy, reference_scores(
+      score, objective, reference, batch, rows, heads
+    )
+
+  return forward
+
+
+def _separable_gradients(forward, objective, state, batch, hyper):
+  """Loss and gradients in one pass over the microbatches."""
+  num_tokens = scoring.count_tokens(batch.rows, batch.labels.shape[0])
+  denominators = objective.denominators(batch, num_tokens)
 
   def part(params, rows):
-    policy = score(params, rows, num_completions)
-    ref = reference_of(rows)
+    policy, ref = forward(params, rows)
     loss, terms = objective(policy, ref, batch, hyper, denominators)
     return loss, (loss, terms, policy, ref)
 
   def step(rows):
-    (_, outputs), grads = jax.value_and_grad(part, has_aux=True)(params, rows)
+    (_, outputs), grads = jax.value_and_grad(part, has_aux=True)(
+      state.params, rows
+    )
     return outputs, grads
 
-  return _sum_over_microbatches(step, batch.rows)
+  outputs, grads = _sum_over_microbatches(step, batch.rows)
+  return outputs, state.loss_state, grads
 
 
-def _whole_batch_gradients(
-  score, objective, params, reference_of, batch, hyper
-):
+def _whole_batch_gradients(forward, objective, state, batch, hyper):
   """Scores of all microbatches, d(loss)/d(scores), then back through each."""
-  num_completions = batch.labels.shape[0]
-
-  def forward(rows):
-    return score(params, rows, num_completions), reference_of(rows)
-
-  policy, ref = _sum_over_microbatches(forward, batch.rows)
-
-  def loss_of(logps):
-    full = policy._replace(logps=logps)
-    loss, terms = objective(full, ref, batch, hyper)
-    return loss, terms
-
-  (loss, terms), cotangent = jax.value_and_grad(loss_of, has_aux=True)(
-    policy.logps
+  policy, ref = _sum_over_microbatches(
+    lambda rows: forward(state.params, rows), batch.rows
   )
+  kept, loss_state = objective.prepare(
+    policy, ref, batch, hyper, state.loss_state
+  )
+
+  def loss_of(scores):
+    return objective(scores, ref, kept, hyper, state=loss_state)
+
+  (loss, terms), cotangent = jax.value_and_grad(loss_of, has_aux=True)(policy)
 
   def backward(rows):
     def weighted(params):
-      logps = score(params, rows, num_completions).logps
-      return jnp.sum(logps * cotangent)
+      scores, _ = forward(params, rows)
+      products = jax.tree.map(jnp.vdot, scores, cotangent)
+      return sum(jax.tree.leaves(products))
 
-    return jax.grad(weighted)(params)
+    return jax.grad(weighted)(state.params)
 
   grads = _sum_over_microbatches(backward, batch.rows)
-  return (loss, terms, policy, ref), grads
+  return (loss, terms, policy, ref), loss_state, grads
 
 
 def _sum_over_microbatches(fn, rows):

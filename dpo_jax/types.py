@@ -83,6 +83,10 @@ class CompletionScores(NamedTuple):
   logps: Array  # sum of log-probabilities over the completion's tokens, nats
   num_tokens: Array  # how many tokens that sum has
   entropy: Array | None = None  # sum over tokens of the entropy, nats
+  # Only where a loss or an option asks for them:
+  log_sum_sq_probs: Array | None = None  # sum of log sum_v p_v^2; no gradient
+  kl: Array | None = None  # sum of KL(reference, policy) over the vocabulary
+  heads_2P: Array | None = None  # logps of the first tokens, see Heads
 
 
 class Comparisons(NamedTuple):
@@ -94,6 +98,14 @@ class Comparisons(NamedTuple):
   margin: Array  # float32
 
 
+class Heads(NamedTuple):
+  """First tokens whose log-probabilities are summed on their own, [P]."""
+
+  winner: Array  # int32, index into [C]
+  loser: Array  # int32, index into [C]
+  num_tokens: Array  # how many, of the winner and of the loser alike
+
+
 class Batch(NamedTuple):
   """One update's data, or one evaluation step's."""
 
@@ -103,6 +115,9 @@ class Batch(NamedTuple):
   scores: Array  # float32 [C]: the data's score; 0 where there is none
   prompt_index: Array  # int32 [C]: prompt in the batch; -1 = padding
   reference: CompletionScores | None = None  # precomputed, [C]
+  # int32 [C]: 1 where the completion is another prompt's answer, scored
+  # after this one for KTO's baseline; such a one has label -1 and score 0.
+  mismatched: Array | None = None
 
 
 class Head(NamedTuple):

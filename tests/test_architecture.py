@@ -12,7 +12,7 @@ PACKAGE = ROOT / 'dpo_jax'
 # DESIGN section 7, bottom first. A module may import its own group and any
 # group of a layer below. The first name of a dotted module decides.
 LAYERS = (
-  {'nouns': ('types', 'tree')},
+  {'nouns': ('types', 'tree', 'loss_rules')},
   {
     'maths': ('scoring', 'losses', 'metrics', 'optim', 'models'),
     'data': ('data',),

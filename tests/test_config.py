@@ -100,7 +100,7 @@ BAD_KEYS = [
   ('lr', 'optim'),
   ('train.bach_size', 'train.batch_size'),
   ('loss.terms.ipoo', 'loss.terms.ipo'),
-  ('loss.terms.zzz', 'loss.terms.nll'),
+  ('loss.terms.zzz', 'did you mean'),
   ('data.max_len', 'data.max_length'),
   ('data', 'data.train'),  # a section has keys, no value
   ('loss.terms', 'loss.terms.sigmoid'),
@@ -216,7 +216,11 @@ def test_mesh_must_fit_the_devices(overrides, num_devices, fits):
 
 def test_every_knob_has_a_rule_that_its_default_follows():
   values = config_rules.flatten(config.base())
-  options = {*config_losses.hyper_names(), *config_losses.static_choices()}
+  options = {
+    *config_losses.hyper_names(),
+    *config_losses.static_choices(),
+    *config_losses.switches(),
+  }
   knobs = set(values) - {f'loss.{option}' for option in options}
   assert knobs == set(config_rules.RULES)
   for key, value in values.items():
@@ -236,11 +240,14 @@ def test_every_knob_has_a_trailing_comment():
 
 def test_loss_options_are_the_registry_s():
   assert tuple(config_losses.read()) == losses.names()
-  for name, options in config_losses.read().items():
-    loss = losses.get(name)
-    assert options.needs == loss.needs
-    assert dict(options.hyper) == dict(loss.hyper)
-    assert dict(options.static) == dict(loss.static)
+  assert tuple(config_losses.read_options()) == losses.option_names()
+  for read, get in (
+    (config_losses.read(), losses.get),
+    (config_losses.read_options(), losses.get_option),
+  ):
+    for name, spec in read.items():
+      for field, value in spec._asdict().items():
+        assert value == getattr(get(name), field), (name, field)
   assert config_losses.hyper_names() == losses.hyper_names()
   assert tuple(config_losses.static_choices()) == losses.static_names()
 

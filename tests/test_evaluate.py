@@ -44,8 +44,11 @@ def test_means_and_scores_do_not_depend_on_the_batches():
   for name in one:
     np.testing.assert_allclose(one[name], four[name], rtol=1e-5, err_msg=name)
   assert pairs_one.policy_chosen.shape == (8,)
-  for a, b in zip(pairs_one, pairs_four):
-    np.testing.assert_allclose(a, b, rtol=1e-6)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+    pairs_one,
+    pairs_four,
+  )
   np.testing.assert_allclose(
     one['loss'], one['terms/sigmoid'] + 0.25 * one['terms/nll'], rtol=1e-6
   )

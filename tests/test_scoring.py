@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import toy
 
-from dpo_jax import scoring, sharding
+from dpo_jax import scoring, sharding, types
 
 BATCH = toy.batch()
 ROWS = jax.tree.map(lambda x: x[0], BATCH.rows)
@@ -115,3 +115,90 @@ def test_bfloat16_hidden_states_are_summed_in_float32():
   logps, _, _ = brute_force(toy.params(), ROWS)
   # bf16 has 8 bits: inputs are off by 2^-9, sums of up to 9 tokens.
   np.testing.assert_allclose(got.logps, logps, rtol=2e-2, atol=0.2)
+
+
+def test_log_sum_of_squares_equals_the_brute_force():
+  score = scoring.make_score(toy.ToyModel(), chunk=7, sum_sq_probs=True)
+  got = score(toy.params(), ROWS, NUM)
+  p = {k: v.astype(np.float64) for k, v in toy.params().items()}
+  expected = np.zeros(NUM)
+  for r, t in np.argwhere(ROWS.completion_id >= 0):
+    h = p['embed'][ROWS.tokens[r, t]] + p['pos'][ROWS.positions[r, t]]
+    probs = np.exp(p['head'] @ h + p['bias'])
+    probs /= probs.sum()
+    expected[ROWS.completion_id[r, t]] += np.log(np.sum(probs**2))
+  np.testing.assert_allclose(got.log_sum_sq_probs, expected, rtol=1e-5)
+
+
+def test_heads_are_sums_of_the_first_tokens():
+  winner, loser = np.array([0, 3, 5, 0]), np.array([1, 2, 4, 0])
+  lengths = np.asarray(scoring.count_tokens(ROWS, NUM))
+  first = np.minimum(lengths[winner], lengths[loser])
+  assert (first < np.maximum(lengths[winner], lengths[loser])).any()
+  heads = types.Heads(*map(jnp.asarray, (winner, loser, first)))
+  score = scoring.make_score(toy.ToyModel(), chunk=7)
+  got = score(toy.params(), ROWS, NUM, heads)
+  for side, completions in zip(got.heads_2P, (winner, loser)):
+    for value, completion, count in zip(side, completions, first):
+      # Branches lie in reading order: keep the first `count` positions.
+      own = np.argwhere(ROWS.completion_id == completion)[: int(count)]
+      kept = np.full_like(ROWS.completion_id, -1)
+      kept[tuple(own.T)] = 0
+      rows = ROWS._replace(completion_id=kept)
+      expected = score(toy.params(), rows, 1).logps[0]
+      np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def token_kl(params, reference, rows):
+  """KL(reference, policy) of every predicting position, by the formula."""
+
+  def log_probs(p):
+    h = p['embed'][rows.tokens] + p['pos'][rows.positions]
+    return jax.nn.log_softmax(
+      jnp.einsum('rld,vd->rlv', h, p['head']) + p['bias']
+    )
+
+  ref, pi = log_probs(reference), log_probs(params)
+  kl_RL = jnp.sum(jnp.exp(ref) * (ref - pi), -1)
+  return jnp.where(rows.completion_id >= 0, kl_RL, 0.0)
+
+
+@pytest.mark.parametrize(
+  'options', [{'chunk': 7}, {'full_logits': True}, {'mesh': (4, 2, 1)}]
+)
+def test_kl_to_the_reference_and_its_gradient(options):
+  mesh = options.pop('mesh', None)
+  if mesh:
+    options = {'chunk': 5, 'mesh': sharding.make_mesh(*mesh)}
+  score = scoring.make_pair_score(toy.ToyModel(), **options)
+  policy, reference = toy.params(), toy.params(5)
+  weights = jnp.arange(1.0, NUM + 1)
+
+  def chunked(params, frozen):
+    scores, _ = score(params, frozen, ROWS, NUM)
+    return jnp.sum(scores.kl * weights), scores
+
+  def direct(params, frozen):
+    kl_RL = token_kl(params, frozen, ROWS)
+    return jnp.sum(kl_RL * weights[ROWS.completion_id])
+
+  grad = jax.jit(jax.value_and_grad(chunked, (0, 1), has_aux=True))
+  (value, scores), (for_policy, for_frozen) = grad(policy, reference)
+  expected, wanted = jax.value_and_grad(direct)(policy, reference)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+    for_policy,
+    wanted,
+  )
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(for_frozen))
+  plain = scoring.make_score(toy.ToyModel())
+  np.testing.assert_allclose(
+    scores.logps, plain(policy, ROWS, NUM).logps, rtol=1e-5
+  )
+  other = jax.jit(lambda *params: score(*params, ROWS, NUM)[1])(
+    policy, reference
+  )
+  np.testing.assert_allclose(
+    other.logps, plain(reference, ROWS, NUM).logps, rtol=1e-5
+  )

@@ -38,13 +38,58 @@ def params(seed=0):
 def batch(num_pairs=8, microbatches=1, length=16, seed=1, row_multiple=1):
   """Pairs of unequal lengths, one prompt + completion a row."""
   rng = np.random.default_rng(seed)
-  num_rows = 2 * num_pairs // microbatches
-  num_rows += -num_rows % row_multiple
+  rows = _rows(rng, 2 * num_pairs, microbatches, length, row_multiple)
+  comparisons = types.Comparisons(
+    winner=np.arange(num_pairs, dtype=np.int32) * 2,
+    loser=np.arange(num_pairs, dtype=np.int32) * 2 + 1,
+    weight=rng.uniform(0.5, 2, num_pairs).astype(np.float32),
+    margin=rng.uniform(0, 2, num_pairs).astype(np.float32),
+  )
+  return types.Batch(
+    rows=rows,
+    comparisons=comparisons,
+    labels=np.tile([1, 0], num_pairs).astype(np.int32),
+    scores=rng.normal(size=2 * num_pairs).astype(np.float32),
+    prompt_index=np.repeat(np.arange(num_pairs), 2).astype(np.int32),
+  )
+
+
+def zoo(microbatches=1, length=16, seed=1, row_multiple=1):
+  """Eight prompts with what any loss may need: two answers and a mismatch.
+
+  Completion 3 i wins over 3 i + 1 in prompt i, the last two prompts' answers
+  are labelled as well, and completion 3 i + 2 is another prompt's.
+  """
+  rng = np.random.default_rng(seed)
+  rows = _rows(rng, 24, microbatches, length, row_multiple)
+  winner = np.arange(8, dtype=np.int32) * 3
+  labels = np.tile([-1, -1, -1], 8).astype(np.int32)
+  labels[18:] = [1, 0, -1, 1, 0, -1]
+  scores = rng.normal(size=(8, 3)).astype(np.float32)
+  scores[:, 0] = scores[:, 1] + rng.uniform(0.5, 2, 8)
+  return types.Batch(
+    rows=rows,
+    comparisons=types.Comparisons(
+      winner=winner,
+      loser=winner + 1,
+      weight=rng.uniform(0.5, 2, 8).astype(np.float32),
+      margin=rng.uniform(0, 2, 8).astype(np.float32),
+    ),
+    labels=labels,
+    scores=scores.reshape(-1),
+    prompt_index=np.repeat(np.arange(8), 3).astype(np.int32),
+    mismatched=np.tile([0, 0, 1], 8).astype(np.int32),
+  )
+
+
+def _rows(rng, num_completions, microbatches, length, row_multiple):
+  each = num_completions // microbatches
+  num_rows = each + -each % row_multiple
   shape = (microbatches, num_rows, length)
   rows = {f: np.zeros(shape, np.int32) for f in types.Rows._fields}
   rows['completion_id'] -= 1
-  for i in range(2 * num_pairs):
-    m, r = divmod(i, 2 * num_pairs // microbatches)
+  for i in range(num_completions):
+    m, r = divmod(i, each)
     prompt, n = int(rng.integers(1, 5)), int(rng.integers(1, 10))
     ids = rng.integers(0, VOCAB, prompt + n)
     used, start = prompt + n - 1, prompt - 1
@@ -54,16 +99,4 @@ def batch(num_pairs=8, microbatches=1, length=16, seed=1, row_multiple=1):
     rows['branch'][m, r, start:used] = 1
     rows['targets'][m, r, start:used] = ids[prompt:]
     rows['completion_id'][m, r, start:used] = i
-  comparisons = types.Comparisons(
-    winner=np.arange(num_pairs, dtype=np.int32) * 2,
-    loser=np.arange(num_pairs, dtype=np.int32) * 2 + 1,
-    weight=rng.uniform(0.5, 2, num_pairs).astype(np.float32),
-    margin=rng.uniform(0, 2, num_pairs).astype(np.float32),
-  )
-  return types.Batch(
-    rows=types.Rows(**rows),
-    comparisons=comparisons,
-    labels=np.tile([1, 0], num_pairs).astype(np.int32),
-    scores=rng.normal(size=2 * num_pairs).astype(np.float32),
-    prompt_index=np.repeat(np.arange(num_pairs), 2).astype(np.int32),
-  )
+  return types.Rows(**rows)

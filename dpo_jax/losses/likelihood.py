@@ -12,6 +12,8 @@ from dpo_jax.types import Array
   label='NLL (SFT)',
   paper='maximum likelihood; RPO: Pang et al. 2024, arXiv:2404.19733',
   formula='-log pi_w, over the number of chosen tokens of the batch',
+  kind='likelihood',
+  reward='none',
   normaliser='chosen_tokens',
 )
 def nll(pairs: PairScores) -> Array:
@@ -28,3 +30,23 @@ def nll(pairs: PairScores) -> Array:
     Losses [P] in nats.
   """
   return -pairs.policy_chosen
+
+
+@register(
+  label='SFT',
+  paper="maximum likelihood, under TRL's name",
+  formula='nll by another name',
+  kind='likelihood',
+  reward='none',
+  normaliser='chosen_tokens',
+)
+def sft(pairs: PairScores) -> Array:
+  """`nll` under the name that TRL gives it, see there.
+
+  Args:
+    pairs: scores of the comparisons.
+
+  Returns:
+    Losses [P] in nats.
+  """
+  return nll(pairs)

@@ -25,6 +25,15 @@ class PairScores(NamedTuple):
   margin: Array  # the data's margin
   score_chosen: Array  # the data's score of y_w
   score_rejected: Array  # the data's score of y_l
+  # Only where a loss or an option asks for them:
+  policy_chosen_head: Array | None = None  # of the first min(|w|, |l|) tokens
+  policy_rejected_head: Array | None = None
+  reference_chosen_head: Array | None = None
+  reference_rejected_head: Array | None = None
+  chosen_aligned: Array | None = None  # sum of log p - log sum_v p_v^2
+  rejected_aligned: Array | None = None
+  chosen_kl: Array | None = None  # sum of KL(ref, pi) over the vocabulary
+  rejected_kl: Array | None = None
 
   @property
   def chosen_log_ratio(self) -> Array:
@@ -40,6 +49,12 @@ class PairScores(NamedTuple):
   def log_ratio_gap(self) -> Array:
     """h = a_w - a_l, the quantity that DPO's sigmoid sees times beta."""
     return self.chosen_log_ratio - self.rejected_log_ratio
+
+  @property
+  def mean_log_ratio_gap(self) -> Array:
+    """a_w/|w| - a_l/|l|, h with every log-ratio a mean over its tokens."""
+    chosen = self.chosen_log_ratio / self.chosen_tokens
+    return chosen - self.rejected_log_ratio / self.rejected_tokens
 
 
 def gather(
@@ -64,7 +79,7 @@ def gather(
   ref_logps = zeros if reference is None else reference.logps
   # A padded index may point at an absent completion: no division by zero.
   tokens = jnp.maximum(policy.num_tokens, 1)
-  return PairScores(
+  pairs = PairScores(
     policy_chosen=policy.logps[winner],
     policy_rejected=policy.logps[loser],
     reference_chosen=ref_logps[winner],
@@ -76,3 +91,22 @@ def gather(
     score_chosen=scores[winner],
     score_rejected=scores[loser],
   )
+  return pairs._replace(**_token_sums(policy, reference, winner, loser))
+
+
+def _token_sums(policy, reference, winner, loser) -> dict[str, Array]:
+  """The fields that only some losses ask for, where the scores have them."""
+  sums = {}
+  if policy.log_sum_sq_probs is not None:
+    aligned = policy.logps - policy.log_sum_sq_probs
+    sums['chosen_aligned'] = aligned[winner]
+    sums['rejected_aligned'] = aligned[loser]
+  if policy.kl is not None:
+    sums['chosen_kl'] = policy.kl[winner]
+    sums['rejected_kl'] = policy.kl[loser]
+  for side, scores in (('policy', policy), ('reference', reference)):
+    if scores is not None and scores.heads_2P is not None:
+      chosen, rejected = scores.heads_2P
+      sums[f'{side}_chosen_head'] = chosen
+      sums[f'{side}_rejected_head'] = rejected
+  return sums

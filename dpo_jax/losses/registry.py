@@ -1,8 +1,11 @@
-"""The registry: what each loss is called, needs, and is tuned by.
+"""The registry: what each loss and option is called, needs, is tuned by.
 
-Comes in: plain functions under `@register(...)`. Goes out: `names()`, `get()`
-and one `Loss` a name, which config defaults, sweep checks, the README's
-table, plot labels and the every-loss tests read. Computes no loss.
+Comes in: plain functions under `@register(...)` and `@register_option(...)`.
+Goes out: `names()`, `get()` and one `Loss` a name, `option_names()`,
+`get_option()` and one `Option` a name, which config defaults, sweep checks,
+the README's table, plot labels and the every-loss tests read. Computes no
+loss. The decorators' arguments stay literals: `config_losses.py` reads them
+from the source.
 """
 
 import dataclasses
@@ -11,18 +14,23 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 
+from dpo_jax import loss_rules
 from dpo_jax.types import InputError
 
-NEEDS = (
-  'reference',  # scores of the frozen reference model
-  'whole_batch',  # one comparison's value depends on the others
-  'margin',  # the data's margin column
-  'scores',  # the data's score of every completion
-)
-# What the sum of the values is divided by, over the global batch.
-NORMALISERS = ('comparisons', 'chosen_tokens')
+# What the sum of the values is divided by, over the global batch: the sum of
+# the weights, tokens of the winners times the weights, and 'labels', where
+# desirable and undesirable completions are each divided by their own number.
+# {view: normalisers, the default first}
+NORMALISERS = {
+  'comparisons': ('comparisons', 'chosen_tokens'),
+  'completions': ('completions', 'labels'),
+  'lists': ('lists',),
+}
+# What `rewards/...` means for a loss: see losses.rewards.
+REWARDS = ('log_ratio', 'log_prob', 'mean_log_prob', 'alpha_log_prob', 'none')
 
 _LOSSES: dict[str, 'Loss'] = {}
+_OPTIONS: dict[str, 'Option'] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +38,42 @@ class Loss:
   """One registered loss."""
 
   name: str  # config name; TRL's where TRL has the loss
-  fn: Callable[..., typing.Any]  # fn(pairs, *, hyper...) -> values [P]
+  fn: Callable[..., typing.Any]  # fn(view, *, hyper...) -> values
   label: str  # for tables and plots
   paper: str  # citation with equation
   formula: str  # one line, for the README's table
-  needs: frozenset[str]  # subset of NEEDS
-  normaliser: str  # one of NORMALISERS
+  needs: frozenset[str]  # subset of loss_rules.NEEDS
+  view: str  # one of loss_rules.VIEWS: what fn's first argument is
+  kind: str  # one of loss_rules.KINDS: which options apply
+  reward: str  # one of REWARDS
+  normaliser: str  # one of NORMALISERS[view]
   grid: Mapping[str, tuple[float, ...]]  # usual grid of its hyper-parameters
+  bounds: Mapping[str, str]  # '[0, 0.5)' of those that are not any number
+  state: Mapping[str, float]  # initial running numbers; fn's 2nd argument
+  update: Callable | None  # update(state, view, *, hyper...) -> state
   hyper: Mapping[str, float]  # traced hyper-parameters and their defaults
   static: Mapping[str, tuple[str, ...]]  # choices, the default first
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+  """One registered option: a transform of what losses read or give."""
+
+  name: str  # config name; on where that key is set
+  fn: Callable[..., typing.Any]  # its form follows `changes`, see options.py
+  label: str  # for tables and plots
+  paper: str  # citation with equation
+  formula: str  # one line, for the README's table
+  changes: str  # one of loss_rules.CHANGES
+  accepts: tuple[str, ...]  # kinds of losses; the others are refused
+  needs: frozenset[str]  # subset of loss_rules.NEEDS
+  bounds: Mapping[str, str]  # as in Loss
+  only_with: Mapping[str, tuple[str, str]]  # keyword -> (choice key, choice)
+  state: Mapping[str, float]  # initial running numbers
+  update: Callable | None  # update(state, pairs, *, hyper...) -> state
+  select: Callable | None  # select(state, pairs, *, hyper...) -> bool [P]
+  hyper: Mapping[str, float]  # as in Loss
+  static: Mapping[str, tuple[str, ...]]  # as in Loss
 
 
 def register(
@@ -47,23 +82,36 @@ def register(
   paper: str,
   formula: str,
   needs: tuple[str, ...] = (),
-  normaliser: str = 'comparisons',
+  view: str = 'comparisons',
+  kind: str = 'other',
+  reward: str = 'log_ratio',
+  normaliser: str = '',
   grid: Mapping[str, tuple[float, ...]] | None = None,
+  bounds: Mapping[str, str] | None = None,
+  state: Mapping[str, float] | None = None,
+  update: Callable | None = None,
 ):
   """Registers the decorated function under its own name.
 
   Its keyword-only arguments are its hyper-parameters: a float default makes
-  a traced one, a `Literal` annotation a static choice.
+  a traced one, a `Literal` annotation a static choice. The fields are those
+  of `Loss`.
   """
 
   def decorate(fn):
     name = fn.__name__
-    hyper, static = _read_signature(fn)
-    unknown = set(needs) - set(NEEDS)
-    if unknown or normaliser not in NORMALISERS:
-      raise ValueError(f'{name}: unknown needs or normaliser: {unknown}')
+    divisor = normaliser or NORMALISERS[view][0]
+    _check_words(name, needs, loss_rules.NEEDS)
+    _check_words(name, (kind,), loss_rules.KINDS)
+    _check_words(name, (reward,), REWARDS)
+    _check_words(name, (divisor,), NORMALISERS[view])
+    if bool(state) != ('state' in needs) or (
+      state and 'whole_batch' not in needs
+    ):
+      raise ValueError(f"{name}: a state needs 'state' and 'whole_batch'")
     if name in _LOSSES and _LOSSES[name].fn.__module__ != fn.__module__:
       raise ValueError(f'{name}: registered twice')
+    hyper, static = _read_signature(fn)
     _LOSSES[name] = Loss(
       name=name,
       fn=fn,
@@ -71,8 +119,61 @@ def register(
       paper=paper,
       formula=formula,
       needs=frozenset(needs),
-      normaliser=normaliser,
+      view=view,
+      kind=kind,
+      reward=reward,
+      normaliser=divisor,
       grid=dict(grid or {}),
+      bounds=dict(bounds or {}),
+      state=dict(state or {}),
+      update=update,
+      hyper=hyper,
+      static=static,
+    )
+    return fn
+
+  return decorate
+
+
+def register_option(
+  *,
+  label: str,
+  paper: str,
+  formula: str,
+  changes: str,
+  accepts: tuple[str, ...],
+  needs: tuple[str, ...] = (),
+  bounds: Mapping[str, str] | None = None,
+  only_with: Mapping[str, tuple[str, str]] | None = None,
+  state: Mapping[str, float] | None = None,
+  update: Callable | None = None,
+  select: Callable | None = None,
+):
+  """Registers the decorated transform under its own name, see `Option`.
+
+  Options of one kind of change apply in the order of their registration.
+  """
+
+  def decorate(fn):
+    name = fn.__name__
+    _check_words(name, needs, loss_rules.NEEDS)
+    _check_words(name, accepts, loss_rules.KINDS)
+    _check_words(name, (changes,), loss_rules.CHANGES)
+    hyper, static = _read_signature(fn)
+    _OPTIONS[name] = Option(
+      name=name,
+      fn=fn,
+      label=label,
+      paper=paper,
+      formula=formula,
+      changes=changes,
+      accepts=accepts,
+      needs=frozenset(needs),
+      bounds=dict(bounds or {}),
+      only_with=dict(only_with or {}),
+      state=dict(state or {}),
+      update=update,
+      select=select,
       hyper=hyper,
       static=static,
     )
@@ -86,26 +187,51 @@ def names() -> tuple[str, ...]:
   return tuple(sorted(_LOSSES))
 
 
+def option_names() -> tuple[str, ...]:
+  """Names of every registered option, in the order in which they apply."""
+  return tuple(_OPTIONS)
+
+
 def get(name: str) -> Loss:
   """The loss of that name; InputError with the nearest match otherwise."""
   if name in _LOSSES:
     return _LOSSES[name]
-  near = difflib.get_close_matches(str(name), _LOSSES, n=1)
-  hint = f'did you mean {near[0]!r}? ' if near else ''
-  raise InputError(
-    f'config.loss.terms: unknown loss {name!r}; fix: {hint}'
-    f'known: {", ".join(names())}'
-  )
+  raise _unknown('config.loss.terms', 'loss', name, names())
+
+
+def get_option(name: str) -> Option:
+  """The option of that name; InputError with the nearest match otherwise."""
+  if name in _OPTIONS:
+    return _OPTIONS[name]
+  raise _unknown('config.loss', 'option', name, option_names())
 
 
 def hyper_names() -> tuple[str, ...]:
-  """Every traced hyper-parameter of every loss, sorted."""
-  return tuple(sorted({k for loss in _LOSSES.values() for k in loss.hyper}))
+  """Every traced hyper-parameter of every loss and option, sorted."""
+  return tuple(sorted({key for it in _all() for key in it.hyper}))
 
 
 def static_names() -> tuple[str, ...]:
-  """Every static choice of every loss, sorted."""
-  return tuple(sorted({k for loss in _LOSSES.values() for k in loss.static}))
+  """Every static choice of every loss and option, sorted."""
+  return tuple(sorted({key for it in _all() for key in it.static}))
+
+
+def _all():
+  return (*_LOSSES.values(), *_OPTIONS.values())
+
+
+def _unknown(key, what, name, known) -> InputError:
+  near = difflib.get_close_matches(str(name), known, n=1)
+  hint = f'did you mean {near[0]!r}? ' if near else ''
+  return InputError(
+    f'{key}: unknown {what} {name!r}; fix: {hint}known: {", ".join(known)}'
+  )
+
+
+def _check_words(name, words, known):
+  unknown = set(words) - set(known)
+  if unknown:
+    raise ValueError(f'{name}: unknown {", ".join(sorted(unknown))}')
 
 
 def _read_signature(fn):

@@ -1,0 +1,192 @@
+"""Losses of each answer's own reward, not only of the difference.
+
+Comes in: PairScores [P]. Goes out: one value a comparison, [P], not reduced.
+Notation: a_w, a_l the log-ratios, r = beta a, h = a_w - a_l, D = beta h, s
+the logistic function.
+"""
+
+import jax
+
+from dpo_jax.losses.pairs import PairScores
+from dpo_jax.losses.registry import register
+from dpo_jax.types import Array
+
+
+@register(
+  label='NCA',
+  paper='Chen et al. 2024, arXiv:2402.05369, K = 2',
+  formula='-log s(r_w) - 1/2 log s(-r_w) - 1/2 log s(-r_l)',
+  needs=('reference',),
+  kind='absolute',
+  grid={'beta': (0.01, 0.1)},
+  bounds={'beta': '(0, inf)'},
+)
+def nca_pair(pairs: PairScores, *, beta: float = 0.1) -> Array:
+  """Noise contrastive alignment of a pair.
+
+  `-log s(r_w) - 1/2 log s(-r_w) - 1/2 log s(-r_l)`: the chosen answer's
+  likelihood is held up, not only its lead.
+
+  Args:
+    pairs: scores of the comparisons.
+    beta: strength of the pull to the reference, per nat.
+
+  Returns:
+    Losses [P] in nats; 2 ln 2 where policy and reference agree.
+  """
+  reward_w = beta * pairs.chosen_log_ratio
+  reward_l = beta * pairs.rejected_log_ratio
+  both = jax.nn.log_sigmoid(-reward_w) + jax.nn.log_sigmoid(-reward_l)
+  return -jax.nn.log_sigmoid(reward_w) - 0.5 * both
+
+
+@register(
+  label='BCO (pair, no shift)',
+  paper='Jung et al. 2024, arXiv:2404.04656, delta = 0',
+  formula='-log s(r_w) - log s(-r_l)',
+  needs=('reference',),
+  kind='absolute',
+  grid={'beta': (0.01, 0.1)},
+  bounds={'beta': '(0, inf)'},
+)
+def bco_pair(pairs: PairScores, *, beta: float = 0.1) -> Array:
+  """Binary classifier optimisation without the reward shift.
+
+  Args:
+    pairs: scores of the comparisons.
+    beta: strength of the pull to the reference, per nat.
+
+  Returns:
+    Losses [P] in nats; 2 ln 2 where policy and reference agree.
+  """
+  chosen = jax.nn.log_sigmoid(beta * pairs.chosen_log_ratio)
+  return -chosen - jax.nn.log_sigmoid(-beta * pairs.rejected_log_ratio)
+
+
+@register(
+  label='SPPO (hard)',
+  paper='Wu et al. 2024, arXiv:2405.00675',
+  formula='(a_w - 1/(2 beta))^2 + (a_l + 1/(2 beta))^2',
+  needs=('reference',),
+  kind='absolute',
+  grid={'beta': (1e-3, 1e-2, 0.1)},
+  bounds={'beta': '(0, inf)'},
+)
+def sppo_hard(pairs: PairScores, *, beta: float = 0.1) -> Array:
+  """SPPO with hard labels: each log-ratio is pulled to its own target.
+
+  Args:
+    pairs: scores of the comparisons.
+    beta: the paper's 1 / eta; the targets are +-1 / (2 beta).
+
+  Returns:
+    Losses [P]; 1 / (2 beta^2) where policy and reference agree.
+  """
+  return _squared_to_targets(pairs, beta)
+
+
+@register(
+  label='APO-zero',
+  paper="D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 7",
+  formula='1 - s(r_w) + s(r_l)',
+  needs=('reference',),
+  kind='absolute',
+  grid={'beta': (0.05, 0.1, 0.5)},
+  bounds={'beta': '(0, inf)'},
+)
+def apo_zero(pairs: PairScores, *, beta: float = 0.1) -> Array:
+  """Anchored: the chosen answer goes up, the rejected one down.
+
+  Args:
+    pairs: scores of the comparisons.
+    beta: strength of the pull to the reference, per nat.
+
+  Returns:
+    Losses [P] in (0, 2); 1 where policy and reference agree.
+  """
+  chosen = jax.nn.sigmoid(beta * pairs.chosen_log_ratio)
+  return 1 - chosen + jax.nn.sigmoid(beta * pairs.rejected_log_ratio)
+
+
+@register(
+  label='APO-down',
+  paper="D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 8",
+  formula='s(r_w) + 1 - s(D)',
+  needs=('reference',),
+  kind='absolute',
+  grid={'beta': (0.05, 0.1, 0.5)},
+  bounds={'beta': '(0, inf)'},
+)
+def apo_down(pairs: PairScores, *, beta: float = 0.1) -> Array:
+  """Anchored: both go down, the rejected answer faster.
+
+  For data whose chosen answers are worse than the policy's own: the chosen
+  answer's own gradient may point down.
+
+  Args:
+    pairs: scores of the comparisons.
+    beta: strength of the pull to the reference, per nat.
+
+  Returns:
+    Losses [P] in (0, 2); 1 where policy and reference agree.
+  """
+  chosen = jax.nn.sigmoid(beta * pairs.chosen_log_ratio)
+  return chosen + 1 - jax.nn.sigmoid(beta * pairs.log_ratio_gap)
+
+
+@register(
+  label='Cal-DPO',
+  paper='Xiao et al. 2024, arXiv:2412.14516',
+  formula='-log s(h) + 1/2 [(a_w - 1/(2 beta))^2 + (a_l + 1/(2 beta))^2]',
+  needs=('reference',),
+  kind='absolute',
+  grid={'beta': (1e-3, 1e-2, 0.1)},
+  bounds={'beta': '(0, inf)'},
+)
+def cal_dpo(pairs: PairScores, *, beta: float = 0.1) -> Array:
+  """Calibrated DPO: log-ratios are pulled to the scale of a true reward.
+
+  The first part has no beta: it is the contrast of the log-ratios as such.
+
+  Args:
+    pairs: scores of the comparisons.
+    beta: the targets are +-1 / (2 beta).
+
+  Returns:
+    Losses [P]; ln 2 + 1 / (4 beta^2) where policy and reference agree.
+  """
+  contrast = -jax.nn.log_sigmoid(pairs.log_ratio_gap)
+  return contrast + 0.5 * _squared_to_targets(pairs, beta)
+
+
+@register(
+  label='DPO-Positive',
+  paper='Pal et al. 2024 (Smaug), arXiv:2402.13228',
+  formula='-log s(beta (h - penalty max(0, -a_w)))',
+  needs=('reference',),
+  kind='absolute',
+  grid={'penalty': (5.0, 50.0, 500.0)},
+  bounds={'beta': '(0, inf)', 'penalty': '[0, inf)'},
+)
+def dpop(
+  pairs: PairScores, *, beta: float = 0.3, penalty: float = 50.0
+) -> Array:
+  """DPO-Positive: a chosen answer may not become less likely.
+
+  Args:
+    pairs: scores of the comparisons.
+    beta: strength of the pull to the reference, per nat.
+    penalty: the paper's lambda, per nat that the chosen answer lost.
+
+  Returns:
+    Losses [P] in nats; the sigmoid loss where penalty is 0 or a_w >= 0.
+  """
+  lost = jax.nn.relu(-pairs.chosen_log_ratio)
+  return -jax.nn.log_sigmoid(beta * (pairs.log_ratio_gap - penalty * lost))
+
+
+def _squared_to_targets(pairs: PairScores, beta: Array) -> Array:
+  """(a_w - 1/(2 beta))^2 + (a_l + 1/(2 beta))^2."""
+  target = 1 / (2 * beta)
+  chosen = (pairs.chosen_log_ratio - target) ** 2
+  return chosen + (pairs.rejected_log_ratio + target) ** 2

@@ -1,0 +1,286 @@
+"""Options: transforms of what losses read, weigh or compare with.
+
+Comes in: scores, values or weights of a loss. Goes out: the same, changed.
+What an option changes gives its form, and options of one kind of change
+apply in the order in which they stand here:
+  scores      fn(pairs, ...) -> pairs, for the losses and the metrics
+  log_ratios  fn(pairs, ...) -> pairs, for the losses alone
+  beta        fn(beta, pairs, state, ...) -> beta [P]
+  values      fn(values, pairs, ...) -> values [P]
+  reference   fn(reference, policy, step, ...) -> reference, between updates
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from dpo_jax.losses.pairs import PairScores
+from dpo_jax.losses.registry import register_option
+from dpo_jax.types import Array, Params
+
+_LARGEST_EXPONENT = 40.0  # e^40: its square is finite in float32
+_SMALLEST_STD = 1e-6  # nats; where all gaps are equal every weight is too
+_MOST_DRAWS = 2**31 - 1
+
+
+@register_option(
+  label='LD-DPO',
+  paper='Liu et al. 2024, arXiv:2409.06411',
+  formula='log pi -> head + ld_alpha tail, head = first min(|w|, |l|) tokens',
+  changes='scores',
+  accepts=('difference', 'absolute', 'transport'),
+  needs=('reference', 'heads'),
+  bounds={'ld_alpha': '[0, 1]'},
+)
+def ld_alpha(pairs: PairScores, *, ld_alpha: float = 1.0) -> PairScores:
+  """Length desensitisation: tokens beyond the shorter answer count less.
+
+  Policy and reference alike; lengths themselves (ipo's, sigmoid_norm's) stay.
+
+  Args:
+    pairs: scores of the comparisons, with heads.
+    ld_alpha: weight of the tail in [0, 1]; 1 changes nothing.
+
+  Returns:
+    The pairs with `head + ld_alpha * (whole - head)` in place of the sums.
+  """
+
+  def discounted(name):
+    whole, head = getattr(pairs, name), getattr(pairs, f'{name}_head')
+    return head + ld_alpha * (whole - head)
+
+  names = ('policy_chosen', 'policy_rejected')
+  names += ('reference_chosen', 'reference_rejected')
+  return pairs._replace(**{name: discounted(name) for name in names})
+
+
+@register_option(
+  label='f-DPO',
+  paper='Wang et al. 2023, arXiv:2309.16240',
+  formula="a -> f'(ratio): 1 - exp(-a) (forward_kl), log 2 + log s(a) "
+  '(js_divergence), (exp((f_alpha-1) a) - 1)/(f_alpha-1) (alpha_divergence)',
+  changes='log_ratios',
+  accepts=('difference',),
+  needs=('reference',),
+  only_with={'f_alpha': ('f_divergence', 'alpha_divergence')},
+)
+def f_divergence(
+  pairs: PairScores,
+  *,
+  f_divergence: Literal[
+    'reverse_kl', 'forward_kl', 'js_divergence', 'alpha_divergence'
+  ] = 'reverse_kl',
+  f_alpha: float = 0.5,
+) -> PairScores:
+  """Another divergence from the reference than the reverse KL.
+
+  Args:
+    pairs: scores of the comparisons.
+    f_divergence: which; 'reverse_kl' changes nothing.
+    f_alpha: order of the alpha-divergence; 1 is the reverse KL.
+
+  Returns:
+    The pairs whose log-ratios a are f'(exp(a)), 0 where a is 0. Exponents end
+    at 40, where the gradient does too.
+  """
+  transforms = {
+    'reverse_kl': lambda a: a,
+    'forward_kl': lambda a: -_exp_minus_1(-a),
+    'js_divergence': lambda a: jnp.log(2.0) + jax.nn.log_sigmoid(a),
+    'alpha_divergence': lambda a: _alpha_divergence(a, f_alpha),
+  }
+  transform = transforms[f_divergence]
+  return pairs._replace(
+    policy_chosen=transform(pairs.chosen_log_ratio),
+    policy_rejected=transform(pairs.rejected_log_ratio),
+    reference_chosen=jnp.zeros_like(pairs.reference_chosen),
+    reference_rejected=jnp.zeros_like(pairs.reference_rejected),
+  )
+
+
+def update_beta_dpo(
+  state: dict[str, Array],
+  pairs: PairScores,
+  *,
+  beta_dpo_momentum: Array,
+  **_: Array,
+) -> dict[str, Array]:
+  """Takes a batch into the moving mean and deviation of the gap h.
+
+  Args:
+    state: `mean` and `std` in nats, from 0 as in the authors' code (where a
+      policy starts at its reference every gap is 0); `num_draws`.
+    pairs: scores of the comparisons.
+    beta_dpo_momentum: share of the old value.
+
+  Returns:
+    The new state, this batch included.
+  """
+  there = (pairs.weight > 0).astype(pairs.weight.dtype)
+  count = jnp.sum(there)
+  gap = jnp.where(there > 0, pairs.log_ratio_gap, 0.0)
+  mean = jnp.sum(gap) / jnp.maximum(count, 1)
+  squares = jnp.sum(there * (gap - mean) ** 2)
+  std = jnp.sqrt(squares / jnp.maximum(count - 1, 1))  # unbiased, as theirs
+
+  def mixed(old, new):
+    return beta_dpo_momentum * old + (1 - beta_dpo_momentum) * new
+
+  return {
+    'mean': mixed(state['mean'], mean),
+    'std': mixed(state['std'], std),
+    'num_draws': state['num_draws'] + 1,
+  }
+
+
+def select_beta_dpo(
+  state: dict[str, Array], pairs: PairScores, *, beta_dpo_rho: Array, **_: Array
+) -> Array:
+  """Draws the comparisons that a training step keeps.
+
+  floor((1 - rho) count) of them, at least one, without replacement and with
+  chances exp(-((h - mean) / std)^2 / 2), by the largest of log-chance plus
+  Gumbel noise. The noise follows from the number of draws so far, so that a
+  resumed run draws the same.
+
+  Args:
+    state: of `update_beta_dpo`, this batch included.
+    pairs: scores of the comparisons.
+    beta_dpo_rho: share that is dropped.
+
+  Returns:
+    Bool [P].
+  """
+  there = pairs.weight > 0
+  scaled = (pairs.log_ratio_gap - state['mean']) / jnp.maximum(
+    state['std'], _SMALLEST_STD
+  )
+  draw = jnp.mod(state['num_draws'], _MOST_DRAWS).astype(jnp.uint32)
+  key = jax.random.fold_in(jax.random.key(0), draw)
+  noise = jax.random.gumbel(key, there.shape, pairs.weight.dtype)
+  score = jnp.where(there, noise - scaled**2 / 2, -jnp.inf)
+  rank = jnp.argsort(jnp.argsort(-score))
+  # A float32 product such as 0.8 * 5 may lie just below the whole number.
+  num_kept = jnp.floor((1 - beta_dpo_rho) * jnp.sum(there) + 1e-3)
+  return there & (rank < jnp.maximum(num_kept, 1))
+
+
+@register_option(
+  label='beta-DPO',
+  paper='Wu et al. 2024, arXiv:2407.08639; beta of each comparison',
+  formula='beta -> max(beta (1 + a (h - EMA h)), 1e-3), on the (1-rho) '
+  'fraction drawn by a Gaussian weight',
+  changes='beta',
+  accepts=('difference',),
+  needs=('reference', 'whole_batch', 'state'),
+  bounds={'beta_dpo_rho': '[0, 1)', 'beta_dpo_momentum': '[0, 1)'},
+  state={'mean': 0.0, 'std': 0.0, 'num_draws': 0.0},
+  update=update_beta_dpo,
+  select=select_beta_dpo,
+)
+def beta_dpo(
+  beta: Array,
+  pairs: PairScores,
+  state: dict[str, Array],
+  *,
+  beta_dpo_a: float = 0.6,
+  beta_dpo_rho: float = 0.2,
+  beta_dpo_momentum: float = 0.9,
+) -> Array:
+  """Beta grows with a comparison's lead over the moving mean lead.
+
+  `beta_i = max(beta (1 + a (h_i - EMA h)), 1e-3)`, without gradient; the gap
+  h is in nats, as in the authors' code. A training step keeps only the
+  comparisons that `select_beta_dpo` draws; an evaluation keeps all.
+
+  Args:
+    beta: the loss's beta, per nat.
+    pairs: scores of the comparisons.
+    state: of `update_beta_dpo`, the current batch included.
+    beta_dpo_a: the paper's alpha, per nat; 0 changes no beta.
+    beta_dpo_rho: share of comparisons that a training step leaves out.
+    beta_dpo_momentum: share of the old mean and deviation.
+
+  Returns:
+    Betas [P].
+  """
+  del beta_dpo_rho, beta_dpo_momentum  # read by select and update
+  lead = pairs.log_ratio_gap - state['mean']
+  scaled = jnp.maximum(beta * (1 + beta_dpo_a * lead), 1e-3)
+  return jax.lax.stop_gradient(scaled)
+
+
+@register_option(
+  label='WPO',
+  paper='Zhou et al. 2024, arXiv:2406.11827, eq. 2, sampled alignment',
+  formula='x sg[exp(mean aligned lp_w) exp(mean aligned lp_l)], '
+  'aligned = log p - log sum p^2',
+  changes='values',
+  accepts=('difference', 'absolute', 'reference_free'),
+  needs=('sum_sq_probs',),
+)
+def wpo(values: Array, pairs: PairScores) -> Array:
+  """Comparisons that the policy itself might have written count more.
+
+  Args:
+    values: losses [P].
+    pairs: scores of the comparisons, with aligned log-probabilities.
+
+  Returns:
+    Losses [P] times a weight without gradient.
+  """
+  chosen = pairs.chosen_aligned / pairs.chosen_tokens
+  rejected = pairs.rejected_aligned / pairs.rejected_tokens
+  return values * jax.lax.stop_gradient(jnp.exp(chosen + rejected))
+
+
+@register_option(
+  label='TR-DPO',
+  paper='Gorbatovski et al. 2024, arXiv:2404.09656, soft update',
+  formula='every tr_tau steps ref <- tr_alpha pi + (1 - tr_alpha) ref',
+  changes='reference',
+  accepts=('difference', 'absolute', 'transport', 'other'),
+  needs=('reference',),
+  bounds={'tr_alpha': '[0, 1]', 'tr_tau': '[1, inf)'},
+)
+def tr_dpo(
+  reference: Params,
+  policy: Params,
+  step: Array,
+  *,
+  tr_alpha: float = 0.6,
+  tr_tau: float = 512.0,
+) -> Params:
+  """The reference follows the policy, softly and now and then.
+
+  Args:
+    reference: the reference's weights.
+    policy: the policy's, of the same structure; with an adapter its merged
+      weights, since a mean of adapters is not the adapter of the mean.
+    step: updates done, the one just done included.
+    tr_alpha: share of the policy; 1 is the paper's hard update.
+    tr_tau: updates between two changes.
+
+  Returns:
+    The reference for the next update.
+  """
+  due = (step > 0) & (step % tr_tau == 0)
+  share = jnp.where(due, tr_alpha, 0.0)
+  return jax.tree.map(
+    lambda ref, pi: ((1 - share) * ref + share * pi).astype(ref.dtype),
+    reference,
+    policy,
+  )
+
+
+def _exp_minus_1(x: Array) -> Array:
+  """exp(x) - 1, its exponent at most 40."""
+  return jnp.expm1(jnp.minimum(x, _LARGEST_EXPONENT))
+
+
+def _alpha_divergence(a: Array, order: Array) -> Array:
+  """(exp((order - 1) a) - 1) / (order - 1); a itself where order is 1."""
+  near_1 = jnp.abs(order - 1) < 1e-6
+  scale = jnp.where(near_1, 1.0, order - 1)
+  return jnp.where(near_1, a, _exp_minus_1(scale * a) / scale)

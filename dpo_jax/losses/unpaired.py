@@ -1,0 +1,127 @@
+"""Losses of single completions that are desirable or not.
+
+Comes in: LabelledScores [E]. Goes out: one value a completion, [E], not
+reduced. Paired data is read as a desirable and an undesirable completion.
+Notation: a the log-ratio to the reference, r = beta a, s the logistic
+function, sg stop-gradient.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dpo_jax.losses.registry import register
+from dpo_jax.losses.views import LabelledScores
+from dpo_jax.types import Array
+
+
+@register(
+  label='KTO',
+  paper='Ethayarajh et al. 2024, arXiv:2402.01306',
+  formula='desirable: lambda_D (1 - s(r - z)), undesirable: lambda_U '
+  '(1 - s(z - r)), z = sg[beta max(0, mean mismatched a)]',
+  needs=('reference', 'labels', 'mismatched', 'whole_batch'),
+  view='completions',
+  grid={'beta': (0.01, 0.05, 0.1)},
+  bounds={
+    'beta': '(0, inf)',
+    'desirable_weight': '[0, inf)',
+    'undesirable_weight': '[0, inf)',
+  },
+)
+def kto(
+  completions: LabelledScores,
+  *,
+  beta: float = 0.1,
+  desirable_weight: float = 1.0,
+  undesirable_weight: float = 1.0,
+) -> Array:
+  """KTO: gains and losses against a reference point of the whole batch.
+
+  The reference point z is an estimate of the KL divergence of policy and
+  reference: the mean log-ratio of *mismatched* completions, each an answer
+  to another prompt of the batch, never its own.
+
+  Args:
+    completions: scores of desirable and undesirable completions.
+    beta: risk aversion, per nat.
+    desirable_weight: the paper's lambda_D.
+    undesirable_weight: the paper's lambda_U.
+
+  Returns:
+    Losses [E]; half their weight where policy and reference agree.
+  """
+  baseline = jax.lax.stop_gradient(
+    jnp.maximum(beta * completions.mismatched_log_ratio, 0.0)
+  )
+  gain = beta * completions.log_ratio - baseline
+  return jnp.where(
+    completions.desirable == 1,
+    desirable_weight * (1 - jax.nn.sigmoid(gain)),
+    undesirable_weight * (1 - jax.nn.sigmoid(-gain)),
+  )
+
+
+def update_bco(
+  state: dict[str, Array], completions: LabelledScores, *, beta: Array
+) -> dict[str, Array]:
+  """Takes a batch into the running mean rewards of either label.
+
+  Args:
+    state: `desirable`, `undesirable`: mean reward of all completions so far;
+      `num_desirable`, `num_undesirable`: their weights.
+    completions: the batch.
+    beta: as in the loss.
+
+  Returns:
+    The new state, this batch included.
+  """
+  rewards = beta * completions.log_ratio
+  new = {}
+  for label, value in (('desirable', 1), ('undesirable', 0)):
+    weight = completions.weight * (completions.desirable == value)
+    num = state[f'num_{label}'] + jnp.sum(weight)
+    off = jnp.where(weight > 0, weight * (rewards - state[label]), 0.0)
+    new[label] = state[label] + jnp.sum(off) / jnp.maximum(num, 1e-6)
+    new[f'num_{label}'] = num
+  return new
+
+
+@register(
+  label='BCO',
+  paper='Jung et al. 2024, arXiv:2404.04656',
+  formula='-log s(r_w - d) - log s(-(r_l - d)), '
+  'd = running mean of (E r_w + E r_l)/2',
+  needs=('reference', 'labels', 'whole_batch', 'state'),
+  view='completions',
+  normaliser='labels',
+  grid={'beta': (0.01, 0.1)},
+  bounds={'beta': '(0, inf)'},
+  state={
+    'desirable': 0.0,
+    'num_desirable': 0.0,
+    'undesirable': 0.0,
+    'num_undesirable': 0.0,
+  },
+  update=update_bco,
+)
+def bco(
+  completions: LabelledScores, state: dict[str, Array], *, beta: float = 0.1
+) -> Array:
+  """Binary classifier optimisation with the reward shift.
+
+  `E_D[-log s(r - d)] + E_U[-log s(-(r - d))]`: on pairs, the formula of one
+  comparison. The shift d is a number, without gradient: half the sum of the
+  running means of desirable and undesirable rewards, this batch included.
+
+  Args:
+    completions: scores of desirable and undesirable completions.
+    state: of `update_bco`.
+    beta: strength of the pull to the reference, per nat.
+
+  Returns:
+    Losses [E] in nats.
+  """
+  shift = jax.lax.stop_gradient(state['desirable'] + state['undesirable']) / 2
+  above = beta * completions.log_ratio - shift
+  sign = 2 * completions.desirable - 1
+  return -jax.nn.log_sigmoid(sign * above)

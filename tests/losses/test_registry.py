@@ -1,0 +1,179 @@
+"""The registry: its table, its refusals at config time, and its recipe."""
+
+import importlib.util
+import pathlib
+
+import pytest
+import test_losses
+
+from dpo_jax import config, loss_rules, losses
+from dpo_jax.types import InputError
+
+EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / 'experiments'
+
+
+def test_table_has_a_row_for_every_loss_and_option():
+  lines = losses.table().splitlines()
+  assert lines[0] == '| name | formula | paper | needs |'
+  first = [line.split(' | ')[0].removeprefix('| ') for line in lines[2:]]
+  options = [name.split(' (option')[0] for name in first]
+  assert options == [*losses.names(), *losses.option_names()]
+  # Bars in formulas are escaped: every row has four cells.
+  assert all(line.replace('\\|', '').count('|') == 5 for line in lines)
+
+
+def test_registration_is_checked():
+  texts = {'label': '', 'paper': '', 'formula': ''}
+
+  def some_loss(pairs):
+    return pairs
+
+  for bad in (
+    {'needs': ('a_crystal_ball',)},
+    {'kind': 'strange'},
+    {'view': 'comparisons', 'normaliser': 'lists'},
+    {'reward': 'none_of_these'},
+    {'state': {'mean': 0.0}},  # without needs=('state', 'whole_batch')
+  ):
+    with pytest.raises(ValueError, match='some_loss'):
+      losses.register(**texts, **bad)(some_loss)
+  assert 'some_loss' not in losses.names()
+
+
+def load(*overrides):
+  pairs = [('loss.terms.sigmoid', '0'), *(o.split('=') for o in overrides)]
+  loaded = config.load(f'{EXPERIMENTS}/quickstart.py:stage=dpo,runlocal', pairs)
+  config.validate(loaded)
+  return loaded
+
+
+# What config.validate says, before any device: (overrides, words).
+REFUSED = [
+  (
+    ['loss.terms.bco_pair=1', 'loss.f_divergence=js_divergence'],
+    "config.loss.f_divergence: 'js_divergence' is not allowed with bco_pair",
+  ),
+  (
+    ['loss.terms.simpo=1', 'loss.ld_alpha=0.5'],
+    '0.5 is not allowed with simpo',
+  ),
+  (['loss.terms.aot=1', 'loss.wpo=True'], 'True is not allowed with aot'),
+  (['loss.terms.ipo=1', 'loss.f_alpha=0.3'], 'or use f_divergence'),
+  (
+    ['loss.terms.ipo=1', 'loss.f_divergence=forward_kl', 'loss.f_alpha=0.3'],
+    'counts only with f_divergence=alpha_divergence',
+  ),
+  (['loss.terms.ipo=1', 'loss.beta_dpo_a=0.3'], 'or use beta_dpo'),
+  (['loss.terms.exo_pair=1', 'loss.label_smoothing=0'], 'in (0, 0.5)'),
+  (['loss.terms.ipo=1', 'loss.label_smoothing=0.1'], 'used by no chosen loss'),
+  (
+    ['loss.terms.tdpo1=1', 'reference.mode=cache'],
+    "'cache' is not allowed with tdpo1, which reads whole distributions",
+  ),
+  (
+    ['loss.terms.kto=1', 'reference.mode=cache'],
+    'whose mismatched answers change with every batch',
+  ),
+  (
+    ['loss.terms.ipo=1', 'loss.ld_alpha=0.5', 'reference.mode=cache'],
+    "'cache' is not allowed with ld_alpha",
+  ),
+  (
+    ['loss.terms.ipo=1', 'loss.tr_dpo=True', 'reference.mode=cache'],
+    "changes the reference's weights",
+  ),
+  (['loss.terms.kto=1', 'train.batch_size=1'], '1 is not allowed with kto'),
+  (
+    ['loss.terms.ipo=1', 'loss.terms.simpo=1', 'loss.beta=None'],
+    'ipo has 0.1 by default and simpo 2',
+  ),
+]
+
+
+@pytest.mark.parametrize('overrides,words', REFUSED)
+def test_config_refuses(overrides, words):
+  with pytest.raises(InputError) as error:
+    load(*overrides)
+  assert words in str(error.value)
+  assert '; fix: ' in str(error.value)
+
+
+def test_options_are_on_where_their_key_is_set():
+  loaded = load(
+    'loss.terms.ipo=1',
+    'loss.wpo=True',
+    'loss.beta_dpo=False',
+    'loss.ld_alpha=0.5',
+    'loss.f_divergence=js_divergence',
+  )
+  assert set(config.loss_options(loaded)) == {'wpo', 'ld_alpha', 'f_divergence'}
+  objective = losses.make_objective(
+    tuple(config.loss_terms(loaded)),
+    config.loss_static(loaded),
+    config.loss_options(loaded),
+  )
+  assert objective.needs == {'reference', 'heads', 'sum_sq_probs'}
+
+
+@pytest.mark.parametrize(
+  'name,columns,missing',
+  [
+    ('sigmoid', ('labels',), 'comparisons'),
+    ('kto', ('scores',), 'comparisons or labels'),
+    ('kto', ('labels',), ''),
+    ('bco', ('comparisons',), ''),
+    ('odpo', ('comparisons',), 'scores'),
+    ('margin', ('comparisons', 'scores'), 'margin'),
+    ('infonca', ('scores',), 'lists'),
+    ('infonca', ('scores', 'lists'), ''),
+  ],
+)
+def test_data_that_lacks_something_is_refused(name, columns, missing):
+  chosen = {name: losses.get(name)}
+  if not missing:
+    loss_rules.check_data(chosen, columns)
+    return
+  with pytest.raises(
+    InputError, match=f'{name}: needs {missing}, which no row'
+  ):
+    loss_rules.check_data(chosen, columns)
+
+
+# The README's recipe: a function with its formula, and a golden row.
+NEW_LOSS = '''
+"""Losses that a researcher adds."""
+
+from dpo_jax.losses.pairs import PairScores
+from dpo_jax.losses.registry import register
+from dpo_jax.types import Array
+
+
+@register(
+  label='Squared margin',
+  paper='nobody 2030, arXiv:3001.00001, eq. 1',
+  formula='(1 - D)^2',
+  needs=('reference',),
+  kind='difference',
+)
+def squared_margin(pairs: PairScores, *, beta: float = 0.1) -> Array:
+  """(1 - D)^2, D = beta h."""
+  return (1 - beta * pairs.log_ratio_gap) ** 2
+'''
+NEW_GOLDEN_ROW = ('squared_margin', {}, (1 - 0.3) ** 2)
+
+
+def test_a_loss_is_added_in_two_edits(tmp_path, monkeypatch):
+  known = dict(losses.registry._LOSSES)
+  monkeypatch.setattr(losses.registry, '_LOSSES', known)
+  path = tmp_path / 'mine.py'
+  path.write_text(NEW_LOSS)
+  spec = importlib.util.spec_from_file_location('mine', path)
+  spec.loader.exec_module(importlib.util.module_from_spec(spec))
+  test_losses.test_golden_row(*NEW_GOLDEN_ROW)
+  every = test_losses.TestEveryLoss()
+  tests = [name for name in dir(every) if name.startswith('test_')]
+  assert len(tests) >= 5
+  for name in tests:
+    getattr(every, name)('squared_margin')
+  losses.make_objective(('squared_margin',), options=('beta_dpo', 'wpo'))
+  assert '| squared_margin | `(1 - D)^2` |' in losses.table()
