@@ -22,17 +22,24 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
 import pytest  # noqa: E402
 
-SHARED = pathlib.Path(
+_SHARED = pathlib.Path(
   os.environ.get(
-    'DPO_JAXSHARED',
+    'DPO_JAX_SHARED',
     pathlib.Path(__file__).resolve().parents[2] / 'shared',
   )
 )
 
 
 @pytest.fixture(scope='session')
+def trained_llama():
+  """The folder of stories260K, or None where it is not there."""
+  folder = _SHARED / 'data/models/stories260K'
+  return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope='session')
 def shared():
   """The folder of real data and weights; skips where it is not there."""
-  if not (SHARED / 'data').is_dir():
-    pytest.skip(f'real data is not at {SHARED} (set DPO_JAXSHARED)')
-  return SHARED
+  if not (_SHARED / 'data').is_dir():
+    pytest.skip(f'real data is not at {_SHARED} (set DPO_JAX_SHARED)')
+  return _SHARED

@@ -51,27 +51,32 @@ def write_good(tmp_path, rows=40):
   return f'--config.data.train={path}'
 
 
-@pytest.mark.parametrize(
-  'row',
-  [
-    '{"prompt": "p", "chosen": "", "rejected": "no"}',
-    '{"prompt": "p", "chosen": "same", "rejected": "same"}',
-    '{"prompt": "%s", "chosen": "yes", "rejected": "no"}' % ('p' * 300),
-  ],
-  ids=['empty completion', 'identical sides', 'prompt fills the window'],
-)
-def test_unusable_rows_are_counted_or_refused(tmp_path, capsys, row):
+UNUSABLE = {
+  'empty completion': '{"prompt": "p", "chosen": "", "rejected": "no"}',
+  'identical sides': '{"prompt": "p", "chosen": "so", "rejected": "so"}',
+  'prompt fills the window': '{"prompt": "%s", "chosen": "yes", '
+  '"rejected": "no"}' % ('p' * 300),
+}
+
+
+@pytest.mark.parametrize('row', UNUSABLE.values(), ids=UNUSABLE)
+def test_unusable_rows_are_refused_when_strict(tmp_path, capsys, row):
   good = write_good(tmp_path)
   with open(tmp_path / 'good.jsonl', 'a') as file:
     file.write(row + '\n')
   drop = '--config.data.truncation=drop'
-  strict = [good, drop, '--config.data.strict']
-  error = refuse(strict, tmp_path, capsys)
+  error = refuse([good, drop, '--config.data.strict'], tmp_path, capsys)
   assert 'good.jsonl:41' in error
-  run = [CONFIG, f'--workdir={tmp_path}/run', good, drop]
-  assert main_lib.main(run) == 0
+
+
+def test_unusable_rows_are_dropped_and_counted(tmp_path, capsys):
+  good = write_good(tmp_path)
+  with open(tmp_path / 'good.jsonl', 'a') as file:
+    file.write('\n'.join(UNUSABLE.values()) + '\n')
+  drop = '--config.data.truncation=drop'
+  assert main_lib.main([CONFIG, f'--workdir={tmp_path}/run', good, drop]) == 0
   out = capsys.readouterr().out
-  assert 'ledger: 41 rows read' in out and '1 dropped' in out
+  assert 'ledger: 43 rows read' in out and '3 dropped' in out
 
 
 def test_a_vocabulary_larger_than_the_models_is_refused(tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 import functools
 
-import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,12 +71,12 @@ def scores_and_gradient(model, params, records, layout, batch_size=6):
 
 
 @pytest.fixture(scope='module')
-def model_and_params():
+def model_and_params(trained_llama):
   """A trained Llama where the real data is, a random decoder elsewhere."""
-  folder = conftest.SHARED / 'data/models/stories260K'
-  if folder.is_dir():
-    config = architectures.from_hf_config(hf_checkpoint.read_config(folder))
-    params = hf_checkpoint.load_params(folder, config)
+  if trained_llama:
+    mapping = hf_checkpoint.read_config(trained_llama)
+    config = architectures.from_hf_config(mapping)
+    params = hf_checkpoint.load_params(trained_llama, config)
     return decoder.make_model(config, attention_block=32), params
   model = decoder.make_model(TINY, attention_block=32)
   return model, model.init(jax.random.key(0))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from dpo_jax.types import Array, Rows
 
-_HIDDEN = -1e30  # finite: a score of -inf everywhere would be a NaN
+_HIDDEN = -1e30  # added to a score; finite, so that no NaN can come of it
 
 
 def branch_attention(
