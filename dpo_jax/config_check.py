@@ -129,12 +129,16 @@ def _check_combination(
   _check_reference(config, [n for n in terms if 'reference' in losses[n].needs])
   loss_rules.check_reference(config.reference.mode, losses, chosen)
   for name, loss in losses.items():
-    if 'mismatched' in loss.needs and config.train.batch_size < 2:
+    if 'mismatched' in loss.needs:
       raise InputError(
-        f'config.train.batch_size: {config.train.batch_size} is not allowed '
-        f'with {name}, which scores a prompt with the answer of another one '
-        'of its batch; fix: use 2 or more'
+        f'config.loss.terms.{name}: needs every prompt scored with the answer '
+        'of another one, which batches do not hold yet; fix: use bco'
       )
+  if 'tr_dpo' in options:
+    raise InputError(
+      'config.loss.tr_dpo: the loop does not move the reference yet; fix: '
+      'leave it off'
+    )
 
 
 def _check_reference(config: ConfigDict, needing: list[str]) -> None:

@@ -82,9 +82,10 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> str:
   """The line that says that there is no such key."""
   section = sorted(k for k in known if k.startswith(f'{key}.'))
   if section:
+    more = f' and {len(section) - 40} more' if len(section) > 40 else ''
     return (
       f'config.{key}: is a section, not a value; fix: set one of its keys: '
-      f'{", ".join(section)}'
+      f'{", ".join(section[:40])}{more}'
     )
   hint = did_you_mean(key, known)
   if not hint:

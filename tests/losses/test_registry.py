@@ -82,7 +82,11 @@ REFUSED = [
     ['loss.terms.ipo=1', 'loss.tr_dpo=True', 'reference.mode=cache'],
     "changes the reference's weights",
   ),
-  (['loss.terms.kto=1', 'train.batch_size=1'], '1 is not allowed with kto'),
+  (['loss.terms.kto=1'], 'which batches do not hold yet; fix: use bco'),
+  (
+    ['loss.terms.sigmoid=1', 'loss.tr_dpo=True'],
+    'does not move the reference yet',
+  ),
   (
     ['loss.terms.ipo=1', 'loss.terms.simpo=1', 'loss.beta=None'],
     'ipo has 0.1 by default and simpo 2',
