@@ -6,8 +6,6 @@ two seconds, before any device is touched. Below config, train and evaluate
 nothing takes a ConfigDict, only plain arguments.
 """
 
-import pathlib
-import traceback
 import types
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +14,12 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 from ml_collections.config_dict import ConfigDict
 
-from dpo_jax import config_check, config_losses, config_rules
+from dpo_jax import (
+  config_check,
+  config_losses,
+  config_rules,
+  experiment_files,
+)
 from dpo_jax.types import InputError
 
 
@@ -62,7 +65,7 @@ def load(
     InputError: no such file or key, a broken file, a value of another type.
   """
   path, colon, arg = experiment.partition(':')
-  config = _get_config(path, arg if colon else '')
+  config = experiment_files.get_config(path, arg if colon else '')
   # Every loss can be named on the command line, whatever the file chose.
   terms = dict.fromkeys(config_losses.read(), 0.0)
   for name, weight in config.loss.terms.items():
@@ -136,7 +139,9 @@ def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
         f'config argument {part!r}: this experiment has no {name!r}; fix: '
         f'{hint}arguments: {", ".join(defaults)}'
       )
-    values[name] = _parse_value(part, text if equals else None, defaults[name])
+    values[name] = experiment_files.parse_value(
+      part, text if equals else None, defaults[name]
+    )
   return types.SimpleNamespace(**values)
 
 
@@ -311,76 +316,3 @@ def _mesh() -> ConfigDict:
 
 def _text_or_tuple() -> config_dict.FieldReference:
   return config_dict.FieldReference('', field_type=object)
-
-
-def _get_config(path: str, arg: str) -> ConfigDict:
-  """Runs get_config(arg) of a file, without leaving a .pyc beside it."""
-  source = _read_experiment(path)
-  module = types.ModuleType('experiment')
-  module.__file__ = path
-  try:
-    exec(compile(source, path, 'exec'), vars(module))
-    config = vars(module)['get_config'](arg)
-  except InputError:
-    raise
-  except SyntaxError as error:
-    where = f'{path}:{error.lineno}'
-    raise InputError(f'{where}: {error.msg}; fix: the Python there') from error
-  except Exception as error:
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == path]
-    raise InputError(
-      f'{path}:{lines[-1] if lines else 1}: {type(error).__name__}: '
-      f'{_one_line(error)}; fix: the experiment must run get_config({arg!r})'
-    ) from error
-  if not isinstance(config, ConfigDict) or 'loss' not in config:
-    raise InputError(
-      f'{path}: get_config returned {type(config).__name__}; fix: start from '
-      'dpo_jax.config.base() and return it'
-    )
-  return config
-
-
-def _read_experiment(path: str) -> str:
-  file = pathlib.Path(path)
-  if not file.is_file():
-    others = [str(p) for p in sorted(file.parent.glob('*.py'))]
-    hint = config_rules.did_you_mean(path, others)
-    listed = f'; there are {", ".join(others)}' if others and not hint else ''
-    raise InputError(
-      f'{path}: no such experiment file; fix: {hint}'
-      f'--config takes FILE.py or FILE.py:ARG{listed}'
-    )
-  try:
-    return file.read_text(encoding='utf-8')
-  except (OSError, UnicodeDecodeError) as error:
-    raise InputError(
-      f'{path}: cannot be read ({_one_line(error)}); fix: give a Python file'
-    ) from error
-
-
-def _parse_value(part: str, text: str | None, default: Any) -> Any:
-  kind = type(default)
-  if kind is bool:
-    words = {None: True, 'true': True, 'false': False}
-    if text in words:
-      return words[text]
-    raise InputError(
-      f'config argument {part!r}: {text!r} is not allowed; fix: use '
-      f'{part.split("=")[0]}, or =true or =false'
-    )
-  problem = 'has no value'
-  if text:
-    try:
-      return kind(text)
-    except ValueError:
-      problem = f'{text!r} is not allowed'
-  name = part.split('=')[0]
-  raise InputError(
-    f'config argument {part!r}: {problem}; fix: use '
-    f'{name}={kind.__name__.upper()}, e.g. {name}={default}'
-  )
-
-
-def _one_line(error: Exception) -> str:
-  return ' '.join(str(error).split())

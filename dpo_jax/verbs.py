@@ -4,9 +4,12 @@ Comes in: a validated config and a workdir. Goes out: printed lines and files;
 each function returns the exit code. Trains nothing.
 """
 
+import contextlib
 import json
 import pathlib
 import tempfile
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 
@@ -19,6 +22,7 @@ from dpo_jax.types import Params
 
 def plan(config) -> int:
   """Prints what training would compute: steps, row shapes, efficiency."""
+  run_setup.check_mesh(config)
   with tempfile.TemporaryDirectory() as scratch:
     data = inputs.read(config, pathlib.Path(scratch))
     job = run_setup.build(config, data)
@@ -31,23 +35,17 @@ def plan(config) -> int:
 
 def precompute_reference(config, workdir: str) -> int:
   """Fills the score cache that reference.mode 'cache' reads."""
-  directory = run_dir.RunDir(workdir)
-  with Signals() as signals:
-    data = inputs.read(config, directory.cache_dir, print, signals.poll)
-    job = run_setup.build(config, data)
-    reference_pass.caches(config, data, job, directory.cache_dir, signals.poll)
+  with _open(config, workdir) as (directory, data, job, poll):
+    reference_pass.caches(config, data, job, directory.cache_dir, poll)
   return 0
 
 
 def evaluate(config, workdir: str) -> int:
   """Evaluates the workdir's newest policy; writes per_example/evaluate.npz."""
-  directory = run_dir.RunDir(workdir)
-  with Signals() as signals:
-    data = inputs.read(config, directory.cache_dir, print, signals.poll)
-    job = run_setup.build(config, data)
+  with _open(config, workdir) as (directory, data, job, poll):
     params, step = _newest_policy(config, data, job, directory)
     reference, (_, cache) = reference_pass.reference(
-      config, data, job, directory.cache_dir, signals.poll
+      config, data, job, directory.cache_dir, poll
     )
     metrics, pairs = evaluate_lib.evaluate(
       job.eval_step,
@@ -57,7 +55,7 @@ def evaluate(config, workdir: str) -> int:
       run_setup.batch_source(job, job.eval_plan, data.evaluation.store, cache),
       job.eval_plan.steps_per_epoch,
       job.hyper,
-      signals.poll,
+      poll,
     )
   print(f'step {step}: {json.dumps(metrics)}')
   directory.write_per_example(
@@ -68,10 +66,8 @@ def evaluate(config, workdir: str) -> int:
 
 def export(config, workdir: str, export_to: str) -> int:
   """Writes the newest policy as a Hugging Face folder."""
-  directory = run_dir.RunDir(workdir)
-  data = inputs.read(config, directory.cache_dir)
-  job = run_setup.build(config, data)
-  params, step = _newest_policy(config, data, job, directory)
+  with _open(config, workdir) as (directory, data, job, _):
+    params, step = _newest_policy(config, data, job, directory)
   tokenizer = config.tokenizer or initial_weights.tokenizer_of(data.weights)
   files = tokenizer if pathlib.Path(tokenizer).is_dir() else None
   hf_checkpoint.save(
@@ -79,6 +75,26 @@ def export(config, workdir: str, export_to: str) -> int:
   )
   print(f'{export_to}: the policy of step {step}')
   return 0
+
+
+class _Opened(NamedTuple):
+  """What a verb works with."""
+
+  directory: run_dir.RunDir
+  data: inputs.Inputs
+  job: run_setup.Job
+  poll: Callable[[], None]  # raises where a signal came
+
+
+@contextlib.contextmanager
+def _open(config, workdir: str) -> Iterator[_Opened]:
+  """Checks the mesh, reads the inputs and builds the job, under signals."""
+  directory = run_dir.RunDir(workdir)
+  run_setup.check_mesh(config)
+  with Signals() as signals:
+    data = inputs.read(config, directory.cache_dir, print, signals.poll)
+    job = run_setup.build(config, data)
+    yield _Opened(directory, data, job, signals.poll)
 
 
 def _newest_policy(config, data, job, directory) -> tuple[Params, int]:

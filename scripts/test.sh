@@ -2,4 +2,5 @@
 # Makes the environment if need be and runs the tests: scripts/test.sh [PYTEST ARGS]
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
-exec "$PYTHON" -m pytest "$@"
+# Up to four processes; -n 0 runs in this one.
+exec "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist worksteal "$@"

@@ -14,9 +14,10 @@ os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 )
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-_COMPILED = tempfile.mkdtemp(prefix='dpo_jax_compiled_')
-atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
-os.environ['JAX_COMPILATION_CACHE_DIR'] = _COMPILED
+if 'PYTEST_XDIST_WORKER' not in os.environ:  # workers share what this made
+  _COMPILED = tempfile.mkdtemp(prefix='dpo_jax_compiled_')
+  atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _COMPILED
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 

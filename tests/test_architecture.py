@@ -25,6 +25,7 @@ LAYERS = (
       'config_check',
       'config_losses',
       'config_rules',
+      'experiment_files',
       'sweeps',
     )
   },
