@@ -137,7 +137,7 @@ def means(sums: dict[str, Array]) -> dict[str, Array]:
     if name == 'comparisons' or name.startswith('count/'):
       continue
     count = sums.get(f'count/{name}', sums.get('comparisons', 0.0))
-    result[name] = value / jnp.maximum(count, jnp.finfo(jnp.float32).tiny)
+    result[name] = value / (count + (count == 0))  # numbers and arrays alike
   if 'count/rewards/chosen' in sums:
     margin = result['rewards/chosen'] - result['rewards/rejected']
     result['rewards/margins'] = margin

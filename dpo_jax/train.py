@@ -126,7 +126,8 @@ def _train(config, data, job, directory, poll) -> int:
         poll=poll,
         rates=bookkeeping.Rates(),
       )
-      last = _loop(this, state, start)
+      with jax.transfer_guard('disallow'):  # what moves, moves by name
+        last = _loop(this, state, start)
     saved.wait()
     return _finish(this, last)
 
