@@ -1,8 +1,11 @@
 """Attention under the branch rule of `types.Rows`, and rotary positions.
 
-Comes in: queries, keys and values [R, L, heads, K] and Rows. Goes out: the
-attended values. Does not do: projections, caches, dropout.
+Comes in: queries, keys and values [R, L, heads, K] and Rows, or a Cache of
+earlier keys and values. Goes out: the attended values. Does not do:
+projections, dropout.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,20 @@ import jax.numpy as jnp
 from dpo_jax.types import Array, Rows
 
 _HIDDEN = -1e30  # added to a score; finite, so that no NaN can come of it
+_NOWHERE = jnp.iinfo(jnp.int32).max  # position of a slot that nobody sees
+
+
+class Cache(NamedTuple):
+  """Keys and values of the tokens so far, N layers of them.
+
+  Every row writes the same slots at a time, so a row that was padded has
+  slots that nobody sees; where a token stands in its text is in `positions`.
+  """
+
+  keys_NRGSK: Array
+  values_NRGSK: Array
+  positions_RS: Array  # int32; _NOWHERE where there is no token
+  num_slots: Array  # int32 scalar: written so far
 
 
 def branch_attention(
@@ -57,7 +74,9 @@ def branch_attention(
     queries = [x[:, start:end] for x in places]
     bias_RQS = jnp.where(_sees(queries, keys, window), 0.0, _HIDDEN)
     q_RQHK = q_RLHK[:, start:end] * scale
-    return _attend(q_RQHK, k_RLGK[:, :end], v_RLGK[:, :end], bias_RQS, softcap)
+    k_RGSK = k_RLGK[:, :end].transpose(0, 2, 1, 3)
+    v_RGSK = v_RLGK[:, :end].transpose(0, 2, 1, 3)
+    return _attend(q_RQHK, k_RGSK, v_RGSK, bias_RQS, softcap)
 
   attend = jax.checkpoint(attend, static_argnums=0)
   blocks = [
@@ -65,6 +84,86 @@ def branch_attention(
     for start in range(0, length, block)
   ]
   return jnp.concatenate(blocks, axis=1)
+
+
+def cached_attention(
+  q_RLHK: Array,
+  cache: Cache,
+  layer: Array | int,
+  rows: Rows,
+  *,
+  block: int,
+  scale: float,
+  window: Array | int | None = None,
+  softcap: float | None = None,
+) -> Array:
+  """Softmax attention to a layer of a cache, which holds the queries' tokens.
+
+  A query sees the tokens of its row at its position and before it. Options
+  and result are those of `branch_attention`; there is no gradient to save
+  memory for.
+  """
+  keys_RGSK, values_RGSK = (
+    jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
+    for x in (cache.keys_NRGSK, cache.values_NRGSK)
+  )
+  back_RLS = rows.positions[:, :, None] - cache.positions_RS[:, None]
+  seen_RLS = back_RLS >= 0
+  if window is not None:
+    seen_RLS &= back_RLS < window
+  bias_RLS = jnp.where(seen_RLS, 0.0, _HIDDEN)
+  blocks = [
+    _attend(
+      q_RLHK[:, start : start + block] * scale,
+      keys_RGSK,
+      values_RGSK,
+      bias_RLS[:, start : start + block],
+      softcap,
+    )
+    for start in range(0, q_RLHK.shape[1], block)
+  ]
+  return jnp.concatenate(blocks, axis=1)
+
+
+def make_cache(shape: tuple[int, ...], dtype) -> Cache:
+  """An empty cache; `shape` is (layers, R, G, slots, K)."""
+  return Cache(
+    keys_NRGSK=jnp.zeros(shape, dtype),
+    values_NRGSK=jnp.zeros(shape, dtype),
+    positions_RS=jnp.full((shape[1], shape[3]), _NOWHERE, jnp.int32),
+    num_slots=jnp.int32(0),
+  )
+
+
+def announce(cache: Cache, rows: Rows) -> Cache:
+  """The cache that knows where the tokens of `rows` [R, L] stand."""
+  there_RL = jnp.where(rows.prompt_id > 0, rows.positions, _NOWHERE)
+  positions_RS = jax.lax.dynamic_update_slice_in_dim(
+    cache.positions_RS, there_RL, cache.num_slots, axis=1
+  )
+  return cache._replace(positions_RS=positions_RS)
+
+
+def write(
+  cache: Cache, layer: Array | int, k_RLGK: Array, v_RLGK: Array
+) -> Cache:
+  """The cache with the keys and values of one layer in the next slots."""
+  start = (layer, 0, 0, cache.num_slots, 0)
+  keys, values = (
+    jax.lax.dynamic_update_slice(
+      old, new.transpose(0, 2, 1, 3)[None].astype(old.dtype), start
+    )
+    for old, new in ((cache.keys_NRGSK, k_RLGK), (cache.values_NRGSK, v_RLGK))
+  )
+  return cache._replace(keys_NRGSK=keys, values_NRGSK=values)
+
+
+def advance(cache: Cache | None, rows: Rows) -> Cache | None:
+  """The cache when all layers have written the tokens of `rows`."""
+  if cache is None:
+    return None
+  num_slots = cache.num_slots + rows.positions.shape[1]
+  return cache._replace(num_slots=num_slots)
 
 
 def rope_tables(positions_RL: Array, frequencies: Array) -> tuple[Array, Array]:
@@ -105,7 +204,7 @@ def _sees(queries: list, keys: list, window: Array | int | None) -> Array:
   return seen
 
 
-def _attend(q_RQHK, k_RSGK, v_RSGK, bias_RQS, softcap) -> Array:
+def _attend(q_RQHK, k_RGSK, v_RGSK, bias_RQS, softcap) -> Array:
   """One block: the query heads of a key head go through one matmul.
 
   An added bias (not a select) and the division after the second matmul let
@@ -113,13 +212,13 @@ def _attend(q_RQHK, k_RSGK, v_RSGK, bias_RQS, softcap) -> Array:
   `jax.nn.dot_product_attention` forwards, 1.4 times with the gradient.
   """
   R, Q, H, K = q_RQHK.shape
-  S, G = k_RSGK.shape[1:3]
+  G, S = k_RGSK.shape[1:3]
   q_RGNK = q_RQHK.reshape(R, Q, G, H // G, K).transpose(0, 2, 3, 1, 4)
   q_RGNK = q_RGNK.reshape(R, G, H // G * Q, K)
   scores = jnp.einsum(
     'RGNK,RGSK->RGNS',
     q_RGNK,
-    k_RSGK.transpose(0, 2, 1, 3),
+    k_RGSK,
     preferred_element_type=jnp.float32,
   )
   if softcap is not None:
@@ -129,10 +228,10 @@ def _attend(q_RQHK, k_RSGK, v_RSGK, bias_RQS, softcap) -> Array:
   weights = jnp.exp(scores - highest).reshape(R, G, -1, S)
   out = jnp.einsum(
     'RGNS,RGSK->RGNK',
-    weights.astype(v_RSGK.dtype),
-    v_RSGK.transpose(0, 2, 1, 3),
+    weights.astype(v_RGSK.dtype),
+    v_RGSK,
     preferred_element_type=jnp.float32,
   )
-  out = (out / weights.sum(axis=-1, keepdims=True)).astype(v_RSGK.dtype)
+  out = (out / weights.sum(axis=-1, keepdims=True)).astype(v_RGSK.dtype)
   out = out.reshape(R, G, H // G, Q, K).transpose(0, 3, 1, 2, 4)
   return out.reshape(R, Q, H, K)

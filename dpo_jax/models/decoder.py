@@ -45,6 +45,9 @@ class LanguageModel(NamedTuple):
   init: Callable[[Array], Params]  # key -> float32 nested dict
   hidden: Callable[[Params, types.Rows], tuple[Array, dict[str, Array]]]
   head: Callable[[Params], types.Head]
+  # params, rows of what follows, cache -> states and the cache with them
+  decode: Callable[[Params, types.Rows, attention.Cache], Any]
+  make_cache: Callable[[int, int], attention.Cache]  # rows, slots a row
   logical_axes: Params  # like params; leaves are tuples of axis names
 
 
@@ -60,6 +63,10 @@ def make_model(
   `hidden(params, rows)` takes Rows [R, L] and returns the states [R, L, D]
   after the last norm, in `compute_dtype`, and a dict of scalars. Parameters
   are stacked over layers on axis 0 under 'layers'.
+
+  `decode(params, rows, cache)` is the same for texts that come in parts: of
+  each row the tokens that follow those in the cache; prompt_id 0 is padding,
+  branches are not looked at. It returns (states, the cache with these).
 
   Args:
     config: the decoder's shape.
@@ -81,6 +88,10 @@ def make_model(
       softcap=config.logit_softcap,
     )
 
+  def decode(params, rows, cache):
+    hidden_RLD, _, cache = module.apply({'params': params}, rows, cache)
+    return hidden_RLD, cache
+
   axes = {
     name: tuple(AXES[d] for d in dims)
     for name, dims in param_dims(config).items()
@@ -88,8 +99,10 @@ def make_model(
   return LanguageModel(
     config=config,
     init=functools.partial(_init, config),
-    hidden=lambda params, rows: module.apply({'params': params}, rows),
+    hidden=lambda params, rows: module.apply({'params': params}, rows)[:2],
     head=head,
+    decode=decode,
+    make_cache=functools.partial(_make_cache, config, numerics.dtype),
     logical_axes=tree.unflatten_names(axes),
   )
 
@@ -113,6 +126,11 @@ def _init(config: DecoderConfig, key: Array) -> Params:
   return tree.unflatten_names(params)
 
 
+def _make_cache(config, dtype, num_rows, num_slots):
+  shape = config.num_layers, num_rows, config.num_kv_heads, num_slots
+  return attention.make_cache((*shape, config.head_size), dtype)
+
+
 class _Numerics(NamedTuple):
   """How the same maths is computed."""
 
@@ -128,7 +146,7 @@ class _Decoder(nn.Module):
   numerics: _Numerics
 
   @nn.compact
-  def __call__(self, rows: types.Rows) -> tuple[Array, dict[str, Array]]:
+  def __call__(self, rows: types.Rows, cache: attention.Cache | None = None):
     config, dtype = self.config, self.numerics.dtype
     x_RLD = _embed(config, 'V', dtype, 'embed')(rows.tokens)
     if config.scale_embeddings:
@@ -147,9 +165,12 @@ class _Decoder(nn.Module):
       length=config.num_layers,
     )(config, self.numerics, name='layers')
     tables, kinds = _ropes(config, rows.positions), _layer_kinds(config)
-    x_RLD, _ = layers(x_RLD, rows, tables, kinds)
+    if cache is not None:
+      cache = attention.announce(cache, rows)
+      kinds['layer'] = jnp.arange(config.num_layers)
+    (x_RLD, cache), _ = layers((x_RLD, cache), rows, tables, kinds)
     x_RLD = _Norm(config, 'D', name='final_norm')(x_RLD)
-    return x_RLD, {}
+    return x_RLD, {}, attention.advance(cache, rows)
 
 
 class _Layer(nn.Module):
@@ -159,15 +180,16 @@ class _Layer(nn.Module):
   numerics: _Numerics
 
   @nn.compact
-  def __call__(self, x_RLD, rows, tables, kind):
+  def __call__(self, carry, rows, tables, kind):
     config = self.config
+    x_RLD, cache = carry
 
     def norm(name, x_RLD, wanted):
       return _Norm(config, 'D', name=name)(x_RLD) if wanted else x_RLD
 
     read_RLD = norm('attention_norm', x_RLD, config.pre_norm)
     attend = _Attention(config, self.numerics, name='attention')
-    out_RLD = attend(read_RLD, rows, tables, kind)
+    out_RLD, cache = attend(read_RLD, rows, tables, kind, cache)
     out_RLD = norm('attention_post_norm', out_RLD, config.post_norm)
     before_RLD, x_RLD = x_RLD, x_RLD + out_RLD
     if not config.shared_norm:
@@ -175,7 +197,7 @@ class _Layer(nn.Module):
       read_RLD = norm('mlp_norm', read_RLD, config.pre_norm)
     out_RLD = _Mlp(config, self.numerics.dtype, name='mlp')(read_RLD)
     out_RLD = norm('mlp_post_norm', out_RLD, config.post_norm)
-    return x_RLD + out_RLD, None
+    return (x_RLD + out_RLD, cache), None
 
 
 class _Attention(nn.Module):
@@ -185,7 +207,7 @@ class _Attention(nn.Module):
   numerics: _Numerics
 
   @nn.compact
-  def __call__(self, x_RLD, rows, tables, kind):
+  def __call__(self, x_RLD, rows, tables, kind, cache):
     config, dtype = self.config, self.numerics.dtype
     linear = functools.partial(_linear, config, dtype)
     bias = config.qkv_bias
@@ -203,18 +225,21 @@ class _Attention(nn.Module):
       pairs = config.rope_interleaved
       q_RLHK = attention.rotate(q_RLHK, cos_RLN, sin_RLN, pairs)
       k_RLGK = attention.rotate(k_RLGK, cos_RLN, sin_RLN, pairs)
-    out_RLHK = attention.branch_attention(
-      q_RLHK,
-      k_RLGK,
-      v_RLGK,
-      rows,
-      block=self.numerics.attention_block,
-      scale=(config.query_scalar or config.head_size) ** -0.5,
-      window=kind['window'],
-      softcap=config.attention_softcap,
-    )
+    options = {
+      'block': self.numerics.attention_block,
+      'scale': (config.query_scalar or config.head_size) ** -0.5,
+      'window': kind['window'],
+      'softcap': config.attention_softcap,
+    }
+    if cache is None:
+      attend = attention.branch_attention
+      out_RLHK = attend(q_RLHK, k_RLGK, v_RLGK, rows, **options)
+    else:
+      cache = attention.write(cache, kind['layer'], k_RLGK, v_RLGK)
+      attend = attention.cached_attention
+      out_RLHK = attend(q_RLHK, cache, kind['layer'], rows, **options)
     out_RLHK = ad_checkpoint.checkpoint_name(out_RLHK, 'attention')
-    return linear('HK', 'D', config.out_bias, 'out')(out_RLHK)
+    return linear('HK', 'D', config.out_bias, 'out')(out_RLHK), cache
 
 
 class _Mlp(nn.Module):
