@@ -128,12 +128,6 @@ def _check_combination(
   loss_rules.check_values(losses, chosen, values)
   _check_reference(config, [n for n in terms if 'reference' in losses[n].needs])
   loss_rules.check_reference(config.reference.mode, losses, chosen)
-  for name, loss in losses.items():
-    if 'mismatched' in loss.needs:
-      raise InputError(
-        f'config.loss.terms.{name}: needs every prompt scored with the answer '
-        'of another one, which batches do not hold yet; fix: use bco'
-      )
   if 'tr_dpo' in options:
     raise InputError(
       'config.loss.tr_dpo: the loop does not move the reference yet; fix: '

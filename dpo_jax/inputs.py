@@ -7,18 +7,26 @@ input is refused first; writes nothing but the token cache, once it is whole.
 import functools
 import hashlib
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dpo_jax import config as config_lib
-from dpo_jax.data import encode, mixture, sources, split, synthetic
+from dpo_jax import config_losses, loss_rules
+from dpo_jax.data import (
+  encode,
+  length_table,
+  mixture,
+  sources,
+  split,
+  synthetic,
+)
 from dpo_jax.data import tokenizer as tokenizer_lib
 from dpo_jax.data.encoders import Tokenizer
 from dpo_jax.models import architectures, presets
 from dpo_jax.storage import initial_weights, token_store
-from dpo_jax.types import EncodedRecord, InputError, PreferenceRecord
+from dpo_jax.types import InputError, PreferenceRecord
 
 # The embedded data sets: no file, no download.
 SYNTHETIC = {
@@ -83,8 +91,9 @@ def read(
     evaluation = encode_part('eval', names, (1.0,) * len(names))
     ledger['eval'] = dict(evaluation.ledger)
     limit = config.eval.max_comparisons
-    indices = np.arange(len(train.records)), _first(evaluation.records, limit)
+    indices = np.arange(len(train.records)), _first(evaluation.table, limit)
   log(f'prompts: {len(indices[0])} to train on, {len(indices[1])} held out')
+  _check_losses(config, {'train': train, 'eval': evaluation}, indices)
   # All is known to be good: only now is anything written.
   store = train.store()
   eval_store = store if evaluation is train else evaluation.store()
@@ -125,6 +134,7 @@ class _Encoded(NamedTuple):
   """Encoded records, in memory or from the token cache."""
 
   records: Any  # list of EncodedRecord, or a TokenStore
+  table: length_table.LengthTable  # of the records
   ledger: dict[str, Any]
   folder: pathlib.Path  # where the store is, or will be
   sources: list[str]  # names
@@ -155,7 +165,8 @@ def _encode(
   if folder.exists():
     store = token_store.open_store(folder)
     log(f'{use}: {len(store)} records from the token cache {folder}')
-    return _Encoded(store, store.meta['ledger'], folder, list(names))
+    ledger = store.meta['ledger']
+    return _Encoded(store, store.table, ledger, folder, list(names))
   records = mixture.mix(opened, shares, config.seed)
   encoded, ledger = encode.encode_all(
     _polled(records, poll), tokenizer, options
@@ -167,7 +178,8 @@ def _encode(
       f'config.data.{use}: no record of {", ".join(names)} is left after '
       'encoding; fix: see the reasons above, e.g. a larger data.max_length'
     )
-  return _Encoded(encoded, ledger.as_dict(), folder, list(names))
+  table = length_table.make_table(encoded)
+  return _Encoded(encoded, table, ledger.as_dict(), folder, list(names))
 
 
 def _open_source(config, name: str, log) -> sources.Source:
@@ -217,29 +229,40 @@ def _split(
   config, train: _Encoded, ledger: dict[str, Any], log
 ) -> tuple[np.ndarray, np.ndarray]:
   """Training and held-out records of one source; completes its ledger."""
-  records = train.records
-  encoded = [records[i] for i in range(len(records))]
   kept, held_out, surplus = split.split_by_prompt_hash(
-    encoded, config.data.eval_pairs
+    train.table, config.data.eval_pairs
   )
+  num_records = len(train.records)
   if surplus:
     log(f'held out: {surplus} comparisons of its last prompt go unused')
   if not len(kept):
     raise InputError(
       f'config.data.eval_pairs: {config.data.eval_pairs} leaves nothing to '
-      f'train on, of {len(encoded)} records; fix: a smaller number'
+      f'train on, of {num_records} records; fix: a smaller number'
     )
   ledger['held_out'] = len(held_out)
-  ledger['surplus'] = len(encoded) - len(kept) - len(held_out)
+  ledger['surplus'] = num_records - len(kept) - len(held_out)
   return kept, held_out
 
 
-def _first(records: Sequence[EncodedRecord], max_comparisons: int):
-  """Indices of the first records with so many comparisons; 0 = all."""
+def _first(table: length_table.LengthTable, max_comparisons: int):
+  """Indices of the first records with so many comparisons; 0 = all.
+
+  A record without comparisons counts as one, as where data is split.
+  """
   if not max_comparisons:
-    return np.arange(len(records))
-  counts = np.cumsum([len(r.comparisons) for r in records])
+    return np.arange(len(table.prompt_lengths))
+  counts = np.cumsum(np.maximum(table.num_comparisons, 1))
   return np.arange(max(1, int((counts <= max_comparisons).sum())))
+
+
+def _check_losses(config, parts: dict[str, _Encoded], indices) -> None:
+  """Refuses data that a chosen loss cannot be computed from."""
+  known = config_losses.read()
+  chosen = {name: known[name] for name in config_lib.loss_terms(config)}
+  for (use, part), mine in zip(parts.items(), indices):
+    columns = length_table.columns(part.table, mine)
+    loss_rules.check_data(chosen, columns, f'config.data.{use}')
 
 
 def _polled(

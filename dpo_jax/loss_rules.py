@@ -159,14 +159,20 @@ def check_reference(
       )
 
 
-def check_data(losses: Mapping[str, Any], columns: Iterable[str]) -> None:
+def check_data(
+  losses: Mapping[str, Any],
+  columns: Iterable[str],
+  where: str = 'config.data.train',
+) -> None:
   """Refuses data that a loss cannot be computed from.
 
   Args:
     losses: {name: what is registered} of the chosen terms; `view` and `needs`
       are read.
-    columns: what the training data has, of 'comparisons', 'labels', 'scores',
-      'margin' and 'lists' (a prompt with two completions or more).
+    columns: what the data has, of 'comparisons', 'labels', 'scores',
+      'margin' and 'lists' (a prompt with two completions or more), see
+      data/length_table.py.
+    where: the config key of the data, for the message.
 
   Raises:
     InputError: at the first loss that lacks something.
@@ -182,9 +188,9 @@ def check_data(losses: Mapping[str, Any], columns: Iterable[str]) -> None:
     missing += sorted({'scores', 'margin'} & loss.needs - has)
     if missing:
       raise InputError(
-        f'config.loss.terms.{name}: needs {missing[0]}, which no row of '
-        f'config.data.train has; fix: use data with {missing[0]}, or another '
-        'loss'
+        f'config.loss.terms.{name}: needs {missing[0]}, which {where} has not '
+        f'in {"every" if missing[0] == "scores" else "any"} row; fix: use data '
+        f'with {missing[0]}, or another loss'
       )
 
 

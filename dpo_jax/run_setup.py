@@ -51,7 +51,7 @@ def build(config, inputs: Inputs) -> Job:
   )
   objective, hyper = make_objective(config)
   hyper['learning_rate'] = jnp.float32(config.optim.learning_rate)
-  train_plan, eval_plan = make_plans(config, inputs, mesh)
+  train_plan, eval_plan = make_plans(config, inputs, mesh, objective)
   num_steps = count_steps(config, inputs)
   optimizer = make_optimizer(config)
   score = scoring.make_score(
@@ -196,14 +196,16 @@ def check_mesh(config) -> None:
     sharding.mesh_sizes(**sizes, num_devices=len(jax.devices()))
 
 
-def make_plans(config, inputs: Inputs, mesh):
+def make_plans(config, inputs: Inputs, mesh, objective: losses.Objective):
   """The plans of training and of evaluation."""
   data = config.data
+  is_mismatched = 'mismatched' in objective.needs
   common = {
     'row_length': data.row_length or data.max_length,
     'layout': data.layout,
     'row_multiple': sharding.row_multiple(mesh),
     'max_shapes': data.max_shapes,
+    'mismatched_length': data.max_length if is_mismatched else 0,
   }
   train = pipeline.make_plan(
     inputs.train.store.table,

@@ -107,8 +107,10 @@ def make_eval_step(score: Callable, objective: Objective) -> Callable:
       name = f'denominator/{loss.normaliser}'
       sums[name] = denominators[loss.normaliser]
     if policy.entropy is not None:
-      sums['entropy'] = jnp.sum(policy.entropy)
-      sums['tokens'] = jnp.sum(policy.num_tokens)
+      extra = batch.mismatched
+      own = 1.0 if extra is None else (extra == 0).astype(jnp.float32)
+      sums['entropy'] = jnp.sum(own * policy.entropy)
+      sums['tokens'] = jnp.sum(own * policy.num_tokens)
     return sums, objective.pairs(policy, ref, batch, hyper)
 
   return eval_step
@@ -173,8 +175,8 @@ def _make_forward(score, objective, reference, batch):
   if 'mismatched' in objective.needs and batch.mismatched is None:
     raise types.InputError(
       f'config.loss.terms: {", ".join(objective.terms)} needs every prompt '
-      "scored with another prompt's answer, and the batch has none; fix: use "
-      'data whose batches have Batch.mismatched, or bco'
+      "scored with another prompt's answer, and the batch has none; fix: plan "
+      'batches with mismatched_length, or use bco'
     )
 
   def forward(params, rows):

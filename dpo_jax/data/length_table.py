@@ -5,6 +5,7 @@ enough to stay in memory, from which batches are planned. Holds no tokens and
 touches no disk: `storage/token_store.py` keeps both.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -33,11 +34,12 @@ class LengthTable(NamedTuple):
   labels: np.ndarray  # int8, flat over completions; -1 = none
   scores: np.ndarray  # float64, flat over completions; NaN = none
   uids: np.ndarray  # bytes 'S16' [N]
+  prompts: np.ndarray  # bytes 'S32' [N]: hex of sha256(prompt tokens)
 
 
 def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
   """The table of records, in one pass; a list of records is then a store."""
-  prompt_lengths, completion_lengths, uids = [], [], []
+  prompt_lengths, completion_lengths, uids, prompts = [], [], [], []
   num_completions, num_comparisons = [], []
   comparisons: list[Comparison] = []
   labels: list[int] = []
@@ -52,6 +54,7 @@ def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
     labels.extend(record.labels or [-1] * count)
     scores.extend(record.scores or [math.nan] * count)
     uids.append(record.uid.encode())
+    prompts.append(_hash(record.prompt))
   winner, loser, weight, margin = zip(*comparisons) if comparisons else [()] * 4
   return LengthTable(
     prompt_lengths=np.array(prompt_lengths, np.int32),
@@ -66,7 +69,54 @@ def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
     labels=np.array(labels, np.int8),
     scores=np.array(scores, np.float64),
     uids=np.array(uids, 'S16'),
+    prompts=np.array(prompts, 'S32'),
   )
+
+
+def columns(table: LengthTable, indices: np.ndarray) -> frozenset[str]:
+  """What is known of these records, in the words of loss_rules.check_data.
+
+  Args:
+    table: of the store.
+    indices: int [N], the records that are used.
+
+  Returns:
+    'comparisons', 'labels' and 'margin' where any record has one (a margin
+    other than 0), 'lists' where any has two completions or more, 'scores'
+    where every completion has one: 0 would be read in place of the others.
+  """
+  used, mine = _used(table, indices)
+  margins = table.margin[np.repeat(used, table.num_comparisons)]
+  found = {
+    'comparisons': len(margins) > 0,
+    'labels': (table.labels[mine] >= 0).any(),
+    'scores': not np.isnan(table.scores[mine]).any(),
+    'margin': margins.any(),
+    'lists': (np.diff(table.offsets)[used] > 1).any(),
+  }
+  return frozenset(name for name, there in found.items() if there)
+
+
+def longest_text(table: LengthTable, indices: np.ndarray) -> int:
+  """Tokens of the longest prompt with one completion, of these records."""
+  counts = np.diff(table.offsets)
+  text = np.repeat(table.prompt_lengths, counts) + table.completion_lengths
+  return int(text[_used(table, indices)[1]].max())
+
+
+def _used(
+  table: LengthTable, indices: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Masks of these records [N] and, flat, of their completions."""
+  used = np.zeros(len(table.prompt_lengths), bool)
+  used[indices] = True
+  return used, np.repeat(used, np.diff(table.offsets))
+
+
+def _hash(prompt: np.ndarray) -> bytes:
+  """The first 32 hex digits of sha256 over the tokens as int32."""
+  tokens = np.ascontiguousarray(prompt, '<i4')
+  return hashlib.sha256(tokens).hexdigest()[:32].encode()
 
 
 def _starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
-from dpo_jax.data import errors
+from dpo_jax.data import errors, length_table, mismatch
 from dpo_jax.data import rows as rows_lib
 from dpo_jax.data.length_table import LengthTable
 from dpo_jax.types import Batch, Comparisons, EncodedRecord, InputError
@@ -30,6 +30,9 @@ class StepPlan(NamedTuple):
   rows: tuple[list[list[rows_lib.Unit]], ...]  # [M]; without the empty rows
   num_rows: int  # R: rows of each microbatch, the empty ones included
   filled_slots: int  # slots in use, of M * R * L
+  # int64 [B]: the record whose first completion is each one's mismatched
+  # answer; -1 = none. None where the plan has none at all.
+  others: np.ndarray | None = None
 
 
 def make_plan(
@@ -44,6 +47,7 @@ def make_plan(
   max_shapes: int = 4,
   shuffle: bool = True,
   indices: Sequence[int] | np.ndarray | None = None,
+  mismatched_length: int = 0,
 ) -> 'Plan':
   """Plans all batches and chooses the row counts that will be compiled.
 
@@ -59,6 +63,8 @@ def make_plan(
     shuffle: True: epoch after epoch, each in its own order, without end.
       False: once through in the given order, the last batch partly empty.
     indices: the records to use, in this order; all where None.
+    mismatched_length: above 0, every prompt is also read with another one's
+      answer, see mismatch.py, of at most this many tokens with the prompt.
 
   Raises:
     InputError: for values that cannot be planned, naming the config key.
@@ -66,8 +72,10 @@ def make_plan(
   indices = np.arange(len(table.prompt_lengths)) if indices is None else indices
   indices = np.asarray(indices, np.int64)
   _check(len(indices), batch_size, microbatches, layout, max_shapes, shuffle)
-  longest = _longest_text(table, indices)
-  rows_lib.check_row_length(longest, row_length)
+  longest = length_table.longest_text(table, indices)
+  rows_lib.check_row_length(longest - 1, row_length)
+  if mismatched_length and shuffle:
+    mismatch.check(table, indices, batch_size)
   plan = Plan(
     table,
     indices,
@@ -77,6 +85,7 @@ def make_plan(
     row_length=row_length,
     layout=layout,
     row_multiple=row_multiple,
+    mismatched_length=min(mismatched_length, row_length),
   )
   num_steps = min(plan.steps_per_epoch, _SIMULATED_STEPS)
   needs = Counter(plan.rows_needed(t) for t in range(num_steps))
@@ -89,7 +98,8 @@ class Plan:
 
   Sizes that hold for every batch: `num_completions` C is batch_size times the
   most completions a record has, and completion k of prompt i of the batch is
-  number `i * C / batch_size + k`; `num_comparisons` P likewise, and at least
+  number `i * C / batch_size + k`; the mismatched answer, where there is one,
+  is one more completion, the last. `num_comparisons` P likewise, and at least
   batch_size. `row_counts` are the sizes chosen for R, ascending.
   """
 
@@ -104,6 +114,7 @@ class Plan:
     row_length: int,
     layout: str,
     row_multiple: int,
+    mismatched_length: int = 0,
   ):
     """See make_plan; seed None is the given order, once."""
     self.table = table
@@ -112,6 +123,7 @@ class Plan:
     self.row_length = row_length
     self.layout = layout
     self.row_multiple = row_multiple
+    self.mismatched_length = mismatched_length
     self.row_counts: tuple[int, ...] = ()
     self.steps_per_epoch = -(-len(indices) // batch_size)  # the last in part
     self._indices = indices
@@ -120,11 +132,17 @@ class Plan:
       order = grain.MapDataset.range(len(indices)).seed(seed)
       self._order = order.shuffle().repeat()
     counts = np.diff(table.offsets)
-    self._most_completions = int(counts[indices].max())
+    # The last place is the mismatched answer's, and no record fills it.
+    self._most_completions = int(counts[indices].max()) + self.is_mismatched
     self._most_comparisons = max(1, int(table.num_comparisons[indices].max()))
     self.num_completions = batch_size * self._most_completions
     self.num_comparisons = batch_size * self._most_comparisons
     self._placed = functools.lru_cache(maxsize=16)(self._place)
+
+  @property
+  def is_mismatched(self) -> bool:
+    """Whether prompts are also read with another prompt's answer."""
+    return self.mismatched_length > 0
 
   def records(self, t: int) -> np.ndarray:
     """Store indices of step t's prompts, int64 [B]; -1 = empty place."""
@@ -141,19 +159,22 @@ class Plan:
 
   def step(self, t: int) -> StepPlan:
     """The plan of step t, a pure function of (seed, t, lengths)."""
-    records, placed = self._placed(t)
+    records, others, placed = self._placed(t)
     need = self._round_up(max(map(len, placed)))
     num_rows = min((n for n in self.row_counts if n >= need), default=need)
     filled = sum(u.num_slots for part in placed for row in part for u in row)
-    return StepPlan(records, placed, num_rows, filled)
+    return StepPlan(records, placed, num_rows, filled, others)
 
   def rows_needed(self, t: int) -> int:
     """The fewest rows, a multiple of row_multiple, that step t fits in."""
-    _, placed = self._placed(t)
+    *_, placed = self._placed(t)
     return self._round_up(max(map(len, placed)))
 
   def completion_index(self, t: int) -> np.ndarray:
-    """Which completion of the table each of step t's is, int64 [C]; -1 none."""
+    """Which completion of the table each of step t's is, int64 [C]; -1 none.
+
+    A mismatched answer is none of the table's: its prompt is another one.
+    """
     offsets = self.table.offsets
     return self._flat_index(t, offsets, self._most_completions)
 
@@ -179,7 +200,7 @@ class Plan:
       parts.append(
         rows_lib.fill(
           chosen,
-          {i: store[int(plan.records[i])] for i in wanted},
+          {i: self._read(plan, i, store) for i in wanted},
           row_length=self.row_length,
           completions_per_prompt=self._most_completions,
         )
@@ -192,63 +213,90 @@ class Plan:
 
     `packing_efficiency` is `num_tokens`, the filled slots, over `num_slots`,
     M * R * L of all steps. `num_separate_tokens` is what the model would read
-    with one sequence a completion and no padding.
+    with one sequence a completion and no padding. `num_mismatched` is how many
+    prompts are also read with another one's answer, in a plan of such.
     """
     if num_steps is None:
       num_steps = min(self.steps_per_epoch, _SIMULATED_STEPS)
-    table = self.table
-    predicted = np.add.reduceat(table.completion_lengths, table.offsets[:-1])
-    separate = predicted + (table.prompt_lengths - 1) * np.diff(table.offsets)
     plans = [self.step(t) for t in range(num_steps)]
-    records = np.concatenate([plan.records for plan in plans])
-    records = records[records >= 0]
+    units = [u for plan in plans for part in plan.rows for r in part for u in r]
+    predicted = sum(sum(unit.lengths) for unit in units)
+    trunks = sum(unit.trunk * len(unit.lengths) for unit in units)
     shapes = Counter(plan.num_rows for plan in plans)
     slots = sum(r * n for r, n in shapes.items())
     slots *= self.microbatches * self.row_length
     tokens = sum(plan.filled_slots for plan in plans)
-    return {
+    found = {}
+    if self.is_mismatched:
+      marks = [int((plan.others >= 0).sum()) for plan in plans]
+      found['num_mismatched'] = sum(marks)
+    return found | {
       'num_steps': num_steps,
-      'num_prompts': len(records),
+      'num_prompts': sum(int((plan.records >= 0).sum()) for plan in plans),
       'steps_per_epoch': self.steps_per_epoch,
       'row_shapes': dict(sorted(shapes.items())),  # R -> how many steps
       'num_slots': slots,
       'num_tokens': tokens,
-      'num_predicted_tokens': int(predicted[records].sum()),
-      'num_separate_tokens': int(separate[records].sum()),
+      'num_predicted_tokens': predicted,
+      'num_separate_tokens': trunks + predicted,
       'packing_efficiency': tokens / slots,
     }
 
+  def _read(self, plan: StepPlan, i: int, store) -> EncodedRecord:
+    """The record of place i, its mismatched answer the last completion."""
+    record = store[int(plan.records[i])]
+    if plan.others is None or plan.others[i] < 0:
+      return record
+    other = store[int(plan.others[i])]
+    return mismatch.with_answer(record, other, self._most_completions - 1)
+
   def _place(
     self, t: int
-  ) -> tuple[np.ndarray, tuple[list[list[rows_lib.Unit]], ...]]:
-    """Step t's records, and the rows of each microbatch without empty ones."""
-    records = self.records(t)
-    offsets = self.table.offsets
+  ) -> tuple[
+    np.ndarray, np.ndarray | None, tuple[list[list[rows_lib.Unit]], ...]
+  ]:
+    """Step t's records, others, and rows a microbatch without empty ones."""
+    records, others = self.records(t), None
+    if self.is_mismatched:
+      others = mismatch.choose(self.table, records, self.mismatched_length)
     units = []
     for i, record in enumerate(records.tolist()):
       if record >= 0:
-        n = self.table.completion_lengths[offsets[record] : offsets[record + 1]]
+        other = -1 if others is None else int(others[i])
         units.append(
           rows_lib.make_units(
             i,
             int(self.table.prompt_lengths[record]),
-            n.tolist(),
+            self._lengths(record, other),
             row_length=self.row_length,
             layout=self.layout,
           )
         )
-    return records, tuple(
-      rows_lib.place(
-        [unit for i in part for unit in units[i]],
-        row_length=self.row_length,
-        layout=self.layout,
-      )
-      for part in rows_lib.deal(
-        [sum(u.num_slots for u in us) for us in units],
-        self.microbatches,
-        self.batch_size // self.microbatches,
-      )
+    return (
+      records,
+      others,
+      tuple(
+        rows_lib.place(
+          [unit for i in part for unit in units[i]],
+          row_length=self.row_length,
+          layout=self.layout,
+        )
+        for part in rows_lib.deal(
+          [sum(u.num_slots for u in us) for us in units],
+          self.microbatches,
+          self.batch_size // self.microbatches,
+        )
+      ),
     )
+
+  def _lengths(self, record: int, other: int) -> list[int]:
+    """Tokens of a record's completions, then of the mismatched one."""
+    lengths, offsets = self.table.completion_lengths, self.table.offsets
+    mine = lengths[offsets[record] : offsets[record + 1]].tolist()
+    if other >= 0:
+      mine += [0] * (self._most_completions - 1 - len(mine))
+      mine.append(int(lengths[offsets[other]]))
+    return mine
 
   def _round_up(self, num_rows: int) -> int:
     """The next multiple of row_multiple, at least one."""
@@ -256,7 +304,7 @@ class Plan:
 
   def _flat_index(self, t: int, offsets: np.ndarray, most: int) -> np.ndarray:
     """Flat table indices of what step t's records own, [B * most]; -1 none."""
-    records, _ = self._placed(t)
+    records, *_ = self._placed(t)
     first = offsets[records][:, None]
     index = first + np.arange(most)
     there = (index < offsets[records + 1][:, None]) & (records >= 0)[:, None]
@@ -266,6 +314,11 @@ class Plan:
     """Everything of the batch but its rows, from the table alone."""
     table = self.table
     c = self.completion_index(t)
+    _, others, _ = self._placed(t)
+    there, extra = c >= 0, None
+    if others is not None:
+      extra = mismatch.marks(others, self._most_completions)
+      there = there | (extra == 1)
     p = self._flat_index(t, table.comparison_offsets, self._most_comparisons)
     first = np.arange(self.num_comparisons) // self._most_comparisons
     first = np.where(p >= 0, first * self._most_completions, 0)
@@ -281,8 +334,9 @@ class Plan:
       labels=_pick(table.labels, c, -1, np.int32),
       scores=np.nan_to_num(_pick(table.scores, c, 0, np.float32)),
       prompt_index=np.where(
-        c >= 0, np.arange(len(c)) // self._most_completions, -1
+        there, np.arange(len(c)) // self._most_completions, -1
       ).astype(np.int32),
+      mismatched=extra,
     )
 
 
@@ -323,15 +377,6 @@ def _check(
     problem = f'config.data.max_shapes: {max_shapes}; fix: 1 or more'
   if problem:
     raise InputError(problem)
-
-
-def _longest_text(table: LengthTable, indices: np.ndarray) -> int:
-  """Slots of the longest prompt with one completion, of these records."""
-  counts = np.diff(table.offsets)
-  text = np.repeat(table.prompt_lengths - 1, counts) + table.completion_lengths
-  used = np.zeros(len(counts), bool)
-  used[indices] = True
-  return int(text[np.repeat(used, counts)].max())
 
 
 def _pick(

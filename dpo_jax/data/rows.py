@@ -50,11 +50,13 @@ def make_units(
 
   'shared' makes one unit, or as few as it can with the trunk repeated where
   the branches do not fit one row; 'packed' and 'padded' make one a completion.
+  A completion of length 0 is not there.
   """
   trunk = prompt_length - 1
-  lengths = tuple(completion_lengths)
-  check_row_length(trunk + max(lengths), row_length)
-  whole = Unit(prompt, tuple(range(len(lengths))), trunk, lengths)
+  check_row_length(trunk + max(completion_lengths), row_length)
+  there = [(k, n) for k, n in enumerate(completion_lengths) if n]
+  branches, lengths = zip(*there)
+  whole = Unit(prompt, branches, trunk, lengths)
   if layout != 'shared':
     return _split(whole)
   if whole.num_slots <= row_length:

@@ -1,21 +1,18 @@
 """Which records are held out: by the hash of the prompt, never by chance.
 
-Comes in: encoded records. Goes out: indices for training and evaluation. A
-prompt is on one side only; the order of the file does not matter. Reads and
-moves no tokens.
+Comes in: a `LengthTable`. Goes out: indices for training and evaluation. A
+prompt is on one side only; the order of the file does not matter. Reads no
+tokens.
 """
-
-import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 
 from dpo_jax.data import errors
-from dpo_jax.types import EncodedRecord
+from dpo_jax.data.length_table import LengthTable
 
 
 def split_by_prompt_hash(
-  encoded: Sequence[EncodedRecord], num_eval_comparisons: int
+  table: LengthTable, num_eval_comparisons: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
   """Holds out whole prompts until their comparisons are a given number.
 
@@ -27,7 +24,7 @@ def split_by_prompt_hash(
   and prompts without one stay in training.
 
   Args:
-    encoded: the records; one without comparisons (labels, scores) counts as
+    table: of the records; one without comparisons (labels, scores) counts as
       one comparison.
     num_eval_comparisons: how many to hold out; 0 for none.
 
@@ -38,7 +35,7 @@ def split_by_prompt_hash(
   Raises:
     InputError: there are not that many, or no whole records make that number.
   """
-  sizes = [max(1, len(record.comparisons)) for record in encoded]
+  sizes = np.maximum(table.num_comparisons, 1).tolist()
   total = sum(sizes)
   if not 0 <= num_eval_comparisons < max(1, total):
     raise errors.error(
@@ -47,15 +44,14 @@ def split_by_prompt_hash(
       'hold out fewer than there are',
     )
   prompts: dict[bytes, list[int]] = {}
-  for i, record in enumerate(encoded):
-    key = hashlib.sha256(np.ascontiguousarray(record.prompt, '<i4')).digest()
+  for i, key in enumerate(table.prompts.tolist()):
     prompts.setdefault(key, []).append(i)
   held, surplus, left = [], [], num_eval_comparisons
   for key in sorted(prompts):
     if not left:
       break
     fitting, rest = [], []
-    for i in sorted(prompts[key], key=lambda i: (encoded[i].uid, i)):
+    for i in sorted(prompts[key], key=lambda i: (table.uids[i], i)):
       (fitting if sizes[i] <= left else rest).append(i)
       left -= sizes[i] if sizes[i] <= left else 0
     held += fitting
@@ -67,7 +63,7 @@ def split_by_prompt_hash(
       f'hold out {num_eval_comparisons - left}',
     )
   out = {*held, *surplus}
-  train = [i for i in range(len(encoded)) if i not in out]
+  train = [i for i in range(len(sizes)) if i not in out]
   return (
     np.asarray(train, np.int64),
     np.asarray(sorted(held), np.int64),

@@ -22,7 +22,7 @@ from array_record.python import array_record_module
 from dpo_jax.data import length_table
 from dpo_jax.types import Comparison, EncodedRecord, InputError
 
-FORMAT = 1  # part of the key: another format is another store
+FORMAT = 2  # part of the key: another format is another store
 _TOKENS = 'tokens.array_record'
 _TABLE = 'table.npz'
 _META = 'meta.json'

@@ -82,7 +82,6 @@ REFUSED = [
     ['loss.terms.ipo=1', 'loss.tr_dpo=True', 'reference.mode=cache'],
     "changes the reference's weights",
   ),
-  (['loss.terms.kto=1'], 'which batches do not hold yet; fix: use bco'),
   (
     ['loss.terms.sigmoid=1', 'loss.tr_dpo=True'],
     'does not move the reference yet',
@@ -138,9 +137,9 @@ def test_data_that_lacks_something_is_refused(name, columns, missing):
     loss_rules.check_data(chosen, columns)
     return
   with pytest.raises(
-    InputError, match=f'{name}: needs {missing}, which no row'
+    InputError, match=f'{name}: needs {missing}, which config.data.eval has not'
   ):
-    loss_rules.check_data(chosen, columns)
+    loss_rules.check_data(chosen, columns, 'config.data.eval')
 
 
 # The README's recipe: a function with its formula, and a golden row.

@@ -136,10 +136,10 @@ def test_any_damage_is_refused_by_name(tmp_path, name):
 
 
 def test_a_store_of_another_format_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(token_store, 'FORMAT', 2)
+  monkeypatch.setattr(token_store, 'FORMAT', 1)
   token_store.write(tmp_path / 'store', RECORDS, {})
   monkeypatch.undo()
-  with pytest.raises(types.InputError, match='has format 2'):
+  with pytest.raises(types.InputError, match='has format 1'):
     token_store.open_store(tmp_path / 'store')
 
 
