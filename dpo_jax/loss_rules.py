@@ -38,6 +38,17 @@ KINDS = (
 )
 # What an option changes.
 CHANGES = ('scores', 'log_ratios', 'beta', 'values', 'reference')
+# Published mixes of terms, {name: ({term: weight}, source)}.
+MIXES = {
+  'rpo': (
+    {'sigmoid': 1.0, 'nll': 1.0},
+    'Pang et al. 2024, arXiv:2404.19733; Liu et al. 2024, arXiv:2405.16436',
+  ),
+  'mpo': (
+    {'sigmoid': 0.8, 'bco_pair': 0.2, 'nll': 1.0},
+    'Wang et al. 2024, arXiv:2411.10442',
+  ),
+}
 # What the reference's scores cannot be precomputed for, and why.
 _NOT_CACHED = {
   'distributions': 'which reads whole distributions, not scores',

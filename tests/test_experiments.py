@@ -7,7 +7,9 @@ import pathlib
 import pytest
 
 from dpo_jax import config as config_lib
+from dpo_jax import loss_rules
 from dpo_jax import main as main_lib
+from dpo_jax.types import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / 'experiments').glob('*.py'))
@@ -29,12 +31,16 @@ def test_it_validates_and_says_what_it_is(path):
     assert word in module.__doc__, word
 
 
-@pytest.mark.parametrize('path', FILES, ids=IDS)
-def test_runlocal_trains_two_steps(path, tmp_path):
+PRESETS = ROOT / 'experiments/paper_presets.py'
+# Two steps each: every file, and of the presets one more.
+SHORT = [f'{path}:runlocal' for path in FILES]
+SHORT += [f'{PRESETS}:simpo_llama3_instruct,runlocal']
+
+
+@pytest.mark.parametrize('experiment', SHORT, ids=lambda x: x.split('/')[-1])
+def test_runlocal_trains_two_steps(experiment, tmp_path):
   workdir = tmp_path / 'run'
-  assert (
-    main_lib.main([f'--config={path}:runlocal', f'--workdir={workdir}']) == 0
-  )
+  assert main_lib.main([f'--config={experiment}', f'--workdir={workdir}']) == 0
   lines = [
     json.loads(line)
     for line in (workdir / 'metrics.jsonl').read_text().splitlines()
@@ -48,3 +54,62 @@ def test_every_point_of_its_sweep_validates(path):
   sweep = getattr(load(path), 'sweep', lambda: ())
   for arg, values in sweep():
     config_lib.validate(config_lib.load(f'{path}:{arg}', values.items()))
+
+
+# docs/LOSSES.md, its last paragraph: name -> (terms, beta, gamma, learning
+# rate, batch, epochs, optimiser, schedule, warm-up as steps or fraction).
+SIGMOID, TULU3, SIMPO = ({t: 1} for t in ('sigmoid', 'sigmoid_norm', 'simpo'))
+RMSPROP = ('rmsprop', 'constant', 150)
+COSINE, LINEAR = ('adamw', 'cosine', 0.1), ('adamw', 'linear', 0.1)
+PUBLISHED = {
+  'dpo_hh': (SIGMOID, 0.1, None, 1e-6, 64, 1, *RMSPROP),
+  'dpo_hh_code': (SIGMOID, 0.1, None, 5e-7, 64, 1, *RMSPROP),
+  'dpo_tldr': (SIGMOID, 0.5, None, 1e-6, 64, 1, *RMSPROP),
+  'zephyr_7b': (SIGMOID, 0.1, None, 5e-7, 32, 3, *LINEAR),
+  'zephyr_7b_handbook': (SIGMOID, 0.01, None, 5e-7, 128, 1, *COSINE),
+  'tulu3_8b': (TULU3, 5, None, 5e-7, 128, 1, *LINEAR),
+  'tulu3_70b': (TULU3, 5, None, 2e-7, 128, 1, *LINEAR),
+  'simpo_mistral_base': (SIMPO, 2, 2 * 0.8, 3e-7, 128, 1, *COSINE),
+  'simpo_mistral_instruct': (SIMPO, 2.5, 2.5 * 0.1, 5e-7, 128, 1, *COSINE),
+  'simpo_llama3_base': (SIMPO, 2, 2 * 0.5, 6e-7, 128, 1, *COSINE),
+  'simpo_llama3_instruct': (SIMPO, 2.5, 2.5 * 0.55, 1e-6, 128, 1, *COSINE),
+  'mpo': ({'sigmoid': 0.8, 'bco_pair': 0.2, 'nll': 1}, 0.1, None)
+  + (5e-7, 128, 1, *COSINE),
+  'rpo': ({'sigmoid': 1, 'nll': 1}, 0.1, None, 5e-7, 128, 1, *COSINE),
+}
+
+
+@pytest.mark.parametrize('name', load(PRESETS).PRESETS)
+def test_a_preset_has_its_published_settings(name):
+  config = config_lib.load(f'{PRESETS}:{name}')
+  config_lib.validate(config)
+  loss, optim, train = config.loss, config.optim, config.train
+  terms, *numbers = PUBLISHED[name]
+  assert config_lib.loss_terms(config) == terms
+  found = [
+    *(loss.beta, loss.gamma, optim.learning_rate),
+    *(train.batch_size, train.num_epochs, optim.name, optim.schedule),
+    optim.warmup_steps or optim.warmup_fraction,
+  ]
+  assert found == numbers
+  # No reference is held where the loss reads none.
+  assert (config.reference.mode == 'none') == ('simpo' in loss.terms)
+  config_lib.validate(config_lib.load(f'{PRESETS}:{name},runlocal'))
+
+
+def test_every_published_mix_is_a_preset():
+  assert set(loss_rules.MIXES) <= set(PUBLISHED)
+  assert set(PUBLISHED) == set(load(PRESETS).PRESETS)
+
+
+@pytest.mark.parametrize(
+  'arg,words',
+  [
+    ('simpo_lama3_instruct', "did you mean 'simpo_llama3_instruct'?"),
+    ('mpo,rpo', 'names 2 presets; fix: name one of rpo, mpo'),
+  ],
+)
+def test_a_preset_that_is_not_one_is_refused(arg, words):
+  with pytest.raises(InputError) as error:
+    config_lib.load(f'{PRESETS}:{arg}')
+  assert words in str(error.value) and '\n' not in str(error.value)

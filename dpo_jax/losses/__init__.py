@@ -4,6 +4,7 @@
 `get_option(name)` the options; `make_objective` mixes them.
 """
 
+from dpo_jax.loss_rules import MIXES
 from dpo_jax.losses import (
   absolute,
   likelihood,
@@ -29,20 +30,8 @@ from dpo_jax.losses.registry import (
   register_option,
   static_names,
 )
-from dpo_jax.losses.table import table
+from dpo_jax.losses.table import refresh_table, table
 from dpo_jax.losses.views import LabelledScores, ListScores
-
-# Published mixes of terms, {name: ({term: weight}, source)}.
-MIXES = {
-  'rpo': (
-    {'sigmoid': 1.0, 'nll': 1.0},
-    'Pang et al. 2024, arXiv:2404.19733; Liu et al. 2024, arXiv:2405.16436',
-  ),
-  'mpo': (
-    {'sigmoid': 0.8, 'bco_pair': 0.2, 'nll': 1.0},
-    'Wang et al. 2024, arXiv:2411.10442',
-  ),
-}
 
 __all__ = [
   'MIXES',
@@ -65,6 +54,7 @@ __all__ = [
   'options',
   'pairwise',
   'reference_free',
+  'refresh_table',
   'register',
   'register_option',
   'static_names',

@@ -1,9 +1,17 @@
 """The registry as the README's table.
 
-Comes in: the registry. Goes out: Markdown text. Writes no file.
+Comes in: the registry, and the README's text. Goes out: Markdown text. Writes
+no file: `scripts/loss_table.py` does.
 """
 
 from dpo_jax.losses import registry
+from dpo_jax.types import InputError
+
+# What stands before and after the table in the README.
+MARKS = (
+  '<!-- losses: written by scripts/loss_table.py -->\n\n',
+  '\n<!-- end of losses -->\n',
+)
 
 _HEADER = ('name', 'formula', 'paper', 'needs')
 
@@ -21,6 +29,22 @@ def table() -> str:
       taken = 'the reference'
     rows.append(_row(f'{option.name} (option of {taken})', option))
   return ''.join(f'| {" | ".join(row)} |\n' for row in rows)
+
+
+def refresh_table(readme: str) -> str:
+  """The README's text with what is between MARKS written anew.
+
+  Raises:
+    InputError: the text has no such place.
+  """
+  before, start, rest = readme.partition(MARKS[0])
+  _, end, after = rest.partition(MARKS[1])
+  if not end:
+    raise InputError(
+      f'README.md: no place for the table of losses; fix: put '
+      f'{MARKS[0].strip()} and {MARKS[1].strip()} into it'
+    )
+  return before + start + table() + end + after
 
 
 def _row(name, entry) -> tuple[str, ...]:

@@ -1,10 +1,8 @@
-"""The registry: its table, its refusals at config time, and its recipe."""
+"""The registry: its table, and its refusals at config time."""
 
-import importlib.util
 import pathlib
 
 import pytest
-import test_losses
 
 from dpo_jax import config, loss_rules, losses
 from dpo_jax.types import InputError
@@ -140,43 +138,3 @@ def test_data_that_lacks_something_is_refused(name, columns, missing):
     InputError, match=f'{name}: needs {missing}, which config.data.eval has not'
   ):
     loss_rules.check_data(chosen, columns, 'config.data.eval')
-
-
-# The README's recipe: a function with its formula, and a golden row.
-NEW_LOSS = '''
-"""Losses that a researcher adds."""
-
-from dpo_jax.losses.pairs import PairScores
-from dpo_jax.losses.registry import register
-from dpo_jax.types import Array
-
-
-@register(
-  label='Squared margin',
-  paper='nobody 2030, arXiv:3001.00001, eq. 1',
-  formula='(1 - D)^2',
-  needs=('reference',),
-  kind='difference',
-)
-def squared_margin(pairs: PairScores, *, beta: float = 0.1) -> Array:
-  """(1 - D)^2, D = beta h."""
-  return (1 - beta * pairs.log_ratio_gap) ** 2
-'''
-NEW_GOLDEN_ROW = ('squared_margin', {}, (1 - 0.3) ** 2)
-
-
-def test_a_loss_is_added_in_two_edits(tmp_path, monkeypatch):
-  known = dict(losses.registry._LOSSES)
-  monkeypatch.setattr(losses.registry, '_LOSSES', known)
-  path = tmp_path / 'mine.py'
-  path.write_text(NEW_LOSS)
-  spec = importlib.util.spec_from_file_location('mine', path)
-  spec.loader.exec_module(importlib.util.module_from_spec(spec))
-  test_losses.test_golden_row(*NEW_GOLDEN_ROW)
-  every = test_losses.TestEveryLoss()
-  tests = [name for name in dir(every) if name.startswith('test_')]
-  assert len(tests) >= 5
-  for name in tests:
-    getattr(every, name)('squared_margin')
-  losses.make_objective(('squared_margin',), options=('beta_dpo', 'wpo'))
-  assert '| squared_margin | `(1 - D)^2` |' in losses.table()

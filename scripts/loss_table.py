@@ -1,0 +1,23 @@
+"""Writes the registry's losses into README.md: python scripts/loss_table.py.
+
+Only what lies between the table's two comments changes.
+"""
+
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from dpo_jax import losses  # noqa: E402
+
+
+def main() -> None:
+  """Rewrites the table in place."""
+  path = ROOT / 'README.md'
+  text = path.read_text(encoding='utf-8')
+  path.write_text(losses.refresh_table(text), encoding='utf-8')
+
+
+if __name__ == '__main__':
+  main()
