@@ -76,7 +76,7 @@ def scores_of(
       folder,
       name,
       offsets=table.offsets,
-      num_tokens=table.completion_lengths,
+      num_tokens=table.num_trained,
     )
   logps, num_tokens = _score_all(job, params, store, log, poll)
   return reference_cache.write(

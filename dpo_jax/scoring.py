@@ -139,10 +139,12 @@ def _segment_sum(values, ids, num_segments):
 def _sum_heads(logps_RL, rows, heads, num_completions):
   """Log-probabilities of the first tokens of winners and losers, [2, P]."""
   ids = rows.completion_id
+  # How many tokens are predicted before this one: not all of a branch are.
+  count_RL = jnp.cumsum(ids >= 0, axis=-1)
   start = jax.ops.segment_min(
-    rows.positions.reshape(-1), ids.reshape(-1), num_completions
+    count_RL.reshape(-1), ids.reshape(-1), num_completions
   )
-  offset_RL = rows.positions - start[ids]
+  offset_RL = count_RL - start[ids]
 
   def of_one_side(logps_RL, completion):
     own_PRL = ids == completion[:, None, None]

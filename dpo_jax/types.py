@@ -57,6 +57,9 @@ class EncodedRecord(NamedTuple):
   labels: tuple[bool, ...] | None = None
   scores: tuple[float, ...] | None = None
   uid: str = ''  # 16 hex digits: sha256 of tokens, comparisons, labels, scores
+  # bool [n_k] each: the tokens that are targets; None: every one is. The others
+  # (a user's turn in the answer) are read and never predicted.
+  trained: tuple[Array, ...] | None = None
 
 
 class Rows(NamedTuple):

@@ -130,19 +130,24 @@ def test_log_sum_of_squares_equals_the_brute_force():
   np.testing.assert_allclose(got.log_sum_sq_probs, expected, rtol=1e-5)
 
 
-def test_heads_are_sums_of_the_first_tokens():
+@pytest.mark.parametrize('every', [None, 3])
+def test_heads_are_sums_of_the_first_tokens(every):
   winner, loser = np.array([0, 3, 5, 0]), np.array([1, 2, 4, 0])
-  lengths = np.asarray(scoring.count_tokens(ROWS, NUM))
+  ids = ROWS.completion_id.copy()
+  if every:  # tokens that are not trained do not count
+    ids.reshape(-1)[::every] = -1
+  test_rows = ROWS._replace(completion_id=ids)
+  lengths = np.asarray(scoring.count_tokens(test_rows, NUM))
   first = np.minimum(lengths[winner], lengths[loser])
   assert (first < np.maximum(lengths[winner], lengths[loser])).any()
   heads = types.Heads(*map(jnp.asarray, (winner, loser, first)))
   score = scoring.make_score(toy.ToyModel(), chunk=7)
-  got = score(toy.params(), ROWS, NUM, heads)
+  got = score(toy.params(), test_rows, NUM, heads)
   for side, completions in zip(got.heads_2P, (winner, loser)):
     for value, completion, count in zip(side, completions, first):
       # Branches lie in reading order: keep the first `count` positions.
-      own = np.argwhere(ROWS.completion_id == completion)[: int(count)]
-      kept = np.full_like(ROWS.completion_id, -1)
+      own = np.argwhere(ids == completion)[: int(count)]
+      kept = np.full_like(ids, -1)
       kept[tuple(own.T)] = 0
       rows = ROWS._replace(completion_id=kept)
       expected = score(toy.params(), rows, 1).logps[0]

@@ -24,6 +24,7 @@ class LengthTable(NamedTuple):
 
   prompt_lengths: np.ndarray  # int32 [N], tokens
   completion_lengths: np.ndarray  # int32, flat over completions, tokens
+  num_trained: np.ndarray  # int32, flat over completions: tokens predicted
   offsets: np.ndarray  # int64 [N + 1]
   num_comparisons: np.ndarray  # int32 [N]
   comparison_offsets: np.ndarray  # int64 [N + 1]
@@ -40,7 +41,7 @@ class LengthTable(NamedTuple):
 def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
   """The table of records, in one pass; a list of records is then a store."""
   prompt_lengths, completion_lengths, uids, prompts = [], [], [], []
-  num_completions, num_comparisons = [], []
+  num_completions, num_comparisons, num_trained = [], [], []
   comparisons: list[Comparison] = []
   labels: list[int] = []
   scores: list[float] = []
@@ -48,6 +49,11 @@ def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
     count = len(record.completions)
     prompt_lengths.append(len(record.prompt))
     completion_lengths.extend(map(len, record.completions))
+    num_trained.extend(
+      map(len, record.completions)
+      if record.trained is None
+      else map(np.count_nonzero, record.trained)
+    )
     num_completions.append(count)
     num_comparisons.append(len(record.comparisons))
     comparisons.extend(record.comparisons)
@@ -59,6 +65,7 @@ def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
   return LengthTable(
     prompt_lengths=np.array(prompt_lengths, np.int32),
     completion_lengths=np.array(completion_lengths, np.int32),
+    num_trained=np.array(num_trained, np.int32),
     offsets=_starts(num_completions),
     num_comparisons=np.array(num_comparisons, np.int32),
     comparison_offsets=_starts(num_comparisons),

@@ -91,4 +91,14 @@ def with_answer(
   empty = np.zeros(0, np.int32)
   missing = (empty,) * (place - len(record.completions))
   answers = (*record.completions, *missing, other.completions[0])
-  return record._replace(completions=answers)
+  trained = None
+  if record.trained or other.trained:
+    trained = (*masks(record), *(empty.astype(bool) for _ in missing))
+    trained += masks(other)[:1]
+  return record._replace(completions=answers, trained=trained)
+
+
+def masks(record: EncodedRecord) -> tuple[np.ndarray, ...]:
+  """Which tokens of each completion are trained, bool [n_k], spelt out."""
+  whole = (np.ones(len(ids), bool) for ids in record.completions)
+  return tuple(whole) if record.trained is None else record.trained

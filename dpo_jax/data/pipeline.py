@@ -220,8 +220,8 @@ class Plan:
       num_steps = min(self.steps_per_epoch, _SIMULATED_STEPS)
     plans = [self.step(t) for t in range(num_steps)]
     units = [u for plan in plans for part in plan.rows for r in part for u in r]
-    predicted = sum(sum(unit.lengths) for unit in units)
-    trunks = sum(unit.trunk * len(unit.lengths) for unit in units)
+    separate = sum(unit.trunk * len(unit.lengths) for unit in units)
+    separate += sum(sum(unit.lengths) for unit in units)
     shapes = Counter(plan.num_rows for plan in plans)
     slots = sum(r * n for r, n in shapes.items())
     slots *= self.microbatches * self.row_length
@@ -237,10 +237,20 @@ class Plan:
       'row_shapes': dict(sorted(shapes.items())),  # R -> how many steps
       'num_slots': slots,
       'num_tokens': tokens,
-      'num_predicted_tokens': predicted,
-      'num_separate_tokens': trunks + predicted,
+      'num_predicted_tokens': sum(map(self._num_trained, range(num_steps))),
+      'num_separate_tokens': separate,
       'packing_efficiency': tokens / slots,
     }
+
+  def _num_trained(self, t: int) -> int:
+    """How many tokens step t predicts."""
+    index = self.completion_index(t)
+    total = self.table.num_trained[index[index >= 0]].sum()
+    _, others, _ = self._placed(t)
+    if others is not None:
+      firsts = self.table.offsets[others[others >= 0]]
+      total += self.table.num_trained[firsts].sum()
+    return int(total)
 
   def _read(self, plan: StepPlan, i: int, store) -> EncodedRecord:
     """The record of place i, its mismatched answer the last completion."""

@@ -55,8 +55,9 @@ def without_identical(
 def with_uid(record: EncodedRecord) -> EncodedRecord:
   """The record with the uid that its content gives it.
 
-  sha256 over lengths, token ids, comparisons, labels and scores; the first 16
-  hex digits. The source and the place in it do not enter.
+  sha256 over lengths, token ids, comparisons, labels, scores, and masks where
+  there are any; the first 16 hex digits. The source and the place in it do
+  not enter.
   """
   known = [
     [
@@ -70,6 +71,8 @@ def with_uid(record: EncodedRecord) -> EncodedRecord:
   digest = hashlib.sha256(json.dumps(known).encode())
   for ids in (record.prompt, *record.completions):
     digest.update(np.ascontiguousarray(ids, '<i4'))
+  for mask in record.trained or ():
+    digest.update(np.ascontiguousarray(mask, '?'))
   return record._replace(uid=digest.hexdigest()[:16])
 
 

@@ -8,7 +8,8 @@ A unit is a trunk and its branches, side by side in one row. A prompt of T
 tokens has a trunk of T - 1 slots, all but its last token. A branch of n tokens
 has n slots: it starts with a copy of the prompt's last token, which predicts
 the completion's first, and leaves out the completion's last token, which
-predicts nothing. So a unit takes T - 1 + n_1 + n_2 + ... slots.
+predicts nothing. So a unit takes T - 1 + n_1 + n_2 + ... slots. A token of a
+completion that is not trained takes its slot, and no position predicts it.
 """
 
 import bisect
@@ -199,6 +200,10 @@ def _fill_unit(
     row.branch[start:stop] = branch
     row.targets[start:stop] = completion
     row.completion_id[start:stop] = first_id + k
+    if record.trained is not None:
+      untrained = start + np.flatnonzero(~record.trained[k])
+      row.targets[untrained] = 0
+      row.completion_id[untrained] = -1
 
 
 def _pack(

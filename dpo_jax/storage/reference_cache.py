@@ -98,7 +98,7 @@ def open_cache(
     folder: the cache folder.
     name: the `key`.
     offsets: of the token store that is in use, to compare; None trusts the key.
-    num_tokens: its completion lengths, likewise.
+    num_tokens: its completions' trained tokens, likewise.
 
   Raises:
     InputError: there are none of this key, they are damaged, or another

@@ -100,9 +100,10 @@ def open_store(folder: str | os.PathLike) -> 'TokenStore':
 class TokenStore:
   """`store[i] -> EncodedRecord`, `len(store)`, and what needs no tokens.
 
-  `table` is a `LengthTable`; `digest` is a sha256 of all token ids and of where
-  each prompt and completion ends, in order, and of nothing else; `meta` is what
-  `write` was given. Threads may share a store.
+  `table` is a `LengthTable`; `digest` is a sha256 of all token ids, of where
+  each prompt and completion ends, in order, and of which tokens are not
+  trained, and of nothing else; `meta` is what `write` was given.
+  Threads may share a store.
   """
 
   def __init__(
@@ -136,12 +137,14 @@ class TokenStore:
       raise IndexError(f'record {i} of a store of {len(self)}')
     table = self.table
     with self._lock:
-      tokens = np.frombuffer(self._reader.read([i])[0], '<i4')
+      data = self._reader.read([i])[0]
     mine = slice(table.offsets[i], table.offsets[i + 1])
     starts = np.cumsum(
       [table.prompt_lengths[i], *table.completion_lengths[mine]]
     )
+    tokens = np.frombuffer(data, '<i4', count=starts[-1])
     prompt, *completions = np.split(tokens, starts[:-1])
+    mask = np.frombuffer(data, '?', offset=tokens.nbytes)  # empty: all trained
     labels = table.labels[mine]
     scores = table.scores[mine]
     return EncodedRecord(
@@ -151,6 +154,9 @@ class TokenStore:
       labels=None if labels[0] < 0 else tuple(map(bool, labels)),
       scores=None if np.isnan(scores[0]) else tuple(scores.tolist()),
       uid=table.uids[i].decode(),
+      trained=tuple(np.split(mask, starts[1:-1] - starts[0]))
+      if len(mask)
+      else None,
     )
 
   def _comparisons(self, i: int) -> tuple[Comparison, ...]:
@@ -179,10 +185,14 @@ def _write_files(
   def written():
     for record in records:
       pieces = [record.prompt, *record.completions]
-      tokens = np.concatenate(pieces).astype('<i4').tobytes()
-      lengths = [len(pieces), *map(len, pieces)]
-      digest.update(np.array(lengths, '<i8').tobytes() + tokens)
-      _on_disk(writer.write, tokens)
+      data = np.concatenate(pieces).astype('<i4').tobytes()
+      # A negative count says that a mask follows; without, digests stay.
+      count = len(pieces) if record.trained is None else -len(pieces)
+      if record.trained is not None:
+        data += np.concatenate(record.trained).astype('?').tobytes()
+      lengths = [count, *map(len, pieces)]
+      digest.update(np.array(lengths, '<i8').tobytes() + data)
+      _on_disk(writer.write, data)
       yield record
 
   try:

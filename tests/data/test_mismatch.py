@@ -177,6 +177,24 @@ def test_summary_counts_the_branches_tokens():
   assert summary['num_separate_tokens'] == 2 * (2 + 2 + 2 + 4)
 
 
+def test_a_mismatched_answer_keeps_its_mask():
+  plain, masked = record([1], [2, 3]), record([4], [5, 6], [7])
+  masked = masked._replace(trained=(np.array([False, True]), np.array([True])))
+  both = mismatch.with_answer(plain, masked, 2)
+  assert [mask.tolist() for mask in both.trained] == [
+    [True, True],
+    [],
+    [False, True],
+  ]
+  both = mismatch.with_answer(masked, plain, 2)
+  assert both.trained[-1].tolist() == [True, True]
+  assert both.trained[:2] == masked.trained
+  assert mismatch.with_answer(plain, plain, 2).trained is None
+  summary = plan_of([plain, masked], batch_size=2).summary()
+  # 2 and 1 + 1 of the records' own, then each other's first: 1 and 2.
+  assert summary['num_predicted_tokens'] == 2 + 2 + 1 + 2
+
+
 @pytest.mark.parametrize(
   'changes,message',
   [

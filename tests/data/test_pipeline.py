@@ -242,6 +242,11 @@ def test_summary_by_hand():
     'num_separate_tokens': 20,  # 4 sequences: 2 * ((2 + 2) + (2 + 4))
     'packing_efficiency': 0.8,
   }
+  # One token of each short answer and two of each long one are trained.
+  masks = (np.arange(2) > 0, np.arange(4) > 1)
+  masked = [record._replace(trained=masks)] * 2
+  summary = plan_of(masked, batch_size=2, row_length=10).summary()
+  assert summary == plan.summary() | {'num_predicted_tokens': 6}
 
 
 @pytest.mark.parametrize(

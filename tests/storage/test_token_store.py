@@ -1,5 +1,6 @@
 """A store gives back what was written, whole, or is refused by name."""
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,12 @@ RECORDS = [
   ),
   EncodedRecord(array(7), (array(8, 9),), (), labels=(True,), uid='a' * 16),
   EncodedRecord(array(7), (array(8), array(9)), (), labels=(False, True)),
+  EncodedRecord(
+    array(7, 7),
+    (array(8, 9), array(9)),
+    (),
+    trained=(np.array([False, True]), np.array([True])),
+  ),
 ]
 
 
@@ -35,7 +42,10 @@ def same(a, b):
     and len(a.completions) == len(b.completions)
     and all(map(np.array_equal, a.completions, b.completions))
     and all(x.dtype == np.int32 for x in (a.prompt, *a.completions))
-    and a[2:] == b[2:]
+    and a[2:-1] == b[2:-1]
+    and (a.trained is None) == (b.trained is None)
+    and all(map(np.array_equal, a.trained or (), b.trained or ()))
+    and all(x.dtype == bool for x in a.trained or ())
   )
 
 
@@ -43,8 +53,9 @@ def test_gives_back_what_was_written(tmp_path):
   folder = tmp_path / 'cache' / 'store'
   written = token_store.write(folder, iter(RECORDS), {'ledger': {'read': 3}})
   for store in (written, token_store.open_store(folder)):
-    assert len(store) == 3
-    assert all(map(same, [store[i] for i in range(3)], RECORDS))
+    assert len(store) == 4
+    assert all(map(same, [store[i] for i in range(4)], RECORDS))
+    assert store.table.num_trained.tolist() == [1, 3, 2, 1, 1, 1, 1]
     assert store.meta == {'ledger': {'read': 3}}
     assert store.uids == [record.uid for record in RECORDS]
     expected = length_table.make_table(RECORDS)
@@ -53,7 +64,7 @@ def test_gives_back_what_was_written(tmp_path):
       for x, y in zip(store.table, expected)
     )
     with pytest.raises(IndexError):
-      store[3]
+      store[4]
   assert [path.name for path in folder.parent.iterdir()] == ['store']
 
 
@@ -85,7 +96,24 @@ def test_digest_is_of_tokens_and_of_where_they_end(tmp_path):
     record._replace(prompt=array(1, 2, 3), completions=(array(4), array(5, 6))),
     record._replace(prompt=array(1, 2, 3), completions=(array(4, 5, 6),)),
   ]
-  assert len({digest(x) for x in moved}) == 4
+  masks = [
+    record._replace(trained=tuple(map(np.array, mask)))
+    for mask in (
+      ([True], [True, True, False]),
+      ([True], [False, True, True]),
+      ([True], [True, True, True]),
+    )
+  ]
+  assert len({digest(x) for x in (*moved, *masks)}) == 7
+
+
+def test_digest_of_records_without_masks_is_that_of_format_1(tmp_path):
+  # Reference scores are keyed by it. By hand: per record int64 [pieces,
+  # lengths...], then the tokens as int32, little-endian.
+  header = np.array([3, 3, 1, 3], '<i8').tobytes()
+  tokens = np.array([1, 2, 3, 4, 5, 6, 2**31 - 1], '<i4').tobytes()
+  expected = hashlib.sha256(header + tokens).hexdigest()
+  assert token_store.write(tmp_path / 'x', RECORDS[:1], {}).digest == expected
 
 
 class Options(NamedTuple):
