@@ -128,11 +128,6 @@ def _check_combination(
   loss_rules.check_values(losses, chosen, values)
   _check_reference(config, [n for n in terms if 'reference' in losses[n].needs])
   loss_rules.check_reference(config.reference.mode, losses, chosen)
-  if 'tr_dpo' in options:
-    raise InputError(
-      'config.loss.tr_dpo: the loop does not move the reference yet; fix: '
-      'leave it off'
-    )
 
 
 def _check_reference(config: ConfigDict, needing: list[str]) -> None:

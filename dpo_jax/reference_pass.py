@@ -16,8 +16,18 @@ from dpo_jax.storage import reference_cache
 from dpo_jax.types import Params
 
 
-def reference(config, data, job: run_setup.Job, cache_dir, poll):
+def reference(
+  config, data, job: run_setup.Job, cache_dir, poll, moved: Params | None = None
+):
   """The reference as the config wants it.
+
+  Args:
+    config: gives the mode and where the reference comes from.
+    data: the inputs.
+    job: gives the objective and the jitted score function.
+    cache_dir: folder of the run's caches.
+    poll: raises to stop.
+    moved: the reference of a checkpoint, where the run moves it (tr_dpo).
 
   Returns:
     (parameters or None, (cache of training, cache of evaluation)); the caches
@@ -28,7 +38,7 @@ def reference(config, data, job: run_setup.Job, cache_dir, poll):
     return none
   if config.reference.mode == 'cache':
     return None, caches(config, data, job, cache_dir, poll)
-  return _params(config, data, job), none[1]
+  return _params(config, data, job) if moved is None else moved, none[1]
 
 
 def caches(config, data, job: run_setup.Job, cache_dir, poll):

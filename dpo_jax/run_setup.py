@@ -35,6 +35,8 @@ class Job(NamedTuple):
   score: Callable  # jitted (params, rows, C) -> CompletionScores, for caches
   train_step: Callable  # jitted, donates the state
   eval_step: Callable  # jitted
+  move_reference: Callable | None  # jitted, donates the reference
+  reference_every: float  # updates between two moves of it; 0 = it stays
   train_plan: pipeline.Plan
   eval_plan: pipeline.Plan
   num_steps: int
@@ -84,6 +86,8 @@ def build(config, inputs: Inputs) -> Job:
       out_shardings=(shardings, whole),
     ),
     eval_step=jax.jit(eval_step, out_shardings=whole),
+    move_reference=_make_move(objective, shardings),
+    reference_every=float(hyper.get('tr_tau', 0)),
     train_plan=train_plan,
     eval_plan=eval_plan,
     num_steps=num_steps,
@@ -112,6 +116,22 @@ def _make_loss_score(config, objective, model, mesh, entropy=False):
     mesh=mesh,
     entropy=entropy,
     sum_sq_probs='sum_sq_probs' in objective.needs,
+  )
+
+
+def _make_move(objective, shardings: TrainState):
+  """Jits `move(reference, params, step, hyper)`; None if it stays (no tr_dpo).
+
+  The loop calls it only where a move is due, which the host knows: so no step
+  waits for the devices, and most steps do not touch the reference's memory.
+  """
+  if 'tr_dpo' not in objective.options:
+    return None
+  return jax.jit(
+    objective.move_reference,
+    donate_argnums=0,
+    in_shardings=(shardings.params, shardings.params, shardings.step, None),
+    out_shardings=shardings.params,
   )
 
 

@@ -17,6 +17,7 @@ from dpo_jax import bookkeeping, evaluate, inputs, reference_pass, run_setup
 from dpo_jax.preemption import Preempted, Signals
 from dpo_jax.storage import checkpoints, initial_weights, run_dir, writers
 from dpo_jax.train_state import TrainState
+from dpo_jax.types import Params
 
 # What a continued run may change: nothing that the result depends on.
 MAY_CHANGE = (
@@ -50,7 +51,6 @@ class Run(NamedTuple):
   saved: checkpoints.Checkpoints
   writer: writers.MetricWriter
   trained: bookkeeping.TrainedCounts
-  reference: Any  # parameters, or None
   train_batches: Any  # step -> types.Batch on the devices
   eval_batches: Any  # likewise
   poll: Any  # raises Preempted
@@ -98,9 +98,9 @@ def _train(config, data, job, directory, poll) -> int:
   keep = config.train.keep_checkpoints
   with checkpoints.Checkpoints(directory.checkpoints, keep=keep) as saved:
     trained = bookkeeping.TrainedCounts(len(data.train.store))
-    state, start = _start(config, data, job, saved, trained)
+    state, moved, start = _start(config, data, job, saved, trained)
     reference, caches = reference_pass.reference(
-      config, data, job, directory.cache_dir, poll
+      config, data, job, directory.cache_dir, poll, moved
     )
     with writers.MetricWriter(
       directory.path,
@@ -116,7 +116,6 @@ def _train(config, data, job, directory, poll) -> int:
         saved=saved,
         writer=writer,
         trained=trained,
-        reference=reference,
         train_batches=run_setup.batch_source(
           job, job.train_plan, data.train.store, caches[0]
         ),
@@ -127,25 +126,31 @@ def _train(config, data, job, directory, poll) -> int:
         rates=bookkeeping.Rates(),
       )
       with jax.transfer_guard('disallow'):  # what moves, moves by name
-        last = _loop(this, state, start)
+        last = _loop(this, state, reference, start)
     saved.wait()
     return _finish(this, last)
 
 
-def _loop(this: Run, state: TrainState, start: int) -> dict[str, float]:
+def _loop(
+  this: Run, state: TrainState, reference: Params | None, start: int
+) -> dict[str, float]:
   """Updates until num_steps; returns the last evaluation's metrics."""
   job, train = this.job, this.config.train
   step, pending, evaluation = start, None, {}
   if step in (0, job.num_steps):
-    evaluation = _evaluate(this, state, step)
+    evaluation = _evaluate(this, state, reference, step)
   try:
     while step < job.num_steps:
       this.poll()
       batch = this.train_batches(step)
-      state, metrics = job.train_step(state, this.reference, batch, job.hyper)
+      state, metrics = job.train_step(state, reference, batch, job.hyper)
       plan = job.train_plan.step(step)
       this.trained.add(plan.records, plan.filled_slots)
       step += 1
+      if _is_due(step, job.reference_every):
+        reference = job.move_reference(
+          reference, state.params, state.step, job.hyper
+        )
       _report(this, pending)
       pending = Pending(step, metrics, this.trained.num_tokens, plan)
       is_last = step == job.num_steps
@@ -155,12 +160,12 @@ def _loop(this: Run, state: TrainState, start: int) -> dict[str, float]:
         _report(this, pending)
         pending = None
       if evaluates:
-        evaluation = _evaluate(this, state, step)
+        evaluation = _evaluate(this, state, reference, step)
       if saves:
-        _save(this, state, step)
+        _save(this, state, reference, step)
   except Preempted as signal:
     _report(this, pending)
-    _save(this, state, step)
+    _save(this, state, reference, step)
     this.saved.wait()
     this.writer.log(f'{signal}: stopped; step {step} is saved')
     raise
@@ -193,14 +198,16 @@ def _report(this: Run, pending: Pending | None) -> None:
   this.writer.write(pending.step, 'train', metrics)
 
 
-def _evaluate(this: Run, state: TrainState, step: int) -> dict[str, float]:
+def _evaluate(
+  this: Run, state: TrainState, reference: Params | None, step: int
+) -> dict[str, float]:
   """Evaluates, writes the metrics and the score of every comparison."""
   job = this.job
   metrics, pairs = evaluate.evaluate(
     job.eval_step,
     job.objective,
     state.params,
-    this.reference,
+    reference,
     this.eval_batches,
     job.eval_plan.steps_per_epoch,
     job.hyper,
@@ -216,8 +223,10 @@ def _evaluate(this: Run, state: TrainState, step: int) -> dict[str, float]:
   return metrics
 
 
-def _save(this: Run, state: TrainState, step: int) -> None:
-  """Starts writing a checkpoint: the state and the data position."""
+def _save(
+  this: Run, state: TrainState, reference: Params | None, step: int
+) -> None:
+  """Starts writing a checkpoint: state, data position, a moved reference."""
   items = {
     'params': state.params,
     'opt_state': state.opt_state,
@@ -225,12 +234,19 @@ def _save(this: Run, state: TrainState, step: int) -> None:
     'rng': {'key': state.key, 'step': state.step},
     'data': {'trained': this.trained.counts},
   }
+  if this.job.reference_every:
+    items['reference'] = reference
   meta = {'num_tokens': this.trained.num_tokens}
   this.saved.save(step, items, meta)
 
 
-def _start(config, data, job, saved, trained) -> tuple[TrainState, int]:
-  """The newest sound checkpoint's state, or the initial one."""
+def _start(
+  config, data, job, saved, trained
+) -> tuple[TrainState, Params | None, int]:
+  """The newest sound checkpoint's state and moved reference, or initial ones.
+
+  The reference is None where it is the initial one.
+  """
   abstract = {
     'params': job.abstract.params,
     'opt_state': job.abstract.opt_state,
@@ -238,10 +254,12 @@ def _start(config, data, job, saved, trained) -> tuple[TrainState, int]:
     'rng': {'key': job.abstract.key, 'step': job.abstract.step},
     'data': {'trained': trained.counts},
   }
+  if job.reference_every:
+    abstract['reference'] = job.abstract.params
   found = saved.restore_latest(abstract)
   if found is None:
     params = run_setup.initial_params(config, data.model, job, data.weights)
-    return run_setup.initial_state(config, job, params), 0
+    return run_setup.initial_state(config, job, params), None, 0
   items = found.items
   trained.counts = np.array(items['data']['trained'])
   trained.num_tokens = found.meta['num_tokens']
@@ -253,7 +271,7 @@ def _start(config, data, job, saved, trained) -> tuple[TrainState, int]:
     key=items['rng']['key'],
   )
   print(f'continuing from step {found.step} of {job.num_steps}')
-  return state, found.step
+  return state, items.get('reference'), found.step
 
 
 def _finish(this: Run, evaluation: dict[str, float]) -> int:
@@ -282,7 +300,7 @@ def _uids(this: Run, plan) -> str:
   return ', '.join(uids[i] for i in plan.records[:4] if i >= 0) + ', ...'
 
 
-def _is_due(step: int, every: int) -> bool:
+def _is_due(step: int, every: float) -> bool:
   return every > 0 and step % every == 0
 
 

@@ -8,8 +8,8 @@ import contextlib
 import json
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 
@@ -43,9 +43,12 @@ def precompute_reference(config, workdir: str) -> int:
 def evaluate(config, workdir: str) -> int:
   """Evaluates the workdir's newest policy; writes per_example/evaluate.npz."""
   with _open(config, workdir) as (directory, data, job, poll):
-    params, step = _newest_policy(config, data, job, directory)
+    more = {'loss_state': job.abstract.loss_state}
+    if job.reference_every:
+      more['reference'] = job.abstract.params
+    params, step, found = _newest_policy(config, data, job, directory, more)
     reference, (_, cache) = reference_pass.reference(
-      config, data, job, directory.cache_dir, poll
+      config, data, job, directory.cache_dir, poll, found.get('reference')
     )
     metrics, pairs = evaluate_lib.evaluate(
       job.eval_step,
@@ -56,6 +59,7 @@ def evaluate(config, workdir: str) -> int:
       job.eval_plan.steps_per_epoch,
       job.hyper,
       poll,
+      found.get('loss_state'),
     )
   print(f'step {step}: {json.dumps(metrics)}')
   directory.write_per_example(
@@ -67,7 +71,7 @@ def evaluate(config, workdir: str) -> int:
 def export(config, workdir: str, export_to: str) -> int:
   """Writes the newest policy as a Hugging Face folder."""
   with _open(config, workdir) as (directory, data, job, _):
-    params, step = _newest_policy(config, data, job, directory)
+    params, step, _ = _newest_policy(config, data, job, directory)
   tokenizer = config.tokenizer or initial_weights.tokenizer_of(data.weights)
   files = tokenizer if pathlib.Path(tokenizer).is_dir() else None
   hf_checkpoint.save(
@@ -97,10 +101,18 @@ def _open(config, workdir: str) -> Iterator[_Opened]:
     yield _Opened(directory, data, job, signals.poll)
 
 
-def _newest_policy(config, data, job, directory) -> tuple[Params, int]:
-  """The newest checkpoint's parameters, or the initial model's, and step."""
+def _newest_policy(
+  config, data, job, directory, more: Mapping[str, Any] | None = None
+) -> tuple[Params, int, dict[str, Any]]:
+  """The newest checkpoint's parameters, or the initial model's, and step.
+
+  Last, the items of `more` (abstract, by name) of the same checkpoint; none
+  where there is no checkpoint yet.
+  """
+  wanted = {'params': job.abstract.params, **(more or {})}
   with checkpoints.Checkpoints(directory.checkpoints) as saved:
-    found = saved.restore_latest({'params': job.abstract.params}, partial=True)
+    found = saved.restore_latest(wanted, partial=True)
   if found is not None:
-    return found.items['params'], found.step
-  return run_setup.initial_params(config, data.model, job, data.weights), 0
+    return found.items['params'], found.step, found.items
+  params = run_setup.initial_params(config, data.model, job, data.weights)
+  return params, 0, {}

@@ -160,6 +160,27 @@ class Objective:
     comparisons = batch.comparisons._replace(weight=weight)
     return batch._replace(comparisons=comparisons), new
 
+  def move_reference(
+    self,
+    reference: types.Params,
+    policy: types.Params,
+    step: Array,
+    hyper: Mapping[str, Array],
+  ) -> types.Params:
+    """The reference for the next update; itself without such an option.
+
+    Args:
+      reference: the reference's weights, any pytree.
+      policy: the policy's, of the same structure.
+      step: updates done, int32 scalar.
+      hyper: as in `__call__`.
+    """
+    for option in self.transforms:
+      if option.changes == 'reference':
+        keywords = self._keywords(option, hyper)
+        reference = option.fn(reference, policy, step, **keywords)
+    return reference
+
   def denominators(
     self, batch: types.Batch, num_tokens: Array
   ) -> dict[str, Array]:

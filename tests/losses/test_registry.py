@@ -81,10 +81,6 @@ REFUSED = [
     "changes the reference's weights",
   ),
   (
-    ['loss.terms.sigmoid=1', 'loss.tr_dpo=True'],
-    'does not move the reference yet',
-  ),
-  (
     ['loss.terms.ipo=1', 'loss.terms.simpo=1', 'loss.beta=None'],
     'ipo has 0.1 by default and simpo 2',
   ),
