@@ -29,6 +29,17 @@ _SHARED = pathlib.Path(
     pathlib.Path(__file__).resolve().parents[2] / 'shared',
   )
 )
+# The folder of trl_losses.json.gz (see losses/golden.py) and of hf_models/.
+GOLDEN = pathlib.Path(os.environ.get('DPO_JAX_GOLDEN') or _SHARED / 'golden')
+
+
+@pytest.fixture(scope='session')
+def golden_models():
+  """The folder of checkpoints with expected logits; skips without it."""
+  folder = GOLDEN / 'hf_models'
+  if not folder.is_dir():
+    pytest.skip(f'no checkpoints at {folder} (set DPO_JAX_GOLDEN)')
+  return folder
 
 
 @pytest.fixture(scope='session')

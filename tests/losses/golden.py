@@ -26,8 +26,11 @@ _TOKENS = {  # name here -> in the JSON, each [2B, T-1] a case
 def load():
   """[{setting, loss, metrics, arrays of _TOKENS}], float64; B first chosen."""
   folder = os.environ.get('DPO_JAX_GOLDEN')
-  if folder:
-    return _read_json(pathlib.Path(folder) / 'trl_losses.json.gz')
+  return read_folder(folder) if folder else read_copy()
+
+
+def read_copy():
+  """The 113 settings of the compact copy."""
   with np.load(_COPY) as file:
     arrays = {name: file[name].astype(np.float64) for name in _TOKENS}
     rest = json.loads(str(file['rest']))
@@ -37,7 +40,9 @@ def load():
   ]
 
 
-def _read_json(path):
+def read_folder(folder):
+  """The settings of a folder's trl_losses.json.gz."""
+  path = pathlib.Path(folder) / 'trl_losses.json.gz'
   with gzip.open(path, 'rt') as file:
     cases = json.load(file)['cases']
   read = []
@@ -53,7 +58,7 @@ def _read_json(path):
 
 
 def _write(folder):
-  cases = _read_json(pathlib.Path(folder) / 'trl_losses.json.gz')
+  cases = read_folder(folder)
   arrays = {name: np.stack([c.pop(name) for c in cases]) for name in _TOKENS}
   arrays['mask'] = arrays['mask'].astype(np.int8)
   np.savez_compressed(_COPY, rest=json.dumps(cases), **arrays)

@@ -157,5 +157,19 @@ def test_value_gradient_and_rewards_are_trls(name, dtype, monkeypatch):
       )
 
 
+def test_the_copy_has_every_setting(shared):
+  copy = golden.read_copy()
+  original = golden.read_folder(shared / 'golden')
+  assert len(copy) == len(original)
+  for mine, theirs in zip(copy, original):
+    assert mine.keys() == theirs.keys()
+    assert mine['setting'] == theirs['setting']
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      {k: v for k, v in mine.items() if k != 'setting'},
+      {k: v for k, v in theirs.items() if k != 'setting'},
+    )
+
+
 def test_there_are_113_settings():
-  assert len(CASES) == 113
+  assert len(golden.read_copy()) == 113

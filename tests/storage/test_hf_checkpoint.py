@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 import shutil
 
 import jax
@@ -81,14 +83,17 @@ def test_stories260k_scores(shared, number):
   np.testing.assert_allclose(logps, golden[f'logp{number}'], atol=1e-4)
 
 
-# Folders of shared/golden/hf_models.
+# Folders of hf_models, in shared/golden or in $DPO_JAX_GOLDEN.
 GOLDEN = [*families.FAMILIES, 'llama3_rope_tied']
+if os.environ.get('DPO_JAX_GOLDEN'):
+  OTHERS = pathlib.Path(os.environ['DPO_JAX_GOLDEN'], 'hf_models').glob('*/')
+  GOLDEN = sorted(path.name for path in OTHERS) or GOLDEN
 
 
 @pytest.mark.parametrize('name', GOLDEN)
-def test_golden_logits_and_the_way_back(shared, tmp_path, name):
+def test_golden_logits_and_the_way_back(golden_models, tmp_path, name):
   # expected.npz: transformers 5.23 on a random checkpoint of its own.
-  folder = shared / 'golden/hf_models' / name
+  folder = golden_models / name
   model, params = read_model(folder)
   expected = np.load(folder / 'expected.npz')
   mask = expected['attention_mask'] > 0
