@@ -127,6 +127,12 @@ def _read_model(config, tokenizer: Tokenizer) -> architectures.DecoderConfig:
       'model was trained with'
       + ('' if config.model.init_from else ', or a larger model.vocab_size')
     )
+  coefficient = config.model.router_aux_coef
+  if coefficient is not None and not model.num_experts:
+    raise InputError(
+      f'config.model.router_aux_coef: {coefficient:g} is not used, a '
+      f'{model.family} has no experts; fix: set it to None'
+    )
   return model
 
 

@@ -53,6 +53,10 @@ def build(config, inputs: Inputs) -> Job:
   )
   objective, hyper = make_objective(config)
   hyper['learning_rate'] = jnp.float32(config.optim.learning_rate)
+  if inputs.model.num_experts:
+    given = config.model.router_aux_coef
+    trained = inputs.model.router_aux_coef
+    hyper['router_aux_coef'] = jnp.float32(trained if given is None else given)
   train_plan, eval_plan = make_plans(config, inputs, mesh, objective)
   num_steps = count_steps(config, inputs)
   optimizer = make_optimizer(config)

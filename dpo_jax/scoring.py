@@ -33,7 +33,8 @@ def make_score(
 
   Args:
     model: anything with `hidden(params, rows) -> (hidden_RLD, aux)` and
-      `head(params) -> types.Head`.
+      `head(params) -> types.Head`; aux['router'], if there, goes on to the
+      scores.
     chunk: positions whose logits [chunk, V] exist at one time.
     entropy: also sum the entropy of the predicting distributions.
     full_logits: project every position at once, as other trainers do.
@@ -49,7 +50,7 @@ def make_score(
   project = _make_project(chunk, full_logits, mesh)
 
   def score(params, rows, num_completions, heads=None):
-    hidden_RLD, _ = model.hidden(params, rows)
+    hidden_RLD, aux = model.hidden(params, rows)
     head = model.head(params)
     # Scale and softcap are numbers of the architecture, not parameters.
     fn = functools.partial(
@@ -57,7 +58,8 @@ def make_score(
     )
     weights = (head.weight_VD, head.bias)
     tokens = project(fn, rows, weights, hidden_RLD, None)
-    return _sum_by_completion(tokens, rows, num_completions, heads)
+    scores = _sum_by_completion(tokens, rows, num_completions, heads)
+    return scores._replace(router=aux.get('router'))
 
   return score
 
@@ -93,7 +95,7 @@ def make_pair_score(
 
   def score_both(params, reference, rows, num_completions, heads=None):
     reference = jax.lax.stop_gradient(reference)
-    hidden_RLD, _ = model.hidden(params, rows)
+    hidden_RLD, aux = model.hidden(params, rows)
     frozen_RLD, _ = model.hidden(reference, rows)
     head, frozen_head = model.head(params), model.head(reference)
     fn = functools.partial(
@@ -107,6 +109,7 @@ def make_pair_score(
       _sum_by_completion(part, rows, num_completions, heads)
       for part in (tokens, frozen_tokens)
     )
+    policy = policy._replace(router=aux.get('router'))
     return policy, jax.lax.stop_gradient(frozen_scores)
 
   return score_both

@@ -16,6 +16,7 @@ from dpo_jax import scoring, types
 from dpo_jax.losses import rewards as rewards_lib
 from dpo_jax.losses import views
 from dpo_jax.losses.objective import Objective, present
+from dpo_jax.models import experts
 from dpo_jax.train_state import TrainState
 
 
@@ -43,14 +44,18 @@ def make_train_step(
   Returns:
     A pure function. `reference` is a pytree of parameters, or None where the
     batch brings precomputed scores or the losses need none. The losses'
-    running numbers are `state.loss_state`.
+    running numbers are `state.loss_state`. A model with experts descends
+    loss + hyper['router_aux_coef'] * balance loss of the whole batch; `loss`
+    in the metrics is the objective's alone.
   """
-  gradients = (
-    _whole_batch_gradients if objective.whole_batch else _separable_gradients
-  )
 
   def train_step(state: TrainState, reference, batch: types.Batch, hyper):
     forward = _make_forward(score, objective, reference, batch)
+    # The balance of experts is the whole batch's, like some losses.
+    parts = batch.rows.tokens.shape[0] > 1 and 'router_aux_coef' in hyper
+    gradients = _separable_gradients
+    if objective.whole_batch or parts:
+      gradients = _whole_batch_gradients
     (loss, terms, policy, ref), loss_state, grads = gradients(
       forward, objective, state, batch, hyper
     )
@@ -66,6 +71,7 @@ def make_train_step(
       **metrics_lib.means(
         score_sums(objective, policy, ref, batch, hyper),
       ),
+      **_router_metrics(policy),
     }
     state = state._replace(
       step=state.step + 1,
@@ -198,7 +204,7 @@ def _separable_gradients(forward, objective, state, batch, hyper):
   def part(params, rows):
     policy, ref = forward(params, rows)
     loss, terms = objective(policy, ref, batch, hyper, denominators)
-    return loss, (loss, terms, policy, ref)
+    return _with_balance(loss, policy, hyper), (loss, terms, policy, ref)
 
   def step(rows):
     (_, outputs), grads = jax.value_and_grad(part, has_aux=True)(
@@ -220,9 +226,12 @@ def _whole_batch_gradients(forward, objective, state, batch, hyper):
   )
 
   def loss_of(scores):
-    return objective(scores, ref, kept, hyper, state=loss_state)
+    loss, terms = objective(scores, ref, kept, hyper, state=loss_state)
+    return _with_balance(loss, scores, hyper), (loss, terms)
 
-  (loss, terms), cotangent = jax.value_and_grad(loss_of, has_aux=True)(policy)
+  (_, (loss, terms)), cotangent = jax.value_and_grad(loss_of, has_aux=True)(
+    policy
+  )
 
   def backward(rows):
     def weighted(params):
@@ -249,6 +258,20 @@ def _sum_over_microbatches(fn, rows):
     lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(fn, first)
   )
   return jax.lax.scan(body, zeros, rows)[0]
+
+
+def _with_balance(loss, policy, hyper):
+  """What is differentiated: the loss, and the experts' balance loss."""
+  if policy.router is None:
+    return loss
+  balance = experts.balance_loss(policy.router)
+  return loss + hyper['router_aux_coef'] * balance
+
+
+def _router_metrics(policy):
+  if policy.router is None:
+    return {}
+  return experts.balance_metrics(policy.router)
 
 
 def _term_metrics(terms):

@@ -6,7 +6,7 @@ and the one exception that bad input raises. Holds no logic.
 Dimension key, used in names of rank 2 and up:
   R rows, L row length, C completions of a batch, P comparisons of a batch,
   M microbatches, V vocabulary, D model width, H heads, G key/value heads,
-  K head size, F hidden width of the MLP.
+  K head size, F hidden width of the MLP, E experts.
 """
 
 from typing import Any, NamedTuple
@@ -77,6 +77,18 @@ class Rows(NamedTuple):
   completion_id: Array  # completion in [0, C) that owns the target; -1 = none
 
 
+class RouterSums(NamedTuple):
+  """Where routers sent positions: float32 sums over the real ones.
+
+  A layer each (N); sums, so that those of microbatches add up.
+  """
+
+  chosen_NE: Array  # how often each expert was chosen; no gradient
+  probs_NE: Array  # of the router's probabilities
+  entropy_N: Array  # of the router's entropy, nats; no gradient
+  tokens_N: Array  # how many positions
+
+
 class CompletionScores(NamedTuple):
   """What the objective knows of a model: float32 arrays [C].
 
@@ -90,6 +102,8 @@ class CompletionScores(NamedTuple):
   log_sum_sq_probs: Array | None = None  # sum of log sum_v p_v^2; no gradient
   kl: Array | None = None  # sum of KL(reference, policy) over the vocabulary
   heads_2P: Array | None = None  # logps of the first tokens, see Heads
+  # Of models with experts, over all positions, prompts too:
+  router: RouterSums | None = None
 
 
 class Comparisons(NamedTuple):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import toy
 
-from dpo_jax import losses, optim, scoring, sharding, train_step
+from dpo_jax import losses, optim, scoring, sharding, train_step, types
 from dpo_jax.train_state import init_state
 
 LN2 = float(np.log(2))
@@ -64,6 +64,58 @@ def test_accumulation_is_exact(mix):
     # Adam's first moment is (1 - b1) times the gradient.
     mu, mu_1 = state.opt_state[0].mu, state_1.opt_state[0].mu
     chex.assert_trees_all_close(mu, mu_1, rtol=1e-4, atol=1e-6)
+
+
+class Routed(toy.ToyModel):
+  """The toy with a router over its tokens; the experts are left out."""
+
+  def hidden(self, params, rows):
+    hidden_RLD, _ = super().hidden(params, rows)
+    probs_RLE = jax.nn.softmax(params['pos'][rows.tokens])
+    chosen = jax.nn.one_hot(jnp.argmax(probs_RLE, -1), probs_RLE.shape[-1])
+    real = (rows.prompt_id > 0).astype(jnp.float32)
+    router = types.RouterSums(
+      jnp.einsum('RLE,RL->E', chosen, real)[None],
+      jnp.einsum('RLE,RL->E', probs_RLE, real)[None],
+      jnp.zeros(1),
+      jnp.sum(real)[None],
+    )
+    return hidden_RLD, {'router': router}
+
+
+def balance(params, rows):
+  """E sum_e f_e P_e over the real positions of all microbatches."""
+  real = rows.prompt_id.reshape(-1) > 0
+  probs = jax.nn.softmax(params['pos'][rows.tokens.reshape(-1)[real]])
+  chosen = np.bincount(np.argmax(probs, -1), minlength=toy.WIDTH)
+  return toy.WIDTH * jnp.vdot(chosen / len(probs), probs.mean(axis=0))
+
+
+@pytest.mark.parametrize('microbatches', [1, 4])
+def test_the_experts_balance_is_the_whole_batchs(microbatches):
+  optimizer = optim.make_optimizer('adamw')
+  step = train_step.make_train_step(
+    scoring.make_score(Routed(), chunk=7),
+    losses.make_objective(('sigmoid',)),
+    optimizer,
+    SCHEDULE,
+  )
+  step, params = jax.jit(step), toy.params()
+  batch = toy.batch(microbatches=microbatches)
+  moments = {}
+  for coefficient in (0.0, 0.5):
+    hyper = hyper_of({'sigmoid': 1.0})
+    hyper['router_aux_coef'] = jnp.float32(coefficient)
+    state = init_state(params, optimizer, seed=0)
+    state, metrics = step(state, params, batch, hyper)
+    assert abs(float(metrics['loss']) - LN2) < 1e-6  # the preferences' alone
+    moments[coefficient] = state.opt_state[0].mu
+  want, grads = jax.value_and_grad(balance)(params, batch.rows)
+  assert float(metrics['router/aux_loss']) == pytest.approx(float(want))
+  # Adam's first moment is (1 - b1) times the gradient, b1 = 0.9.
+  for name, grad in grads.items():
+    got = moments[0.5][name] - moments[0.0][name]
+    np.testing.assert_allclose(got, 0.1 * 0.5 * grad, rtol=1e-4, atol=1e-7)
 
 
 def test_whole_batch_losses_are_exact_under_accumulation(monkeypatch):

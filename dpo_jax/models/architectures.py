@@ -7,6 +7,7 @@ holds no family's names: families.py does.
 """
 
 import difflib
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -70,6 +71,8 @@ def from_hf_config(
     fields[field] = source.read(key, *_KINDS[field])
   fields |= family.implies
   _derive(fields, source)
+  if family.experts:
+    fields |= _read_experts(source)
   layers = fields['num_layers']
   windows = layer_patterns.read_windows(source, family.windows, layers)
   fields['layer_windows'] = windows
@@ -98,6 +101,8 @@ def to_hf_config(config: DecoderConfig) -> dict[str, Any]:
     out[key] = getattr(config, field)
   activation = _keys(family)['activation']
   out[activation] = _WORDS[config.activation]
+  if family.experts:
+    out |= _write_experts(config)
   out |= layer_patterns.write_windows(config)
   return out | dict(family.only) | layer_patterns.write_ropes(config)
 
@@ -132,6 +137,50 @@ def _family(name: Any, where: str) -> families.Family:
 def _keys(family: families.Family) -> dict[str, str]:
   merged = {**families.KEYS, **family.keys}
   return {field: key for field, key in merged.items() if key}
+
+
+def _read_experts(source: Source) -> dict[str, Any]:
+  """The fields that only models with experts have."""
+  step, dense = source.get('decoder_sparse_step'), source.get('mlp_only_layers')
+  if step not in (None, 1) or dense:
+    raise InputError(
+      f'{source.where}: decoder_sparse_step = {step!r} and mlp_only_layers = '
+      f'{dense!r} give experts to some layers only, which is not built here; '
+      'fix: use a model of which every layer has experts'
+    )
+  # Published qwen3_moe files say num_experts, transformers 5 the other.
+  count = 'num_experts' if 'num_experts' in source.mapping else None
+  fields = {
+    'num_experts': source.read(count or 'num_local_experts', int),
+    'experts_per_token': source.read('num_experts_per_tok', int),
+    'normalise_experts': source.read('norm_topk_prob', bool),
+  }
+  if fields['experts_per_token'] > fields['num_experts']:
+    source.refuse(
+      'num_experts_per_tok', f'at most the {fields["num_experts"]} experts'
+    )
+  # The one number that may well be 0, as may none other.
+  coefficient = source.get('router_aux_loss_coef') or 0.0
+  if type(coefficient) not in (int, float) or not 0 <= coefficient < math.inf:
+    source.refuse('router_aux_loss_coef', 'must be a number >= 0')
+  return fields | {'router_aux_coef': float(coefficient)}
+
+
+def _write_experts(config: DecoderConfig) -> dict[str, Any]:
+  """The keys that `_read_experts` reads."""
+  out = {
+    'num_local_experts': config.num_experts,
+    'num_experts_per_tok': config.experts_per_token,
+    'router_aux_loss_coef': config.router_aux_coef,
+  }
+  if config.family == 'mixtral':
+    return out
+  return out | {
+    'num_experts': config.num_experts,
+    'norm_topk_prob': config.normalise_experts,
+    'decoder_sparse_step': 1,
+    'mlp_only_layers': [],
+  }
 
 
 def _derive(fields: dict[str, Any], source: Source) -> None:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import ad_checkpoint
 
 from dpo_jax import tree, types
-from dpo_jax.models import attention
+from dpo_jax.models import attention, experts
 from dpo_jax.models.decoder_config import AXES, DecoderConfig, param_dims
 from dpo_jax.types import Array, Params
 
@@ -43,7 +43,7 @@ class LanguageModel(NamedTuple):
 
   config: DecoderConfig
   init: Callable[[Array], Params]  # key -> float32 nested dict
-  hidden: Callable[[Params, types.Rows], tuple[Array, dict[str, Array]]]
+  hidden: Callable[[Params, types.Rows], tuple[Array, dict[str, Any]]]
   head: Callable[[Params], types.Head]
   # params, rows of what follows, cache -> states and the cache with them
   decode: Callable[[Params, types.Rows, attention.Cache], Any]
@@ -61,8 +61,9 @@ def make_model(
   """Makes the functions of a decoder.
 
   `hidden(params, rows)` takes Rows [R, L] and returns the states [R, L, D]
-  after the last norm, in `compute_dtype`, and a dict of scalars. Parameters
-  are stacked over layers on axis 0 under 'layers'.
+  after the last norm, in `compute_dtype`, and a dict: {}, or 'router':
+  RouterSums where layers have experts. Parameters are stacked over layers on
+  axis 0 under 'layers'.
 
   `decode(params, rows, cache)` is the same for texts that come in parts: of
   each row the tokens that follow those in the cache; prompt_id 0 is padding,
@@ -168,9 +169,10 @@ class _Decoder(nn.Module):
     if cache is not None:
       cache = attention.announce(cache, rows)
       kinds['layer'] = jnp.arange(config.num_layers)
-    (x_RLD, cache), _ = layers((x_RLD, cache), rows, tables, kinds)
+    (x_RLD, cache), router = layers((x_RLD, cache), rows, tables, kinds)
     x_RLD = _Norm(config, 'D', name='final_norm')(x_RLD)
-    return x_RLD, {}, attention.advance(cache, rows)
+    aux = {} if router is None else {'router': router}
+    return x_RLD, aux, attention.advance(cache, rows)
 
 
 class _Layer(nn.Module):
@@ -195,9 +197,16 @@ class _Layer(nn.Module):
     if not config.shared_norm:
       read_RLD = before_RLD if config.parallel else x_RLD
       read_RLD = norm('mlp_norm', read_RLD, config.pre_norm)
-    out_RLD = _Mlp(config, self.numerics.dtype, name='mlp')(read_RLD)
+    dtype, router = self.numerics.dtype, None
+    if config.num_experts:
+      mix = experts.Experts(
+        config, dtype, _ACTIVATIONS[config.activation], name='experts'
+      )
+      out_RLD, router = mix(read_RLD, rows)
+    else:
+      out_RLD = _Mlp(config, dtype, name='mlp')(read_RLD)
     out_RLD = norm('mlp_post_norm', out_RLD, config.post_norm)
-    return (x_RLD + out_RLD, cache), None
+    return (x_RLD + out_RLD, cache), router
 
 
 class _Attention(nn.Module):

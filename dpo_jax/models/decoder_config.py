@@ -14,6 +14,7 @@ AXES = {
   'V': 'vocab',
   'D': 'embed',
   'F': 'mlp',
+  'E': 'experts',
   'H': 'heads',
   'G': 'kv_heads',
   'K': 'head_dim',
@@ -96,6 +97,11 @@ class DecoderConfig:
   activation: str = 'silu'  # silu, gelu, gelu_tanh, relu
   gated_mlp: bool = True  # down(act(gate x) * up x), or down(act(up x))
   mlp_bias: bool = False
+  # Experts in place of each layer's MLP; F is the width of one.
+  num_experts: int = 0  # 0 = one MLP
+  experts_per_token: int = 0
+  normalise_experts: bool = True  # the chosen ones' weights sum to 1
+  router_aux_coef: float = 0.0  # of the balance loss, as trained
 
   @property
   def sizes(self) -> dict[str, int]:
@@ -105,6 +111,7 @@ class DecoderConfig:
       'V': self.vocab_size,
       'D': self.width,
       'F': self.mlp_width,
+      'E': self.num_experts,
       'H': self.num_heads,
       'G': self.num_kv_heads,
       'K': self.head_size,
@@ -124,11 +131,19 @@ def param_dims(config: DecoderConfig) -> dict[str, str]:
     **_linear('attention/key', 'D', 'GK', bias),
     **_linear('attention/value', 'D', 'GK', bias),
     **_linear('attention/out', 'HK', 'D', config.out_bias),
-    **_linear('mlp/up', 'D', 'F', mlp_bias),
-    **_linear('mlp/down', 'F', 'D', mlp_bias),
   }
-  if config.gated_mlp:
-    layer |= _linear('mlp/gate', 'D', 'F', mlp_bias)
+  if config.num_experts:
+    layer |= {
+      'experts/router/kernel': 'DE',
+      'experts/gate/kernel': 'EDF',
+      'experts/up/kernel': 'EDF',
+      'experts/down/kernel': 'EFD',
+    }
+  else:
+    layer |= _linear('mlp/up', 'D', 'F', mlp_bias)
+    layer |= _linear('mlp/down', 'F', 'D', mlp_bias)
+    if config.gated_mlp:
+      layer |= _linear('mlp/gate', 'D', 'F', mlp_bias)
   if config.query_key_norm != 'none':
     one = config.query_key_norm == 'head'
     layer['attention/query_norm/scale'] = 'K' if one else 'HK'

@@ -22,7 +22,7 @@ class Tensor(NamedTuple):
   and `part` says which is ours.
   """
 
-  name: str  # {i} = the layer
+  name: str  # {i} = the layer, {e} = the expert
   axes: str
   fused: str = ''
   part: int = 0
@@ -39,6 +39,9 @@ class Family(NamedTuple):
   absent: Mapping[str, Any] = MappingProxyType({})  # key -> value if absent
   only: Mapping[str, Any] = MappingProxyType({})  # key -> the value we know
   windows: str = 'none'  # which layers: none, all, even, upper, pattern
+  experts: bool = False  # in place of each layer's MLP
+  # What replaces entries of `tensors` in files that hold its first tensor.
+  joined: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def _linear(path, name, axes, **kwargs):
@@ -105,6 +108,39 @@ _PHI3 = {
   **_linear('layers/attention/value', axes='GK,D', part=2, **_PHI3_QKV),
   **_linear('layers/mlp/gate', axes='F,D', part=0, **_PHI3_MLP),
   **_linear('layers/mlp/up', axes='F,D', part=1, **_PHI3_MLP),
+}
+
+
+def _experts(block, router, gate, up, down):
+  """Entries of a layer's experts, each in tensors of its own."""
+  expert = f'{_LAYER}{block}.experts.{{e}}'
+  return {
+    'layers/experts/router/kernel': Tensor(f'{_LAYER}{router}.weight', 'E,D'),
+    'layers/experts/gate/kernel': Tensor(f'{expert}.{gate}.weight', 'F,D'),
+    'layers/experts/up/kernel': Tensor(f'{expert}.{up}.weight', 'F,D'),
+    'layers/experts/down/kernel': Tensor(f'{expert}.{down}.weight', 'D,F'),
+  }
+
+
+_MIXTRAL = _LLAMA | _experts(
+  'block_sparse_moe', 'block_sparse_moe.gate', 'w1', 'w3', 'w2'
+)
+_QWEN3_MOE = _LLAMA | _experts(
+  'mlp', 'mlp.gate', 'gate_proj', 'up_proj', 'down_proj'
+)
+# As transformers 5 holds them in memory; a file may have been saved so.
+_GATE_UP = {
+  'name': _LAYER + 'mlp.experts.gate_up_proj',
+  'axes': 'E,F,D',
+  'fused': 'FF',
+}
+_JOINED = {
+  'layers/experts/gate/kernel': Tensor(part=0, **_GATE_UP),
+  'layers/experts/up/kernel': Tensor(part=1, **_GATE_UP),
+  'layers/experts/down/kernel': Tensor(
+    _LAYER + 'mlp.experts.down_proj', 'E,D,F'
+  ),
+  'layers/experts/router/kernel': Tensor(_LAYER + 'mlp.gate.weight', 'E,D'),
 }
 
 _BLOCK = 'transformer.h.{i}.'
@@ -192,6 +228,12 @@ _GEMMA = {'norm_offset': 1.0, 'scale_embeddings': True}
 _GELU = {'hidden_act': 'gelu_pytorch_tanh', 'tie_word_embeddings': True}
 _GELU['hidden_activation'] = 'gelu_pytorch_tanh'
 _CAUSAL = {'use_bidirectional_attention': False}
+_SPARSE = {
+  'num_local_experts': 8,
+  'num_experts_per_tok': 2,
+  'norm_topk_prob': True,
+  'router_aux_loss_coef': 0.001,
+}
 
 FAMILIES = {
   'llama': Family(
@@ -209,6 +251,30 @@ FAMILIES = {
     keys=_ATTENTION_BIAS,
     implies={'query_key_norm': 'head'},
     windows='upper',
+  ),
+  'mixtral': Family(
+    'MixtralForCausalLM',
+    _MIXTRAL,
+    absent=_SPARSE | {'rms_norm_eps': 1e-5, 'rope_theta': 1e6},
+    only={'router_jitter_noise': 0.0},
+    windows='all',
+    experts=True,
+    joined=_JOINED,
+  ),
+  'qwen3_moe': Family(
+    'Qwen3MoeForCausalLM',
+    _QWEN3_MOE,
+    keys=_ATTENTION_BIAS | {'mlp_width': 'moe_intermediate_size'},
+    implies={'query_key_norm': 'head'},
+    absent=_SPARSE
+    | {
+      'num_local_experts': 128,
+      'num_experts_per_tok': 8,
+      'norm_topk_prob': False,
+    },
+    only={'use_sliding_window': False},
+    experts=True,
+    joined=_JOINED,
   ),
   'smollm3': Family(
     'SmolLM3ForCausalLM',

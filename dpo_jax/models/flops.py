@@ -28,6 +28,8 @@ def forward_flops(config: DecoderConfig, work: Work) -> float:
   heads = config.num_heads * config.head_size
   kv_heads = config.num_kv_heads * config.head_size
   mlp = (3 if config.gated_mlp else 2) * config.mlp_width
+  if config.num_experts:  # those that are chosen, and the router
+    mlp = config.experts_per_token * mlp + config.num_experts
   per_token = 2 * config.width * (2 * heads + 2 * kv_heads + mlp)
   per_pair = 4 * heads  # q.k and the weighted sum of v
   layers = work.tokens * per_token + work.attended * per_pair

@@ -243,16 +243,27 @@ def _expected(
   files: _Files, config: DecoderConfig
 ) -> dict[str, tuple[int, ...]]:
   """Tensor -> shape, of all that the files must hold."""
-  names, out = _names(files, config), {}
-  for name, tensor, shape in _tensors(config):
-    for i in range(config.num_layers if '{i}' in tensor.name else 1):
-      out[names[name].format(i=i)] = shape
-  return out
+  table, names = _table(files, config), _names(files, config)
+  return {
+    names[name].format(**numbers): shape
+    for name, tensor, shape in _tensors(config, table)
+    for numbers in hf_layout.copies(tensor, config.sizes)
+  }
 
 
-def _tensors(config: DecoderConfig) -> Iterator[tuple[str, Any, tuple]]:
+def _table(files: _Files, config: DecoderConfig) -> Mapping[str, Any]:
+  """Our name -> families.Tensor, in the layout that the files have."""
+  family = families.FAMILIES[config.family]
+  first = [tensor.name.format(i=0) for tensor in family.joined.values()][:1]
+  if set(first) & files.names:
+    return {**family.tensors, **family.joined}
+  return family.tensors
+
+
+def _tensors(
+  config: DecoderConfig, table: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, tuple]]:
   """(our name, its families.Tensor, shape in the file) of each parameter."""
-  table = families.FAMILIES[config.family].tensors
   for name in param_dims(config):
     yield name, table[name], hf_layout.shape(table[name], config.sizes)
 
@@ -263,20 +274,20 @@ def _names(files: _Files, config: DecoderConfig) -> dict[str, str]:
   absent = not any(name.startswith(prefix) for name in files.names)
   drop = prefix if absent else ''
   return {
-    name: tensor.name.removeprefix(drop) for name, tensor, _ in _tensors(config)
+    name: tensor.name.removeprefix(drop)
+    for name, tensor, _ in _tensors(config, _table(files, config))
   }
 
 
 def _read(files: _Files, config: DecoderConfig, name: str, index) -> np.ndarray:
   """A slice of one parameter, float32."""
   dims, sizes = param_dims(config)[name], config.sizes
-  tensor = families.FAMILIES[config.family].tensors[name]
+  tensor, template = _table(files, config)[name], _names(files, config)[name]
   ranges = {
     letter: slice(*part.indices(sizes[letter])[:2])
     for letter, part in zip(dims, index, strict=True)
   }
-  layers = ranges.pop('N', None)
-  template, dims = _names(files, config)[name], dims.removeprefix('N')
+  stacked, dims = hf_layout.split_dims(tensor, dims)
 
   def one(tensor_name):
     source = files.slice(tensor_name)
@@ -285,21 +296,28 @@ def _read(files: _Files, config: DecoderConfig, name: str, index) -> np.ndarray:
     )
     return array.astype(np.float32)
 
-  if layers is None:
+  if not stacked:
     return one(template)
-  numbers = range(layers.start, layers.stop)
-  return np.stack([one(template.format(i=i)) for i in numbers])
+  copies = hf_layout.copies(tensor, sizes, ranges)
+  pieces = np.stack([one(template.format(**numbers)) for numbers in copies])
+  lengths = [ranges[d].stop - ranges[d].start for d in stacked]
+  return pieces.reshape(*lengths, *pieces.shape[1:])
 
 
 def _write_tensors(folder, params, config, max_shard_bytes) -> None:
   leaves = dict(tree.flatten_with_names(params))
-  entries = {}  # tensor -> [(our name, its families.Tensor, layer)], shape
-  for i in range(config.num_layers):
-    for name, tensor, shape in _tensors(config):
-      layer = i if '{i}' in tensor.name else None
-      if layer is not None or i == 0:
-        entry = entries.setdefault(tensor.name.format(i=i), ([], shape))
-        entry[0].append((name, tensor, layer))
+  table = families.FAMILIES[config.family].tensors
+  parts = [
+    (numbers, (name, tensor), shape)
+    for name, tensor, shape in _tensors(config, table)
+    for numbers in hf_layout.copies(tensor, config.sizes)
+  ]
+  entries = {}  # tensor -> [(our name, its families.Tensor, index)], shape
+  for numbers, (name, tensor), shape in sorted(
+    parts, key=lambda part: part[0].get('i', 0)
+  ):
+    entry = entries.setdefault(tensor.name.format(**numbers), ([], shape))
+    entry[0].append((name, tensor, tuple(numbers.values())))
   shards, total = [{}], 0
   for tensor_name, (parts, shape) in entries.items():
     size = 4 * int(np.prod(shape))
@@ -326,10 +344,10 @@ def _write_tensors(folder, params, config, max_shard_bytes) -> None:
 def _gather(leaves, config, parts, shape) -> np.ndarray:
   """One tensor of a file, C-contiguous: save_file misreads any other."""
   out = np.empty(shape, np.float32)
-  for name, tensor, layer in parts:
-    leaf = leaves[name] if layer is None else leaves[name][layer]
-    dims = param_dims(config)[name].removeprefix('N')
-    hf_layout.write(tensor, config.sizes, dims, np.asarray(leaf), out)
+  for name, tensor, index in parts:
+    _, dims = hf_layout.split_dims(tensor, param_dims(config)[name])
+    leaf = np.asarray(leaves[name][index])
+    hf_layout.write(tensor, config.sizes, dims, leaf, out)
   return out
 
 

@@ -5,6 +5,7 @@ Goes out: the range of the file's tensor that holds it, and arrays turned from
 one order of axes to the other. Numpy only; reads and writes nothing.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -12,6 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dpo_jax.models.families import Tensor
+
+# Dimension -> its mark in a tensor's name, where each has its own tensor.
+_MARKS = {'N': 'i', 'E': 'e'}
 
 
 class _Factor(NamedTuple):
@@ -27,6 +31,30 @@ def shape(tensor: Tensor, sizes: Mapping[str, int]) -> tuple[int, ...]:
   """The shape in the file."""
   axes = _factors(tensor, sizes)
   return tuple(math.prod(f.total for f in factors) for factors in axes)
+
+
+def split_dims(tensor: Tensor, dims: str) -> tuple[str, str]:
+  """Dimensions that there is a tensor for each of, and those within one."""
+  apart = [d for d in dims if f'{{{_MARKS.get(d)}}}' in tensor.name]
+  return ''.join(apart), ''.join(d for d in dims if d not in apart)
+
+
+def copies(
+  tensor: Tensor,
+  sizes: Mapping[str, int],
+  index: Mapping[str, slice] | None = None,
+) -> list[dict[str, int]]:
+  """What to fill a tensor's name with, one by one; [{}] if it has no mark.
+
+  Args:
+    tensor: with {i} and {e} in its name, or without.
+    sizes: of the dimensions.
+    index: letter -> the range wanted, as in `read`.
+  """
+  apart, _ = split_dims(tensor, ''.join(_MARKS))
+  wanted = [(index or {}).get(d, slice(0, sizes[d])) for d in apart]
+  numbers = itertools.product(*(range(w.start, w.stop) for w in wanted))
+  return [dict(zip((_MARKS[d] for d in apart), ns)) for ns in numbers]
 
 
 def read(

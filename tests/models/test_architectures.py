@@ -82,6 +82,36 @@ GEMMA2 = {
   'sliding_window': 4096,
   'vocab_size': 256000,
 }
+# Qwen/Qwen3-30B-A3B as published (older layout); the rest is as in LLAMA.
+QWEN3_MOE = {
+  'attention_bias': False,
+  'decoder_sparse_step': 1,
+  'head_dim': 128,
+  'hidden_act': 'silu',
+  'hidden_size': 2048,
+  'initializer_range': 0.02,
+  'intermediate_size': 6144,
+  'max_position_embeddings': 40960,
+  'max_window_layers': 48,
+  'mlp_only_layers': [],
+  'model_type': 'qwen3_moe',
+  'moe_intermediate_size': 768,
+  'norm_topk_prob': True,
+  'num_attention_heads': 32,
+  'num_experts': 128,
+  'num_experts_per_tok': 8,
+  'num_hidden_layers': 48,
+  'num_key_value_heads': 4,
+  'rms_norm_eps': 1e-06,
+  'rope_scaling': None,
+  'rope_theta': 1000000.0,
+  'router_aux_loss_coef': 0.001,
+  'sliding_window': None,
+  'tie_word_embeddings': False,
+  'torch_dtype': 'bfloat16',
+  'use_sliding_window': False,
+  'vocab_size': 151936,
+}
 
 
 def read(mapping, **changes):
@@ -132,6 +162,21 @@ def test_what_old_files_leave_out():
   )
 
 
+def test_experts():
+  config = read(QWEN3_MOE)
+  assert (config.num_experts, config.experts_per_token) == (128, 8)
+  assert config.normalise_experts and config.mlp_width == 768
+  assert config.router_aux_coef == 0.001
+  # transformers 5 writes num_local_experts for both families.
+  new = {k: v for k, v in QWEN3_MOE.items() if k != 'num_experts'}
+  assert read(new, num_local_experts=128) == config
+  # What the classes' absent keys mean: MixtralConfig 8 of which 2.
+  mixtral = read(LLAMA, model_type='mixtral', router_aux_loss_coef=0)
+  assert (mixtral.num_experts, mixtral.experts_per_token) == (8, 2)
+  assert mixtral.normalise_experts and mixtral.router_aux_coef == 0.0
+  assert not read({**QWEN3_MOE, 'norm_topk_prob': False}).normalise_experts
+
+
 EXTRA = {
   'llama': LLAMA,
   'gpt2': GPT2,
@@ -139,6 +184,8 @@ EXTRA = {
   'gpt_neox': PYTHIA,
   'gemma2': GEMMA2,
   'gemma3_text': GEMMA2 | {'model_type': 'gemma3_text'},
+  'mixtral': LLAMA | {'model_type': 'mixtral'},
+  'qwen3_moe': QWEN3_MOE,
   'smollm3': LLAMA | {'model_type': 'smollm3', 'use_sliding_window': True},
 }
 
@@ -162,6 +209,7 @@ def test_every_parameter_has_its_tensor(name):
   # The file's dimensions are the parameter's, whatever their order.
   for path, dims in param_dims(config).items():
     in_file = table[path].axes.replace(',', '').replace('1', '')
+    in_file += 'E' if '{e}' in table[path].name else ''
     assert sorted(in_file) == sorted(dims.removeprefix('N')), path
 
 
@@ -184,6 +232,23 @@ def test_every_parameter_has_its_tensor(name):
     ({'rope_scaling': {'rope_type': 'llama3'}}, ["'factor' is missing"]),
     ({'head_dim': None, 'num_attention_heads': 24}, ['24 heads', 'head_dim']),
     ({'quantization_config': {'bits': 4}}, ['quantization_config']),
+    (
+      QWEN3_MOE | {'mlp_only_layers': [0]},
+      ['decoder_sparse_step = 1', 'mlp_only_layers = [0]', 'some layers only'],
+    ),
+    (QWEN3_MOE | {'decoder_sparse_step': 2}, ['decoder_sparse_step = 2']),
+    (
+      {'model_type': 'mixtral', 'num_experts_per_tok': 9},
+      ['num_experts_per_tok = 9', 'at most the 8'],
+    ),
+    (
+      {'model_type': 'mixtral', 'router_aux_loss_coef': -1},
+      ['router_aux_loss_coef = -1', '>= 0'],
+    ),
+    (
+      {'model_type': 'mixtral', 'router_jitter_noise': 0.1},
+      ['router_jitter_noise = 0.1'],
+    ),
     (
       {'model_type': 'mistral', 'sliding_window': 4, 'layer_types': ['x']},
       ["layer_types = ['x']", 'each layer'],

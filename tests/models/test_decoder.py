@@ -57,6 +57,7 @@ VARIANTS = {
     'logit_softcap': 5.0,
     'tied': True,
   },
+  'mixtral': {'num_experts': 5, 'experts_per_token': 2},
   'smollm3': {'ropes': (Rope(), Rope(scaling='none')), 'layer_ropes': (0, 1)},
 }
 PROMPTS = ([3, 9, 4, 11, 7], [8, 2])
@@ -184,7 +185,8 @@ def test_parameters_are_those_of_param_dims(name):
   )
   # The modules ask for exactly these: a missing or misshapen one raises.
   states, aux = jax.eval_shape(model.hidden, params, packed_rows())
-  assert states.shape[-1] == config.width and aux == {}
+  assert states.shape[-1] == config.width
+  assert set(aux) == ({'router'} if config.num_experts else set())
   query = model.logical_axes['layers']['attention']['query']['kernel']
   assert query == ('layers', 'embed', 'heads', 'head_dim')
 

@@ -130,6 +130,11 @@ OLD = {'num_kv_heads': 4, 'norm': 'layer', 'gated_mlp': False}
 LAYOUTS = {
   'llama': {},
   'phi3': {},
+  'qwen3_moe': {
+    'query_key_norm': 'head',
+    'num_experts': 4,
+    'experts_per_token': 2,
+  },
   'gpt_neox': OLD | {'qkv_bias': True, 'mlp_bias': True},
   'gpt2': OLD | {'qkv_bias': True, 'learned_positions': True, 'ropes': ()},
 }
@@ -152,9 +157,10 @@ def test_each_device_gets_its_slice(tmp_path, family):
     tmp_path / 'm', config, shardings=shardings
   )
   assert_same(loaded, params)
-  kernel = loaded['layers']['mlp']['up']['kernel']
-  assert kernel.sharding.spec == PartitionSpec(None, 'fsdp', 'tensor')
-  assert kernel.addressable_shards[0].data.shape == (3, 4, 12)
+  block = loaded['layers']['experts' if config.num_experts else 'mlp']
+  kernel = block['up']['kernel']
+  assert kernel.sharding.spec[-2:] == ('fsdp', 'tensor')
+  assert kernel.addressable_shards[0].data.shape[-2:] == (4, 12)
 
 
 def test_a_slice_reads_no_more_than_its_rows():
@@ -232,6 +238,35 @@ def test_a_tied_head_must_be_the_embedding(tmp_path):
   rewrite(tmp_path / 'm', lambda t: t | {'lm_head.weight': -t[embedding]})
   with pytest.raises(InputError, match='lm_head.weight differs from.*tie_word'):
     hf_checkpoint.load_params(tmp_path / 'm', config)
+
+
+@pytest.mark.parametrize('family', ['mixtral', 'qwen3_moe'])
+def test_experts_in_one_tensor_are_read_too(tmp_path, family):
+  # As transformers 5 holds them: gate_up_proj [E, 2 F, D], gate first, and
+  # down_proj [E, D, F]. The files themselves have a tensor an expert.
+  experts = {'num_experts': 4, 'experts_per_token': 2}
+  config = dataclasses.replace(CONFIG, family=family, **experts)
+  params = make_params(config)
+  hf_checkpoint.save(tmp_path / 'm', params, config)
+
+  def join(tensors):
+    out = {k: v for k, v in tensors.items() if 'experts' not in k}
+    ours, block = params['layers']['experts'], 'model.layers.{}.mlp.'
+    for i in range(3):
+      out.pop(f'model.layers.{i}.block_sparse_moe.gate.weight', None)
+      gate, up, down = (ours[k]['kernel'][i] for k in ('gate', 'up', 'down'))
+      gate_up = np.concatenate([gate, up], axis=2).transpose(0, 2, 1)
+      name = block.format(i)
+      out[f'{name}experts.gate_up_proj'] = np.ascontiguousarray(gate_up)
+      down = np.ascontiguousarray(down.transpose(0, 2, 1))
+      out[f'{name}experts.down_proj'] = down
+      router = np.ascontiguousarray(ours['router']['kernel'][i].T)
+      out[f'{name}gate.weight'] = router
+    return out
+
+  assert_same(hf_checkpoint.load_params(tmp_path / 'm', config), params)
+  rewrite(tmp_path / 'm', join)
+  assert_same(hf_checkpoint.load_params(tmp_path / 'm', config), params)
 
 
 def _without(name):

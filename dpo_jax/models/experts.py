@@ -1,0 +1,124 @@
+"""A layer's experts: each position runs through the best few of many MLPs.
+
+Comes in: the residual stream [R, L, D] and Rows. Goes out: the weighted sum
+of the chosen experts' outputs, and RouterSums, from which `balance_loss` and
+`balance_metrics` follow for a whole batch. No position is ever dropped: the
+experts are run one after the other on all positions, so the arithmetic is
+that of all of them, and the memory that of one.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dpo_jax import types
+from dpo_jax.models.decoder_config import DecoderConfig
+from dpo_jax.types import Array
+
+
+class Experts(nn.Module):
+  """sum_e weight_e(x) down_e(act(gate_e x) * up_e x), e the chosen experts.
+
+  The weights are the router's largest probabilities, divided by their sum
+  where `normalise_experts` (Mixtral: arXiv:2401.04088, section 2.1; Qwen3:
+  `norm_topk_prob`). The router is float32 (arXiv:2101.03961, section 2.4).
+  """
+
+  config: DecoderConfig
+  dtype: Any
+  act: Callable[[Array], Array]
+
+  @nn.compact
+  def __call__(
+    self, x_RLD: Array, rows: types.Rows
+  ) -> tuple[Array, types.RouterSums]:
+    """[R, L, D] in `dtype`, and the sums over the positions not padding."""
+    config, dtype = self.config, self.dtype
+
+    def kernel(name, dims):
+      shape = tuple(config.sizes[d] for d in dims)
+      return _Kernel(shape, name=name)().astype(dtype)
+
+    router_DE = _Kernel((config.width, config.num_experts), name='router')()
+    logits_RLE = jnp.einsum('RLD,DE->RLE', x_RLD.astype(jnp.float32), router_DE)
+    weights_RLE, router = _route(config, logits_RLE, rows)
+
+    def add_expert(out_RLD, expert):
+      weight_RL, gate_DF, up_DF, down_FD = expert
+      h_RLF = self.act(x_RLD @ gate_DF) * (x_RLD @ up_DF)
+      out = (h_RLF @ down_FD) * weight_RL[..., None].astype(dtype)
+      return out_RLD + out, None
+
+    # An expert's hidden values are computed again in the backward pass.
+    experts = (
+      jnp.moveaxis(weights_RLE, -1, 0),
+      kernel('gate', 'EDF'),
+      kernel('up', 'EDF'),
+      kernel('down', 'EFD'),
+    )
+    body = jax.checkpoint(add_expert, prevent_cse=False)
+    out_RLD, _ = jax.lax.scan(body, jnp.zeros_like(x_RLD), experts)
+    return out_RLD, router
+
+
+def balance_loss(router: types.RouterSums) -> Array:
+  """E sum_e f_e P_e over the experts of all layers as one; scalar.
+
+  f_e is how often expert e was chosen, P_e its mean probability, a position
+  (Switch Transformer, arXiv:2101.03961, equations 4 to 6, for several choices
+  a position, as in transformers' `load_balancing_loss_func`). The number of
+  choices where balanced. The gradient goes through P_e alone.
+  """
+  tokens = jnp.maximum(jnp.sum(router.tokens_N), 1.0)
+  chosen_E = jnp.sum(router.chosen_NE, axis=0) / tokens
+  probs_E = jnp.sum(router.probs_NE, axis=0) / tokens
+  return chosen_E.size * jnp.vdot(jax.lax.stop_gradient(chosen_E), probs_E)
+
+
+def balance_metrics(router: types.RouterSums) -> dict[str, Array]:
+  """What to watch: scalars under `router/`.
+
+  `aux_loss` is `balance_loss`; `max_expert_share` the largest share of a
+  layer's choices that one expert gets (1/E where balanced); `entropy` the mean
+  entropy of the router's distribution, nats (log E where it decides nothing).
+  """
+  chosen = jnp.maximum(jnp.sum(router.chosen_NE, axis=1, keepdims=True), 1.0)
+  tokens = jnp.maximum(jnp.sum(router.tokens_N), 1.0)
+  return {
+    'router/aux_loss': balance_loss(router),
+    'router/max_expert_share': jnp.max(router.chosen_NE / chosen),
+    'router/entropy': jnp.sum(router.entropy_N) / tokens,
+  }
+
+
+class _Kernel(nn.Module):
+  """One array of weights, float32."""
+
+  shape: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self):
+    zeros = nn.initializers.zeros
+    return self.param('kernel', zeros, self.shape, jnp.float32)
+
+
+def _route(config, logits_RLE, rows):
+  """Each expert's weight [R, L, E], 0 where not chosen, and RouterSums."""
+  log_probs_RLE = jax.nn.log_softmax(logits_RLE, axis=-1)
+  probs_RLE = jnp.exp(log_probs_RLE)
+  _, best_RLB = jax.lax.top_k(logits_RLE, config.experts_per_token)
+  chosen_RLE = jax.nn.one_hot(best_RLB, config.num_experts).sum(axis=-2)
+  weights_RLE = probs_RLE * chosen_RLE
+  if config.normalise_experts:
+    weights_RLE /= weights_RLE.sum(axis=-1, keepdims=True)
+  real_RL1 = (rows.prompt_id > 0).astype(jnp.float32)[..., None]
+  entropy_RLE = jax.lax.stop_gradient(-probs_RLE * log_probs_RLE)
+  return weights_RLE, types.RouterSums(
+    chosen_NE=jnp.sum(chosen_RLE * real_RL1, axis=(0, 1)),
+    probs_NE=jnp.sum(probs_RLE * real_RL1, axis=(0, 1)),
+    entropy_N=jnp.sum(entropy_RLE * real_RL1),
+    tokens_N=jnp.sum(real_RL1),
+  )
