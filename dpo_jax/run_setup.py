@@ -321,6 +321,12 @@ def describe(config, inputs: Inputs, job: Job) -> str:
   sizes = [leaf.size for leaf in jax.tree.leaves(job.abstract.params)]
   plan = job.train_plan.summary(min(job.num_steps, 200))
   kind = jax.devices()[0].device_kind
+  mismatched = (
+    f'\nmismatched answers: {plan["num_mismatched"]} of {plan["num_prompts"]} '
+    'prompts have one'
+    if 'num_mismatched' in plan
+    else ''
+  )
   return (
     f'{config.stage}: {" + ".join(job.objective.terms)}, {job.num_steps} '
     f'updates of {config.train.batch_size} prompts, '
@@ -328,6 +334,7 @@ def describe(config, inputs: Inputs, job: Job) -> str:
     f'rows of {job.train_plan.row_length}: packing efficiency '
     f'{plan["packing_efficiency"]:.3f}, row counts '
     f'{", ".join(map(str, plan["row_shapes"]))} (one compile each)'
+    f'{mismatched}'
   )
 
 

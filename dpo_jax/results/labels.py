@@ -15,7 +15,16 @@ from dpo_jax.results import collect
 # the groups apart
 MAX_COLUMNS = 5
 ABSENT = '-'
-_PRIORITY = ('stage', 'loss', 'model', 'reference', 'adapter', 'optim', 'data')
+_PRIORITY = (
+  'stage',
+  'loss.terms',
+  'loss',
+  'model',
+  'reference',
+  'adapter',
+  'optim',
+  'data',
+)
 
 
 class Labels(NamedTuple):
@@ -100,7 +109,7 @@ def _choose(differing: list[str], flat: list[dict]) -> list[str]:
 
 
 def _importance(key: str) -> int:
-  head = key.split('.')[0]
+  head = key if key in _PRIORITY else key.split('.')[0]
   return _PRIORITY.index(head) if head in _PRIORITY else len(_PRIORITY)
 
 
