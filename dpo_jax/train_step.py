@@ -43,8 +43,9 @@ def make_train_step(
 
   Returns:
     A pure function. `reference` is a pytree of parameters, or None where the
-    batch brings precomputed scores or the losses need none. The losses'
-    running numbers are `state.loss_state`. A model with experts descends
+    batch brings precomputed scores or the losses need none; types.Frozen
+    where state.params is an adapter. The losses' running numbers are
+    `state.loss_state`. A model with experts descends
     loss + hyper['router_aux_coef'] * balance loss of the whole batch; `loss`
     in the metrics is the objective's alone.
   """
@@ -185,7 +186,10 @@ def _make_forward(score, objective, reference, batch):
       'batches with mismatched_length, or use bco'
     )
 
+  whole, reference = _sides(reference)
+
   def forward(params, rows):
+    params = whole(params)
     if 'distributions' in objective.needs:
       return score(params, reference, rows, num_completions, heads)
     policy = score(params, rows, num_completions, heads)
@@ -194,6 +198,18 @@ def _make_forward(score, objective, reference, batch):
     )
 
   return forward
+
+
+def _sides(frozen):
+  """(what makes the policy's weights of the trained ones, the reference's)."""
+  if not isinstance(frozen, types.Frozen):
+    return lambda params: params, frozen
+  base, scale, other, adapter = frozen
+
+  def whole(params):
+    return types.Adapted(base, params, scale)
+
+  return whole, types.Adapted(base if other is None else other, adapter, scale)
 
 
 def _separable_gradients(forward, objective, state, batch, hyper):

@@ -144,3 +144,23 @@ class Head(NamedTuple):
   bias: Array | None = None  # [V]
   scale: float = 1.0
   softcap: float | None = None
+
+
+class Adapted(NamedTuple):
+  """What a model reads in place of its weights, with an adapter on them."""
+
+  base: Params
+  adapter: Params | None  # of models/adapters.py; None = it is off
+  scale: Array | float = 1.0  # of the adapter's share
+
+
+class Frozen(NamedTuple):
+  """What a step reads and does not train, where it trains an adapter.
+
+  The reference shares `base`, but for one that has weights of its own.
+  """
+
+  base: Params  # under the policy's adapter
+  scale: Array | float  # of every adapter's share
+  reference: Params | None = None  # the reference's weights; None = base
+  adapter: Params | None = None  # on the reference; None = it is off

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import ad_checkpoint
 
 from dpo_jax import tree, types
-from dpo_jax.models import attention, experts
+from dpo_jax.models import adapters, attention, experts, quantized
 from dpo_jax.models.decoder_config import AXES, DecoderConfig, param_dims
 from dpo_jax.types import Array, Params
 
@@ -63,7 +63,8 @@ def make_model(
   `hidden(params, rows)` takes Rows [R, L] and returns the states [R, L, D]
   after the last norm, in `compute_dtype`, and a dict: {}, or 'router':
   RouterSums where layers have experts. Parameters are stacked over layers on
-  axis 0 under 'layers'.
+  axis 0 under 'layers'; types.Adapted stands for parameters with an adapter
+  on them.
 
   `decode(params, rows, cache)` is the same for texts that come in parts: of
   each row the tokens that follow those in the cache; prompt_id 0 is padding,
@@ -81,7 +82,11 @@ def make_model(
   numerics = _Numerics(jnp.dtype(compute_dtype), remat, attention_block)
   module = _Decoder(config, numerics)
 
+  def hidden(params, rows):
+    return module.apply(adapters.variables(params), rows)[:2]
+
   def head(params):
+    params = adapters.variables(params)['params']
     tied = params['embed']['embedding'] if config.tied else None
     return types.Head(
       weight_VD=params['head']['kernel'] if tied is None else tied,
@@ -90,7 +95,7 @@ def make_model(
     )
 
   def decode(params, rows, cache):
-    hidden_RLD, _, cache = module.apply({'params': params}, rows, cache)
+    hidden_RLD, _, cache = module.apply(adapters.variables(params), rows, cache)
     return hidden_RLD, cache
 
   axes = {
@@ -100,7 +105,7 @@ def make_model(
   return LanguageModel(
     config=config,
     init=functools.partial(_init, config),
-    hidden=lambda params, rows: module.apply({'params': params}, rows)[:2],
+    hidden=hidden,
     head=head,
     decode=decode,
     make_cache=functools.partial(_make_cache, config, numerics.dtype),
@@ -160,7 +165,7 @@ class _Decoder(nn.Module):
       layer = nn.remat(_Layer, policy=policy, prevent_cse=False)
     layers = nn.scan(
       layer,
-      variable_axes={'params': 0},
+      variable_axes={'params': 0, 'adapter': 0},
       split_rngs={'params': True},
       in_axes=(nn.broadcast, nn.broadcast, 0),
       length=config.num_layers,
@@ -218,11 +223,11 @@ class _Attention(nn.Module):
   @nn.compact
   def __call__(self, x_RLD, rows, tables, kind, cache):
     config, dtype = self.config, self.numerics.dtype
-    linear = functools.partial(_linear, config, dtype)
+    linear = functools.partial(_Linear, dtype)
     bias = config.qkv_bias
-    q_RLHK = linear('D', 'HK', bias, 'query')(x_RLD)
-    k_RLGK = linear('D', 'GK', bias, 'key')(x_RLD)
-    v_RLGK = linear('D', 'GK', bias, 'value')(x_RLD)
+    q_RLHK = linear('D', 'HK', bias, name='query')(x_RLD)
+    k_RLGK = linear('D', 'GK', bias, name='key')(x_RLD)
+    v_RLGK = linear('D', 'GK', bias, name='value')(x_RLD)
     if config.query_key_norm != 'none':
       one = config.query_key_norm == 'head'
       q_dims, k_dims = ('K', 'K') if one else ('HK', 'GK')
@@ -248,7 +253,7 @@ class _Attention(nn.Module):
       attend = attention.cached_attention
       out_RLHK = attend(q_RLHK, cache, kind['layer'], rows, **options)
     out_RLHK = ad_checkpoint.checkpoint_name(out_RLHK, 'attention')
-    return linear('HK', 'D', config.out_bias, 'out')(out_RLHK), cache
+    return linear('HK', 'D', config.out_bias, name='out')(out_RLHK), cache
 
 
 class _Mlp(nn.Module):
@@ -259,14 +264,14 @@ class _Mlp(nn.Module):
 
   @nn.compact
   def __call__(self, x_RLD):
-    linear = functools.partial(_linear, self.config, self.dtype)
+    linear = functools.partial(_Linear, self.dtype)
     act, bias = _ACTIVATIONS[self.config.activation], self.config.mlp_bias
-    h_RLF = linear('D', 'F', bias, 'up')(x_RLD)
+    h_RLF = linear('D', 'F', bias, name='up')(x_RLD)
     if self.config.gated_mlp:
-      h_RLF = act(linear('D', 'F', bias, 'gate')(x_RLD)) * h_RLF
+      h_RLF = act(linear('D', 'F', bias, name='gate')(x_RLD)) * h_RLF
     else:
       h_RLF = act(h_RLF)
-    return linear('F', 'D', bias, 'down')(h_RLF)
+    return linear('F', 'D', bias, name='down')(h_RLF)
 
 
 class _Norm(nn.Module):
@@ -293,12 +298,27 @@ class _Norm(nn.Module):
     return self.param(name, nn.initializers.zeros, shape, jnp.float32)
 
 
-def _linear(config, dtype, into, out, use_bias, name):
-  """A matmul over the trailing dimensions `into`, giving `out`."""
-  axis = tuple(range(-len(into), 0))
-  return nn.DenseGeneral(
-    _shape(config, out), axis, use_bias=use_bias, dtype=dtype, name=name
-  )
+class _Linear(nn.Module):
+  """A matmul from dimensions `into` to `out`, plus an adapter's share."""
+
+  dtype: Any
+  into: str
+  out: str
+  use_bias: bool
+
+  @nn.compact
+  def __call__(self, x):
+    def weight(name, collection='params'):
+      return self.get_variable(collection, name)
+
+    dot = functools.partial(quantized.dot, dtype=self.dtype)
+    y = dot(x, weight('kernel'), len(self.into))
+    if self.use_bias:
+      y += weight('bias').astype(self.dtype)
+    if self.has_variable('adapter', 'a'):
+      within = dot(x, weight('a', 'adapter'), len(self.into))
+      y += dot(within, weight('b', 'adapter'), 1)
+    return y
 
 
 def _embed(config, dim, dtype, name):

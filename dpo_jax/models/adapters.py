@@ -1,0 +1,129 @@
+"""LoRA: small trainable matrices beside frozen ones, as their own pytree.
+
+Comes in: a DecoderConfig, an AdapterSpec. Goes out: an adapter, nested dicts
+that mirror the decoder's: for each target 'a' [layers, into.., rank] and 'b'
+[layers, rank, out..], float32; its logical axes; weights with it merged in.
+Reads and writes no files: storage/peft_checkpoint.py does.
+
+qwix's LoraProvider keeps its factors among the weights, under flat axes: the
+same module cannot run without them, and heads cannot be sharded. So the two
+matmuls are in decoder.py, and qwix is used for quantised bases only.
+"""
+
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpo_jax import tree, types
+from dpo_jax.models import quantized
+from dpo_jax.models.adapter_spec import LINEARS, AdapterSpec
+from dpo_jax.models.decoder_config import AXES, DecoderConfig
+from dpo_jax.types import Array, Params
+
+
+def init(config: DecoderConfig, spec: AdapterSpec, key: Array) -> Params:
+  """The adapter before the first update: A B = 0, so the model is the base.
+
+  The factor that is not zero is uniform in +- 1 / sqrt(its inputs); with
+  spec.zero 'b' that is PEFT's default, 'a' is Init[B] of arXiv:2406.08447.
+  """
+  leaves = {}
+  for name, dims in factor_dims(spec).items():
+    shape = _shape(config, spec, dims)
+    if name.endswith(spec.zero):
+      leaves[name] = jnp.zeros(shape, jnp.float32)
+      continue
+    inputs = dims[1:-1] if name.endswith('a') else 'r'
+    bound = _size(config, spec, inputs) ** -0.5
+    own_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+    # As a matrix: see decoder._init.
+    matrix = shape[0], _size(config, spec, dims[1:])
+    values = jax.random.uniform(own_key, matrix, minval=-bound, maxval=bound)
+    leaves[name] = values.reshape(shape)
+  return tree.unflatten_names(leaves)
+
+
+def logical_axes(spec: AdapterSpec) -> Params:
+  """Pytree like the adapter; leaves are tuples of logical axis names."""
+  axes = AXES | {'r': None}
+  return tree.unflatten_names(
+    {
+      name: tuple(axes[d] for d in dims)
+      for name, dims in factor_dims(spec).items()
+    }
+  )
+
+
+def factor_dims(spec: AdapterSpec) -> dict[str, str]:
+  """Dimension letters of every factor, by its name; r is the rank."""
+  out = {}
+  for target in spec.targets:
+    into, outof = LINEARS[target]
+    out[f'layers/{target}/a'] = f'N{into}r'
+    out[f'layers/{target}/b'] = f'Nr{outof}'
+  return out
+
+
+def shapes(
+  config: DecoderConfig, spec: AdapterSpec
+) -> dict[str, tuple[int, ...]]:
+  """Shape of every factor, by its name."""
+  return {
+    name: _shape(config, spec, dims) for name, dims in factor_dims(spec).items()
+  }
+
+
+def variables(params: Params | types.Adapted) -> dict[str, Any]:
+  """The decoder's collections: weights, and the adapter if one is on.
+
+  The adapter's scale goes into B, whose elements are few.
+  """
+  if not isinstance(params, types.Adapted):
+    return {'params': params}
+  if params.adapter is None:
+    return {'params': params.base}
+  return {
+    'params': params.base,
+    'adapter': _scaled(params.adapter, params.scale),
+  }
+
+
+def merge(params: types.Adapted) -> Params:
+  """Whole weights W + scale A B, float32, a quantised W dequantised first."""
+  collections = variables(params)
+  factors = dict(tree.flatten_with_names(collections.get('adapter', {})))
+  leaves = {}
+  for name, leaf in quantized.leaves(collections['params']).items():
+    leaf = quantized.dense(leaf, jnp.float32)
+    path = name.removesuffix('kernel')
+    if f'{path}a' in factors:
+      leaf = leaf + _product(factors[f'{path}a'], factors[f'{path}b'])
+    leaves[name] = leaf
+  return tree.unflatten_names(leaves)
+
+
+def _product(a: Array, b: Array) -> Array:
+  """A B of every layer, [layers, into.., out..]."""
+  return jax.vmap(
+    lambda a, b: jnp.tensordot(a, b, 1, precision=jax.lax.Precision.HIGHEST)
+  )(a, b)
+
+
+def _scaled(adapter: Params, scale: Array | float) -> Params:
+  if 'b' in adapter:
+    return {'a': adapter['a'], 'b': adapter['b'] * scale}
+  return {name: _scaled(part, scale) for name, part in adapter.items()}
+
+
+def _shape(config, spec, dims) -> tuple[int, ...]:
+  sizes = {**config.sizes, 'r': spec.rank}
+  return tuple(sizes[d] for d in dims)
+
+
+def _size(config, spec, dims) -> int:
+  size = 1
+  for length in _shape(config, spec, dims):
+    size *= length
+  return size

@@ -1,0 +1,105 @@
+"""Frozen weights in fewer bits: int8 or nf4 in memory, floats in the matmul.
+
+Comes in: weights that nothing trains. Goes out: the same tree, where a linear
+map's kernel is a qwix QArray (integers, and float32 scales of the same rank),
+and the matmul that takes either. Embeddings, norms and biases stay float32.
+qwix is imported only where weights are quantised.
+"""
+
+import functools
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpo_jax import tree
+from dpo_jax.types import Array, Params
+
+KINDS = ('float32', 'int8', 'nf4')
+
+_LINEAR = re.compile(r'layers/(attention|mlp)/\w+/kernel')
+_BLOCK = 64  # inputs that share one nf4 scale, where 64 divides them
+
+
+def quantize(params: Params, kind: str) -> Params:
+  """The weights with every linear kernel of the layers quantised.
+
+  Args:
+    params: a decoder's.
+    kind: 'int8' (absolute maximum an output channel and layer), 'nf4' (a
+      maximum a block of 64 inputs; arXiv:2305.14314), 'float32' (as it is).
+
+  Returns:
+    The same nested dicts. Embedding, head, norms, biases and router are the
+    arrays that came in.
+  """
+  if kind == 'float32':
+    return params
+  return tree.unflatten_names(
+    {
+      name: _quantize(leaf, kind, name) if _LINEAR.fullmatch(name) else leaf
+      for name, leaf in leaves(params).items()
+    }
+  )
+
+
+def dense(kernel: Any, dtype: Any) -> Array:
+  """The kernel as floats, of an array or of a QArray."""
+  if not is_quantized(kernel):
+    return kernel.astype(dtype)
+  import qwix
+
+  return qwix.dequantize(kernel).astype(dtype)
+
+
+def dot(x: Array, kernel: Any, num_into: int, *, dtype: Any) -> Array:
+  """x times kernel over the last `num_into` dimensions of x, in `dtype`.
+
+  The backward pass dequantises again: float kernels of all layers together
+  would be what quantising was to save.
+  """
+  if is_quantized(kernel):
+    floating = functools.partial(_dot, num_into=num_into, dtype=dtype)
+    return jax.checkpoint(floating)(x, kernel)
+  return _dot(x, kernel, num_into, dtype)
+
+
+def is_quantized(leaf: Any) -> bool:
+  """Whether a leaf of a weights tree is a QArray."""
+  return hasattr(leaf, 'qvalue')
+
+
+def leaves(params: Params, prefix: str = '') -> dict[str, Any]:
+  """{name: leaf} of nested dicts; a QArray is one leaf."""
+  out = {}
+  for key, value in params.items():
+    if isinstance(value, dict):
+      out |= leaves(value, f'{prefix}{key}/')
+    else:
+      out[f'{prefix}{key}'] = value
+  return out
+
+
+def _dot(x, kernel, num_into, dtype):
+  axes = tuple(range(x.ndim - num_into, x.ndim)), tuple(range(num_into))
+  return jax.lax.dot_general(
+    x.astype(dtype), dense(kernel, dtype), (axes, ((), ()))
+  )
+
+
+def _quantize(kernel: Array, kind: str, name: str) -> Any:
+  """A QArray of [layers, into.., out..]."""
+  import qwix
+
+  num_into = 2 if name.endswith('out/kernel') else 1
+  channels = (0, *range(1 + num_into, kernel.ndim))
+  if kind == 'int8':
+    return qwix.quantize(kernel, jnp.int8, channelwise_axes=channels)
+  last = num_into  # the innermost input dimension is cut into blocks
+  outer = tuple(range(1, last))
+  size = math.gcd(kernel.shape[last], _BLOCK)
+  return qwix.quantize(
+    kernel, 'nf4', channelwise_axes=(*channels, *outer), tiled_axes={last: size}
+  )
