@@ -239,6 +239,7 @@ def _model() -> ConfigDict:
   model.init_from = ''  # Hugging Face folder or a run's; train
   model.preset = ''  # random weights, one of presets; '' = init_from
   model.vocab_size = 0  # tokens; 0 = the tokenizer's (preset only)
+  model.allow_larger_vocab = False  # rows that are no token; inputs
   model.router_aux_coef = config_dict.placeholder(float)  # None = the model's
   model.remat = 'none'  # none, full, dots; decoder
   model.attention_block = 128  # queries a block; attention

@@ -198,6 +198,7 @@ RULES: dict[str, Rule] = {
   'model.init_from': _text('a folder'),
   'model.preset': _or_empty(_choice(*presets.names())),
   'model.vocab_size': _whole(0, zero="the tokenizer's"),
+  'model.allow_larger_vocab': _FLAG,
   'model.router_aux_coef': _or_none(_at_least(0)),
   'model.remat': _choice('none', 'full', 'dots'),
   'model.attention_block': _whole(1, example=128),

@@ -127,6 +127,14 @@ def _read_model(config, tokenizer: Tokenizer) -> architectures.DecoderConfig:
       'model was trained with'
       + ('' if config.model.init_from else ', or a larger model.vocab_size')
     )
+  padded = config.model.init_from and tokenizer.vocab_size < model.vocab_size
+  if padded and not config.model.allow_larger_vocab:
+    raise InputError(
+      f'config.tokenizer: {tokenizer.name!r} has {tokenizer.vocab_size} '
+      f'tokens, the model {model.vocab_size}; fix: use the tokenizer that the '
+      'model was trained with, or set model.allow_larger_vocab=True if the '
+      'other rows are padding (as in pythia and qwen)'
+    )
   coefficient = config.model.router_aux_coef
   if coefficient is not None and not model.num_experts:
     raise InputError(

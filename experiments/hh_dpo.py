@@ -27,6 +27,7 @@ def get_config(arg=''):
   config.data.prompt_max_length = 256
   config.data.truncation = 'keep_prompt_end'
   config.model.init_from = 'models/pythia-2.8b-sft'
+  config.model.allow_larger_vocab = True  # its rows are padded to 50,304
   config.model.remat = 'full'
   config.loss.terms = {args.loss: 1.0}
   config.loss.beta = 0.1

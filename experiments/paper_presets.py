@@ -44,6 +44,7 @@ DPO = {
   'data.train': 'tfds:hh_rlhf:train',
   'data.eval': 'tfds:hh_rlhf:test',
   'model.init_from': 'models/pythia-2.8b-sft',
+  'model.allow_larger_vocab': True,  # its rows are padded to 50,304
 }
 # huggingface/alignment-handbook, recipes/zephyr-7b-beta/dpo/config_full.yaml;
 # the clipping is transformers' default, which the recipe leaves.
@@ -68,6 +69,7 @@ TULU3 = {
   'optim.warmup_fraction': 0.1,
   'train.batch_size': 128,
   'data.max_length': 2048,
+  'model.allow_larger_vocab': True,  # its rows are padded to a multiple of 8
 }
 # Meng et al. 2024, arXiv:2405.14734: gamma is beta times the ratio that the
 # authors publish. Lengths as in princeton-nlp/SimPO, training_configs/.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dpo_jax import tree, types
-from dpo_jax.models import decoder, presets
+from dpo_jax.models import decoder
 from dpo_jax.models.decoder_config import DecoderConfig, Rope, param_dims
 
 SMALL = DecoderConfig(
@@ -224,19 +224,3 @@ def test_head():
   head = tied.head(params)
   np.testing.assert_array_equal(head.weight_VD, params['embed']['embedding'])
   assert head.bias is None and head.softcap == 5.0
-
-
-def test_presets():
-  for name in presets.names():
-    config = presets.get(name)
-    assert config.num_heads % config.num_kv_heads == 0
-  assert presets.get('tiny', vocab_size=77).vocab_size == 77
-  # meta-llama/Llama-3.2-1B: 1,235,814,400 parameters, head tied.
-  config = presets.get('llama-3.2-1b')
-  total = sum(
-    int(np.prod([config.sizes[d] for d in dims]))
-    for dims in param_dims(config).values()
-  )
-  assert total == 1_235_814_400
-  with pytest.raises(types.InputError, match="no preset 'tniy'.*'tiny'"):
-    presets.get('tniy')
