@@ -27,6 +27,8 @@ def nca_pair(pairs: PairScores, *, beta: float = 0.1) -> Array:
   `-log s(r_w) - 1/2 log s(-r_w) - 1/2 log s(-r_l)`: the chosen answer's
   likelihood is held up, not only its lead.
 
+  Source: arXiv:2402.05369, K = 2.
+
   Args:
     pairs: scores of the comparisons.
     beta: strength of the pull to the reference, per nat.
@@ -52,6 +54,8 @@ def nca_pair(pairs: PairScores, *, beta: float = 0.1) -> Array:
 def bco_pair(pairs: PairScores, *, beta: float = 0.1) -> Array:
   """Binary classifier optimisation without the reward shift.
 
+  `-log s(r_w) - log s(-r_l)`. Source: arXiv:2404.04656, delta = 0.
+
   Args:
     pairs: scores of the comparisons.
     beta: strength of the pull to the reference, per nat.
@@ -75,6 +79,8 @@ def bco_pair(pairs: PairScores, *, beta: float = 0.1) -> Array:
 def sppo_hard(pairs: PairScores, *, beta: float = 0.1) -> Array:
   """SPPO with hard labels: each log-ratio is pulled to its own target.
 
+  `(a_w - 1/(2 beta))^2 + (a_l + 1/(2 beta))^2`. Source: arXiv:2405.00675.
+
   Args:
     pairs: scores of the comparisons.
     beta: the paper's 1 / eta; the targets are +-1 / (2 beta).
@@ -96,6 +102,8 @@ def sppo_hard(pairs: PairScores, *, beta: float = 0.1) -> Array:
 )
 def apo_zero(pairs: PairScores, *, beta: float = 0.1) -> Array:
   """Anchored: the chosen answer goes up, the rejected one down.
+
+  `1 - s(r_w) + s(r_l)`. Source: arXiv:2408.06266, eq. 7.
 
   Args:
     pairs: scores of the comparisons.
@@ -123,6 +131,8 @@ def apo_down(pairs: PairScores, *, beta: float = 0.1) -> Array:
   For data whose chosen answers are worse than the policy's own: the chosen
   answer's own gradient may point down.
 
+  `s(r_w) + 1 - s(D)`. Source: arXiv:2408.06266, eq. 8.
+
   Args:
     pairs: scores of the comparisons.
     beta: strength of the pull to the reference, per nat.
@@ -148,6 +158,9 @@ def cal_dpo(pairs: PairScores, *, beta: float = 0.1) -> Array:
 
   The first part has no beta: it is the contrast of the log-ratios as such.
 
+  `-log s(h) + 1/2 [(a_w - 1/(2 beta))^2 + (a_l + 1/(2 beta))^2]`. Source:
+  arXiv:2412.14516.
+
   Args:
     pairs: scores of the comparisons.
     beta: the targets are +-1 / (2 beta).
@@ -172,6 +185,8 @@ def dpop(
   pairs: PairScores, *, beta: float = 0.3, penalty: float = 50.0
 ) -> Array:
   """DPO-Positive: a chosen answer may not become less likely.
+
+  `-log s(beta (h - penalty max(0, -a_w)))`. Source: arXiv:2402.13228.
 
   Args:
     pairs: scores of the comparisons.

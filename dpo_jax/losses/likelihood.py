@@ -23,6 +23,8 @@ def nll(pairs: PairScores) -> Array:
   in the global batch, so that every token counts the same, also under
   accumulation.
 
+  `-log pi_w`. Source: maximum likelihood; beside DPO, arXiv:2404.19733.
+
   Args:
     pairs: scores of the comparisons; for SFT winner and loser are the same.
 
@@ -42,6 +44,8 @@ def nll(pairs: PairScores) -> Array:
 )
 def sft(pairs: PairScores) -> Array:
   """`nll` under the name that TRL gives it, see there.
+
+  `-log pi_w`. Source: maximum likelihood.
 
   Args:
     pairs: scores of the comparisons.

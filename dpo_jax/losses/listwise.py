@@ -28,6 +28,8 @@ def infonca(
   `-sum_k softmax(scores / alpha)_k log softmax(r)_k`, r_k = beta a_k, over
   the K completions of a prompt.
 
+  Source: arXiv:2402.05369.
+
   Args:
     lists: scores of the completions, grouped by prompt.
     beta: strength of the pull to the reference, per nat.

@@ -38,6 +38,9 @@ def ld_alpha(pairs: PairScores, *, ld_alpha: float = 1.0) -> PairScores:
 
   Policy and reference alike; lengths themselves (ipo's, sigmoid_norm's) stay.
 
+  `head + ld_alpha tail`, head the first `min(|w|, |l|)` tokens of `log pi`.
+  Source: arXiv:2409.06411.
+
   Args:
     pairs: scores of the comparisons, with heads.
     ld_alpha: weight of the tail in [0, 1]; 1 changes nothing.
@@ -74,6 +77,10 @@ def f_divergence(
   f_alpha: float = 0.5,
 ) -> PairScores:
   """Another divergence from the reference than the reverse KL.
+
+  `1 - exp(-a)` (forward_kl), `log 2 + log s(a)` (js_divergence),
+  `(exp((f_alpha-1) a) - 1)/(f_alpha-1)` (alpha_divergence) for `a`. Source:
+  arXiv:2309.16240.
 
   Args:
     pairs: scores of the comparisons.
@@ -194,6 +201,8 @@ def beta_dpo(
   h is in nats, as in the authors' code. A training step keeps only the
   comparisons that `select_beta_dpo` draws; an evaluation keeps all.
 
+  Source: arXiv:2407.08639.
+
   Args:
     beta: the loss's beta, per nat.
     pairs: scores of the comparisons.
@@ -222,6 +231,9 @@ def beta_dpo(
 )
 def wpo(values: Array, pairs: PairScores) -> Array:
   """Comparisons that the policy itself might have written count more.
+
+  `x sg[exp(mean aligned lp_w) exp(mean aligned lp_l)]`, aligned = `log p - log
+  sum p^2`. Source: arXiv:2406.11827, eq. 2.
 
   Args:
     values: losses [P].
@@ -253,6 +265,9 @@ def tr_dpo(
   tr_tau: float = 512.0,
 ) -> Params:
   """The reference follows the policy, softly and now and then.
+
+  `tr_alpha pi + (1 - tr_alpha) ref` every tr_tau steps, for `ref`. Source:
+  arXiv:2404.09656, soft update.
 
   Args:
     reference: the reference's weights.

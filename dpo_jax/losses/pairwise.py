@@ -35,6 +35,8 @@ def sigmoid(
   `-(1 - e) log s(D) - e log s(-D)`, `D = beta ((log pi_w - log ref_w) -
   (log pi_l - log ref_l))`, s the logistic function.
 
+  Source: arXiv:2305.18290, eq. 7; smoothing: ericmitchell.ai/cdpo.pdf.
+
   Args:
     pairs: scores of the comparisons.
     beta: strength of the pull to the reference, per nat.
@@ -64,6 +66,8 @@ def robust(
   `[-(1 - e) log s(D) + e log s(-D)] / (1 - 2 e)`. Its mean over flips with
   probability e is the sigmoid loss of the true labels. Unlike cDPO it has no
   lower bound: D may grow without end.
+
+  Source: arXiv:2403.00409.
 
   Args:
     pairs: scores of the comparisons.
@@ -96,6 +100,9 @@ def ipo(
 ) -> Array:
   """IPO: regression of the log-ratio gap to 1 / (2 beta).
 
+  `(x - 1/(2 beta))^2`, x = `a_w/|w| - a_l/|l|` or `h`. Source:
+  arXiv:2310.12036, eq. 17.
+
   Args:
     pairs: scores of the comparisons.
     beta: the paper's tau; the target gap is 1 / (2 beta).
@@ -124,6 +131,8 @@ def ipo(
 def hinge(pairs: PairScores, *, beta: float = 0.1) -> Array:
   """RSO's hinge on the implicit reward margin, `max(0, 1 - D)`.
 
+  Source: arXiv:2309.06657.
+
   Args:
     pairs: scores of the comparisons.
     beta: the paper's gamma, margin per nat.
@@ -147,6 +156,9 @@ def exo_pair(
   pairs: PairScores, *, beta: float = 0.1, label_smoothing: float = 1e-3
 ) -> Array:
   """EXO on pairs: reverse KL from the policy's preference to the label's.
+
+  `q_w (log q_w - log(1-e)) + q_l (log q_l - log e)`, q = `s(+-D)`. Source:
+  arXiv:2402.00856, eq. 16.
 
   Args:
     pairs: scores of the comparisons.
@@ -181,6 +193,9 @@ def discopop(
 ) -> Array:
   """DiscoPOP's log-ratio modulated loss, found by a language model.
 
+  `-log s(D) (1-m) + exp(-D) m`, m = `s(D/tau)`. Source: arXiv:2406.08414, eq.
+  5.
+
   Args:
     pairs: scores of the comparisons.
     beta: strength of the pull to the reference, per nat.
@@ -210,6 +225,8 @@ def discopop(
 def sigmoid_norm(pairs: PairScores, *, beta: float = 5.0) -> Array:
   """DPO of log-ratios that are means over tokens, `-log s(beta x)`.
 
+  Here x = `a_w/|w| - a_l/|l|`. Source: arXiv:2411.15124, eq. 6.
+
   Args:
     pairs: scores of the comparisons.
     beta: per nat a token; about the length times DPO's.
@@ -231,6 +248,8 @@ def sigmoid_norm(pairs: PairScores, *, beta: float = 5.0) -> Array:
 )
 def rdpo(pairs: PairScores, *, beta: float = 0.1, alpha: float = 0.01) -> Array:
   """Length-regularised DPO: a longer winner gets a smaller gradient.
+
+  `-log s(D + alpha (|w| - |l|))`. Source: arXiv:2403.19159.
 
   Args:
     pairs: scores of the comparisons.
@@ -256,6 +275,8 @@ def rdpo(pairs: PairScores, *, beta: float = 0.1, alpha: float = 0.01) -> Array:
 def odpo(pairs: PairScores, *, beta: float = 0.1, alpha: float = 1.0) -> Array:
   """DPO with an offset: the margin must exceed alpha log(score gap).
 
+  `-log s(D - alpha log(score_w - score_l))`. Source: arXiv:2402.10571.
+
   Args:
     pairs: scores of the comparisons; a gap of the data's scores below 1e-6
       counts as 1e-6.
@@ -280,6 +301,8 @@ def odpo(pairs: PairScores, *, beta: float = 0.1, alpha: float = 1.0) -> Array:
 )
 def margin(pairs: PairScores, *, beta: float = 0.1) -> Array:
   """DPO whose margin must exceed the data's, `-log s(D - margin)`.
+
+  Source: arXiv:2307.09288, eq. 2, on DPO.
 
   Args:
     pairs: scores of the comparisons.
@@ -314,6 +337,8 @@ def reward_aware_rpo(
   is KL(p, q) (the paper's D[a||b]), `forward_kl` is KL(q, p), each over the
   two outcomes, and `squared` is (D - reward_scale (score_w - score_l))^2.
   The names of the two divergences are NeMo's.
+
+  Source: arXiv:2406.11704, section 3.3.2.
 
   Args:
     pairs: scores of the comparisons.

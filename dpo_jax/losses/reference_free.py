@@ -28,6 +28,9 @@ def slic_hf(
 ) -> Array:
   """SLiC-HF: rank calibration with a hinge, and a cross-entropy anchor.
 
+  `max(0, delta - log pi_w + log pi_l) + nll_weight NLL_w`. Source:
+  arXiv:2305.10425.
+
   Args:
     pairs: scores of the comparisons.
     delta: margin of the log-likelihoods, nats.
@@ -52,6 +55,9 @@ def slic_hf(
 )
 def simpo(pairs: PairScores, *, beta: float = 2.0, gamma: float = 1.0) -> Array:
   """SimPO: the mean log-likelihood is the reward, with a target margin.
+
+  `-log s(beta (log pi_w/|w| - log pi_l/|l|) - gamma)`. Source:
+  arXiv:2405.14734, eq. 6.
 
   Args:
     pairs: scores of the comparisons.
@@ -84,6 +90,9 @@ def alphapo(
 ) -> Array:
   """AlphaPO: SimPO with a reward whose shape alpha bends.
 
+  `-log s(beta (r_w - r_l) - gamma)`, r = `(1 - p^-alpha)/alpha`, p = `exp(log
+  pi/|y|)`. Source: arXiv:2501.03884.
+
   Args:
     pairs: scores of the comparisons.
     beta: per unit of the reward.
@@ -111,6 +120,8 @@ def alphapo(
 def cpo(pairs: PairScores, *, beta: float = 0.1, alpha: float = 1.0) -> Array:
   """CPO: DPO with a uniform reference, and a cross-entropy anchor.
 
+  `-log s(beta (log pi_w - log pi_l)) + alpha NLL_w`. Source: arXiv:2401.08417.
+
   Args:
     pairs: scores of the comparisons.
     beta: per nat.
@@ -136,6 +147,9 @@ def cpo(pairs: PairScores, *, beta: float = 0.1, alpha: float = 1.0) -> Array:
 )
 def orpo(pairs: PairScores, *, odds_weight: float = 0.1) -> Array:
   """ORPO: cross-entropy on the chosen answer and a log odds ratio.
+
+  `NLL_w - odds_weight log s(log odds_w - log odds_l)`, odds = `P/(1-P)`, P =
+  `exp(log pi/|y|)`. Source: arXiv:2403.07691, eqs. 6 and 7.
 
   Args:
     pairs: scores of the comparisons.

@@ -24,6 +24,8 @@ from dpo_jax.types import Array
 def tdpo1(pairs: PairScores, *, beta: float = 0.1) -> Array:
   """Token-level DPO, first form: the difference of the sequences' KL counts.
 
+  `-log s(beta (h - (K_l - K_w)))`. Source: arXiv:2404.11999.
+
   Args:
     pairs: scores of the comparisons, with KL divergences.
     beta: strength of the pull to the reference, per nat.
@@ -45,6 +47,8 @@ def tdpo1(pairs: PairScores, *, beta: float = 0.1) -> Array:
 )
 def tdpo2(pairs: PairScores, *, beta: float = 0.1, alpha: float = 0.5) -> Array:
   """Token-level DPO, second form: the chosen answer's KL has no gradient.
+
+  `-log s(beta (h - alpha (K_l - sg K_w)))`. Source: arXiv:2404.11999.
 
   Args:
     pairs: scores of the comparisons, with KL divergences.

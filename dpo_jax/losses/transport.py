@@ -29,6 +29,9 @@ def aot(
 ) -> Array:
   """AOT on pairs: the policy's margins dominate the reference's, sorted.
 
+  `-(1-e) log s(beta x) - e log s(-beta x)`, x = `sort(log pi_w - log pi_l) -
+  sort(log ref_w - log ref_l)`. Source: arXiv:2406.05882, paired.
+
   Args:
     pairs: scores of the comparisons.
     beta: per nat.
@@ -62,6 +65,9 @@ def aot_unpaired(
   """AOT without pairing: chosen log-ratios dominate rejected ones, sorted.
 
   Older trainers call this `aot_pair`.
+
+  `-(1-e) log s(beta x) - e log s(-beta x)`, x = `sort(a_w) - sort(a_l)`.
+  Source: arXiv:2406.05882, unpaired.
 
   Args:
     pairs: scores of the comparisons.

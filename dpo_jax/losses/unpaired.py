@@ -16,7 +16,7 @@ from dpo_jax.types import Array
 
 @register(
   label='KTO',
-  paper='Ethayarajh et al. 2024, arXiv:2402.01306',
+  paper='Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7',
   formula='desirable: lambda_D (1 - s(r - z)), undesirable: lambda_U '
   '(1 - s(z - r)), z = sg[beta max(0, mean mismatched a)]',
   needs=('reference', 'labels', 'mismatched', 'whole_batch'),
@@ -40,6 +40,9 @@ def kto(
   The reference point z is an estimate of the KL divergence of policy and
   reference: the mean log-ratio of *mismatched* completions, each an answer
   to another prompt of the batch, never its own.
+
+  `lambda_D (1 - s(r - z))` where desirable, `lambda_U (1 - s(z - r))` else, z =
+  `sg[beta max(0, mean mismatched a)]`. Source: arXiv:2402.01306, eq. 7.
 
   Args:
     completions: scores of desirable and undesirable completions.
@@ -112,6 +115,8 @@ def bco(
   `E_D[-log s(r - d)] + E_U[-log s(-(r - d))]`: on pairs, the formula of one
   comparison. The shift d is a number, without gradient: half the sum of the
   running means of desirable and undesirable rewards, this batch included.
+
+  Source: arXiv:2404.04656.
 
   Args:
     completions: scores of desirable and undesirable completions.

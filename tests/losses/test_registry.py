@@ -1,6 +1,7 @@
 """The registry: its table, and its refusals at config time."""
 
 import pathlib
+import re
 
 import pytest
 
@@ -18,6 +19,20 @@ def test_table_has_a_row_for_every_loss_and_option():
   assert options == [*losses.names(), *losses.option_names()]
   # Bars in formulas are escaped: every row has four cells.
   assert all(line.replace('\\|', '').count('|') == 5 for line in lines)
+
+
+def test_docstrings_give_the_formula_and_its_source():
+  registered = [losses.get(name) for name in losses.names()]
+  registered += [losses.get_option(name) for name in losses.option_names()]
+  for it in registered:
+    text = ' '.join(it.fn.__doc__.split())
+    before_arguments, source = text.split(' Args:')[0].split('Source: ')
+    assert '`' in before_arguments, it.name
+    # The paper, and the equation where its number is known.
+    cited = re.findall(
+      r'arXiv:[\d.]+\d|eqs?\. [\d and]*\d|section [\d.]+\d', it.paper
+    )
+    assert all(words in source for words in cited), it.name
 
 
 def test_registration_is_checked():
