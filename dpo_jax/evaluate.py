@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from dpo_jax import metrics as metrics_lib
+from dpo_jax.losses.examples import Examples
 from dpo_jax.losses.objective import Objective
-from dpo_jax.losses.pairs import PairScores
 
 
 def evaluate(
@@ -26,7 +26,7 @@ def evaluate(
   hyper: Mapping[str, Any],
   poll: Callable[[], None] = lambda: None,
   loss_state=None,
-) -> tuple[dict[str, float], PairScores]:
+) -> tuple[dict[str, float], Examples]:
   """Evaluates `params` on every batch once.
 
   Args:
@@ -41,8 +41,8 @@ def evaluate(
     loss_state: the train state's running numbers of losses that keep any.
 
   Returns:
-    (metrics, scores of every comparison in the order of the data, as numpy
-    arrays of the comparisons with a weight > 0).
+    (metrics, scores of every comparison and labelled completion in the order
+    of the data, as numpy arrays of those with a weight > 0).
   """
   totals: dict[str, float] = {}
   scores = []
@@ -54,16 +54,23 @@ def evaluate(
       _collect(pending, totals, scores)
     pending = outputs
   _collect(pending, totals, scores)
-  pairs = jax.tree.map(lambda *fields: np.concatenate(fields), *scores)
-  return _means(totals, objective, hyper), pairs
+  examples = jax.tree.map(lambda *fields: np.concatenate(fields), *scores)
+  return _means(totals, objective, hyper), examples
 
 
 def _collect(outputs, totals, scores):
-  sums, pairs = jax.device_get(outputs)
+  sums, examples = jax.device_get(outputs)
   for name, value in sums.items():
     totals[name] = totals.get(name, 0.0) + float(value)
-  there = pairs.weight > 0
-  scores.append(jax.tree.map(lambda field: field[there], pairs))
+  scores.append(Examples(*map(_present, examples)))
+
+
+def _present(scores):
+  """Those with a weight above 0, of PairScores, LabelledScores or None."""
+  if scores is None:
+    return None
+  there = scores.weight > 0
+  return jax.tree.map(lambda field: field[there], scores)
 
 
 def _means(totals, objective, hyper):

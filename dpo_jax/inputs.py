@@ -17,6 +17,7 @@ from dpo_jax import config_losses, loss_rules
 from dpo_jax.data import (
   encode,
   length_table,
+  mismatch,
   mixture,
   sources,
   split,
@@ -274,6 +275,9 @@ def _check_losses(config, parts: dict[str, _Encoded], indices) -> None:
   """Refuses data that a chosen loss cannot be computed from."""
   known = config_losses.read()
   chosen = {name: known[name] for name in config_lib.loss_terms(config)}
+  if any('mismatched' in loss.needs for loss in chosen.values()):
+    size = config.train.batch_size
+    mismatch.check(parts['train'].table, indices[0], size)
   for (use, part), mine in zip(parts.items(), indices):
     columns = length_table.columns(part.table, mine)
     loss_rules.check_data(chosen, columns, f'config.data.{use}')

@@ -338,12 +338,22 @@ def describe(config, inputs: Inputs, job: Job) -> str:
   )
 
 
-def per_example(part, pairs) -> dict[str, np.ndarray]:
-  """Scores of the comparisons of a part, each with its record's uid."""
-  table = part.store.table
-  uids = []
-  for i in part.indices:
-    mine = slice(table.comparison_offsets[i], table.comparison_offsets[i + 1])
-    uids += [table.uids[i]] * int((table.weight[mine] > 0).sum())
-  fields = pairs._asdict().items()
-  return {'uid': np.array(uids)} | {k: v for k, v in fields if v is not None}
+def per_example(part, examples) -> dict[str, np.ndarray]:
+  """What is saved of an evaluation: scores, each with its record's uid.
+
+  Args:
+    part: the records that were evaluated.
+    examples: of losses.examples, the present ones of the whole part.
+
+  Returns:
+    Arrays a comparison; a labelled completion, where nothing is compared.
+  """
+  table, indices = part.store.table, part.indices
+  scores = examples.comparisons
+  offsets, there = table.comparison_offsets, table.weight > 0
+  if examples.labelled is not None and not len(scores.weight):
+    scores = examples.labelled
+    offsets, there = table.offsets, table.labels >= 0
+  counts = np.diff(np.concatenate([[0], np.cumsum(there)])[offsets])
+  fields = {k: v for k, v in scores._asdict().items() if v is not None}
+  return {'uid': np.repeat(table.uids[indices], counts[indices])} | fields

@@ -203,7 +203,7 @@ def _evaluate(
 ) -> dict[str, float]:
   """Evaluates, writes the metrics and the score of every comparison."""
   job = this.job
-  metrics, pairs = evaluate.evaluate(
+  metrics, examples = evaluate.evaluate(
     job.eval_step,
     job.objective,
     state.params,
@@ -218,7 +218,7 @@ def _evaluate(
   this.writer.write(step, 'eval', metrics)
   if step in (0, job.num_steps):
     this.directory.write_per_example(
-      f'eval_{step}', run_setup.per_example(this.data.evaluation, pairs)
+      f'eval_{step}', run_setup.per_example(this.data.evaluation, examples)
     )
   return metrics
 

@@ -13,8 +13,8 @@ import optax
 
 from dpo_jax import metrics as metrics_lib
 from dpo_jax import scoring, types
+from dpo_jax.losses import examples, views
 from dpo_jax.losses import rewards as rewards_lib
-from dpo_jax.losses import views
 from dpo_jax.losses.objective import Objective, present
 from dpo_jax.models import experts
 from dpo_jax.train_state import TrainState
@@ -94,7 +94,7 @@ def make_eval_step(score: Callable, objective: Objective) -> Callable:
 
   Returns:
     A pure function giving (sums that add up over batches, where `loss` and
-    the term values are multiplied by their denominators; PairScores [P]). A
+    the term values are multiplied by their denominators; examples.Examples). A
     whole-batch term looks at one evaluation batch. `loss_state` is the train
     state's, which is read and not changed; None stands for the initial one.
   """
@@ -118,7 +118,9 @@ def make_eval_step(score: Callable, objective: Objective) -> Callable:
       own = 1.0 if extra is None else (extra == 0).astype(jnp.float32)
       sums['entropy'] = jnp.sum(own * policy.entropy)
       sums['tokens'] = jnp.sum(own * policy.num_tokens)
-    return sums, objective.pairs(policy, ref, batch, hyper)
+    return sums, examples.gather(
+      objective, policy, ref, batch, hyper, loss_state
+    )
 
   return eval_step
 

@@ -50,7 +50,7 @@ def evaluate(config, workdir: str) -> int:
     reference, (_, cache) = reference_pass.reference(
       config, data, job, directory.cache_dir, poll, found.get('reference')
     )
-    metrics, pairs = evaluate_lib.evaluate(
+    metrics, examples = evaluate_lib.evaluate(
       job.eval_step,
       job.objective,
       params,
@@ -63,7 +63,7 @@ def evaluate(config, workdir: str) -> int:
     )
   print(f'step {step}: {json.dumps(metrics)}')
   directory.write_per_example(
-    'evaluate', run_setup.per_example(data.evaluation, pairs)
+    'evaluate', run_setup.per_example(data.evaluation, examples)
   )
   return 0
 

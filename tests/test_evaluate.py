@@ -43,7 +43,7 @@ def test_means_and_scores_do_not_depend_on_the_batches():
   assert set(one) == set(four)
   for name in one:
     np.testing.assert_allclose(one[name], four[name], rtol=1e-5, err_msg=name)
-  assert pairs_one.policy_chosen.shape == (8,)
+  assert pairs_one.comparisons.policy_chosen.shape == (8,)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
     pairs_one,

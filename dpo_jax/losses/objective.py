@@ -108,16 +108,34 @@ class Objective:
     """
     if denominators is None:
       denominators = self.denominators(batch, policy.num_tokens)
-    state = self.init_state() if state is None else state
-    seen = self._views(policy, reference, batch, hyper)
+    each = self.values(policy, reference, batch, hyper, state)
     total, values = jnp.zeros((), policy.logps.dtype), {}
     for loss in self.losses:
-      view = seen[_view_of(loss)]
-      losses = self._values(loss, view, hyper, state)
-      losses = jnp.where(view.weight > 0, losses, 0.0)
+      view, losses = each[loss.name]
       values[loss.name] = _reduce(loss, view, losses, denominators)
       total = total + hyper[f'weight/{loss.name}'] * values[loss.name]
     return total, values
+
+  def values(
+    self,
+    policy: types.CompletionScores,
+    reference: types.CompletionScores | None,
+    batch: types.Batch,
+    hyper: Mapping[str, Array],
+    state: LossState | None = None,
+  ) -> dict[str, tuple[Any, Array]]:
+    """What `__call__` takes the means of.
+
+    Returns:
+      {term: (what it read, its value of each, 0 where that is padding)}.
+    """
+    state = self.init_state() if state is None else state
+    seen, values = self._views(policy, reference, batch, hyper), {}
+    for loss in self.losses:
+      view = seen[_view_of(loss)]
+      losses = self._values(loss, view, hyper, state)
+      values[loss.name] = view, jnp.where(view.weight > 0, losses, 0.0)
+    return values
 
   def prepare(
     self,
