@@ -5,7 +5,8 @@
   --config.KEY=VALUE         sets one key of the experiment, any number of times
   --mode=train               (the default) SFT or preference training
          evaluate            scores the held-out comparisons once more
-         plan                what training would do: shapes, steps, memory
+         plan                what training would do: shapes, steps, memory;
+                             --plan_devices=N for N devices, not these
          precompute_reference  fills the cache for reference.mode='cache'
          export              writes --export_to=DIR in Hugging Face layout
 
@@ -29,7 +30,7 @@ from dpo_jax.types import InputError
 
 MODES = ('train', 'evaluate', 'plan', 'precompute_reference', 'export')
 
-_FLAGS = ('config', 'workdir', 'mode', 'export_to', 'help')
+_FLAGS = ('config', 'workdir', 'mode', 'export_to', 'plan_devices', 'help')
 _WITHOUT_WORKDIR = ('plan',)
 _CONTINUE = 'the same command, given again, continues the run'
 
@@ -41,6 +42,7 @@ class Command(NamedTuple):
   config: ConfigDict  # locked and validated
   workdir: str  # '' only where the mode needs none
   export_to: str  # '' for every mode but export
+  plan_devices: int | None = None  # None = this machine's
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,7 +102,11 @@ def parse(argv: Sequence[str]) -> Command:
       '--mode=precompute_reference; fix: use cache'
     )
   return Command(
-    mode, config, given.get('workdir', ''), given.get('export_to', '')
+    mode,
+    config,
+    given.get('workdir', ''),
+    given.get('export_to', ''),
+    int(given['plan_devices']) if 'plan_devices' in given else None,
   )
 
 
@@ -109,14 +115,14 @@ def _dispatch(command: Command) -> int | None:
   # Imported here: jax takes seconds, and a refusal must not wait for it.
   from dpo_jax import train, verbs
 
-  mode, config, workdir, export_to = command
+  mode, config, workdir, export_to, num_devices = command
   try:
     if mode == 'train':
       return train.run(config, workdir)
     if mode == 'evaluate':
       return verbs.evaluate(config, workdir)
     if mode == 'plan':
-      return verbs.plan(config)
+      return verbs.plan(config, num_devices)
     if mode == 'precompute_reference':
       return verbs.precompute_reference(config, workdir)
     return verbs.export(config, workdir, export_to)
@@ -163,9 +169,24 @@ def _check_flags(mode: str, given: dict[str, str]) -> None:
       f'--export_to: {given["export_to"]!r} is not used by --mode={mode}; fix: '
       'leave it out, or use --mode=export'
     )
+  if 'plan_devices' in given:
+    _check_plan_devices(mode, given['plan_devices'])
   for flag in ('workdir', 'export_to'):
     if flag in given:
       _check_folder(flag, given[flag])
+
+
+def _check_plan_devices(mode: str, text: str) -> None:
+  if mode != 'plan':
+    raise InputError(
+      f'--plan_devices: {text!r} is not used by --mode={mode}; fix: leave it '
+      'out, or use --mode=plan'
+    )
+  if not re.fullmatch('[1-9][0-9]{0,8}', text):
+    raise InputError(
+      f'--plan_devices: {text!r} is not allowed; fix: use a whole number >= 1, '
+      'e.g. 256'
+    )
 
 
 def _check_folder(flag: str, folder: str) -> None:

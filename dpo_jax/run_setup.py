@@ -42,9 +42,17 @@ class Job(NamedTuple):
   num_steps: int
 
 
-def build(config, inputs: Inputs) -> Job:
-  """Places the model on the mesh and compiles nothing yet."""
-  mesh = sharding.make_mesh(**config.mesh)
+def build(config, inputs: Inputs, mesh=None) -> Job:
+  """Places the model on the mesh and compiles nothing yet.
+
+  Args:
+    config: validated ConfigDict.
+    inputs: what inputs.py read.
+    mesh: an AbstractMesh gives a Job for planning only; None = the config's,
+      of this machine's devices.
+  """
+  planned = mesh is not None
+  mesh = mesh or sharding.make_mesh(**config.mesh)
   model = decoder.make_model(
     inputs.model,
     compute_dtype=compute_dtype(config),
@@ -78,7 +86,7 @@ def build(config, inputs: Inputs) -> Job:
     model=model,
     mesh=mesh,
     objective=objective,
-    hyper=jax.device_put(hyper, whole),
+    hyper=hyper if planned else jax.device_put(hyper, whole),
     optimizer=optimizer,
     shardings=shardings,
     abstract=abstract,
@@ -320,7 +328,8 @@ def describe(config, inputs: Inputs, job: Job) -> str:
   """A few lines on what is about to run."""
   sizes = [leaf.size for leaf in jax.tree.leaves(job.abstract.params)]
   plan = job.train_plan.summary(min(job.num_steps, 200))
-  kind = jax.devices()[0].device_kind
+  is_real = isinstance(job.mesh, jax.sharding.Mesh)
+  kind = job.mesh.devices.flat[0].device_kind if is_real else 'device'
   mismatched = (
     f'\nmismatched answers: {plan["num_mismatched"]} of {plan["num_prompts"]} '
     'prompts have one'

@@ -9,7 +9,13 @@ import difflib
 import jax
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
 
 from dpo_jax import types
 from dpo_jax.scoring import ROW_AXES
@@ -43,6 +49,14 @@ def make_mesh(
   return jax.make_mesh(
     sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
   )
+
+
+def abstract_mesh(
+  num_devices: int, data: int = -1, fsdp: int = 1, tensor: int = 1
+) -> AbstractMesh:
+  """A mesh of devices that need not be there, for shapes alone."""
+  sizes = mesh_sizes(data, fsdp, tensor, num_devices)
+  return AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def mesh_sizes(

@@ -14,19 +14,33 @@ from typing import Any, NamedTuple
 import jax
 
 from dpo_jax import evaluate as evaluate_lib
-from dpo_jax import inputs, reference_pass, run_setup
+from dpo_jax import inputs, planning, reference_pass, run_setup, sharding
 from dpo_jax.preemption import Signals
 from dpo_jax.storage import checkpoints, hf_checkpoint, initial_weights, run_dir
 from dpo_jax.types import Params
 
 
-def plan(config) -> int:
-  """Prints what training would compute: steps, row shapes, efficiency."""
-  run_setup.check_mesh(config)
+def plan(config, num_devices: int | None = None) -> int:
+  """Prints what training would compute: steps, rows, memory, arithmetic.
+
+  Args:
+    config: validated ConfigDict.
+    num_devices: devices to plan for, which compute in bfloat16 where
+      precision.compute is 'auto'; None = those of this machine.
+  """
+  mesh = None
+  if num_devices is None:
+    run_setup.check_mesh(config)
+  else:
+    mesh = sharding.abstract_mesh(num_devices, **config.mesh)
+    if config.precision.compute == 'auto':
+      config = config.copy_and_resolve_references()
+      config.precision.compute = 'bfloat16'
   with tempfile.TemporaryDirectory() as scratch:
     data = inputs.read(config, pathlib.Path(scratch))
-    job = run_setup.build(config, data)
+    job = run_setup.build(config, data, mesh)
     print(run_setup.describe(config, data, job))
+    print(planning.describe(config, job))
     parts = {'train': job.train_plan, 'eval': job.eval_plan}
     for name, part in parts.items():
       print(f'{name}: {json.dumps(part.summary())}')

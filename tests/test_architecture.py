@@ -33,6 +33,7 @@ LAYERS = (
     'loops': (
       'inputs',
       'bookkeeping',
+      'planning',
       'reference_pass',
       'run_setup',
       'preemption',

@@ -62,6 +62,11 @@ BAD_LINES = [
   ([LOCAL, WORKDIR, '--config.loss={}'], ('config.loss: ', 'section')),
   ([LOCAL, WORKDIR, '--config.seed=' + '9' * 5000], ('config.seed: ',)),
   ([LOCAL, WORKDIR, '--config.train.batch_size=0'], ('config.train.bat', '0')),
+  ([LOCAL, WORKDIR, '--plan_devices=8'], ('--plan_devices: ', 'mode=train')),
+  (
+    [LOCAL, '--mode=plan', '--plan_devices=0'],
+    ('--plan_devices: ', "'0'", 'e.g. 256'),
+  ),
   (
     [LOCAL, WORKDIR, '--config.reference.mode=none', '--mode=plan'],
     ('config.reference.mode: ', "'none'"),
@@ -199,7 +204,8 @@ def calls(monkeypatch):
       ['--workdir', 'run', '-mode', 'evaluate'],
       ('verbs.evaluate', 'dpo', 'run'),
     ),
-    (['--mode=plan'], ('verbs.plan', 'dpo')),
+    (['--mode=plan'], ('verbs.plan', 'dpo', None)),
+    (['--mode=plan', '--plan_devices=256'], ('verbs.plan', 'dpo', 256)),
     (
       [WORKDIR, '--mode=precompute_reference'],
       ('verbs.precompute_reference', 'dpo', 'run'),

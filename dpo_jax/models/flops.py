@@ -11,11 +11,11 @@ from dpo_jax.models.decoder_config import DecoderConfig
 
 
 class Work(NamedTuple):
-  """What one forward pass must compute."""
+  """What one forward pass must compute; means need not be whole."""
 
-  tokens: int  # positions that the layers run on
-  attended: int  # query-key pairs that see each other, summed over queries
-  predicted: int  # positions whose logits are needed
+  tokens: float  # positions that the layers run on
+  attended: float  # query-key pairs that see each other, summed over queries
+  predicted: float  # positions whose logits are needed
 
 
 def forward_flops(config: DecoderConfig, work: Work) -> float:
@@ -41,6 +41,11 @@ def shared_work(prompt_length: int, completion_lengths: list[int]) -> Work:
   """The least work of one prompt with its completions, the prompt once."""
   trunk = prompt_length - 1
   branches = sum(completion_lengths)
-  attended = trunk * (trunk + 1) // 2
-  attended += sum(n * trunk + n * (n + 1) // 2 for n in completion_lengths)
-  return Work(trunk + branches, attended, branches)
+  pairs = attended(trunk, completion_lengths)
+  return Work(trunk + branches, pairs, branches)
+
+
+def attended(trunk: int, branches: list[int]) -> int:
+  """Query-key pairs of a trunk of tokens and the branches that see it."""
+  pairs = trunk * (trunk + 1) // 2
+  return pairs + sum(n * trunk + n * (n + 1) // 2 for n in branches)
