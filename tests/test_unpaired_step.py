@@ -64,6 +64,18 @@ def test_bco_state_is_carried_and_evaluation_leaves_it():
   assert state.loss_state['bco']['undesirable'] < 0
 
 
+def test_entropy_is_of_the_prompts_own_answers():
+  objective = losses.make_objective(('kto',))
+  score = scoring.make_score(toy.ToyModel(), entropy=True)
+  batch, params = toy.zoo(), toy.params()
+  hyper = losses.default_hyper({'kto': 1.0})
+  evaluate = train_step.make_eval_step(score, objective)
+  sums, _ = evaluate(params, params, batch, hyper)
+  own = np.isin(batch.rows.completion_id % 3, (0, 1))
+  own &= batch.rows.completion_id >= 0
+  assert sums['tokens'] == own.sum()
+
+
 def test_kto_without_mismatched_completions_is_refused():
   with pytest.raises(InputError, match="another prompt's answer"):
     train('kto', unpaired()._replace(mismatched=None), 1)

@@ -237,19 +237,19 @@ class Plan:
       'row_shapes': dict(sorted(shapes.items())),  # R -> how many steps
       'num_slots': slots,
       'num_tokens': tokens,
-      'num_predicted_tokens': sum(map(self._num_trained, range(num_steps))),
+      'num_predicted_tokens': self._num_trained(plans),
       'num_separate_tokens': separate,
       'packing_efficiency': tokens / slots,
     }
 
-  def _num_trained(self, t: int) -> int:
-    """How many tokens step t predicts."""
-    index = self.completion_index(t)
-    total = self.table.num_trained[index[index >= 0]].sum()
-    _, others, _ = self._placed(t)
-    if others is not None:
-      firsts = self.table.offsets[others[others >= 0]]
-      total += self.table.num_trained[firsts].sum()
+  def _num_trained(self, plans: Sequence[StepPlan]) -> int:
+    """How many tokens these steps predict."""
+    num, starts = self.table.num_trained, self.table.offsets[:-1]
+    of_record, total = np.add.reduceat(num, starts), 0
+    for plan in plans:
+      total += of_record[plan.records[plan.records >= 0]].sum()
+      if plan.others is not None:
+        total += num[starts[plan.others[plan.others >= 0]]].sum()
     return int(total)
 
   def _read(self, plan: StepPlan, i: int, store) -> EncodedRecord:
