@@ -7,6 +7,7 @@ variant computes the same loss on the same pairs; rounds take turns, so that a
 noisy machine is noisy for all, and the median round counts.
 """
 
+import functools
 import gzip
 import json
 import os
@@ -19,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
-from dpo_jax import losses, optim, scoring, train_step
+from dpo_jax import losses, optim, scoring, train_step, types
 from dpo_jax.data import length_table, pipeline
-from dpo_jax.models import decoder, flops, presets
+from dpo_jax.models import adapter_spec, adapters, decoder, flops, presets
 from dpo_jax.train_state import init_state
 from dpo_jax.types import Comparison, EncodedRecord, InputError
 
@@ -46,6 +47,7 @@ class Options(NamedTuple):
   row_length: int = 0  # 0 = max_length
   precision: str = 'float32'
   remat: str = 'none'
+  lora: int = 0  # rank of an adapter on all linear maps; 0 = train all weights
   chunk: int = 1024
   block: int = 128
   steps: int = 8  # a round
@@ -85,15 +87,22 @@ def _compile(options, config, records):
     remat=options.remat,
     attention_block=options.block,
   )
-  params = jax.jit(model.init)(jax.random.key(0))
+  weights = jax.jit(model.init)(jax.random.key(0))
+  params, spec = weights, None
+  if options.lora:
+    targets = adapter_spec.linears(config)
+    spec = adapter_spec.AdapterSpec(options.lora, 2.0 * options.lora, targets)
+    init = functools.partial(adapters.init, config, spec)
+    params = jax.jit(init)(jax.random.key(1))
   variants = {
-    name: _make(options, model, params, records, *VARIANTS[name])
+    name: _make(options, model, weights, params, spec, records, VARIANTS[name])
     for name in options.variants
   }
   return variants, params
 
 
-def _make(options, model, params, records, layout, full, cached) -> Variant:
+def _make(options, model, weights, params, spec, records, variant) -> Variant:
+  layout, full, cached = variant
   plan = pipeline.make_plan(
     length_table.make_table(records),
     seed=0,
@@ -104,7 +113,7 @@ def _make(options, model, params, records, layout, full, cached) -> Variant:
   score = scoring.make_score(model, chunk=options.chunk, full_logits=full)
   batches = [plan.batch(t, records) for t in range(options.steps)]
   if cached:
-    batches = [_with_scores(score, params, batch) for batch in batches]
+    batches = [_with_scores(score, weights, batch) for batch in batches]
   optimizer = optim.make_optimizer('adamw')
   step = train_step.make_train_step(
     score,
@@ -113,7 +122,10 @@ def _make(options, model, params, records, layout, full, cached) -> Variant:
     optim.make_schedule('constant', num_steps=1),
   )
   jitted = jax.jit(step, donate_argnums=0)
-  reference = None if cached else jax.tree.map(jnp.copy, params)
+  if spec is not None:
+    reference = types.Frozen(weights, jnp.float32(spec.scale))
+  else:
+    reference = None if cached else jax.tree.map(jnp.copy, weights)
   shapes = {batch.rows.tokens.shape: batch for batch in batches}
   began = time.perf_counter()
   compiled = {
@@ -181,7 +193,10 @@ def _measured_peak(precision: str) -> float:
 
 
 def _useful_flops(options, config, records, name, variant) -> float:
-  """Operations that a round's steps need: policy 3 x forward, reference 1 x."""
+  """Operations that a round's steps need, in passes forward.
+
+  Policy 3 (2 where its weights have no gradient), reference 1 if not cached.
+  """
   plan = pipeline.make_plan(
     length_table.make_table(records),
     seed=0,
@@ -194,7 +209,7 @@ def _useful_flops(options, config, records, name, variant) -> float:
       lengths = [len(c) for c in records[i].completions]
       work = flops.shared_work(len(records[i].prompt), lengths)
       total += flops.forward_flops(config, work)
-  return total * (3 if VARIANTS[name][2] else 4)
+  return total * ((2 if options.lora else 3) + (not VARIANTS[name][2]))
 
 
 def _report(options, config, records, variants, times, peak) -> str:
@@ -215,12 +230,13 @@ def _report(options, config, records, variants, times, peak) -> str:
       f'| {variant.packing_efficiency:.2f} | {variant.compile_seconds:.0f} '
       f'| {variant.temporary_mb:.0f} | {needed / wall / peak:.1%} |'
     )
+  trained = f'LoRA of rank {options.lora}' if options.lora else 'all weights'
   lengths = [len(r.prompt) for r in records]
   answers = [len(c) for r in records for c in r.completions]
   lines.append(
     f'\n{jax.devices()[0].device_kind} ({platform.processor()}, '
     f'{os.cpu_count()} cores), jax {jax.__version__}, {options.precision}; '
-    f'peak {peak / 1e12:.2f} TFLOP/s; {options.preset}, '
+    f'peak {peak / 1e12:.2f} TFLOP/s; {options.preset}, {trained}, '
     f'{options.batch_size} prompts a step, {len(records)} prompts of '
     f'{np.mean(lengths):.0f} and answers of {np.mean(answers):.0f} tokens, '
     f'at most {options.max_length}; median of {options.rounds} rounds of '

@@ -35,6 +35,7 @@ def base() -> ConfigDict:
   config.data = _data()
   config.tokenizer = ''  # folder, file, 'byte'; '' = of model.init_from
   config.model = _model()
+  config.adapter = _adapter()
   config.reference = _reference()
   config.loss = _loss()
   config.optim = _optim()
@@ -246,9 +247,22 @@ def _model() -> ConfigDict:
   return model
 
 
+def _adapter() -> ConfigDict:
+  adapter = ConfigDict()
+  adapter.rank = 0  # of LoRA's factors; 0 = all weights are trained; adapters
+  adapter.alpha = 16.0  # strength: A B counts alpha / rank times; adapters
+  adapter.rslora = False  # alpha / sqrt(rank) times; adapters
+  adapter.targets = ''  # patterns 'query,mlp'; '' = all linear; adapter_spec
+  adapter.init = 'b_zero'  # b_zero, a_zero, the other is random; adapters
+  adapter.init_from = ''  # PEFT folder, in place of init; peft_checkpoint
+  adapter.base = 'float32'  # frozen kernels: float32, int8, nf4; quantized
+  adapter.export = 'merged'  # merged, peft; --mode=export
+  return adapter
+
+
 def _reference() -> ConfigDict:
   reference = ConfigDict()
-  reference.mode = 'params'  # params, cache, none; train
+  reference.mode = 'params'  # params, adapter_off, cache, none; train
   reference.init_from = ''  # folder or run; '' = the policy's first weights
   return reference
 

@@ -12,6 +12,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config_losses, config_rules, loss_rules
 from dpo_jax.data import errors, files, published, sources
+from dpo_jax.models import adapter_spec
 from dpo_jax.types import InputError
 
 # Names of the data sets that need no file.
@@ -43,6 +44,7 @@ def check(
   _check_losses(config)
   _check_data(config)
   _check_model(config)
+  _check_adapter(config, base)
   _check_optim(config)
   _check_train(config)
   if num_devices is not None:
@@ -63,7 +65,12 @@ def check_paths(config: ConfigDict) -> None:
       _check_data_file(name)
   if config.tokenizer not in ('', 'byte'):
     _check_path('tokenizer', config.tokenizer, 'folder', os.path.exists)
-  for key in ('model.init_from', 'reference.init_from', 'data.manual_dir'):
+  for key in (
+    'model.init_from',
+    'adapter.init_from',
+    'reference.init_from',
+    'data.manual_dir',
+  ):
     if values[key]:
       _check_path(key, values[key], 'folder', os.path.isdir)
   if config.data.chat_template:
@@ -196,6 +203,35 @@ def _check_model(config: ConfigDict) -> None:
     raise InputError(
       "config.tokenizer: '' takes the tokenizer of model.init_from, which is "
       "not set; fix: use 'byte', a folder or a tokenizer.json"
+    )
+
+
+def _check_adapter(config: ConfigDict, base: ConfigDict) -> None:
+  adapter, reference = config.adapter, config.reference
+  if not adapter.rank:
+    for key, value in adapter.items():
+      if value != base.adapter[key]:
+        raise InputError(
+          f'config.adapter.{key}: {value!r} is not used with adapter.rank=0; '
+          'fix: set a rank, e.g. --config.adapter.rank=16'
+        )
+    if reference.mode == 'adapter_off':
+      raise InputError(
+        "config.reference.mode: 'adapter_off' needs an adapter, and "
+        'adapter.rank=0 trains all weights; fix: set a rank, e.g. '
+        '--config.adapter.rank=16, or use params'
+      )
+    return
+  adapter_spec.select(adapter.targets)
+  if adapter.init_from and adapter.init != base.adapter.init:
+    raise InputError(
+      f'config.adapter.init: {adapter.init!r} is not used with '
+      'adapter.init_from; fix: leave it out'
+    )
+  if reference.mode == 'adapter_off' and reference.init_from:
+    raise InputError(
+      f'config.reference.init_from: {reference.init_from!r} is not used with '
+      "reference.mode 'adapter_off'; fix: leave it empty, or use params"
     )
 
 

@@ -202,10 +202,15 @@ RULES: dict[str, Rule] = {
   'model.router_aux_coef': _or_none(_at_least(0)),
   'model.remat': _choice('none', 'full', 'dots'),
   'model.attention_block': _whole(1, example=128),
-  'reference.mode': _choice('params', 'cache', 'none')._replace(
-    allowed='one of params, cache, none (adapter_off needs an adapter, and '
-    'this version trains all weights)'
-  ),
+  'adapter.rank': _whole(0, zero='all weights are trained', example=16),
+  'adapter.alpha': _above(0, example=16),
+  'adapter.rslora': _FLAG,
+  'adapter.targets': _text("patterns with commas between, e.g. 'query,value'"),
+  'adapter.init': _choice('b_zero', 'a_zero'),
+  'adapter.init_from': _text('a PEFT folder'),
+  'adapter.base': _choice('float32', 'int8', 'nf4'),
+  'adapter.export': _choice('merged', 'peft'),
+  'reference.mode': _choice('params', 'adapter_off', 'cache', 'none'),
   'reference.init_from': _text('a folder'),
   'optim.name': _choice('adamw', 'rmsprop', 'lion', 'adafactor'),
   'optim.learning_rate': _above(0, example=5e-7),

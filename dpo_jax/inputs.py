@@ -25,8 +25,8 @@ from dpo_jax.data import (
 )
 from dpo_jax.data import tokenizer as tokenizer_lib
 from dpo_jax.data.encoders import Tokenizer
-from dpo_jax.models import architectures, presets
-from dpo_jax.storage import initial_weights, token_store
+from dpo_jax.models import adapter_spec, architectures, presets
+from dpo_jax.storage import initial_weights, peft_checkpoint, token_store
 from dpo_jax.types import InputError, PreferenceRecord
 
 # The embedded data sets: no file, no download.
@@ -52,6 +52,7 @@ class Inputs(NamedTuple):
   evaluation: Part
   ledger: dict[str, dict[str, Any]]  # where each row of the sources went
   model: architectures.DecoderConfig
+  adapter: adapter_spec.AdapterSpec | None  # None = all weights are trained
   weights: str  # Hugging Face folder or run of the policy; '' = random
   fingerprints: dict[str, Any]  # of tokenizer and data, for env.json
 
@@ -77,6 +78,7 @@ def read(
     config.tokenizer or initial_weights.tokenizer_of(config.model.init_from)
   )
   model = _read_model(config, tokenizer)
+  adapter = _read_adapter(config, model)
   cache = pathlib.Path(config.data.cache_dir or cache_dir)
   encode_part = functools.partial(
     _encode, config, tokenizer, cache, log=log, poll=poll
@@ -104,6 +106,7 @@ def read(
     Part(eval_store, indices[1]),
     ledger=ledger,
     model=model,
+    adapter=adapter,
     weights=config.model.init_from,
     fingerprints={
       'tokenizer': tokenizer.fingerprint,
@@ -143,6 +146,25 @@ def _read_model(config, tokenizer: Tokenizer) -> architectures.DecoderConfig:
       f'{model.family} has no experts; fix: set it to None'
     )
   return model
+
+
+def _read_adapter(
+  config, model: architectures.DecoderConfig
+) -> adapter_spec.AdapterSpec | None:
+  """The adapter to train, on linear maps that this model has."""
+  adapter = config.adapter
+  if not adapter.rank:
+    return None
+  spec = adapter_spec.AdapterSpec(
+    rank=adapter.rank,
+    alpha=adapter.alpha,
+    targets=adapter_spec.select(adapter.targets, adapter_spec.linears(model)),
+    rslora=adapter.rslora,
+    zero=adapter.init.removesuffix('_zero'),
+  )
+  if adapter.init_from:
+    peft_checkpoint.check(adapter.init_from, model, spec)
+  return spec
 
 
 class _Encoded(NamedTuple):

@@ -56,9 +56,9 @@ def memory(config, job: run_setup.Job) -> Memory:
   local = _local(model.config, parts['tensor'])
   dtype = run_setup.compute_dtype(config)
   return Memory(
-    parameters=trained,
+    parameters=trained + (on_device(job.base.abstract) if job.base else 0),
     optimizer=on_device(state.opt_state),
-    reference=trained if _has_reference(config, job) else 0,
+    reference=on_device(job.weights.abstract) if _has_own(config, job) else 0,
     gradients=trained * (2 if config.train.microbatches > 1 else 1),
     activations=_activations(config, local, dtype, rows, length),
     gathered=_gathered(local, dtype, split=parts['fsdp'] > 1),
@@ -73,8 +73,8 @@ def memory(config, job: run_setup.Job) -> Memory:
 def step_flops(config, job: run_setup.Job) -> dict[str, float]:
   """Arithmetic of a mean update, as models/flops.py counts it.
 
-  A forward pass, twice that for the gradients, and a forward pass of the
-  reference where its parameters are there.
+  A forward pass, twice that for the gradients (once under an adapter: the
+  base has none), and a forward pass of the reference in the step.
 
   Args:
     config: validated ConfigDict.
@@ -97,7 +97,8 @@ def step_flops(config, job: run_setup.Job) -> dict[str, float]:
     predicted=counts['num_predicted_tokens'] / num_steps,
   )
   forward = flops.forward_flops(job.model.config, work)
-  total = forward * (3 + _has_reference(config, job))
+  policy = 3 if job.adapter is None else 2
+  total = forward * (policy + _has_reference(config, job))
   return {
     'flops_a_step': total,
     'flops_a_device': total / job.mesh.size,
@@ -136,7 +137,15 @@ def on_device(abstract: Any) -> int:
 
 
 def _has_reference(config, job) -> bool:
-  return job.objective.needs_reference and config.reference.mode == 'params'
+  """Whether the reference is run in the step."""
+  in_step = config.reference.mode in ('params', 'adapter_off')
+  return job.objective.needs_reference and in_step
+
+
+def _has_own(config, job) -> bool:
+  """Whether the reference has weights of its own, not an adapter's base."""
+  shared = not config.reference.init_from and job.move_reference is None
+  return _has_reference(config, job) and (job.adapter is None or not shared)
 
 
 def _local(config: DecoderConfig, parts: int) -> DecoderConfig:

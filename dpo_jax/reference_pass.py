@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from dpo_jax import run_setup, tree
+from dpo_jax import policy_weights, run_setup, train_step, tree, types
 from dpo_jax.data import pipeline
 from dpo_jax.storage import reference_cache
 from dpo_jax.types import Params
@@ -31,19 +31,44 @@ def reference(
 
   Returns:
     (parameters or None, (cache of training, cache of evaluation)); the caches
-    are None but in mode 'cache'. Nothing at all where no loss needs it.
+    are None but in mode 'cache'. Nothing at all where no loss needs it. Where
+    an adapter is trained, types.Frozen in place of parameters.
   """
-  none = None, (None, None)
-  if not job.objective.needs_reference:
-    return none
+  needed, cached = job.objective.needs_reference, (None, None)
+  frozen = None
+  if job.adapter is not None:
+    frozen = policy_weights.frozen(
+      config, data, job, with_reference=needed, moved=moved
+    )
+  if not needed:
+    return frozen, cached
   if config.reference.mode == 'cache':
-    return None, caches(config, data, job, cache_dir, poll)
-  return _params(config, data, job) if moved is None else moved, none[1]
+    cached = caches(config, data, job, cache_dir, poll, frozen)
+    return frozen and frozen._replace(reference=None, adapter=None), cached
+  if frozen is not None:
+    return frozen, cached
+  return _params(config, data, job) if moved is None else moved, cached
 
 
-def caches(config, data, job: run_setup.Job, cache_dir, poll):
-  """Score caches of the training store and of the evaluation store."""
-  params = _params(config, data, job)
+def caches(
+  config,
+  data,
+  job: run_setup.Job,
+  cache_dir,
+  poll,
+  frozen: types.Frozen | None = None,
+):
+  """Score caches of the training store and of the evaluation store.
+
+  `frozen` is the one of an adapter's run, made here where it is None.
+  """
+  if job.adapter is None:
+    params = _params(config, data, job)
+  else:
+    frozen = frozen or policy_weights.frozen(
+      config, data, job, with_reference=True
+    )
+    params = train_step.reference_of(frozen)
   folder = pathlib.Path(config.data.cache_dir or cache_dir) / 'reference'
   precision = str(run_setup.compute_dtype(config))
   return tuple(
@@ -54,7 +79,7 @@ def caches(config, data, job: run_setup.Job, cache_dir, poll):
 
 def _params(config, data, job):
   source = config.reference.init_from or data.weights
-  return run_setup.initial_params(config, data.model, job, source)
+  return policy_weights.load(config, data, job, source)
 
 
 def scores_of(

@@ -5,6 +5,7 @@ mesh, jitted steps, reference, and functions that give the batch of a step.
 Every `jax.jit` of training is here, with its shardings and donation.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,16 +17,26 @@ from dpo_jax import config as config_lib
 from dpo_jax import losses, optim, scoring, sharding, train_step, types
 from dpo_jax.data import pipeline
 from dpo_jax.inputs import Inputs
-from dpo_jax.models import decoder
-from dpo_jax.storage import initial_weights
+from dpo_jax.models import adapters, decoder, quantized
+from dpo_jax.models.adapter_spec import AdapterSpec
 from dpo_jax.train_state import TrainState, init_state
 from dpo_jax.types import InputError, Params
+
+
+class Placed(NamedTuple):
+  """How arrays lie on the mesh."""
+
+  shardings: Any  # NamedSharding a leaf
+  abstract: Any  # ShapeDtypeStruct a leaf, with its sharding
 
 
 class Job(NamedTuple):
   """A run, ready to go."""
 
   model: Any  # decoder.LanguageModel
+  weights: Placed  # of the model
+  adapter: AdapterSpec | None  # what is trained; None = all weights
+  base: Placed | None  # of the weights under an adapter, as they are stored
   mesh: jax.sharding.Mesh
   objective: losses.Objective
   hyper: dict[str, jax.Array]  # float32 scalars, traced
@@ -71,7 +82,9 @@ def build(config, inputs: Inputs, mesh=None) -> Job:
   score = scoring.make_score(
     model, chunk=config.precision.head_chunk, mesh=mesh
   )
-  shardings, abstract = _layout(config, mesh, model, optimizer, objective)
+  weights, shardings, abstract = _layout(
+    config, mesh, model, optimizer, objective, inputs.adapter
+  )
   whole = sharding.replicated(mesh)
   step = train_step.make_train_step(
     _make_loss_score(config, objective, model, mesh),
@@ -84,6 +97,9 @@ def build(config, inputs: Inputs, mesh=None) -> Job:
   )
   return Job(
     model=model,
+    weights=weights,
+    adapter=inputs.adapter,
+    base=_base(config, mesh, model, weights) if inputs.adapter else None,
     mesh=mesh,
     objective=objective,
     hyper=hyper if planned else jax.device_put(hyper, whole),
@@ -98,7 +114,7 @@ def build(config, inputs: Inputs, mesh=None) -> Job:
       out_shardings=(shardings, whole),
     ),
     eval_step=jax.jit(eval_step, out_shardings=whole),
-    move_reference=_make_move(objective, shardings),
+    move_reference=_make_move(objective, weights, shardings, inputs.adapter),
     reference_every=float(hyper.get('tr_tau', 0)),
     train_plan=train_plan,
     eval_plan=eval_plan,
@@ -131,58 +147,80 @@ def _make_loss_score(config, objective, model, mesh, entropy=False):
   )
 
 
-def _make_move(objective, shardings: TrainState):
+def _make_move(objective, weights: Placed, shardings: TrainState, adapter):
   """Jits `move(reference, params, step, hyper)`; None if it stays (no tr_dpo).
+
+  With an adapter the reference has whole weights of its own, which move to
+  the merged ones: a mean of adapters is not the adapter of the mean.
 
   The loop calls it only where a move is due, which the host knows: so no step
   waits for the devices, and most steps do not touch the reference's memory.
   """
   if 'tr_dpo' not in objective.options:
     return None
-  return jax.jit(
-    objective.move_reference,
-    donate_argnums=0,
-    in_shardings=(shardings.params, shardings.params, shardings.step, None),
-    out_shardings=shardings.params,
-  )
+  if adapter is None:
+    return jax.jit(
+      objective.move_reference,
+      donate_argnums=0,
+      in_shardings=(shardings.params, shardings.params, shardings.step, None),
+      out_shardings=shardings.params,
+    )
+
+  @functools.partial(jax.jit, donate_argnums=0, out_shardings=weights.shardings)
+  def moved(reference, policy, step, hyper):
+    whole = adapters.merge(policy)
+    return objective.move_reference(reference, whole, step, hyper)
+
+  def move(frozen, params, step, hyper):
+    policy = types.Adapted(frozen.base, params, frozen.scale)
+    return frozen._replace(
+      reference=moved(frozen.reference, policy, step, hyper)
+    )
+
+  return move
 
 
 def _layout(
-  config, mesh, model, optimizer, objective
-) -> tuple[TrainState, TrainState]:
-  """Shardings of the state, and its abstract arrays that carry them."""
+  config, mesh, model, optimizer, objective, adapter
+) -> tuple[Placed, TrainState, TrainState]:
+  """Where the model lies; the state's shardings and abstract arrays."""
   params = jax.eval_shape(model.init, jax.random.key(0))
-  param_shardings = sharding.param_shardings(mesh, model.logical_axes, params)
+  axes = model.logical_axes
+  whole = _placed(sharding.param_shardings(mesh, axes, params), params)
+  if adapter is not None:
+    init = functools.partial(adapters.init, model.config, adapter)
+    params = jax.eval_shape(init, jax.random.key(0))
+    axes = adapters.logical_axes(adapter)
   state = jax.eval_shape(
     lambda p: init_state(p, optimizer, config.seed, objective.init_state()),
     params,
   )
-  shardings = sharding.state_shardings(mesh, optimizer, param_shardings, state)
+  placed = _placed(
+    sharding.state_shardings(
+      mesh, optimizer, sharding.param_shardings(mesh, axes, params), state
+    ),
+    state,
+  )
+  return whole, *placed
+
+
+def _base(config, mesh, model, weights: Placed) -> Placed:
+  """Where frozen weights lie, quantised or not."""
+  quantize = functools.partial(quantized.quantize, kind=config.adapter.base)
+  stored = jax.eval_shape(quantize, weights.abstract)
+  axes = model.logical_axes
+  return _placed(sharding.param_shardings(mesh, axes, stored), stored)
+
+
+def _placed(shardings, leaves) -> Placed:
   abstract = jax.tree.map(
     lambda leaf, where: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=where
     ),
-    state,
+    leaves,
     shardings,
   )
-  return shardings, abstract
-
-
-def initial_params(config, model_config, job: Job, source: str) -> Params:
-  """Parameters from a folder or a run, or random ones, on the mesh.
-
-  Args:
-    config: gives the seed of random parameters.
-    model_config: the model's shape.
-    job: gives model and shardings.
-    source: Hugging Face folder or run directory; '' = random.
-  """
-  if source:
-    return initial_weights.load(
-      source, model_config, job.shardings.params, job.abstract.params
-    )
-  init = jax.jit(job.model.init, out_shardings=job.shardings.params)
-  return init(jax.random.key(config.seed))
+  return Placed(shardings, abstract)
 
 
 def initial_state(config, job: Job, params: Params) -> TrainState:
@@ -327,6 +365,8 @@ def resolve(config) -> dict[str, Any]:
 def describe(config, inputs: Inputs, job: Job) -> str:
   """A few lines on what is about to run."""
   sizes = [leaf.size for leaf in jax.tree.leaves(job.abstract.params)]
+  whole = sum(leaf.size for leaf in jax.tree.leaves(job.weights.abstract))
+  frozen = f' of an adapter on {whole:,}' if job.adapter else ''
   plan = job.train_plan.summary(min(job.num_steps, 200))
   is_real = isinstance(job.mesh, jax.sharding.Mesh)
   kind = job.mesh.devices.flat[0].device_kind if is_real else 'device'
@@ -339,7 +379,7 @@ def describe(config, inputs: Inputs, job: Job) -> str:
   return (
     f'{config.stage}: {" + ".join(job.objective.terms)}, {job.num_steps} '
     f'updates of {config.train.batch_size} prompts, '
-    f'{sum(sizes):,} parameters on {job.mesh.size} x {kind}\n'
+    f'{sum(sizes):,} parameters{frozen} on {job.mesh.size} x {kind}\n'
     f'rows of {job.train_plan.row_length}: packing efficiency '
     f'{plan["packing_efficiency"]:.3f}, row counts '
     f'{", ".join(map(str, plan["row_shapes"]))} (one compile each)'

@@ -5,6 +5,7 @@ Comes in: mesh sizes and logical axis names. Goes out: NamedShardings for
 """
 
 import difflib
+import functools
 
 import jax
 import numpy as np
@@ -88,8 +89,9 @@ def param_shardings(mesh: Mesh, logical_axes, params: Params) -> Params:
   Args:
     mesh: the mesh.
     logical_axes: pytree like params; leaves are tuples of axis names.
-    params: arrays or ShapeDtypeStructs. An axis that its mesh axis does not
-      divide is not split.
+    params: arrays or ShapeDtypeStructs, or QArrays of them, whose scales are
+      split as the integers are. An axis that its mesh axis does not divide
+      is not split.
 
   Returns:
     Pytree of NamedShardings.
@@ -104,7 +106,10 @@ def param_shardings(mesh: Mesh, logical_axes, params: Params) -> Params:
     return NamedSharding(mesh, PartitionSpec(*spec))
 
   return jax.tree.map(
-    sharding, logical_axes, params, is_leaf=lambda x: isinstance(x, tuple)
+    lambda axes, leaf: jax.tree.map(functools.partial(sharding, axes), leaf),
+    logical_axes,
+    params,
+    is_leaf=lambda x: isinstance(x, tuple),
   )
 
 

@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dpo_jax import bookkeeping, evaluate, inputs, reference_pass, run_setup
+from dpo_jax import (
+  bookkeeping,
+  evaluate,
+  inputs,
+  policy_weights,
+  reference_pass,
+  run_setup,
+)
 from dpo_jax.preemption import Preempted, Signals
 from dpo_jax.storage import checkpoints, initial_weights, run_dir, writers
 from dpo_jax.train_state import TrainState
@@ -25,6 +32,7 @@ MAY_CHANGE = (
   'mesh',
   'train.save_every',
   'train.keep_checkpoints',
+  'adapter.export',
 )
 
 
@@ -235,7 +243,8 @@ def _save(
     'data': {'trained': this.trained.counts},
   }
   if this.job.reference_every:
-    items['reference'] = reference
+    whole = reference if this.job.adapter is None else reference.reference
+    items['reference'] = whole
   meta = {'num_tokens': this.trained.num_tokens}
   this.saved.save(step, items, meta)
 
@@ -255,10 +264,10 @@ def _start(
     'data': {'trained': trained.counts},
   }
   if job.reference_every:
-    abstract['reference'] = job.abstract.params
+    abstract['reference'] = job.weights.abstract
   found = saved.restore_latest(abstract)
   if found is None:
-    params = run_setup.initial_params(config, data.model, job, data.weights)
+    params = policy_weights.initial(config, data, job)
     return run_setup.initial_state(config, job, params), None, 0
   items = found.items
   trained.counts = np.array(items['data']['trained'])

@@ -18,6 +18,7 @@ from dpo_jax.losses import rewards as rewards_lib
 from dpo_jax.losses.objective import Objective, present
 from dpo_jax.models import experts
 from dpo_jax.train_state import TrainState
+from dpo_jax.types import Params
 
 
 def make_train_step(
@@ -141,6 +142,14 @@ def reference_scores(score, objective, reference, batch, rows, heads=None):
   return jax.lax.stop_gradient(score(frozen, rows, num_completions, heads))
 
 
+def reference_of(frozen: types.Frozen) -> Params | types.Adapted:
+  """What a model reads as the reference, where an adapter is trained."""
+  weights = frozen.base if frozen.reference is None else frozen.reference
+  if frozen.adapter is None:
+    return weights
+  return types.Adapted(weights, frozen.adapter, frozen.scale)
+
+
 def score_sums(objective, policy, reference, batch, hyper):
   """Sums of the metrics that these scores allow."""
   if objective.reward == 'none':
@@ -206,12 +215,11 @@ def _sides(frozen):
   """(what makes the policy's weights of the trained ones, the reference's)."""
   if not isinstance(frozen, types.Frozen):
     return lambda params: params, frozen
-  base, scale, other, adapter = frozen
 
   def whole(params):
-    return types.Adapted(base, params, scale)
+    return types.Adapted(frozen.base, params, frozen.scale)
 
-  return whole, types.Adapted(base if other is None else other, adapter, scale)
+  return whole, reference_of(frozen)
 
 
 def _separable_gradients(forward, objective, state, batch, hyper):

@@ -14,9 +14,22 @@ from typing import Any, NamedTuple
 import jax
 
 from dpo_jax import evaluate as evaluate_lib
-from dpo_jax import inputs, planning, reference_pass, run_setup, sharding
+from dpo_jax import (
+  inputs,
+  planning,
+  policy_weights,
+  reference_pass,
+  run_setup,
+  sharding,
+)
 from dpo_jax.preemption import Signals
-from dpo_jax.storage import checkpoints, hf_checkpoint, initial_weights, run_dir
+from dpo_jax.storage import (
+  checkpoints,
+  hf_checkpoint,
+  initial_weights,
+  peft_checkpoint,
+  run_dir,
+)
 from dpo_jax.types import Params
 
 
@@ -59,7 +72,7 @@ def evaluate(config, workdir: str) -> int:
   with _open(config, workdir) as (directory, data, job, poll):
     more = {'loss_state': job.abstract.loss_state}
     if job.reference_every:
-      more['reference'] = job.abstract.params
+      more['reference'] = job.weights.abstract
     params, step, found = _newest_policy(config, data, job, directory, more)
     reference, (_, cache) = reference_pass.reference(
       config, data, job, directory.cache_dir, poll, found.get('reference')
@@ -86,6 +99,13 @@ def export(config, workdir: str, export_to: str) -> int:
   """Writes the newest policy as a Hugging Face folder."""
   with _open(config, workdir) as (directory, data, job, _):
     params, step, _ = _newest_policy(config, data, job, directory)
+    if config.adapter.export == 'peft':
+      peft_checkpoint.save(
+        export_to, params, data.model, job.adapter, base=data.weights
+      )
+      print(f'{export_to}: the adapter of step {step}')
+      return 0
+    params = policy_weights.merged(config, data, job, params)
   tokenizer = config.tokenizer or initial_weights.tokenizer_of(data.weights)
   files = tokenizer if pathlib.Path(tokenizer).is_dir() else None
   hf_checkpoint.save(
@@ -128,5 +148,5 @@ def _newest_policy(
     found = saved.restore_latest(wanted, partial=True)
   if found is not None:
     return found.items['params'], found.step, found.items
-  params = run_setup.initial_params(config, data.model, job, data.weights)
+  params = policy_weights.initial(config, data, job)
   return params, 0, {}

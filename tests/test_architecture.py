@@ -34,6 +34,7 @@ LAYERS = (
       'inputs',
       'bookkeeping',
       'planning',
+      'policy_weights',
       'reference_pass',
       'run_setup',
       'preemption',

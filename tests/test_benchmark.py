@@ -57,6 +57,20 @@ def test_every_variant_runs_on_a_file(tmp_path):
   assert lines[2].split('|')[5].strip() == '1.00'
 
 
+def test_an_adapter_is_an_option():
+  options = benchmark.Options(
+    preset='tiny',
+    variants=('packed+shared',),
+    batch_size=2,
+    max_length=32,
+    steps=1,
+    rounds=1,
+    lora=2,
+  )
+  table = benchmark.run(options)
+  assert 'tiny, LoRA of rank 2, 2 prompts a step' in table
+
+
 def test_bad_flags_are_one_line():
   with pytest.raises(InputError, match='--data: .*cannot be read'):
     benchmark.run(benchmark.Options(preset='tiny', data='no.jsonl'))

@@ -12,7 +12,6 @@ import os
 import pathlib
 import re
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,7 +23,7 @@ import safetensors.numpy
 from dpo_jax import tree
 from dpo_jax.models import architectures, families
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
-from dpo_jax.storage import hf_layout, run_dir
+from dpo_jax.storage import hf_layout, whole_folder
 from dpo_jax.types import InputError, Params
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -116,24 +115,12 @@ def save(
       config.json gives the ids of bos, eos and pad.
     max_shard_bytes: of a safetensors file.
   """
-  folder = pathlib.Path(os.path.abspath(folder))
-  with run_dir.storage_errors(folder):
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-      raise InputError(
-        f'{folder}: is there already; fix: give another folder, or remove it'
-      )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.parent / f'.{folder.name}.{uuid.uuid4().hex[:8]}'
-    try:
-      beside.mkdir()
-      mapping = architectures.to_hf_config(config)
-      if tokenizer_files_from is not None:
-        mapping |= _copy_tokenizer(pathlib.Path(tokenizer_files_from), beside)
-      _write_json(beside / 'config.json', mapping)
-      _write_tensors(beside, params, config, max_shard_bytes)
-      os.replace(beside, folder)
-    finally:
-      shutil.rmtree(beside, ignore_errors=True)
+  with whole_folder.write(folder) as beside:
+    mapping = architectures.to_hf_config(config)
+    if tokenizer_files_from is not None:
+      mapping |= _copy_tokenizer(pathlib.Path(tokenizer_files_from), beside)
+    _write_json(beside / 'config.json', mapping)
+    _write_tensors(beside, params, config, max_shard_bytes)
 
 
 class _Files:

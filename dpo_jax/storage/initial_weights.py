@@ -21,7 +21,9 @@ def read_config(folder: str) -> architectures.DecoderConfig:
 
 def check(folder: str, config: architectures.DecoderConfig) -> None:
   """Refuses weights of other names or shapes, from their headers alone."""
-  if not _is_run(folder):
+  if _is_run(folder):
+    _refuse_adapter(folder)
+  else:
     hf_checkpoint.check(folder, config)
 
 
@@ -40,6 +42,7 @@ def load(folder: str, config, shardings: Params, abstract: Params) -> Params:
   """
   if not _is_run(folder):
     return hf_checkpoint.load_params(folder, config, shardings=shardings)
+  _refuse_adapter(folder)
   path = pathlib.Path(folder) / 'checkpoints'
   with checkpoints.Checkpoints(path) as saved:
     found = saved.restore_latest({'params': abstract}, partial=True)
@@ -67,6 +70,15 @@ def record(folder: pathlib.Path, config) -> None:
 
 def _is_run(folder: str) -> bool:
   return (pathlib.Path(folder) / _MODEL).is_file()
+
+
+def _refuse_adapter(folder: str) -> None:
+  config = run_dir.RunDir(folder).config()
+  if config.get('adapter', {}).get('rank'):
+    raise InputError(
+      f'{folder}: this run trained an adapter and holds no whole weights; '
+      'fix: write them with --mode=export and give that folder'
+    )
 
 
 def _hf_config(folder: str) -> dict:

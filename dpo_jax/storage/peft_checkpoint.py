@@ -1,0 +1,383 @@
+"""Adapters as PEFT keeps them: adapter_config.json, adapter_model.safetensors.
+
+Comes in: a folder, a DecoderConfig and the AdapterSpec it must fit. Goes out:
+an adapter of models/adapters.py on the mesh, or a folder that PEFT loads.
+
+Where a family joins projections in one tensor (c_attn, qkv_proj), PEFT has
+one pair of factors for all of them. Ours, a pair each, become one exactly: A
+of all stacked, B block-diagonal, the rank their sum, the scale the same
+(rank_pattern, alpha_pattern). A folder whose parts share one A loads too.
+"""
+
+import json
+import math
+import os
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from dpo_jax import tree
+from dpo_jax.models import adapter_spec, adapters, families
+from dpo_jax.models.adapter_spec import LINEARS, AdapterSpec
+from dpo_jax.models.decoder_config import DecoderConfig
+from dpo_jax.storage import hf_layout, whole_folder
+from dpo_jax.types import InputError, Params
+
+_CONFIG = 'adapter_config.json'
+_TENSORS = 'adapter_model.safetensors'
+_NAME = 'base_model.model.{module}.lora_{factor}.weight'
+
+# Keys of adapter_config.json that mean another method unless they are empty.
+_UNSUPPORTED = (
+  'use_dora',
+  'modules_to_save',
+  'lora_bias',
+  'layer_replication',
+  'trainable_token_indices',
+  'target_parameters',
+  'use_qalora',
+  'alora_invocation_tokens',
+  'megatron_config',
+)
+# Initialisations that change the base's weights too.
+_OTHER_BASE = ('pissa', 'olora', 'corda', 'loftq')
+
+
+class _Part(NamedTuple):
+  """One of our linear maps within a module of the base."""
+
+  target: str  # of LINEARS
+  tensor: families.Tensor  # of its kernel
+
+
+def check(
+  folder: str | os.PathLike, config: DecoderConfig, spec: AdapterSpec
+) -> None:
+  """Compares a PEFT folder with the adapter that the run's config asks for.
+
+  Raises:
+    InputError: another method, rank, strength, targets or shape.
+  """
+  _read(pathlib.Path(folder), config, spec)
+
+
+def load(
+  folder: str | os.PathLike,
+  config: DecoderConfig,
+  spec: AdapterSpec,
+  shardings: Params,
+) -> Params:
+  """The adapter of a PEFT folder, float32, on the mesh; InputError as `check`.
+
+  Args:
+    folder: with adapter_config.json and adapter_model.safetensors.
+    config: the base's shape.
+    spec: what the adapter must be.
+    shardings: pytree like the adapter.
+  """
+  adapter = _read(pathlib.Path(folder), config, spec)
+  return jax.device_put(tree.unflatten_names(adapter), shardings)
+
+
+def save(
+  folder: str | os.PathLike,
+  adapter: Params,
+  config: DecoderConfig,
+  spec: AdapterSpec,
+  *,
+  base: str = '',
+) -> None:
+  """Writes a folder that PEFT loads over the base; whole or not at all.
+
+  Args:
+    folder: to be made; may exist if empty.
+    adapter: of `config` and `spec`.
+    config: the base's shape, whose family names the modules.
+    spec: of the adapter.
+    base: the base's folder, for PEFT to find it.
+  """
+  leaves = {
+    name: np.asarray(jax.device_get(leaf))
+    for name, leaf in tree.flatten_with_names(adapter)
+  }
+  tensors = {}
+  for module, parts in _modules(config, spec.targets).items():
+    for i in range(config.num_layers):
+      a, b = _join(leaves, config, spec, parts, i)
+      name = module.format(i=i)
+      tensors[_NAME.format(module=name, factor='A')] = a
+      tensors[_NAME.format(module=name, factor='B')] = b
+  with whole_folder.write(folder) as beside:
+    text = json.dumps(_peft_config(config, spec, base), indent=2)
+    (beside / _CONFIG).write_text(text + '\n')
+    safetensors.numpy.save_file(tensors, beside / _TENSORS, {'format': 'pt'})
+
+
+def _modules(config: DecoderConfig, targets) -> dict[str, list[_Part]]:
+  """{module of the base, {i} = the layer: its parts that are targets}."""
+  table, out = families.FAMILIES[config.family].tensors, {}
+  for target in targets:
+    tensor = table[f'layers/{target}/kernel']
+    module = tensor.name.removesuffix('.weight')
+    out.setdefault(module, []).append(_Part(target, tensor))
+  return out
+
+
+def _is_conv1d(part: _Part) -> bool:
+  """Whether the file's kernel is [in, out], as GPT-2 stores it."""
+  into, _ = LINEARS[part.target]
+  return part.tensor.axes.partition(',')[0].replace('1', '') == into
+
+
+def _axes(part: _Part) -> tuple[families.Tensor, families.Tensor]:
+  """Where the factors lie: A as [r, in], B as [out, r], fused as the kernel."""
+  first, _, second = part.tensor.axes.partition(',')
+  into, out = (first, second) if _is_conv1d(part) else (second, first)
+  a = families.Tensor('', f'r,{into}')
+  return a, part.tensor._replace(axes=f'{out},r')
+
+
+def _join(leaves, config, spec, parts, layer) -> tuple[np.ndarray, np.ndarray]:
+  """PEFT's A [R, in] and B [out, R] of a module, R the sum of the ranks."""
+  sizes = {**config.sizes, 'r': spec.rank}
+  all_a, all_b = [], []
+  for part in parts:
+    into, out = LINEARS[part.target]
+    a_tensor, b_tensor = _axes(part)
+    a = np.zeros(hf_layout.shape(a_tensor, sizes), np.float32)
+    b = np.zeros(hf_layout.shape(b_tensor, sizes), np.float32)
+    path = f'layers/{part.target}'
+    hf_layout.write(a_tensor, sizes, f'{into}r', leaves[f'{path}/a'][layer], a)
+    hf_layout.write(b_tensor, sizes, f'r{out}', leaves[f'{path}/b'][layer], b)
+    all_a.append(a)
+    all_b.append(b)  # 0 but in this part's rows
+  return np.concatenate(all_a), np.ascontiguousarray(np.concatenate(all_b, 1))
+
+
+def _peft_config(config, spec, base) -> dict[str, Any]:
+  modules = _modules(config, spec.targets)
+  ranks, alphas = {}, {}
+  for module, parts in modules.items():
+    if len(parts) > 1:
+      ranks[_suffix(module)] = spec.rank * len(parts)
+      more = len(parts) ** 0.5 if spec.rslora else len(parts)
+      alphas[_suffix(module)] = _whole(spec.alpha * more)
+  parts = [part for module in modules.values() for part in module]
+  return {
+    'peft_type': 'LORA',
+    'task_type': 'CAUSAL_LM',
+    'base_model_name_or_path': base or None,
+    'r': spec.rank,
+    'lora_alpha': _whole(spec.alpha),
+    'use_rslora': spec.rslora,
+    'target_modules': [_suffix(module) for module in modules],
+    'rank_pattern': ranks,
+    'alpha_pattern': alphas,
+    'fan_in_fan_out': any(_is_conv1d(part) for part in parts),
+    'bias': 'none',
+    'lora_dropout': 0.0,
+    'use_dora': False,
+    'modules_to_save': None,
+    'init_lora_weights': True,
+    'inference_mode': True,
+  }
+
+
+def _suffix(module: str) -> str:
+  """'self_attn.q_proj': enough to tell a layer's modules apart."""
+  return '.'.join(module.split('.')[-2:])
+
+
+def _whole(number: float) -> int | float:
+  return int(number) if float(number).is_integer() else number
+
+
+def _read(folder, config, spec) -> dict[str, np.ndarray]:
+  """{our name: float32 array} of a folder that fits."""
+  peft = _read_config(folder)
+  _check_config(folder / _CONFIG, peft, spec)
+  tensors = _read_tensors(folder)
+  modules = _modules(config, spec.targets)
+  _check_names(folder / _TENSORS, tensors, config, modules)
+  leaves = {
+    name: np.zeros(shape, np.float32)
+    for name, shape in adapters.shapes(config, spec).items()
+  }
+  for module, parts in modules.items():
+    for i in range(config.num_layers):
+      name = module.format(i=i)
+      a, b = (
+        tensors[_NAME.format(module=name, factor=factor)] for factor in 'AB'
+      )
+      _check_scale(folder / _CONFIG, peft, spec, name, len(a))
+      pairs = _split(folder / _TENSORS, config, spec, name, parts, a, b)
+      for part, (ours_a, ours_b) in zip(parts, pairs):
+        leaves[f'layers/{part.target}/a'][i] = ours_a
+        leaves[f'layers/{part.target}/b'][i] = ours_b
+  return leaves
+
+
+def _read_config(folder: pathlib.Path) -> dict[str, Any]:
+  path = folder / _CONFIG
+  try:
+    value = json.loads(path.read_text(encoding='utf-8'))
+  except FileNotFoundError:
+    raise InputError(
+      f'{path}: no such file; fix: give the folder of a PEFT adapter'
+    ) from None
+  except (OSError, ValueError) as error:
+    raise InputError(
+      f'{path}: cannot be read ({error}); fix: copy it again'
+    ) from None
+  if not isinstance(value, dict):
+    raise InputError(f'{path}: not a JSON object; fix: copy it again')
+  return value
+
+
+def _check_config(path, peft, spec: AdapterSpec) -> None:
+  """Refuses other methods than plain LoRA, and another rank or strength."""
+  for key, plain in (('peft_type', 'LORA'), ('bias', 'none')):
+    if peft.get(key, plain) != plain:
+      raise _unsupported(path, key, peft[key])
+  for key in _UNSUPPORTED:
+    if peft.get(key):
+      raise _unsupported(path, key, peft[key])
+  first = str(peft.get('init_lora_weights', True)).lower()
+  if first.startswith(_OTHER_BASE):
+    raise _unsupported(path, 'init_lora_weights', peft['init_lora_weights'])
+  for key, ours, value in (
+    ('r', 'rank', spec.rank),
+    ('lora_alpha', 'alpha', spec.alpha),
+    ('use_rslora', 'rslora', spec.rslora),
+  ):
+    found = peft.get(key, 8 if key != 'use_rslora' else False)
+    if found != value:
+      raise InputError(
+        f'config.adapter.{ours}: {value} is not the {key}={found} of {path}; '
+        f'fix: --config.adapter.{ours}={found}'
+      )
+
+
+def _unsupported(path, key, value) -> InputError:
+  return InputError(
+    f'{path}: {key}={value!r} is not supported, only plain LoRA is; fix: merge '
+    'that adapter into its base with PEFT and give the merged folder'
+  )
+
+
+def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  path = folder / _TENSORS
+  if not path.is_file():
+    pickle = folder / 'adapter_model.bin'
+    reason = (
+      f'{pickle}: pickled weights are not read, a pickle can run code; fix: '
+      'save it once more with safe_serialization=True'
+    )
+    missing = f'{path}: no such file; fix: give the folder of a PEFT adapter'
+    raise InputError(reason if pickle.is_file() else missing)
+  try:
+    return safetensors.numpy.load_file(path)
+  except (safetensors.SafetensorError, OSError) as error:
+    raise InputError(
+      f'{path}: not a safetensors file ({error}); fix: copy it again'
+    ) from None
+
+
+def _check_names(path, tensors, config, modules) -> None:
+  """The folder's modules must be those that adapter.targets chooses."""
+  wanted = {
+    _NAME.format(module=module.format(i=i), factor=factor)
+    for module in modules
+    for i in range(config.num_layers)
+    for factor in 'AB'
+  }
+  missing, extra = wanted - tensors.keys(), tensors.keys() - wanted
+  if not missing and not extra:
+    return
+  there = [
+    part.target
+    for module, parts in _modules(config, adapter_spec.linears(config)).items()
+    for part in parts
+    if _NAME.format(module=module.format(i=0), factor='A') in tensors
+  ]
+  problem = (
+    f'{min(missing)} is missing' if missing else f'{min(extra)} is extra'
+  )
+  fix = (
+    f'--config.adapter.targets={",".join(there)}'
+    if there
+    else 'use an adapter of this base'
+  )
+  raise InputError(
+    f'{path}: does not fit config.adapter.targets and the base: {problem}; '
+    f'fix: {fix}'
+  )
+
+
+def _check_scale(path, peft, spec, module, rank) -> None:
+  """A module's own alpha over its own rank must be the adapter's scale."""
+  alpha = _pattern(peft.get('alpha_pattern'), module, peft.get('lora_alpha', 8))
+  said = _pattern(peft.get('rank_pattern'), module, peft.get('r', 8))
+  scale = alpha / (said**0.5 if spec.rslora else said)
+  if said != rank or not math.isclose(scale, spec.scale, rel_tol=1e-6):
+    raise InputError(
+      f'{path}: {module} has rank {rank} and scale {scale:g} of rank {said}, '
+      f'the adapter {spec.rank} and {spec.scale:g}; fix: use an adapter of '
+      'one rank and alpha'
+    )
+
+
+def _pattern(patterns, module, default):
+  """PEFT's lookup: a key is a regular expression that ends the name."""
+  for key, value in (patterns or {}).items():
+    if re.match(rf'(.*\.)?({key})$', module):
+      return value
+  return default
+
+
+def _split(path, config, spec, module, parts, a, b):
+  """Our [(a, b)] of a module's factors; InputError if they don't fit.
+
+  R = the parts' ranks together: a block each. R = one rank: A is shared.
+  """
+  sizes = {**config.sizes, 'r': spec.rank}
+  a_tensor, b_tensor = _axes(parts[0])
+  width = hf_layout.shape(a_tensor, sizes)[1]
+  height = hf_layout.shape(b_tensor, sizes)[0]
+  own = spec.rank * len(parts)
+  rank = a.shape[0] if a.shape[:1] in ((own,), (spec.rank,)) else own
+  if a.shape != (rank, width) or b.shape != (height, rank):
+    raise InputError(
+      f'{path}: the factors of {module} are {a.shape} and {b.shape}, a rank '
+      f'of {spec.rank} on this base takes {(own, width)} and {(height, own)}; '
+      'fix: use an adapter of this base, or its rank'
+    )
+  rest, out = b.astype(np.float32), []
+  for number, part in enumerate(parts):
+    into, outof = LINEARS[part.target]
+    a_tensor, b_tensor = _axes(part)
+    start = number * spec.rank if rank == own else 0
+    columns = slice(start, start + spec.rank)
+
+    def get(source):
+      return lambda where: source[where]
+
+    ours_a = hf_layout.read(a_tensor, sizes, f'{into}r', {}, get(a[columns]))
+    block = b[:, columns]
+    ours_b = hf_layout.read(b_tensor, sizes, f'r{outof}', {}, get(block))
+    out.append((ours_a.astype(np.float32), ours_b.astype(np.float32)))
+    used = np.zeros_like(rest[:, columns])
+    ones = np.ones(ours_b.shape, np.float32)
+    hf_layout.write(b_tensor, sizes, f'r{outof}', ones, used)
+    rest[:, columns] *= 1 - used
+  if rest.any():
+    raise InputError(
+      f'{path}: lora_B of {module} reaches rows that config.adapter.targets '
+      'leaves out; fix: choose all projections that the module joins'
+    )
+  return out

@@ -1,0 +1,154 @@
+"""adapters through the real command: what is saved, continued and exported."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import test_train
+
+from dpo_jax import config as config_lib
+from dpo_jax import inputs, policy_weights, run_setup, train_step, tree
+from dpo_jax.storage import checkpoints, writers
+
+ADAPTED = (
+  'adapter.rank=2',
+  'adapter.alpha=8',
+  'adapter.init=a_zero',
+  'adapter.targets=query,value,up',
+  'mesh.fsdp=2',
+  'mesh.tensor=2',
+  'optim.learning_rate=0.02',
+  'train.num_steps=4',
+  'train.microbatches=2',
+  'train.save_every=1',
+  'train.keep_checkpoints=9',
+)
+LN2 = np.log(2)
+
+
+def saved(workdir, step, items=('params', 'opt_state')):
+  with checkpoints.Checkpoints(workdir / 'checkpoints') as found:
+    return found.restore(step, dict.fromkeys(items), partial=True).items
+
+
+def scores(path):
+  with np.load(path) as file:
+    return {k: file[k] for k in ('policy_chosen', 'policy_rejected')}
+
+
+@pytest.fixture(scope='module')
+def adapted(tmp_path_factory):
+  """A run of four updates of an adapter, on a mesh of 2 x 2 x 2."""
+  workdir = tmp_path_factory.mktemp('adapted') / 'run'
+  assert test_train.train(workdir, *ADAPTED) == 0
+  return workdir
+
+
+def test_it_begins_at_ln2_and_learns(adapted):
+  train, held = (test_train.lines(adapted, s) for s in ('train', 'eval'))
+  assert abs(held[0]['loss'] - LN2) < 1e-6
+  assert abs(train[1]['loss'] - LN2) < 1e-6
+  assert train[1]['grad_norm'] > 0
+  assert held[4]['loss'] < 0.65 and held[4]['rewards/accuracies'] > 0.6
+
+
+def test_a_checkpoint_holds_the_adapter_and_its_moments_only(adapted):
+  items = saved(adapted, 4)
+  # quickstart's decoder: 2 layers, width 64, 4 heads of 16, MLP of 176.
+  into, sizes = 2 * 64 * 2, {'query': 64, 'value': 64, 'up': 176}
+  expected = sum(into + 2 * 2 * out for out in sizes.values())
+  params = tree.flatten_with_names(items['params'])
+  assert {name.split('/')[-2] for name, _ in params} == set(sizes)
+  assert sum(leaf.size for _, leaf in params) == expected
+  moments = sum(x.size for x in jax.tree.leaves(items['opt_state']))
+  assert moments <= 2 * expected + 2
+  # Of a zero A, only A has a gradient in the first update.
+  first = dict(tree.flatten_with_names(saved(adapted, 1)['params']))
+  assert all(np.any(leaf) for leaf in first.values())
+
+
+def test_the_trajectory_does_not_depend_on_the_mesh(adapted, tmp_path):
+  alike = (*ADAPTED, 'mesh.fsdp=1', 'mesh.tensor=1', 'train.num_steps=2')
+  assert test_train.train(tmp_path / 'run', *alike) == 0
+  ours = test_train.lines(tmp_path / 'run', 'train')
+  theirs = test_train.lines(adapted, 'train')
+  for step in (1, 2):
+    for name in ('loss', 'grad_norm', 'rewards/margins'):
+      np.testing.assert_allclose(
+        ours[step][name], theirs[step][name], rtol=1e-3, atol=1e-6
+      )
+
+
+def test_a_killed_run_goes_on_bit_for_bit(adapted, tmp_path, monkeypatch):
+  class Killed(BaseException):
+    pass
+
+  def write(self, step, split, metrics):
+    if (step, split) == (3, 'train'):
+      raise Killed
+    return real(self, step, split, metrics)
+
+  workdir, real = tmp_path / 'run', writers.MetricWriter.write
+  with monkeypatch.context() as patched, pytest.raises(Killed):
+    patched.setattr(writers.MetricWriter, 'write', write)
+    test_train.train(workdir, *ADAPTED)
+  assert test_train.train(workdir, *ADAPTED) == 0
+  assert test_train.state(workdir) == test_train.state(adapted)
+  for split in ('train', 'eval'):
+    assert test_train.lines(workdir, split) == test_train.lines(adapted, split)
+
+
+def test_exports_score_as_the_adapter_does(adapted, tmp_path, capsys):
+  merged, peft = tmp_path / 'merged', tmp_path / 'peft'
+
+  def command(workdir, mode, *overrides, to=None):
+    words = test_train.arguments(workdir, *overrides, mode=mode)
+    words += [f'--export_to={to}'] if to else []
+    return test_train.main_lib.main(words)
+
+  assert command(adapted, 'export', *ADAPTED, to=merged) == 0
+  as_peft = (*ADAPTED, 'adapter.export=peft')
+  assert command(adapted, 'export', *as_peft, to=peft) == 0
+  assert 'the adapter of step 4' in capsys.readouterr().out
+  found = json.loads((peft / 'adapter_config.json').read_text())
+  assert (found['r'], found['lora_alpha']) == (2, 8)
+  trained = scores(adapted / 'per_example' / 'eval_4.npz')
+  start = (f'model.init_from={merged}', 'model.preset=', 'tokenizer=byte')
+  sources = {'merged': start, 'peft': (*ADAPTED, f'adapter.init_from={peft}')}
+  sources['peft'] = tuple(
+    o for o in sources['peft'] if not o.startswith('adapter.init=')
+  )
+  for name, overrides in sources.items():
+    assert command(tmp_path / name[:1], 'evaluate', *overrides) == 0
+    again = scores(tmp_path / name[:1] / 'per_example' / 'evaluate.npz')
+    for key, values in trained.items():
+      np.testing.assert_allclose(again[key], values, rtol=1e-5, atol=1e-5)
+  # An adapter that was given is the reference too: the policy's first weights.
+  printed = capsys.readouterr().out.strip().splitlines()[-1]
+  assert abs(json.loads(printed.split(': ', 1)[1])['loss'] - LN2) < 1e-6
+  # A run that holds no whole weights is nobody's base.
+  start = (f'model.init_from={adapted}', 'model.preset=', 'tokenizer=byte')
+  assert test_train.train(tmp_path / 'run', *start) == 2
+  assert 'holds no whole weights; fix: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('base', ['float32', 'int8'])
+def test_the_reference_is_the_base_itself(tmp_path, base):
+  path = f'{test_train.ROOT}/experiments/quickstart.py:stage=dpo,runlocal'
+  overrides = [('adapter.rank', '2'), ('adapter.base', base)]
+  config = config_lib.load(path, overrides)
+  data = inputs.read(config, tmp_path, log=lambda _: None)
+  job = run_setup.build(config, data)
+  before = {id(x) for x in jax.live_arrays()}
+  frozen = policy_weights.frozen(config, data, job, with_reference=True)
+  assert train_step.reference_of(frozen) is frozen.base
+  new = [x for x in jax.live_arrays() if id(x) not in before]
+  held = sum(x.nbytes for x in new)
+  # 2 layers of 4 x 64 x 64 + 3 x 64 x 176 kernels; 321 scales an int8 kernel.
+  kernels = 2 * (4 * 64 * 64 + 3 * 64 * 176)
+  whole = sum(x.size for x in jax.tree.leaves(job.weights.abstract))
+  rest = 4 * (whole - kernels)
+  scales = 2 * (3 * 64 + 64 + 2 * 176 + 64) * 4
+  expected = {'float32': 4 * kernels, 'int8': kernels + scales}[base]
+  assert held == rest + expected + 4  # and the adapter's scale
