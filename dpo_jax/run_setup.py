@@ -19,15 +19,9 @@ from dpo_jax.data import pipeline
 from dpo_jax.inputs import Inputs
 from dpo_jax.models import adapters, decoder, quantized
 from dpo_jax.models.adapter_spec import AdapterSpec
+from dpo_jax.sharding import Placed
 from dpo_jax.train_state import TrainState, init_state
 from dpo_jax.types import InputError, Params
-
-
-class Placed(NamedTuple):
-  """How arrays lie on the mesh."""
-
-  shardings: Any  # NamedSharding a leaf
-  abstract: Any  # ShapeDtypeStruct a leaf, with its sharding
 
 
 class Job(NamedTuple):
@@ -186,7 +180,7 @@ def _layout(
   """Where the model lies; the state's shardings and abstract arrays."""
   params = jax.eval_shape(model.init, jax.random.key(0))
   axes = model.logical_axes
-  whole = _placed(sharding.param_shardings(mesh, axes, params), params)
+  whole = sharding.placed(sharding.param_shardings(mesh, axes, params), params)
   if adapter is not None:
     init = functools.partial(adapters.init, model.config, adapter)
     params = jax.eval_shape(init, jax.random.key(0))
@@ -195,7 +189,7 @@ def _layout(
     lambda p: init_state(p, optimizer, config.seed, objective.init_state()),
     params,
   )
-  placed = _placed(
+  placed = sharding.placed(
     sharding.state_shardings(
       mesh, optimizer, sharding.param_shardings(mesh, axes, params), state
     ),
@@ -209,18 +203,7 @@ def _base(config, mesh, model, weights: Placed) -> Placed:
   quantize = functools.partial(quantized.quantize, kind=config.adapter.base)
   stored = jax.eval_shape(quantize, weights.abstract)
   axes = model.logical_axes
-  return _placed(sharding.param_shardings(mesh, axes, stored), stored)
-
-
-def _placed(shardings, leaves) -> Placed:
-  abstract = jax.tree.map(
-    lambda leaf, where: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=where
-    ),
-    leaves,
-    shardings,
-  )
-  return Placed(shardings, abstract)
+  return sharding.placed(sharding.param_shardings(mesh, axes, stored), stored)
 
 
 def initial_state(config, job: Job, params: Params) -> TrainState:

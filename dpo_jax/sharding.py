@@ -6,6 +6,7 @@ Comes in: mesh sizes and logical axis names. Goes out: NamedShardings for
 
 import difflib
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,6 +36,13 @@ RULES = {
   'kv_heads': 'tensor',
   'mlp': 'tensor',
 }
+
+
+class Placed(NamedTuple):
+  """How arrays lie on the mesh."""
+
+  shardings: Any  # NamedSharding a leaf
+  abstract: Any  # ShapeDtypeStruct a leaf, with its sharding
 
 
 def make_mesh(
@@ -111,6 +119,18 @@ def param_shardings(mesh: Mesh, logical_axes, params: Params) -> Params:
     params,
     is_leaf=lambda x: isinstance(x, tuple),
   )
+
+
+def placed(shardings: Any, leaves: Any) -> Placed:
+  """Shardings, with the abstract arrays of `leaves` that carry them."""
+  abstract = jax.tree.map(
+    lambda leaf, where: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=where
+    ),
+    leaves,
+    shardings,
+  )
+  return Placed(shardings, abstract)
 
 
 def state_shardings(

@@ -118,8 +118,9 @@ def test_axes_mirror_the_adapter():
 
 
 def test_several_adapters_over_one_base_in_one_compile():
+  spec = dataclasses.replace(SPEC, targets=('attention/query', 'mlp/down'))
   score = scoring.make_score(MODEL, chunk=8)
-  each = [noisy(seed=seed) for seed in range(3)]
+  each = [noisy(spec, seed) for seed in range(3)]
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
 
   def loss(adapter):
