@@ -7,6 +7,7 @@ in the headers, before an array is made. Does not read pickles.
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -23,14 +24,11 @@ import safetensors.numpy
 from dpo_jax import tree
 from dpo_jax.models import architectures, families
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
-from dpo_jax.storage import hf_layout, whole_folder
+from dpo_jax.storage import hf_files, hf_layout, whole_folder
 from dpo_jax.types import InputError, Params
 
 MAX_SHARD_BYTES = 5_000_000_000
 
-_SINGLE = 'model.safetensors'
-_INDEX = 'model.safetensors.index.json'
-_FLOATS = ('F64', 'F32', 'F16', 'BF16')
 # Buffers that older releases stored; they follow from config.json.
 _BUFFERS = re.compile(r'\.(rotary_emb\.inv_freq|(attn|attention)\.\w*bias)$')
 _TOKENIZER_FILES = (
@@ -49,7 +47,7 @@ _TOKEN_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
   """The folder's config.json; InputError where there is none."""
-  return _read_json(pathlib.Path(folder) / 'config.json')
+  return hf_files.read_json(pathlib.Path(folder) / 'config.json')
 
 
 def check(folder: str | os.PathLike, config: DecoderConfig) -> None:
@@ -59,7 +57,7 @@ def check(folder: str | os.PathLike, config: DecoderConfig) -> None:
     InputError: names the missing, unexpected or misshapen tensors.
   """
   with contextlib.ExitStack() as stack:
-    _check(_Files(pathlib.Path(folder), stack), config)
+    _check(hf_files.Files(pathlib.Path(folder), stack), config)
 
 
 def load_params(
@@ -82,7 +80,7 @@ def load_params(
   placed = dict(tree.flatten_with_names(shardings)) if shardings else {}
   first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   with contextlib.ExitStack() as stack:
-    files = _Files(pathlib.Path(folder), stack)
+    files = hf_files.Files(pathlib.Path(folder), stack)
     _check(files, config)
     params = {}
     for name, dims in param_dims(config).items():
@@ -123,57 +121,7 @@ def save(
     _write_tensors(beside, params, config, max_shard_bytes)
 
 
-class _Files:
-  """The open safetensors files of a folder: which tensor is in which."""
-
-  def __init__(self, folder: pathlib.Path, stack: contextlib.ExitStack):
-    self.folder = folder
-    self._file = {}  # tensor -> (path, open file)
-    for path in _find(folder):
-      try:
-        file = stack.enter_context(safetensors.safe_open(path, 'numpy'))
-        self._file |= {name: (path, file) for name in file.keys()}
-      except (safetensors.SafetensorError, OSError) as error:
-        raise _damaged(path, error) from None
-    self.names = set(self._file)
-
-  def path(self, name: str) -> pathlib.Path:
-    return self._file[name][0]
-
-  def slice(self, name: str) -> Any:
-    return self._file[name][1].get_slice(name)
-
-
-def _find(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The safetensors files of a folder, or what to do instead."""
-  if (folder / _INDEX).is_file():
-    files = _read_json(folder / _INDEX).get('weight_map')
-    if not isinstance(files, Mapping) or not files:
-      raise InputError(f'{folder / _INDEX}: no weight_map; fix: copy it again')
-    paths = [folder / os.path.basename(str(f)) for f in files.values()]
-    for path in (paths := list(dict.fromkeys(paths))):
-      if not path.is_file():
-        raise InputError(
-          f'{path}: missing, though {_INDEX} names it; fix: copy it again'
-        )
-    return paths
-  if (folder / _SINGLE).is_file():
-    return [folder / _SINGLE]
-  pickles = sorted(folder.glob('*.bin')) + sorted(folder.glob('*.pt*'))
-  if pickles:
-    raise InputError(
-      f'{pickles[0]}: pickled weights are not read, a pickle can run code; '
-      'fix: convert them once where you trust them: python -c "from '
-      'transformers import AutoModelForCausalLM as M; '
-      "M.from_pretrained('FOLDER').save_pretrained('NEW_FOLDER')\""
-    )
-  raise InputError(
-    f'{folder}: no {_SINGLE} and no {_INDEX}; fix: give the folder of a '
-    'Hugging Face checkpoint'
-  )
-
-
-def _check(files: _Files, config: DecoderConfig) -> None:
+def _check(files: hf_files.Files, config: DecoderConfig) -> None:
   expected = _expected(files, config)
   missing = [name for name in expected if name not in files.names]
   if missing:
@@ -195,26 +143,26 @@ def _check(files: _Files, config: DecoderConfig) -> None:
       '(layers, biases, model_type)'
     )
   for name, shape in expected.items():
-    found, kind = files.slice(name).get_shape(), files.slice(name).get_dtype()
-    if tuple(found) != shape:
+    found, kind = files.describe(name)
+    if found != shape:
       raise InputError(
-        f'{files.path(name)}: {name} has shape {tuple(found)}, config.json '
+        f'{files.path(name)}: {name} has shape {found}, config.json '
         f'asks for {shape}; fix: use the config.json of these weights'
       )
-    if kind not in _FLOATS:
+    if kind not in hf_files.FLOATS:
       raise InputError(
         f'{files.path(name)}: {name} is {kind}, quantised weights are not '
-        f'read; fix: use a checkpoint of {", ".join(_FLOATS)}'
+        f'read; fix: use a checkpoint of {", ".join(hf_files.FLOATS)}'
       )
 
 
-def _check_tied(files: _Files, config: DecoderConfig) -> None:
+def _check_tied(files: hf_files.Files, config: DecoderConfig) -> None:
   """A head beside tied embeddings must be the embedding itself."""
   head = _head_name(config)
   if not config.tied or head not in files.names:
     return
   embedding = _names(files, config)['embed/embedding']
-  if not np.array_equal(files.slice(head)[:], files.slice(embedding)[:]):
+  if not np.array_equal(files.read(head, ...), files.read(embedding, ...)):
     raise InputError(
       f'{files.path(head)}: {head} differs from {embedding}, but config.json '
       'says tie_word_embeddings; fix: set tie_word_embeddings to false, or '
@@ -227,7 +175,7 @@ def _head_name(config: DecoderConfig) -> str:
 
 
 def _expected(
-  files: _Files, config: DecoderConfig
+  files: hf_files.Files, config: DecoderConfig
 ) -> dict[str, tuple[int, ...]]:
   """Tensor -> shape, of all that the files must hold."""
   table, names = _table(files, config), _names(files, config)
@@ -238,7 +186,7 @@ def _expected(
   }
 
 
-def _table(files: _Files, config: DecoderConfig) -> Mapping[str, Any]:
+def _table(files: hf_files.Files, config: DecoderConfig) -> Mapping[str, Any]:
   """Our name -> families.Tensor, in the layout that the files have."""
   family = families.FAMILIES[config.family]
   first = [tensor.name.format(i=0) for tensor in family.joined.values()][:1]
@@ -255,7 +203,7 @@ def _tensors(
     yield name, table[name], hf_layout.shape(table[name], config.sizes)
 
 
-def _names(files: _Files, config: DecoderConfig) -> dict[str, str]:
+def _names(files: hf_files.Files, config: DecoderConfig) -> dict[str, str]:
   """Our name -> the tensor's, without a prefix that no tensor has."""
   prefix = families.FAMILIES[config.family].prefix
   absent = not any(name.startswith(prefix) for name in files.names)
@@ -266,7 +214,9 @@ def _names(files: _Files, config: DecoderConfig) -> dict[str, str]:
   }
 
 
-def _read(files: _Files, config: DecoderConfig, name: str, index) -> np.ndarray:
+def _read(
+  files: hf_files.Files, config: DecoderConfig, name: str, index
+) -> np.ndarray:
   """A slice of one parameter, float32."""
   dims, sizes = param_dims(config)[name], config.sizes
   tensor, template = _table(files, config)[name], _names(files, config)[name]
@@ -277,10 +227,8 @@ def _read(files: _Files, config: DecoderConfig, name: str, index) -> np.ndarray:
   stacked, dims = hf_layout.split_dims(tensor, dims)
 
   def one(tensor_name):
-    source = files.slice(tensor_name)
-    array = hf_layout.read(
-      tensor, sizes, dims, ranges, lambda where: source[where]
-    )
+    get = functools.partial(files.read, tensor_name)
+    array = hf_layout.read(tensor, sizes, dims, ranges, get)
     return array.astype(np.float32)
 
   if not stacked:
@@ -316,7 +264,7 @@ def _write_tensors(folder, params, config, max_shard_bytes) -> None:
   files = {}
   for number, shard in enumerate(shards, start=1):
     file = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
-    file = _SINGLE if len(shards) == 1 else file
+    file = hf_files.SINGLE if len(shards) == 1 else file
     arrays = {
       tensor_name: _gather(leaves, config, parts, shape)
       for tensor_name, (parts, shape) in shard.items()
@@ -325,7 +273,7 @@ def _write_tensors(folder, params, config, max_shard_bytes) -> None:
     files |= dict.fromkeys(shard, file)
   if len(shards) > 1:
     index = {'metadata': {'total_size': total}, 'weight_map': files}
-    _write_json(folder / _INDEX, index)
+    _write_json(folder / hf_files.INDEX, index)
 
 
 def _gather(leaves, config, parts, shape) -> np.ndarray:
@@ -345,38 +293,12 @@ def _copy_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> dict:
       shutil.copyfile(source / name, folder / name)
   if not (source / 'config.json').is_file():
     return {}
-  ids = _read_json(source / 'config.json')
+  ids = hf_files.read_json(source / 'config.json')
   return {key: ids[key] for key in _TOKEN_IDS if key in ids}
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    value = json.loads(path.read_text(encoding='utf-8'))
-  except FileNotFoundError:
-    raise InputError(
-      f'{path}: no such file; fix: give the folder of a Hugging Face checkpoint'
-    ) from None
-  except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON
-    raise InputError(
-      f'{path}: cannot be read ({error}); fix: copy it again'
-    ) from None
-  if not isinstance(value, dict):
-    raise InputError(f'{path}: not a JSON object; fix: copy it again')
-  return value
 
 
 def _write_json(path: pathlib.Path, value: Any) -> None:
   path.write_text(json.dumps(value, indent=2, sort_keys=True) + '\n')
-
-
-def _damaged(path: pathlib.Path, error: Exception) -> InputError:
-  with open(path, 'rb') as file:
-    pointer = file.read(32).startswith(b'version https://git-lfs')
-  if pointer:
-    return InputError(f'{path}: a git-lfs pointer; fix: run git lfs pull')
-  return InputError(
-    f'{path}: not a safetensors file ({error}); fix: copy it again'
-  )
 
 
 def _some(noun: str, names: list[str]) -> str:

@@ -127,6 +127,50 @@ def test_both_layouts_are_the_same_decoder():
   assert read(new) == old
 
 
+def _in_the_old_layout(config):
+  """A config.json of transformers 5, as releases before it wrote it."""
+  old = {k: v for k, v in config.items() if k not in ('dtype', 'layer_types')}
+  old['torch_dtype'] = config.get('dtype', 'float32')
+  ropes = old.pop('rope_parameters', {})
+  local = ropes.get('sliding_attention')
+  ropes = dict(ropes.get('full_attention', ropes))
+  family = config['model_type']
+  if local:
+    old['rope_local_base_freq'] = local['rope_theta']
+  if theta := ropes.pop('rope_theta', None):
+    old['rotary_emb_base' if family == 'gpt_neox' else 'rope_theta'] = theta
+  if share := ropes.pop('partial_rotary_factor', None):
+    name = 'rotary_pct' if family == 'gpt_neox' else 'partial_rotary_factor'
+    old[name] = share
+  if ropes.get('rope_type', 'default') != 'default':
+    old['rope_scaling'] = ropes
+  if family == 'qwen3_moe':
+    old['num_experts'] = old.pop('num_local_experts')
+  return old
+
+
+@pytest.mark.parametrize('name', families.FAMILIES)
+def test_every_family_is_read_in_both_layouts(golden_models, name):
+  new = json.loads((golden_models / name / 'config.json').read_text())
+  old = _in_the_old_layout(new)
+  assert not {'rope_parameters', 'dtype', 'layer_types'} & set(old)
+  assert read(old) == read(new)
+  # The file does say something, and a scaled rotation says more.
+  if ropes := new.get('rope_parameters'):
+    theta = ropes.get('full_attention', ropes)['rope_theta']
+    assert read(new).ropes[0].theta == theta
+    scaling = {'rope_type': 'linear', 'factor': 4.0}
+    if 'full_attention' in ropes:
+      ropes = ropes | {'full_attention': ropes['full_attention'] | scaling}
+    else:
+      ropes = ropes | scaling
+    scaled = read(new | {'rope_parameters': ropes})
+    assert scaled.ropes[0].factor == 4.0
+    assert read(_in_the_old_layout(new | {'rope_parameters': ropes})) == scaled
+    older = old | {'rope_scaling': {'type': 'linear', 'factor': 4.0}}
+    assert read(older) == scaled
+
+
 def test_what_old_files_leave_out():
   gpt2 = read(GPT2)
   assert gpt2.tied and gpt2.mlp_width == 4 * 1280 and gpt2.ropes == ()

@@ -1,0 +1,126 @@
+"""The safetensors files of a folder: found, opened, read a range at a time.
+
+Comes in: a folder. Goes out: names, shapes and dtypes of its tensors, and
+numpy arrays of ranges of them. Does not know what the tensors are for, and
+does not read pickles.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from dpo_jax.types import InputError
+
+SINGLE = 'model.safetensors'
+INDEX = 'model.safetensors.index.json'
+# safetensors gives numpy no slices of these.
+_SMALL = {
+  'F8_E4M3': ml_dtypes.float8_e4m3fn,
+  'F8_E5M2': ml_dtypes.float8_e5m2,
+}
+FLOATS = ('F64', 'F32', 'F16', 'BF16', *_SMALL)
+
+
+class Files:
+  """The open safetensors files of a folder: which tensor is in which."""
+
+  def __init__(self, folder: pathlib.Path, stack: contextlib.ExitStack):
+    self.folder = folder
+    self._file = {}  # tensor -> (path, open file)
+    for path in _find(folder):
+      try:
+        file = stack.enter_context(safetensors.safe_open(path, 'numpy'))
+        self._file |= {name: (path, file) for name in file.keys()}
+      except (safetensors.SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+    self.names = set(self._file)
+
+  def path(self, name: str) -> pathlib.Path:
+    """The file that a tensor is in."""
+    return self._file[name][0]
+
+  def describe(self, name: str) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype of a tensor, from the header; see FLOATS."""
+    found = self._file[name][1].get_slice(name)
+    return tuple(found.get_shape()), found.get_dtype()
+
+  def read(self, name: str, where: tuple[slice, ...]) -> np.ndarray:
+    """A range of a tensor, in the file's dtype; nothing else is read."""
+    path, file = self._file[name]
+    found = file.get_slice(name)
+    if found.get_dtype() in _SMALL:
+      return _mapped(path, name)[where]
+    return found[where]
+
+
+def _mapped(path: pathlib.Path, name: str) -> np.ndarray:
+  """A tensor in place. The file: header's length (8 bytes), header, data."""
+  with open(path, 'rb') as file:
+    length = int.from_bytes(file.read(8), 'little')
+    entry = json.loads(file.read(length))[name]
+  start = 8 + length + entry['data_offsets'][0]
+  dtype, shape = np.dtype(_SMALL[entry['dtype']]), tuple(entry['shape'])
+  return np.memmap(path, dtype, 'r', start, shape)
+
+
+def _find(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The safetensors files of a folder, or what to do instead."""
+  if (folder / INDEX).is_file():
+    files = read_json(folder / INDEX).get('weight_map')
+    if not isinstance(files, Mapping) or not files:
+      raise InputError(f'{folder / INDEX}: no weight_map; fix: copy it again')
+    paths = [folder / os.path.basename(str(f)) for f in files.values()]
+    for path in (paths := list(dict.fromkeys(paths))):
+      if not path.is_file():
+        raise InputError(
+          f'{path}: missing, though {INDEX} names it; fix: copy it again'
+        )
+    return paths
+  if (folder / SINGLE).is_file():
+    return [folder / SINGLE]
+  pickles = sorted(folder.glob('*.bin')) + sorted(folder.glob('*.pt*'))
+  if pickles:
+    raise InputError(
+      f'{pickles[0]}: pickled weights are not read, a pickle can run code; '
+      'fix: convert them once where you trust them: python -c "from '
+      'transformers import AutoModelForCausalLM as M; '
+      "M.from_pretrained('FOLDER').save_pretrained('NEW_FOLDER')\""
+    )
+  raise InputError(
+    f'{folder}: no {SINGLE} and no {INDEX}; fix: give the folder of a '
+    'Hugging Face checkpoint'
+  )
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """A JSON object; InputError where there is none."""
+  try:
+    value = json.loads(path.read_text(encoding='utf-8'))
+  except FileNotFoundError:
+    raise InputError(
+      f'{path}: no such file; fix: give the folder of a Hugging Face checkpoint'
+    ) from None
+  except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON
+    raise InputError(
+      f'{path}: cannot be read ({error}); fix: copy it again'
+    ) from None
+  if not isinstance(value, dict):
+    raise InputError(f'{path}: not a JSON object; fix: copy it again')
+  return value
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> InputError:
+  with open(path, 'rb') as file:
+    pointer = file.read(32).startswith(b'version https://git-lfs')
+  if pointer:
+    return InputError(f'{path}: a git-lfs pointer; fix: run git lfs pull')
+  return InputError(
+    f'{path}: not a safetensors file ({error}); fix: copy it again'
+  )
