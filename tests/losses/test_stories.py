@@ -14,7 +14,14 @@ import jax.numpy as jnp
 import pytest
 
 from dpo_jax import config as config_lib
-from dpo_jax import evaluate, inputs, losses, run_setup, sharding
+from dpo_jax import (
+  evaluate,
+  inputs,
+  losses,
+  policy_weights,
+  run_setup,
+  sharding,
+)
 
 NUM_STEPS, NUM_HELD_OUT = 20, 32
 NEEDS = {name: losses.get(name).needs for name in losses.names()}
@@ -91,7 +98,7 @@ def train_each(config, names, folder):
   """{loss: held-out metrics (before, after)}, each from the first weights."""
   data = inputs.read(config, folder, log=lambda line: None)
   job = run_setup.build(config, data)
-  first = run_setup.initial_params(config, data.model, job, data.weights)
+  first = policy_weights.initial(config, data, job)
   train, held_out = (
     run_setup.batch_source(job, plan, part.store)
     for plan, part in (
@@ -134,7 +141,9 @@ def train_each(config, names, folder):
     for t, batch in enumerate(batches, start=1):
       state, _ = step(state, reference, batch, hyper)
       if job.reference_every and t % job.reference_every == 0:
-        reference = job.move_reference(reference, state.params, t, hyper)
+        reference = job.move_reference(
+          reference, state.params, state.step, hyper
+        )
     results[name] = before, metrics_of(state, hyper)
   return results
 
