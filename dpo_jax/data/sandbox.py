@@ -5,6 +5,7 @@ sandbox that behaves as the one of `transformers` does (trim_blocks,
 lstrip_blocks, loop controls, tojson, raise_exception, strftime_now, the
 generation block), with a budget: loops, calls and characters are counted, and
 what would take too much of them stops with LimitError before it is computed.
+Where a generation block begins and ends can be marked in the text.
 Reads no file, knows nothing of messages or tokens.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.runtime
 import jinja2.sandbox
 import jinja2.utils
@@ -35,6 +37,10 @@ _WITH_WIDTH = (
   *('indent', 'batch', 'slice', 'truncate'),
 )
 _GROWING = (*_WITH_WIDTH, 'round', 'replace', 'format', 'join', 'tojson')
+
+
+UndefinedError = jinja2.exceptions.UndefinedError
+SecurityError = jinja2.exceptions.SecurityError
 
 
 class LimitError(jinja2.TemplateRuntimeError):
@@ -58,12 +64,27 @@ class Template:
     )
     try:
       self._template = self._environment.from_string(source)
+      tree = self._environment.parse(source)
     except (RecursionError, MemoryError, ValueError, SyntaxError) as error:
       raise jinja2.TemplateError(f'{type(error).__name__}: {error}') from None
 
-  def render(self, variables: Mapping[str, Any]) -> str:
-    """The text; raises jinja2.TemplateError and what expressions raise."""
+    self.has_generation = self._environment.has_generation
+    # Names that it reads from its caller: a local one of them may be there too.
+    self.variables = frozenset(
+      jinja2.meta.find_undeclared_variables(tree)
+    ).difference(self._environment.globals)
+
+  def render(
+    self, variables: Mapping[str, Any], marks: tuple[str, str] = ('', '')
+  ) -> str:
+    """The text; raises jinja2.TemplateError and what expressions raise.
+
+    Args:
+      variables: what the template may read.
+      marks: written where a generation block begins, and where it ends.
+    """
     self._environment.steps = 0
+    self._environment.marks = marks
     pieces, size = [], 0
     for piece in self._template.generate(**variables):
       size += len(piece)
@@ -80,6 +101,8 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
   def __init__(self, **options: Any):
     super().__init__(**options)
     self.steps = 0
+    self.marks = ('', '')  # of generation blocks
+    self.has_generation = False  # set by the block's parser
     self.finalize = self.bounded
     for name in _NO_FILTERS:
       del self.filters[name]
@@ -114,6 +137,10 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
   def counted(self, iterable: Any) -> Any:
     """What a `for` goes over, each turn counted."""
     return _Counted(iterable, self.spend)
+
+  def mark(self, side: int) -> str:
+    """What a generation block writes at its beginning (0) or end (1)."""
+    return self.marks[side]
 
   def joined(self, *values: Any) -> str:
     """The operator ~."""
@@ -292,10 +319,15 @@ class _Generation(jinja2.ext.Extension):
   tags = {'generation'}
 
   def parse(self, parser):
-    """The body is kept; which tokens are trained follows from the record."""
+    """The body between its two marks."""
     line = next(parser.stream).lineno
     body = parser.parse_statements(('name:endgeneration',), drop_needle=True)
-    return nodes.Scope(body, lineno=line)
+    self.environment.has_generation = True
+    first, last = (
+      nodes.Output([_environment_call('mark', [nodes.Const(side)])])
+      for side in (0, 1)
+    )
+    return nodes.Scope([first, *body, last]).set_lineno(line)
 
 
 class _Dict:

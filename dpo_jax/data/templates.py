@@ -1,8 +1,9 @@
 """record -> text: a chat template turns messages into pieces of text.
 
-Comes in: messages and the Jinja source of a template. Goes out: Pieces whose
-texts joined are what `transformers` renders, split where a message holds text
-that reads like a control token. Reads no file and encodes nothing.
+Comes in: messages, tools and the Jinja source of a template. Goes out: Pieces
+whose texts joined are what `transformers` renders, split where a message holds
+text that reads like a control token, and which characters the template marks
+as the assistant's (`{% generation %}`). Reads no file and encodes nothing.
 
 How typed control tokens are told from the template's own: only strings of the
 messages that hold one (`<|im_end|>` typed by a user), or that could make one
@@ -26,6 +27,12 @@ from dpo_jax.types import InputError
 _MARKS = tuple((chr(c), chr(c + 1)) for c in range(0xFDD0, 0xFDEF, 2))
 _REASONING = ('reasoning_content', 'thinking', 'reasoning')
 _NOT_TEXT = ('role', 'type')  # keys of a message that hold names
+_FIX_RENDER = 'give messages that this template takes, or another template'
+_FIX_UNDEFINED = (
+  'set what it reads in data.template_args, give messages that have it, or '
+  'another template'
+)
+_FIX_FORBIDDEN = 'use a template that does nothing but write the messages'
 
 
 class Piece(NamedTuple):
@@ -33,6 +40,20 @@ class Piece(NamedTuple):
 
   text: str
   is_content: bool  # a message's: no control token may come of it
+
+
+class Rendering(NamedTuple):
+  """A rendered conversation."""
+
+  pieces: tuple[Piece, ...]  # their texts joined are the rendering
+  # Characters [start, stop) of its generation blocks, ascending and apart;
+  # None where the template has no such block.
+  spans: tuple[tuple[int, int], ...] | None
+
+  @property
+  def text(self) -> str:
+    """The rendered text."""
+    return ''.join(piece.text for piece in self.pieces)
 
 
 class UnsafeText(InputError):
@@ -117,9 +138,11 @@ class ChatTemplate:
     except Exception as error:
       raise errors.error(
         where,
-        f'is no chat template that can be compiled: {error}',
+        f'is no chat template that can be compiled: {_with_line(error)}',
         'give a Jinja template as transformers takes it',
       ) from None
+    self.variables = self._template.variables  # names that it reads
+    self.has_generation = self._template.has_generation
 
   def render(
     self,
@@ -129,7 +152,7 @@ class ChatTemplate:
     allow_control_tokens: bool = False,
     where: str = '',
     **extra: Any,
-  ) -> tuple[Piece, ...]:
+  ) -> Rendering:
     """Renders a conversation.
 
     Args:
@@ -138,26 +161,32 @@ class ChatTemplate:
       allow_control_tokens: control tokens typed in messages stay what they
         look like; everything is one piece.
       where: the record, for messages.
-      **extra: further variables of the template ('tools', 'documents', ...).
-
-    Returns:
-      The pieces; their texts joined are the rendering.
+      **extra: further variables of the template ('tools', 'documents', ...);
+        control tokens in 'tools' are content, as in messages.
 
     Raises:
       InputError: the template refuses the messages, or takes too much.
       UnsafeText: see the head of this file.
     """
-    plain = _plain(messages)
+    plain = {'messages': _plain(messages), 'tools': extra.pop('tools', None)}
     extra = {
-      **{'tools': None, 'documents': None},
+      'documents': None,
       **self._special_tokens,
       **extra,
       'add_generation_prompt': add_generation_prompt,
     }
-    text = self._run(plain, extra, where)
-    if allow_control_tokens or not self._control_tokens.is_near(plain):
-      return (Piece(text, False),)
-    marks = self._free_marks(plain)
+    is_near = self._control_tokens.is_near(plain) and not allow_control_tokens
+    marks = spans = None
+    if is_near or self.has_generation:
+      marks, of_spans = self._free_marks(plain)
+    if self.has_generation:
+      text, spans = _take_spans(
+        self._run(plain, extra, where, of_spans), of_spans
+      )
+    else:
+      text = self._run(plain, extra, where)
+    if not is_near:
+      return Rendering((Piece(text, False),), spans)
     wrapped = _map_texts(
       plain, lambda text: self._control_tokens.mark(text, marks)
     )
@@ -167,92 +196,40 @@ class ChatTemplate:
         f'{where or self.where}: a message holds control tokens that the chat '
         'template rewrites; fix: remove them from the message'
       )
-    return pieces
+    return Rendering(pieces, spans)
 
-  def _run(self, messages: list, extra: dict, where: str) -> str:
+  def _run(
+    self,
+    plain: dict[str, Any],
+    extra: dict,
+    where: str,
+    marks: tuple[str, str] = ('', ''),
+  ) -> str:
     try:
-      return self._template.render({**extra, 'messages': messages})
+      return self._template.render({**extra, **plain}, marks)
     except Exception as error:  # an expression of a template may raise anything
-      place = f'{where}: {self.where}' if where else self.where
+      verb, fix = 'cannot render the messages', _FIX_RENDER
+      if isinstance(error, sandbox.UndefinedError):
+        fix = _FIX_UNDEFINED
+      elif isinstance(error, sandbox.SecurityError):
+        verb, fix = 'does what no chat template may', _FIX_FORBIDDEN
       raise errors.error(
-        place,
-        f'the template cannot render the messages: '
+        f'{where}: {self.where}' if where else self.where,
+        f'the template {verb}: '
         f'{errors.show(str(error) or type(error).__name__, 200)}',
-        'give messages that this template takes, or another template',
+        fix,
       ) from None
 
-  def _free_marks(self, messages: list) -> tuple[str, str]:
-    used = set(self.source).union(*_texts(messages))
-    for marks in _MARKS:
-      if not used.intersection(marks):
-        return marks
+  def _free_marks(self, plain: Any) -> list[tuple[str, str]]:
+    """Two pairs of noncharacters that are in no text."""
+    used = set(self.source).union(*_texts(plain))
+    free = [marks for marks in _MARKS if not used.intersection(marks)]
+    if len(free) > 1:
+      return free[:2]
     raise UnsafeText(
       f'{self.where}: a message holds control tokens and every Unicode '
       'noncharacter; fix: remove them from the message'
     )
-
-
-def render_record(
-  template: ChatTemplate,
-  prompt: Sequence[Mapping[str, Any]],
-  completions: Sequence[Sequence[Mapping[str, Any]]],
-  *,
-  where: str,
-  **options: Any,
-) -> tuple[tuple[Piece, ...], list[tuple[Piece, ...]]]:
-  """Renders the prompt once and each completion as what follows it.
-
-  Args:
-    template: the chat template.
-    prompt: the messages before the answer, one or more.
-    completions: for each answer its messages.
-    where: the record, for messages.
-    **options: of ChatTemplate.render.
-
-  Returns:
-    The prompt with the generation prompt, and for each completion the rest of
-    the whole conversation's rendering.
-
-  Raises:
-    InputError: the whole conversation's rendering does not begin with the
-      prompt's, so that no token sequence is prompt + completion.
-  """
-  pieces = template.render(
-    prompt, add_generation_prompt=True, where=where, **options
-  )
-  start = ''.join(piece.text for piece in pieces)
-  rests = []
-  for completion in completions:
-    whole = template.render((*prompt, *completion), where=where, **options)
-    text = ''.join(piece.text for piece in whole)
-    if not text.startswith(start):
-      raise _not_a_beginning(start, text, f'{where}: {template.where}')
-    rests.append(_after(whole, len(start)))
-  return pieces, rests
-
-
-def _not_a_beginning(start: str, text: str, where: str) -> InputError:
-  same = next((i for i, (a, b) in enumerate(zip(start, text)) if a != b), 0)
-  same = same or min(len(start), len(text))
-  return errors.error(
-    where,
-    'the conversation does not begin with its prompt as the template renders '
-    f'it: from character {same + 1} on the prompt has '
-    f'{errors.show(start[same : same + 30])} and the conversation '
-    f'{errors.show(text[same : same + 30])}',
-    'let the template write the generation prompt exactly as it opens an '
-    "assistant's turn, or give prompt and completions as text",
-  )
-
-
-def _after(pieces: tuple[Piece, ...], offset: int) -> tuple[Piece, ...]:
-  """The pieces from a character on."""
-  rest = []
-  for piece in pieces:
-    if offset < len(piece.text):
-      rest.append(Piece(piece.text[offset:], piece.is_content))
-    offset = max(0, offset - len(piece.text))
-  return tuple(rest)
 
 
 def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -308,3 +285,29 @@ def _split_marked(text: str, marks: tuple[str, str]) -> tuple[Piece, ...]:
     if clean:
       pieces.append(Piece(clean, is_content))
   return tuple(pieces)
+
+
+def _take_spans(
+  text: str, marks: tuple[str, str]
+) -> tuple[str, tuple[tuple[int, int], ...]]:
+  """The text without marks, and what was between an opening and a closing."""
+  parts, spans, size, depth, start = [], [], 0, 0, 0
+  for part in re.split(f'([{marks[0]}{marks[1]}])', text):
+    if part == marks[0]:
+      start = size if not depth else start
+      depth += 1
+    elif part == marks[1]:
+      depth -= 1
+      if not depth and start < size:
+        spans.append((start, size))
+    else:
+      parts.append(part)
+      size += len(part)
+  return ''.join(parts), tuple(spans)
+
+
+def _with_line(error: Exception) -> str:
+  """The error's message, with the line of the template where it has one."""
+  line = getattr(error, 'lineno', None)
+  text = getattr(error, 'message', None) or str(error)
+  return f'line {line}: {text}' if line else text
