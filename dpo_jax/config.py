@@ -222,7 +222,11 @@ def _data() -> ConfigDict:
   data.row_format = 'auto'  # auto or one of records.FORMATS; records
   data.use_token_ids = False  # take *_ids, if there, as they are; sources
   data.chat_template = ''  # jinja file; '' = the tokenizer's; templates
+  data.use_chat_template = 'auto'  # auto = on messages, always; encode
+  data.template_args = ''  # JSON object, '{"enable_thinking": false}'; chat
+  data.train_on = 'last'  # turn; all_assistant, generation (sft); chat
   data.allow_control_tokens = False  # '<|x|>' in text is a token; encode
+  data.add_bos = config_dict.placeholder(bool)  # None: the tokenizer's; encode
   data.add_eos = True  # end each completion with EOS; encode
   data.max_length = 512  # tokens of prompt + completion; encode
   data.prompt_max_length = 0  # tokens; 0 = max_length - 1; encode

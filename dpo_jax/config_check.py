@@ -178,6 +178,19 @@ def _check_data(config: ConfigDict) -> None:
       f'token of data.max_length={data.max_length} to the completion; fix: '
       'use less'
     )
+  if data.train_on != 'last' and config.stage != 'sft':
+    raise InputError(
+      f"config.data.train_on: {data.train_on!r} is for stage 'sft': of "
+      "preferences the assistant's turns of each answer are trained; fix: use "
+      "'last'"
+    )
+  reserved = ('messages', 'tools', 'documents', 'add_generation_prompt')
+  for name in config_rules.json_object(data.template_args):
+    if name in (*reserved, 'where', 'allow_control_tokens', 'ends_turn'):
+      raise InputError(
+        f'config.data.template_args: {name!r} is not an argument to set; fix: '
+        'remove it'
+      )
   if data.use_token_ids and data.chat_template:
     raise InputError(
       f'config.data.chat_template: {data.chat_template!r} is not used with '

@@ -5,6 +5,7 @@ says what is wrong, what is allowed and what is nearest. Knows nothing of
 combinations: `config_check.py` does.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config_losses
-from dpo_jax.data import errors, records, truncation
+from dpo_jax.data import chat, errors, records, truncation
 from dpo_jax.models import presets
 
 
@@ -62,6 +63,15 @@ def split_numbers(value: Any) -> tuple[float, ...]:
   parts = value.split(',') if isinstance(value, str) else value
   parts = [parts] if isinstance(parts, int | float) else parts
   return tuple(float(part) for part in parts if part != '')
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+  """The object that a JSON text is, {} of ''; None where it is none."""
+  try:
+    value = json.loads(text or '{}')
+  except (ValueError, RecursionError):
+    return None
+  return value if isinstance(value, dict) else None
 
 
 def did_you_mean(word: Any, options: Iterable[str]) -> str:
@@ -184,6 +194,13 @@ RULES: dict[str, Rule] = {
   'data.row_format': _choice('auto', *records.FORMATS),
   'data.use_token_ids': _FLAG,
   'data.chat_template': _text('a Jinja file'),
+  'data.use_chat_template': _choice('auto', 'always'),
+  'data.template_args': Rule(
+    'a JSON object, e.g. {"enable_thinking": false}',
+    lambda v: isinstance(v, str) and json_object(v) is not None,
+  ),
+  'data.train_on': _choice(*chat.TRAIN_ON),
+  'data.add_bos': _or_none(_FLAG),
   'data.allow_control_tokens': _FLAG,
   'data.add_eos': _FLAG,
   'data.max_length': _whole(2, example=512),

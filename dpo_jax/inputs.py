@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dpo_jax import config as config_lib
-from dpo_jax import config_losses, loss_rules
+from dpo_jax import config_losses, config_rules, loss_rules
 from dpo_jax.data import (
   encode,
   length_table,
@@ -240,20 +240,33 @@ def _open_source(config, name: str, log) -> sources.Source:
   return source
 
 
+def _read_text(name: str) -> str:
+  try:
+    return pathlib.Path(name).read_text(encoding='utf-8')
+  except (OSError, UnicodeDecodeError) as error:
+    raise InputError(
+      f'config.data.chat_template: {name!r} cannot be read ({error}); fix: '
+      'give a Jinja file in UTF-8'
+    ) from error
+
+
 def _encode_options(config, shares):
   """EncodeOptions, and the template's source where the config names one."""
   data = config.data
   template = None
   if data.chat_template:
-    template = pathlib.Path(data.chat_template).read_text(encoding='utf-8')
+    template = _read_text(data.chat_template)
   options = encode.EncodeOptions(
     max_length=data.max_length,
     truncation=data.truncation,
     prompt_max_length=data.prompt_max_length or None,
     stage=config.stage,
     add_eos=data.add_eos,
-    use_chat_template=bool(template),
+    add_bos=data.add_bos,
+    use_chat_template=data.use_chat_template == 'always',
     chat_template=template,
+    template_args=config_rules.json_object(data.template_args),
+    train_on=data.train_on,
     allow_control_tokens=data.allow_control_tokens,
     # A source taken more than once is meant to repeat its records.
     drop_duplicates=data.drop_duplicates and max(shares) <= 1,

@@ -46,6 +46,7 @@ class PreferenceRecord(NamedTuple):
   scores: tuple[float, ...] | None = None  # reward or rating, a completion
   where: str = ''  # 'path:line' (or 'source[index]'), for messages
   source: str = ''  # name of the source in a mixture
+  tools: tuple[dict, ...] | None = None  # function schemas, for the template
 
 
 class EncodedRecord(NamedTuple):

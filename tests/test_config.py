@@ -138,6 +138,11 @@ BAD_TOGETHER = [
   (DPO, 'data.row_length=64', 'data.row_length', 'data.max_length=128'),
   (DPO, 'data.prompt_max_length=128', 'data.prompt_max_length', '128'),
   (DPO, 'data.train=a,b data.proportions=1', 'data.proportions', '2 sources'),
+  (DPO, 'data.train_on=generation', 'data.train_on', "stage 'sft'"),
+  (DPO, 'data.train_on=all', 'data.train_on', 'last, all_assistant'),
+  (DPO, 'data.template_args=[1]', 'data.template_args', 'a JSON object'),
+  (DPO, 'data.template_args={"tools":1}', 'data.template_args', "'tools' is"),
+  (DPO, 'data.use_chat_template=yes', 'data.use_chat_template', 'auto, always'),
   (
     DPO,
     'data.use_token_ids=true data.chat_template=x.jinja',

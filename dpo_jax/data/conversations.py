@@ -8,6 +8,7 @@ A message is {'role': ..., 'content': string}; other keys (name, tool_calls)
 stay in it for the template.
 """
 
+import json
 import os
 from typing import Any
 
@@ -51,11 +52,28 @@ def messages(value: Any, key: str, where: str) -> Messages:
       )
     for part in ('role', 'content'):
       if message.get(part) is None:
+        if part == 'content' and message.get('tool_calls'):
+          continue  # an assistant that only calls a tool
         raise _without(part, message, name, where)
       text(message[part], f'{name}.{part}', where)
     if message['role'] not in ROLES:
       raise _unknown_role(message['role'], name, where)
   return tuple(value)
+
+
+def tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
+  """Function schemas: a list of objects, or its JSON text."""
+  found = value
+  if isinstance(value, str):
+    try:
+      found = json.loads(value)
+    except (ValueError, RecursionError):
+      pass
+  if not isinstance(found, list) or not all(isinstance(t, dict) for t in found):
+    raise errors.wrong_type(
+      'tools', value, 'a list of function schemas, or its JSON text', where
+    )
+  return tuple(found)
 
 
 def answer(value: Any, key: str, where: str) -> Messages:
@@ -151,7 +169,7 @@ def split_dialogue(
 
 def _same(left: Messages, right: Messages) -> bool:
   return len(left) == len(right) and all(
-    a['role'] == b['role'] and a['content'] == b['content']
+    all(a.get(k) == b.get(k) for k in ('role', 'content', 'tool_calls'))
     for a, b in zip(left, right)
   )
 

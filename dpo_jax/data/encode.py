@@ -2,8 +2,8 @@
 
 Comes in: records, a tokenizer, options. Goes out: token ids of the prompt and
 of each completion, and a count of everything that was dropped, cut or changed.
-Touches no disk and places nothing in rows. What is learnt is the whole of each
-completion: masks follow from lengths, never from comparing ids.
+Touches no disk and places nothing in rows. What is learnt is each completion,
+of a chat what chat.py says; masks never come of comparing ids.
 
 The rules:
   Boundary. Prompt and completion are tokenised apart, the completion as the
@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dpo_jax.data import (
+  chat,
   conversations,
   errors,
   preferences,
@@ -53,6 +54,7 @@ class EncodeOptions(NamedTuple):
   use_chat_template: bool = False  # plain text too: a user's, an assistant's
   chat_template: str | None = None  # Jinja; None: the tokenizer's
   template_args: Mapping[str, Any] | tuple = ()  # further template variables
+  train_on: str = 'last'  # of a chat, one of chat.TRAIN_ON
   allow_control_tokens: bool = False  # as text they stay control tokens
   drop_duplicates: bool = True
   strict: bool = False  # refuse what would be dropped
@@ -66,6 +68,7 @@ class _Draft(NamedTuple):
   prompt: Any  # pieces; token ids where form is 'ids'
   completions: Sequence[Any]  # likewise
   ended: tuple[bool, ...]  # completions that end with a stop token
+  spans: tuple[chat.Spans | None, ...] = ()  # trained characters; None = all
 
 
 def encode_all(
@@ -170,15 +173,18 @@ class _Encoder:
       prompt, *completions = ((Piece(text, is_content),) for text in texts)
     else:
       if form == 'text':
-        record = _as_messages(record)
+        record = chat.as_messages(record)
       if not record.prompt:
         return 'empty_prompt'
-      if not all(map(_says_something, record.completions)):
+      if not all(map(chat.says_something, record.completions)):
         return 'empty_completion'
+      if self.options.train_on != 'last' and self.options.stage == 'sft':
+        record = chat.from_first_answer(record)
       try:
-        prompt, completions = self.render(record)
+        prompt, completions, spans = self.render(record)
       except templates.UnsafeText:
         return 'control_tokens'
+      self.ledger.counters['chats'] += 1
       form = 'chat'
     ends = [self.trim(pieces) for pieces in completions]
     return _Draft(
@@ -187,36 +193,28 @@ class _Encoder:
       prompt,
       [pieces for pieces, _ in ends],
       tuple(ended for _, ended in ends),
+      tuple(spans) if form == 'chat' else (None,) * len(ends),
     )
 
-  def render(
-    self, record: PreferenceRecord
-  ) -> tuple[tuple[Piece, ...], list[tuple[Piece, ...]]]:
+  def render(self, record: PreferenceRecord) -> chat.Rendered:
     """A chat record through the template, which is compiled when needed."""
     options = self.options
-    source = options.chat_template or self.tokenizer.chat_template
-    if source is None:
-      raise errors.error(
-        record.where,
-        f'the row is a chat, and tokenizer {self.tokenizer.name} has no chat '
-        'template',
-        'set data.chat_template, or give prompts and completions as text',
-      )
     if self.template is None:
-      self.template = templates.ChatTemplate(
-        source,
-        special_tokens=self.tokenizer.special_tokens,
-        control_tokens=self.tokenizer.control_tokens,
-        where='chat template'
-        if options.chat_template
-        else f'chat template of {self.tokenizer.name}',
+      self.template = chat.make_template(
+        self.tokenizer,
+        options.chat_template,
+        template_args=dict(options.template_args),
+        train_on=options.train_on,
+        where=record.where,
       )
-    return templates.render_record(
+    return chat.render_record(
       self.template,
       record.prompt,
       record.completions,
       where=record.where,
+      ends_turn=self.tokenizer.first_stop,
       allow_control_tokens=options.allow_control_tokens,
+      tools=None if record.tools is None else list(record.tools),
       **dict(options.template_args),
     )
 
@@ -232,10 +230,8 @@ class _Encoder:
       self.ledger.counters['trimmed_after_eos'] += 1
     return (*pieces[:-1], last), True
 
-  def tokenise(
-    self, drafts: list[_Draft]
-  ) -> list[tuple[Sequence[int], list[Sequence[int]]]]:
-    """Token ids of each draft: (prompt, completions), nothing added."""
+  def tokenise(self, drafts: list[_Draft]) -> list[tuple]:
+    """(prompt ids, completions' ids, masks) of each, nothing added."""
     texts = [draft for draft in drafts if draft.form != 'ids']
     encode = self.tokenizer.encode_batch
     prompts = iter(encode([draft.prompt for draft in texts]))
@@ -244,11 +240,24 @@ class _Encoder:
     )
     self.count_merges(texts)
     return [
-      (draft.prompt, list(draft.completions))
+      (draft.prompt, list(draft.completions), [None] * len(draft.completions))
       if draft.form == 'ids'
-      else (next(prompts), [next(completions) for _ in draft.completions])
+      else (
+        next(prompts),
+        [next(completions) for _ in draft.completions],
+        [*map(self.mask, draft.completions, draft.spans)],
+      )
       for draft in drafts
     ]
+
+  def mask(
+    self, pieces: Sequence[Piece], spans: chat.Spans | None
+  ) -> np.ndarray | None:
+    """The trained tokens of a completion; None where all are."""
+    if spans is None:
+      return None
+    mask = self.tokenizer.masks([pieces], [spans])[0]
+    return None if mask.all() else mask
 
   def count_merges(self, drafts: list[_Draft]) -> None:
     """Counts the records where joint tokenisation crosses the boundary."""
@@ -265,7 +274,11 @@ class _Encoder:
     )
 
   def finish(
-    self, draft: _Draft, prompt: Sequence[int], completions: list[Sequence[int]]
+    self,
+    draft: _Draft,
+    prompt: Sequence[int],
+    completions: list[Sequence[int]],
+    masks: list[np.ndarray | None],
   ) -> EncodedRecord | str:
     """Adds BOS and EOS, cuts, checks and names; or the reason to drop."""
     record = draft.record
@@ -294,6 +307,12 @@ class _Encoder:
       len(a) < len(b) for a, b in zip(cut[1], completions)
     )
     arrays = tuple(np.asarray(ids, np.int32) for ids in cut[1])
+    trained = truncation.fit_masks(arrays, masks)
+    if trained is not None and not all(map(np.any, trained)):
+      return 'nothing_trained'
+    counters['untrained_tokens'] += sum(
+      len(mask) - int(np.count_nonzero(mask)) for mask in trained or ()
+    )
     left = preferences.without_identical(record.comparisons, arrays)
     if record.comparisons and not left and record.labels is None:
       return 'identical_sides'
@@ -305,6 +324,7 @@ class _Encoder:
         left,
         record.labels,
         record.scores,
+        trained=trained,
       )
     )
 
@@ -372,23 +392,6 @@ def _form(record: PreferenceRecord) -> str:
       'give all as text, all as messages, or all as token ids',
     )
   return forms.pop() if forms else 'ids'
-
-
-def _as_messages(record: PreferenceRecord) -> PreferenceRecord:
-  """Plain text as the turns of a user and an assistant."""
-  return record._replace(
-    prompt=({'role': 'user', 'content': record.prompt},),
-    completions=tuple(
-      ({'role': 'assistant', 'content': text},) for text in record.completions
-    ),
-  )
-
-
-def _says_something(messages: Sequence[Mapping[str, Any]]) -> bool:
-  """Whether any message has more than white space, or calls a tool."""
-  return any(
-    str(m.get('content') or '').strip() or m.get('tool_calls') for m in messages
-  )
 
 
 def _text(pieces: Sequence[Piece]) -> str:

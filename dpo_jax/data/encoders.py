@@ -18,6 +18,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from dpo_jax.data.templates import ControlTokens, Piece
 
 _BYTE_NAMES = ('<|bos|>', '<|eos|>', '<|pad|>')
@@ -89,6 +91,46 @@ class Tokenizer:
       if token in self.stop_ids
     )
 
+  def first_stop(self, piece: Piece) -> int:
+    """Characters of template text up to its first stop token's end; 0: none."""
+    for match in self.control_tokens.pattern.finditer(piece.text):
+      if self._control_ids[match.group()] in self.stop_ids:
+        return match.end()
+    return 0
+
+  def masks(
+    self,
+    texts: Sequence[Sequence[Piece]],
+    spans: Sequence[Sequence[tuple[int, int]]],
+  ) -> list[np.ndarray]:
+    """Which tokens of continuing texts have a character in a span, bool [n].
+
+    Args:
+      texts: as for encode_batch(..., continues=True).
+      spans: of each text, characters [start, stop) of all its pieces joined.
+    """
+    return [
+      self._mask(pieces, some)
+      for pieces, some in zip(texts, spans, strict=True)
+    ]
+
+  def _mask(self, pieces, spans) -> np.ndarray:
+    text = ''.join(piece.text for piece in pieces)
+    names = {token: name for name, token in self._control_ids.items()}
+    where_N2, at = [], 0
+    for part in self._plan(pieces, True):
+      is_job = isinstance(part, Job)
+      name = part.text if is_job else names[part]
+      at = text.index(name, at)  # white space beside a token may be left out
+      offsets = self._offsets(part) if is_job else ((0, len(name)),)
+      where_N2 += [(at + start, at + stop) for start, stop in offsets]
+      at += len(name)
+    where_N2 = np.array(where_N2, np.int64).reshape(-1, 2)
+    mask = np.zeros(len(where_N2), bool)
+    for start, stop in spans:
+      mask |= (where_N2[:, 0] < stop) & (where_N2[:, 1] > start)
+    return mask
+
   def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
     """The text of ids; special tokens are left out, or written by name."""
     raise NotImplementedError
@@ -104,6 +146,10 @@ class Tokenizer:
     raise NotImplementedError
 
   def _run(self, jobs: list[Job]) -> dict[Job, list[int]]:
+    raise NotImplementedError
+
+  def _offsets(self, job: Job) -> Sequence[tuple[int, int]]:
+    """Characters [start, stop) of each token of a job."""
     raise NotImplementedError
 
   def _split(self, pieces: Sequence[Piece]) -> list[str]:
@@ -159,6 +205,10 @@ class ByteTokenizer(Tokenizer):
       self._control_ids[part] if i % 2 else Job(part, False, False)
       for i, part in enumerate(parts)
     ]
+
+  def _offsets(self, job: Job) -> Sequence[tuple[int, int]]:
+    chars = enumerate(job.text)
+    return [(i, i + 1) for i, char in chars for _ in char.encode('utf-8')]
 
   def _run(self, jobs: list[Job]) -> dict[Job, list[int]]:
     return {job: list(job.text.encode('utf-8')) for job in jobs}

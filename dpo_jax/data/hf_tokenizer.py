@@ -137,6 +137,11 @@ class FileTokenizer(encoders.Tokenizer):
         found.update(zip(some, (encoding.ids for encoding in encodings)))
     return found
 
+  def _offsets(self, job: Job) -> Sequence[tuple[int, int]]:
+    engine = self._middle if job.middle else self._start
+    engine.encode_special_tokens = not job.special
+    return engine.encode(job.text, add_special_tokens=False).offsets
+
   def _named_id(
     self, files: TokenizerFiles, names: dict[str, str], key: str
   ) -> int | None:

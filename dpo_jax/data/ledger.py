@@ -46,6 +46,11 @@ REASONS = {
     'the prompt exceeds data.prompt_max_length',
     'raise data.prompt_max_length, or set data.truncation',
   ),
+  'nothing_trained': (
+    'a completion has no token that is trained: none of the assistant, or the '
+    'chat template marks none',
+    'see data.train_on, or raise data.max_length if it was cut',
+  ),
   'non_finite': (
     'a weight, margin or score is not finite',
     'give finite numbers',
@@ -63,6 +68,9 @@ COUNTERS = {
   'boundary_merges': 'records whose prompt and completion would share a token '
   'if they were tokenised together',
   'control_tokens_in_text': 'records whose text holds a control token',
+  'chats': 'records that a chat template rendered',
+  'untrained_tokens': 'tokens of completions that are read and not trained: '
+  "others' turns, or outside of the template's generation blocks",
   'bos_added_to_template': 'records whose chat template writes no BOS although '
   'the tokenizer adds one',
   'trimmed_after_eos': 'completions whose template writes white space after '

@@ -12,6 +12,8 @@ Columns of every format are in FORMATS. Beside them:
           not given it is the difference of the scores, or 0 without scores.
           Ranked rows have score differences and refuse it
   score_chosen, score_rejected (or reward_chosen, reward_rejected)  pairs only
+  tools   a list of function schemas, or its JSON text, for the chat template;
+          rows of messages only
 Any other column is provenance and is not looked at.
 """
 
@@ -84,7 +86,10 @@ def parse_row(
   """
   if row_format == 'auto':
     row_format = detect_format(row, where, use_token_ids=use_token_ids)
-  return _PARSERS[row_format](row, where)
+  record = _PARSERS[row_format](row, where)
+  if row.get('tools') is None or row_format not in _OF_MESSAGES:
+    return record
+  return record._replace(tools=conversations.tools(row['tools'], where))
 
 
 def detect_format(
@@ -304,6 +309,7 @@ def _imitate(
   return PreferenceRecord(prompt, (answer,), (comparison,), where=where)
 
 
+_OF_MESSAGES = ('messages', *(f for f in FORMATS if f.startswith('chat_')))
 _PROMPT = {False: conversations.text, True: conversations.messages}
 _ANSWER = {False: conversations.text, True: conversations.answer}
 _PARSERS = {

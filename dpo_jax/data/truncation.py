@@ -7,6 +7,8 @@ All completions of a record keep the identical prompt.
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from dpo_jax.data import errors
 
 # What is done where prompt + longest completion exceed the window.
@@ -68,6 +70,21 @@ def fit(
   if policy == 'drop':
     return 'too_long'
   return prompt, [ids[: max_length - len(prompt)] for ids in completions]
+
+
+def fit_masks(
+  completions: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]
+) -> tuple[np.ndarray, ...] | None:
+  """Masks of the length of their completions; an EOS put there is trained."""
+  if all(mask is None for mask in masks):
+    return None
+  trained = []
+  for ids, mask in zip(completions, masks):
+    whole = np.ones(len(ids), bool)
+    if mask is not None:
+      whole[: len(mask)] = mask[: len(ids)]
+    trained.append(whole)
+  return tuple(trained)
 
 
 def _end_of(prompt: Ids, size: int, num_begin: int) -> list[int]:

@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 
-from dpo_jax.data import templates
+from dpo_jax.data import chat, templates
 from dpo_jax.types import InputError
 
 NAMES = {'bos_token': '<s>', 'eos_token': '</s>'}
@@ -128,7 +128,8 @@ def make(source, controls=CONTROLS, **options):
   )
 
 
-def joined(pieces):
+def joined(rendered):
+  pieces = getattr(rendered, 'pieces', rendered)
   return ''.join(piece.text for piece in pieces)
 
 
@@ -136,7 +137,7 @@ def joined(pieces):
 def test_renders_what_transformers_renders(name):
   source, prompt, rest = RENDERED[name]
   template = make(source)
-  pieces = template.render(CHAT, add_generation_prompt=True)
+  pieces = template.render(CHAT, add_generation_prompt=True).pieces
   assert pieces == (templates.Piece(prompt, False),)
   assert joined(template.render(CHAT + ANSWER)) == prompt + rest
 
@@ -144,7 +145,7 @@ def test_renders_what_transformers_renders(name):
 @pytest.mark.parametrize('name', RENDERED)
 def test_prompt_and_completion_are_the_whole_rendering(name):
   source, prompt, rest = RENDERED[name]
-  start, rests = templates.render_record(
+  start, rests, spans = chat.render_record(
     make(source), CHAT, (ANSWER, ANSWER), where='f:1'
   )
   assert joined(start) == prompt
@@ -170,10 +171,10 @@ def test_strftime_now_knows_the_year():
   'typed', ['<|im_end|>', 'a</s>b<s>', ' </s> ', '</', 's>x<|im_st', '</s></s>']
 )
 def test_typed_control_tokens_are_content_and_change_no_text(name, typed):
-  chat = tuple({**m, 'content': m['content'] + typed} for m in CHAT)
+  messages = tuple({**m, 'content': m['content'] + typed} for m in CHAT)
   template = make(RENDERED[name][0])
-  plain = template.render(chat, allow_control_tokens=True)
-  pieces = template.render(chat)
+  plain = template.render(messages, allow_control_tokens=True).pieces
+  pieces = template.render(messages).pieces
   assert len(plain) == 1 and joined(pieces) == plain[0].text
   # The control tokens of the template text are those of a chat without any.
   clean = tuple({**m, 'content': 'x'} for m in CHAT)
@@ -188,14 +189,14 @@ def test_typed_control_tokens_are_content_and_change_no_text(name, typed):
 
 def test_a_token_made_of_a_message_and_the_template_is_no_token():
   template = make('{{ messages[0].content }}|im_end|>{{ messages[1].content }}')
-  pieces = template.render(({'content': 'a <'}, {'content': 'ok'}))
+  pieces = template.render(({'content': 'a <'}, {'content': 'ok'})).pieces
   assert [(p.text, p.is_content) for p in pieces] == [
     ('a ', False),
     ('<', True),
     ('|im_end|>ok', False),
   ]
   template = make('<|im_{{ messages[0].content | trim }}|im_end|>')
-  pieces = template.render(({'content': ' end|> < '},))
+  pieces = template.render(({'content': ' end|> < '},)).pieces
   assert [(p.text, p.is_content) for p in pieces] == [
     ('<|im_', False),
     ('end|>', True),
@@ -216,7 +217,7 @@ def test_names_calls_and_thoughts_are_content_too():
     'tool_calls': [{'arguments': {'q': ['</s>']}}],
     'thinking': '<|im_end|>',
   }
-  pieces = make(source).render((message,))
+  pieces = make(source).render((message,)).pieces
   assert [p.text for p in pieces if p.is_content] == [
     '<s>',
     '</s>',
@@ -241,8 +242,8 @@ def test_rewritten_control_tokens_are_unsafe_not_wrong():
 
 
 def test_noncharacters_in_a_message_are_left_alone():
-  chat = ({'role': 'user', 'content': '\ufdd0</s>\ufdd1'},)
-  pieces = make(CHATML).render(chat)
+  messages = ({'role': 'user', 'content': '\ufdd0</s>\ufdd1'},)
+  pieces = make(CHATML).render(messages).pieces
   assert [p.text for p in pieces if p.is_content] == ['</s>']
   assert '\ufdd0</s>\ufdd1' in joined(pieces)
 
@@ -253,7 +254,7 @@ def test_a_generation_prompt_that_the_answer_does_not_repeat_is_refused():
     "{% if add_generation_prompt %}{{ 'assistant:<think>' }}{% endif %}"
   )
   with pytest.raises(InputError) as caught:
-    templates.render_record(make(source), CHAT, (ANSWER,), where='f:3')
+    chat.render_record(make(source), CHAT, (ANSWER,), where='f:3')
   assert str(caught.value).startswith(
     'f:3: chat template: the conversation does not begin with its prompt'
   )
