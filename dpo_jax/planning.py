@@ -206,9 +206,9 @@ def _gathered(local: DecoderConfig, dtype, split: bool) -> int:
   """Bytes of the weights in use at a time, as computed with.
 
   A cast copy where the compute type is another, a float32 copy where shards
-  are joined, and the float32 gradient; an expert at a time.
+  are joined, and the float32 gradient; of experts, a layer's all together.
   """
-  sizes = local.sizes | {'N': 1, 'E': 1}
+  sizes = local.sizes | {'N': 1}
   dims = param_dims(local)
   layer = sum(
     math.prod(sizes[d] for d in letters)

@@ -63,6 +63,7 @@ def build(config, inputs: Inputs, mesh=None) -> Job:
     compute_dtype=compute_dtype(config),
     remat=config.model.remat,
     attention_block=config.model.attention_block,
+    mesh=mesh if mesh.size > 1 else None,
   )
   objective, hyper = make_objective(config)
   hyper['learning_rate'] = jnp.float32(config.optim.learning_rate)

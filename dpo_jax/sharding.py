@@ -26,9 +26,9 @@ from dpo_jax.types import InputError, Params
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
 
-# Logical axis of a parameter -> mesh axis that splits it. Experts are whole:
-# they run one after the other, so that width and MLP width split each of them
-# and a device gathers one at a time.
+# Logical axis of a parameter -> mesh axis that splits it. Experts are not
+# split: width and MLP width split each of them, and a device gathers a layer's
+# for its own rows, so that no position travels.
 RULES = {
   'vocab': 'tensor',
   'embed': 'fsdp',

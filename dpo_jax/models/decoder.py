@@ -57,6 +57,7 @@ def make_model(
   compute_dtype: Any = jnp.float32,
   remat: str = 'none',
   attention_block: int = 128,
+  mesh: Any = None,
 ) -> LanguageModel:
   """Makes the functions of a decoder.
 
@@ -78,8 +79,10 @@ def make_model(
       (everything but the attention's output), 'dots' (but matmuls with
       weights too).
     attention_block: queries that attend at a time.
+    mesh: where the rows are split; only experts ask.
   """
-  numerics = _Numerics(jnp.dtype(compute_dtype), remat, attention_block)
+  dtype = jnp.dtype(compute_dtype)
+  numerics = _Numerics(dtype, remat, attention_block, mesh)
   module = _Decoder(config, numerics)
 
   def hidden(params, rows):
@@ -143,6 +146,7 @@ class _Numerics(NamedTuple):
   dtype: Any
   remat: str
   attention_block: int
+  mesh: Any = None
 
 
 class _Decoder(nn.Module):
@@ -205,7 +209,11 @@ class _Layer(nn.Module):
     dtype, router = self.numerics.dtype, None
     if config.num_experts:
       mix = experts.Experts(
-        config, dtype, _ACTIVATIONS[config.activation], name='experts'
+        config,
+        dtype,
+        _ACTIVATIONS[config.activation],
+        self.numerics.mesh,
+        name='experts',
       )
       out_RLD, router = mix(read_RLD, rows)
     else:

@@ -2,9 +2,8 @@
 
 Comes in: the residual stream [R, L, D] and Rows. Goes out: the weighted sum
 of the chosen experts' outputs, and RouterSums, from which `balance_loss` and
-`balance_metrics` follow for a whole batch. No position is ever dropped: the
-experts are run one after the other on all positions, so the arithmetic is
-that of all of them, and the memory that of one.
+`balance_metrics` follow for a whole batch. No position is ever dropped;
+grouped_mlp.py runs each through its own experts.
 """
 
 from collections.abc import Callable
@@ -13,8 +12,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from dpo_jax import types
+from dpo_jax.models import grouped_mlp
 from dpo_jax.models.decoder_config import DecoderConfig
 from dpo_jax.types import Array
 
@@ -30,12 +31,13 @@ class Experts(nn.Module):
   config: DecoderConfig
   dtype: Any
   act: Callable[[Array], Array]
+  mesh: Mesh | None = None  # where rows are split
 
   @nn.compact
   def __call__(
     self, x_RLD: Array, rows: types.Rows
   ) -> tuple[Array, types.RouterSums]:
-    """[R, L, D] in `dtype`, and the sums over the positions not padding."""
+    """[R, L, D] in `dtype`, 0 for padding, and the sums over the rest."""
     config, dtype = self.config, self.dtype
 
     def kernel(name, dims):
@@ -44,23 +46,11 @@ class Experts(nn.Module):
 
     router_DE = _Kernel((config.width, config.num_experts), name='router')()
     logits_RLE = jnp.einsum('RLD,DE->RLE', x_RLD.astype(jnp.float32), router_DE)
-    weights_RLE, router = _route(config, logits_RLE, rows)
-
-    def add_expert(out_RLD, expert):
-      weight_RL, gate_DF, up_DF, down_FD = expert
-      h_RLF = self.act(x_RLD @ gate_DF) * (x_RLD @ up_DF)
-      out = (h_RLF @ down_FD) * weight_RL[..., None].astype(dtype)
-      return out_RLD + out, None
-
-    # An expert's hidden values are computed again in the backward pass.
-    experts = (
-      jnp.moveaxis(weights_RLE, -1, 0),
-      kernel('gate', 'EDF'),
-      kernel('up', 'EDF'),
-      kernel('down', 'EFD'),
+    weights_RLE, best_RLB, router = _route(config, logits_RLE, rows)
+    kernels = kernel('gate', 'EDF'), kernel('up', 'EDF'), kernel('down', 'EFD')
+    out_RLD = grouped_mlp.grouped_mlp(
+      self.act, x_RLD, weights_RLE, best_RLB, kernels, self.mesh
     )
-    body = jax.checkpoint(add_expert, prevent_cse=False)
-    out_RLD, _ = jax.lax.scan(body, jnp.zeros_like(x_RLD), experts)
     return out_RLD, router
 
 
@@ -106,7 +96,7 @@ class _Kernel(nn.Module):
 
 
 def _route(config, logits_RLE, rows):
-  """Each expert's weight [R, L, E], 0 where not chosen, and RouterSums."""
+  """Weights [R, L, E], the best [R, L, k], E for padding, and RouterSums."""
   log_probs_RLE = jax.nn.log_softmax(logits_RLE, axis=-1)
   probs_RLE = jnp.exp(log_probs_RLE)
   _, best_RLB = jax.lax.top_k(logits_RLE, config.experts_per_token)
@@ -116,9 +106,14 @@ def _route(config, logits_RLE, rows):
     weights_RLE /= weights_RLE.sum(axis=-1, keepdims=True)
   real_RL1 = (rows.prompt_id > 0).astype(jnp.float32)[..., None]
   entropy_RLE = jax.lax.stop_gradient(-probs_RLE * log_probs_RLE)
-  return weights_RLE, types.RouterSums(
-    chosen_NE=jnp.sum(chosen_RLE * real_RL1, axis=(0, 1)),
-    probs_NE=jnp.sum(probs_RLE * real_RL1, axis=(0, 1)),
-    entropy_N=jnp.sum(entropy_RLE * real_RL1),
-    tokens_N=jnp.sum(real_RL1),
+  best_RLB = jnp.where(real_RL1 > 0, best_RLB, config.num_experts)
+  return (
+    weights_RLE,
+    best_RLB,
+    types.RouterSums(
+      chosen_NE=jnp.sum(chosen_RLE * real_RL1, axis=(0, 1)),
+      probs_NE=jnp.sum(probs_RLE * real_RL1, axis=(0, 1)),
+      entropy_N=jnp.sum(entropy_RLE * real_RL1),
+      tokens_N=jnp.sum(real_RL1),
+    ),
   )

@@ -1,0 +1,162 @@
+"""Each position through its chosen experts, and through no others.
+
+Comes in: positions, the experts chosen for each, their weights, all experts'
+kernels. Goes out: the weighted sums. The positions are sorted by expert, and
+each expert runs over blocks of its own: as many as it needs, a number known
+only at run time, so that nothing is dropped and no shape depends on the data.
+Arithmetic beyond the chosen experts' is less than a block an expert; memory
+is that of one block. The backward pass runs the same loops.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from dpo_jax.scoring import ROW_AXES
+from dpo_jax.types import Array
+
+_BLOCK = 128  # positions of an expert at a time
+
+Kernels = tuple[Array, Array, Array]  # gate and up [E, D, F], down [E, F, D]
+
+
+def grouped_mlp(
+  act: Any,
+  x_RLD: Array,
+  weights_RLE: Array,
+  best_RLB: Array,
+  kernels: Kernels,
+  mesh: Mesh | None = None,
+) -> Array:
+  """sum_e weight_e down_e(act(gate_e x) * up_e x) over the chosen experts.
+
+  Args:
+    act: the activation.
+    x_RLD: positions.
+    weights_RLE: float32; 0 where not chosen.
+    best_RLB: the chosen experts of a position, int32; E for none of them.
+    kernels: in the dtype of `x_RLD`.
+    mesh: where the rows are split over ROW_AXES: each device groups its own,
+      and gathers the layer's kernels for them. None = they are not split.
+
+  Returns:
+    [R, L, D] in the dtype of `x_RLD`.
+  """
+  run = functools.partial(_rows, act)
+  if mesh is not None and x_RLD.shape[0] % _num_parts(mesh) == 0:
+    rows, whole = PartitionSpec(ROW_AXES), PartitionSpec()
+    run = jax.shard_map(
+      run,
+      mesh=mesh,
+      in_specs=(rows, rows, rows, whole),
+      out_specs=rows,
+      axis_names=set(ROW_AXES),
+      check_vma=False,
+    )
+  return run(x_RLD, weights_RLE, best_RLB, kernels)
+
+
+def _num_parts(mesh):
+  size = 1
+  for axis in ROW_AXES:
+    size *= mesh.shape[axis]
+  return size
+
+
+def _rows(act, x_RLD, weights_RLE, best_RLB, kernels):
+  num_experts = weights_RLE.shape[-1]
+  x_TD = x_RLD.reshape(-1, x_RLD.shape[-1])
+  weights_TE = weights_RLE.reshape(-1, num_experts)
+  best = best_RLB.reshape(-1)
+  block = min(_BLOCK, len(x_TD))
+  order = jnp.argsort(best, stable=True) // best_RLB.shape[-1]
+  order = jnp.pad(order, (0, block))  # the last block may reach beyond
+  counts = jnp.bincount(best, length=num_experts)
+  spans = jnp.arange(num_experts), jnp.cumsum(counts) - counts, counts
+  out_TD = _grouped(act, block, x_TD, weights_TE, kernels, order, spans)
+  return out_TD.reshape(x_RLD.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _grouped(act, block, x_TD, weights_TE, kernels, order, spans):
+  """Float32 sums in the dtype of `x_TD`; `spans` are (e, start, count)."""
+  return _forward(act, block, x_TD, weights_TE, kernels, order, spans)
+
+
+def _forward(act, block, x_TD, weights_TE, kernels, order, spans):
+  def expert(out_TD, inputs):
+    span, own = inputs
+
+    def body(j, out_TD):
+      index, valid = _block(block, order, span, j)
+      part = _mlp(act, x_TD[index], weights_TE[index, span[0]], own)
+      return out_TD.at[index].add(jnp.where(valid, part, 0.0))
+
+    return _loop(block, span, body, out_TD), None
+
+  zeros = jnp.zeros(x_TD.shape, jnp.float32)
+  out_TD, _ = jax.lax.scan(expert, zeros, (spans, kernels))
+  return out_TD.astype(x_TD.dtype)
+
+
+def _grouped_fwd(act, block, *args):
+  return _forward(act, block, *args), args
+
+
+def _grouped_bwd(act, block, residuals, out_bar_TD):
+  x_TD, weights_TE, kernels, order, spans = residuals
+
+  def expert(bars, inputs):
+    span, own = inputs
+
+    def body(j, carry):
+      x_bar, weights_bar, own_bar = carry
+      index, valid = _block(block, order, span, j)
+      place = index, span[0]
+      _, pullback = jax.vjp(
+        functools.partial(_mlp, act), x_TD[index], weights_TE[place], own
+      )
+      # What a masked position adds is 0, in every gradient.
+      cotangent = jnp.where(valid, out_bar_TD[index], 0).astype(jnp.float32)
+      x_step, weights_step, own_step = pullback(cotangent)
+      return (
+        x_bar.at[index].add(x_step.astype(jnp.float32)),
+        weights_bar.at[place].add(weights_step),
+        jax.tree.map(lambda bar, step: bar + step, own_bar, own_step),
+      )
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), own)
+    *bars, own_bar = _loop(block, span, body, (*bars, zeros))
+    cast = jax.tree.map(lambda bar, x: bar.astype(x.dtype), own_bar, own)
+    return tuple(bars), cast
+
+  bars = jnp.zeros(x_TD.shape, jnp.float32), jnp.zeros_like(weights_TE)
+  (x_bar, weights_bar), kernels_bar = jax.lax.scan(
+    expert, bars, (spans, kernels)
+  )
+  return x_bar.astype(x_TD.dtype), weights_bar, kernels_bar, None, None
+
+
+_grouped.defvjp(_grouped_fwd, _grouped_bwd)
+
+
+def _mlp(act, x_BD, weight_B, kernels):
+  """Float32 [block, D]."""
+  gate_DF, up_DF, down_FD = kernels
+  h_BF = act(x_BD @ gate_DF) * (x_BD @ up_DF)
+  return (h_BF @ down_FD).astype(jnp.float32) * weight_B[:, None]
+
+
+def _block(block, order, span, j):
+  """Positions of an expert's j-th block, and which of them are its own."""
+  _, start, count = span
+  index = jax.lax.dynamic_slice_in_dim(order, start + j * block, block)
+  return index, (jnp.arange(block) < count - j * block)[:, None]
+
+
+def _loop(block, span, body, carry):
+  num_blocks = (span[2] + block - 1) // block
+  return jax.lax.fori_loop(0, num_blocks, body, carry)
