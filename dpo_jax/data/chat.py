@@ -69,13 +69,17 @@ def make_template(
   template_args: Mapping[str, Any],
   train_on: str,
   where: str,
+  has_tools: bool = False,
 ) -> ChatTemplate:
   """The template of a source, or else of the tokenizer, fit for the options.
+
+  A tokenizer's template for tools is taken where the record has some.
 
   Raises:
     InputError: there is none, or it has no use for an option.
   """
-  own = source or tokenizer.chat_template
+  own = source or (has_tools and tokenizer.tool_template)
+  own = own or tokenizer.chat_template
   if own is None:
     raise errors.error(
       where,

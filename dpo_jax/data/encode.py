@@ -127,7 +127,7 @@ class _Encoder:
         f'tokenizer {tokenizer.name} has no BOS to add',
         'leave data.add_bos at None, or name a bos_token in its files',
       )
-    self.template: templates.ChatTemplate | None = None
+    self.templates: dict[bool, templates.ChatTemplate] = {}  # by having tools
     self.seen: set[str] = set()
 
   def encode(self, chunk: list[PreferenceRecord]) -> list[EncodedRecord]:
@@ -199,16 +199,18 @@ class _Encoder:
   def render(self, record: PreferenceRecord) -> chat.Rendered:
     """A chat record through the template, which is compiled when needed."""
     options = self.options
-    if self.template is None:
-      self.template = chat.make_template(
+    has_tools = record.tools is not None
+    if has_tools not in self.templates:
+      self.templates[has_tools] = chat.make_template(
         self.tokenizer,
         options.chat_template,
         template_args=dict(options.template_args),
         train_on=options.train_on,
         where=record.where,
+        has_tools=has_tools,
       )
     return chat.render_record(
-      self.template,
+      self.templates[has_tools],
       record.prompt,
       record.completions,
       where=record.where,

@@ -45,6 +45,7 @@ class Tokenizer:
   begin: tuple[int, ...]  # ids that every text begins with; () = none
   stop_ids: frozenset[int]  # EOS, and what else ends the model's turn
   chat_template: str | None
+  tool_template: str | None = None  # for conversations with tools
   special_tokens: dict[str, str]  # 'bos_token' -> string, for templates
 
   def __init__(self, control_ids: dict[str, int]):

@@ -4,7 +4,8 @@ Comes in: the contents of a tokenizer's files. Goes out: an encoders.Tokenizer.
 Touches no disk (tokenizer.py does); the rules are those of encoders.py.
 
 Ids by name come from tokenizer_config.json or special_tokens_map.json, else
-config.json, else generation_config.json. `add_bos_token` of
+config.json, else generation_config.json; so do EOS and padding that the former
+leave null. `add_bos_token` of
 tokenizer_config.json, where it is written, overrules the post-processor of
 tokenizer.json, as in transformers.
 """
@@ -33,6 +34,7 @@ class TokenizerFiles(NamedTuple):
   model: dict[str, Any]  # config.json
   generation: dict[str, Any]  # generation_config.json
   chat_template: str | None
+  tool_template: str | None = None  # for conversations with tools
 
 
 class FileTokenizer(encoders.Tokenizer):
@@ -72,6 +74,7 @@ class FileTokenizer(encoders.Tokenizer):
       self._middle.add_special_tokens(list(self._special.values()))
     self.name = files.name
     self.chat_template = files.chat_template
+    self.tool_template = files.tool_template
     self.special_tokens = names
     self.fingerprint = self._hash(files)
 
@@ -155,7 +158,8 @@ class FileTokenizer(encoders.Tokenizer):
           f'{key}_token',
           'use the tokenizer_config.json that belongs to this tokenizer.json',
         )
-      return found
+      if found is not None or key == 'bos':
+        return found
     for config in (files.model, files.generation):
       for value in _as_list(config.get(f'{key}_token_id')):
         if type(value) is int and 0 <= value < self.vocab_size:
@@ -192,6 +196,7 @@ class FileTokenizer(encoders.Tokenizer):
       str(self.chat_template),
       repr((ids, self.begin, sorted(self._control_ids))),
     )
+    parts += (self.tool_template,) if self.tool_template else ()
     return hashlib.sha256('\0'.join(parts).encode()).hexdigest()
 
 

@@ -3,8 +3,9 @@
 Comes in: 'byte', a folder that holds tokenizer.json, or the path of a
 tokenizer.json, read with the files beside it (tokenizer_config.json,
 special_tokens_map.json, config.json, generation_config.json,
-chat_template.jinja; each may be missing). Goes out: a Tokenizer, or a
-types.InputError. Reads tokenizer files and nothing else, encodes nothing.
+chat_template.jinja, additional_chat_templates/tool_use.jinja; each may be
+missing). Goes out: a Tokenizer, or a types.InputError. Reads tokenizer files
+and nothing else, encodes nothing.
 """
 
 import json
@@ -66,7 +67,20 @@ def _read_folder(path: pathlib.Path, name: str) -> TokenizerFiles:
     model=_read_json(path.with_name('config.json')),
     generation=_read_json(path.with_name('generation_config.json')),
     chat_template=_read_template(path, config),
+    tool_template=_read_tool_template(path, config),
   )
+
+
+def _read_tool_template(path: pathlib.Path, config: dict) -> str | None:
+  """The one named tool_use, which transformers takes where there are tools."""
+  file = path.with_name('additional_chat_templates') / 'tool_use.jinja'
+  if file.is_file():
+    return _read_text(file)
+  found = config.get('chat_template')
+  for entry in found if isinstance(found, list) else ():
+    if isinstance(entry, dict) and entry.get('name') == 'tool_use':
+      return entry.get('template')
+  return None
 
 
 def _read_template(path: pathlib.Path, config: dict[str, Any]) -> str | None:

@@ -180,6 +180,26 @@ def test_what_is_refused(tmp_path, source, options, message):
   assert '\n' not in str(caught.value) and '; fix: ' in str(caught.value)
 
 
+def test_tools_take_the_template_for_tools(tmp_path):
+  # transformers' get_chat_template: 'tool_use' where tools are given.
+  named = [
+    {'name': 'default', 'template': 'default {{ messages[1].content }}'},
+    {'name': 'tool_use', 'template': 'tools {{ messages[1].content }}'},
+  ]
+  tokens = toy.load(tmp_path, toy.byte_level(), template=named)
+  for tools, name in ((None, 'default'), (SCHEMAS, 'tools')):
+    messages = [TURNS[1], {'role': 'assistant', 'content': 'x'}]
+    prompt = chat.make_template(
+      tokens,
+      None,
+      template_args={},
+      train_on='last',
+      where='f:1',
+      has_tools=tools is not None,
+    ).render(messages, tools=tools)
+    assert prompt.text == f'{name} x'
+
+
 @pytest.mark.parametrize('tools', ['{"name": "f"}', 'x', {'a': 1}, ['f'], 3])
 def test_tools_that_are_no_list_of_schemas_are_refused(tools):
   with pytest.raises(InputError, match="^f:1: 'tools' is .*; fix: "):

@@ -94,7 +94,7 @@ def test_ids_come_from_the_model_configs_where_names_are_missing(tmp_path):
   (tmp_path / 'special_tokens_map.json').write_text('{"bos_token": "<pad>"}')
   (tmp_path / 'tokenizer_config.json').write_text('{"eos_token": null}')
   loaded = tokenizer.load(str(tmp_path))
-  assert (loaded.bos_id, loaded.eos_id) == (258, None)  # null is an answer
+  assert (loaded.bos_id, loaded.eos_id) == (258, 260)  # of generation_config
 
 
 @pytest.mark.parametrize(
@@ -133,14 +133,19 @@ def test_chat_templates_of_a_folder(tmp_path):
     toy.byte_level(),
     template=[*named, {'name': 'default', 'template': 'A'}],
   )
-  assert loaded.chat_template == 'A'
+  assert (loaded.chat_template, loaded.tool_template) == ('A', 'B')
   with pytest.raises(InputError, match="'tool_use', none 'default'; fix: "):
     toy.load(tmp_path, toy.byte_level(), template=named)
   with pytest.raises(InputError, match='not a string'):
     toy.load(tmp_path, toy.byte_level(), template=7)
   (tmp_path / 'chat_template.jinja').write_text('C')
   loaded = toy.load(tmp_path, toy.byte_level(), template='A')
-  assert loaded.chat_template == 'C'
+  assert (loaded.chat_template, loaded.tool_template) == ('C', None)
+  (tmp_path / 'additional_chat_templates').mkdir()
+  (tmp_path / 'additional_chat_templates' / 'tool_use.jinja').write_text('D')
+  tools = toy.load(tmp_path, toy.byte_level(), template='A')
+  assert (tools.chat_template, tools.tool_template) == ('C', 'D')
+  assert tools.fingerprint != loaded.fingerprint
 
 
 def test_what_decides_ids_is_in_the_fingerprint(tmp_path):
