@@ -145,7 +145,10 @@ def _loop(
   """Updates until num_steps; returns the last evaluation's metrics."""
   job, train = this.job, this.config.train
   step, pending, evaluation = start, None, {}
-  if step in (0, job.num_steps):
+  stopped_in_it = _is_due(step, train.eval_every) and not this.writer.has(
+    step, 'eval'
+  )
+  if step in (0, job.num_steps) or stopped_in_it:
     evaluation = _evaluate(this, state, reference, step)
   try:
     while step < job.num_steps:

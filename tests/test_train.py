@@ -12,8 +12,8 @@ import time
 import numpy as np
 import pytest
 
+from dpo_jax import evaluate, preemption, tree
 from dpo_jax import main as main_lib
-from dpo_jax import tree
 from dpo_jax.storage import checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -175,6 +175,25 @@ def test_sigterm_saves_the_step_and_exits_143(whole, tmp_path):
   assert state(workdir)[0] >= 2
   assert train(workdir, *SIX_STEPS) == 0
   assert state(workdir) == state(whole)
+
+
+def test_an_evaluation_that_was_stopped_is_made_up_for(
+  whole, tmp_path, monkeypatch
+):
+  evaluations = []
+
+  def stopped(*args, **kwargs):
+    evaluations.append(args)
+    if len(evaluations) == 2:
+      raise preemption.Preempted(signal.SIGTERM)
+    return finished(*args, **kwargs)
+
+  finished = evaluate.evaluate
+  monkeypatch.setattr(evaluate, 'evaluate', stopped)
+  assert train(tmp_path / 'run', *SIX_STEPS) == 143
+  assert sorted(lines(tmp_path / 'run', 'eval')) == [0]
+  assert train(tmp_path / 'run', *SIX_STEPS) == 0
+  assert lines(tmp_path / 'run', 'eval') == lines(whole, 'eval')
 
 
 def test_a_step_that_is_not_finite_stops_the_run(tmp_path, capsys):

@@ -94,7 +94,7 @@ class MetricWriter:
     Raises:
       InputError: the line could not be written.
     """
-    if (step, split) in self._written:
+    if self.has(step, split):
       return
     read = jax.device_get(dict(metrics))
     values = {name: _number(read[name]) for name in metrics}
@@ -110,6 +110,10 @@ class MetricWriter:
       self._board.write(step, finite)
     self._written.add((step, split))
     self._progress.show(step, split, values)
+
+  def has(self, step: int, split: str) -> bool:
+    """Whether that line is in the file, from this process or another."""
+    return (step, split) in self._written
 
   def log(self, message: str) -> None:
     """Shows a line above the progress bar."""
