@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_train
@@ -133,13 +134,17 @@ def test_exports_score_as_the_adapter_does(adapted, tmp_path, capsys):
   assert 'holds no whole weights; fix: ' in capsys.readouterr().err
 
 
+def built(tmp_path, **overrides):
+  path = f'{test_train.ROOT}/experiments/quickstart.py:stage=dpo,runlocal'
+  overrides = {k.replace('__', '.'): str(v) for k, v in overrides.items()}
+  config = config_lib.load(path, overrides.items())
+  data = inputs.read(config, tmp_path, log=lambda _: None)
+  return config, data, run_setup.build(config, data)
+
+
 @pytest.mark.parametrize('base', ['float32', 'int8'])
 def test_the_reference_is_the_base_itself(tmp_path, base):
-  path = f'{test_train.ROOT}/experiments/quickstart.py:stage=dpo,runlocal'
-  overrides = [('adapter.rank', '2'), ('adapter.base', base)]
-  config = config_lib.load(path, overrides)
-  data = inputs.read(config, tmp_path, log=lambda _: None)
-  job = run_setup.build(config, data)
+  config, data, job = built(tmp_path, adapter__rank=2, adapter__base=base)
   before = {id(x) for x in jax.live_arrays()}
   frozen = policy_weights.frozen(config, data, job, with_reference=True)
   assert train_step.reference_of(frozen) is frozen.base
@@ -152,3 +157,25 @@ def test_the_reference_is_the_base_itself(tmp_path, base):
   scales = 2 * (3 * 64 + 64 + 2 * 176 + 64) * 4
   expected = {'float32': 4 * kernels, 'int8': kernels + scales}[base]
   assert held == rest + expected + 4  # and the adapter's scale
+
+
+def test_a_moving_reference_has_whole_weights(tmp_path):
+  # tr_dpo: a mean of adapters is not the adapter of the mean.
+  options = {'loss__tr_dpo': True, 'loss__tr_tau': 2, 'loss__tr_alpha': 0.25}
+  config, data, job = built(tmp_path, adapter__rank=2, **options)
+  frozen = policy_weights.frozen(config, data, job, with_reference=True)
+  adapter = jax.tree.map(
+    lambda leaf: jnp.full(leaf.shape, 0.1), job.abstract.params
+  )
+  step = jax.device_put(jnp.int32(2), job.shardings.step)
+  first = jax.device_get(frozen.base)
+  moved = job.move_reference(frozen, adapter, step, job.hyper)
+  assert moved.adapter is None and moved.base is frozen.base
+  # A B = 2 x 0.1 x 0.1 everywhere, scale 16 / 2, a quarter of it.
+  for name, leaf in tree.flatten_with_names(moved.reference):
+    node = dict(tree.flatten_with_names(first))[name]
+    change = 0.25 * 8 * 0.02 if name.endswith('kernel') else 0.0
+    np.testing.assert_allclose(leaf, node + change, rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(  # what was given away was not the base
+    frozen.base['embed']['embedding'], first['embed']['embedding']
+  )

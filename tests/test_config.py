@@ -90,7 +90,11 @@ BAD_VALUES = [
   ('model.preset=tinny', ("did you mean 'tiny'",)),
   ('model.remat=ful', ("did you mean 'full'",)),
   ('reference.mode=param', ("did you mean 'params'",)),
-  ('reference.mode=adapter_off', ('adapter',)),
+  ('adapter.rank=-1', ('whole number >= 0', '0 = all weights')),
+  ('adapter.alpha=0', ('> 0',)),
+  ('adapter.init=b_zeros', ("did you mean 'b_zero'",)),
+  ('adapter.base=int4', ("did you mean 'int8'", 'nf4')),
+  ('adapter.export=pefd', ("did you mean 'peft'",)),
 ]
 
 BAD_KEYS = [
@@ -118,6 +122,23 @@ BAD_TOGETHER = [
   (DPO, 'stage=sft', 'loss.terms', 'nll'),
   (DPO, 'reference.mode=none', 'reference.mode', 'params or cache'),
   (SFT, 'reference.init_from=x', 'reference.init_from', 'none'),
+  (DPO, 'reference.mode=adapter_off', 'reference.mode', 'adapter.rank=16'),
+  (DPO, 'adapter.alpha=32', 'adapter.alpha', 'not used with adapter.rank=0'),
+  (DPO, 'adapter.base=nf4', 'adapter.base', 'adapter.rank=16'),
+  (DPO, 'adapter.rank=2 adapter.targets=quary', 'adapter.targets', "'query'"),
+  (DPO, 'adapter.rank=2 adapter.targets=q(', 'adapter.targets', 'regular'),
+  (
+    DPO,
+    'adapter.rank=2 adapter.init_from=x adapter.init=a_zero',
+    'adapter.init',
+    'adapter.init_from',
+  ),
+  (
+    DPO,
+    'adapter.rank=2 reference.mode=adapter_off reference.init_from=x',
+    'reference.init_from',
+    'adapter_off',
+  ),
   (DPO, 'train.microbatches=3', 'train.microbatches', '1, 2, 4, 8'),
   (DPO, 'train.num_epochs=1', 'train.num_steps', 'both are set'),
   (DPO, 'train.num_steps=0', 'train.num_steps', 'neither is set'),
