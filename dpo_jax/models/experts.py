@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from dpo_jax import types
-from dpo_jax.models import grouped_mlp
+from dpo_jax.models import grouped_mlp, quantized
 from dpo_jax.models.decoder_config import DecoderConfig
 from dpo_jax.types import Array
 
@@ -40,14 +40,14 @@ class Experts(nn.Module):
     """[R, L, D] in `dtype`, 0 for padding, and the sums over the rest."""
     config, dtype = self.config, self.dtype
 
-    def kernel(name, dims):
-      shape = tuple(config.sizes[d] for d in dims)
-      return _Kernel(shape, name=name)().astype(dtype)
+    def kernel(name):
+      kernel = _Kernel(name=name)()
+      return kernel if quantized.is_quantized(kernel) else kernel.astype(dtype)
 
-    router_DE = _Kernel((config.width, config.num_experts), name='router')()
+    router_DE = _Kernel(name='router')()
     logits_RLE = jnp.einsum('RLD,DE->RLE', x_RLD.astype(jnp.float32), router_DE)
     weights_RLE, best_RLB, router = _route(config, logits_RLE, rows)
-    kernels = kernel('gate', 'EDF'), kernel('up', 'EDF'), kernel('down', 'EFD')
+    kernels = kernel('gate'), kernel('up'), kernel('down')
     out_RLD = grouped_mlp.grouped_mlp(
       self.act, x_RLD, weights_RLE, best_RLB, kernels, self.mesh
     )
@@ -85,14 +85,11 @@ def balance_metrics(router: types.RouterSums) -> dict[str, Array]:
 
 
 class _Kernel(nn.Module):
-  """One array of weights, float32."""
-
-  shape: tuple[int, ...]
+  """One array of weights, or one quantised."""
 
   @nn.compact
   def __call__(self):
-    zeros = nn.initializers.zeros
-    return self.param('kernel', zeros, self.shape, jnp.float32)
+    return self.get_variable('params', 'kernel')
 
 
 def _route(config, logits_RLE, rows):

@@ -15,12 +15,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from dpo_jax.models import quantized
 from dpo_jax.scoring import ROW_AXES
 from dpo_jax.types import Array
 
 _BLOCK = 128  # positions of an expert at a time
 
-Kernels = tuple[Array, Array, Array]  # gate and up [E, D, F], down [E, F, D]
+# Gate and up [E, D, F], down [E, F, D]: arrays, or all of them QArrays, which
+# have no gradient.
+Kernels = tuple[Any, Any, Any]
 
 
 def grouped_mlp(
@@ -38,7 +41,7 @@ def grouped_mlp(
     x_RLD: positions.
     weights_RLE: float32; 0 where not chosen.
     best_RLB: the chosen experts of a position, int32; E for none of them.
-    kernels: in the dtype of `x_RLD`.
+    kernels: in the dtype of `x_RLD`, or quantised.
     mesh: where the rows are split over ROW_AXES: each device groups its own,
       and gathers the layer's kernels for them. None = they are not split.
 
@@ -108,17 +111,20 @@ def _grouped_fwd(act, block, *args):
 
 def _grouped_bwd(act, block, residuals, out_bar_TD):
   x_TD, weights_TE, kernels, order, spans = residuals
+  is_frozen = quantized.is_quantized(kernels[0])
 
   def expert(bars, inputs):
     span, own = inputs
+    trained = () if is_frozen else own
+
+    def mlp(x_BD, weight_B, trained):
+      return _mlp(act, x_BD, weight_B, own if is_frozen else trained)
 
     def body(j, carry):
       x_bar, weights_bar, own_bar = carry
       index, valid = _block(block, order, span, j)
       place = index, span[0]
-      _, pullback = jax.vjp(
-        functools.partial(_mlp, act), x_TD[index], weights_TE[place], own
-      )
+      _, pullback = jax.vjp(mlp, x_TD[index], weights_TE[place], trained)
       # What a masked position adds is 0, in every gradient.
       cotangent = jnp.where(valid, out_bar_TD[index], 0).astype(jnp.float32)
       x_step, weights_step, own_step = pullback(cotangent)
@@ -128,15 +134,16 @@ def _grouped_bwd(act, block, residuals, out_bar_TD):
         jax.tree.map(lambda bar, step: bar + step, own_bar, own_step),
       )
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), own)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trained)
     *bars, own_bar = _loop(block, span, body, (*bars, zeros))
-    cast = jax.tree.map(lambda bar, x: bar.astype(x.dtype), own_bar, own)
+    cast = jax.tree.map(lambda bar, x: bar.astype(x.dtype), own_bar, trained)
     return tuple(bars), cast
 
   bars = jnp.zeros(x_TD.shape, jnp.float32), jnp.zeros_like(weights_TE)
   (x_bar, weights_bar), kernels_bar = jax.lax.scan(
     expert, bars, (spans, kernels)
   )
+  kernels_bar = None if is_frozen else kernels_bar
   return x_bar.astype(x_TD.dtype), weights_bar, kernels_bar, None, None
 
 
@@ -145,7 +152,7 @@ _grouped.defvjp(_grouped_fwd, _grouped_bwd)
 
 def _mlp(act, x_BD, weight_B, kernels):
   """Float32 [block, D]."""
-  gate_DF, up_DF, down_FD = kernels
+  gate_DF, up_DF, down_FD = (quantized.dense(k, x_BD.dtype) for k in kernels)
   h_BF = act(x_BD @ gate_DF) * (x_BD @ up_DF)
   return (h_BF @ down_FD).astype(jnp.float32) * weight_B[:, None]
 

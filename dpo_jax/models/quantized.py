@@ -19,7 +19,9 @@ from dpo_jax.types import Array, Params
 
 KINDS = ('float32', 'int8', 'nf4')
 
-_LINEAR = re.compile(r'layers/(attention|mlp)/\w+/kernel')
+_LINEAR = re.compile(
+  r'layers/((attention|mlp)/\w+|experts/(gate|up|down))/kernel'
+)
 _BLOCK = 64  # inputs that share one nf4 scale, where 64 divides them
 
 
@@ -90,15 +92,16 @@ def _dot(x, kernel, num_into, dtype):
 
 
 def _quantize(kernel: Array, kind: str, name: str) -> Any:
-  """A QArray of [layers, into.., out..]."""
+  """A QArray of [layers, into.., out..], or [layers, experts, in, out]."""
   import qwix
 
   num_into = 2 if name.endswith('out/kernel') else 1
-  channels = (0, *range(1 + num_into, kernel.ndim))
+  first = 2 if '/experts/' in name else 1  # of the input dimensions
+  channels = (*range(first), *range(first + num_into, kernel.ndim))
   if kind == 'int8':
     return qwix.quantize(kernel, jnp.int8, channelwise_axes=channels)
-  last = num_into  # the innermost input dimension is cut into blocks
-  outer = tuple(range(1, last))
+  last = first + num_into - 1  # the innermost one is cut into blocks
+  outer = tuple(range(first, last))
   size = math.gcd(kernel.shape[last], _BLOCK)
   return qwix.quantize(
     kernel, 'nf4', channelwise_axes=(*channels, *outer), tiled_axes={last: size}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpo_jax.models import grouped_mlp
+from dpo_jax.models import grouped_mlp, quantized
 
 R, L, D, F, E, B = 3, 7, 4, 6, 5, 2
 
@@ -49,6 +49,39 @@ def test_values_and_gradients_are_those_of_all_experts(monkeypatch, block):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
   assert not np.any(got[0][1][1, 2])  # the position without an expert
   assert not np.any(got[1][2][0][3])  # the expert without a position
+
+
+@pytest.mark.parametrize('kind', ['int8', 'nf4'])
+def test_quantised_experts_are_the_dequantised_ones(kind):
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: jnp.float32(rng.normal(size=shape))  # noqa: E731
+  shapes = {'gate': (1, E, D, F), 'up': (1, E, D, F), 'down': (1, E, F, D)}
+  full = {k: {'kernel': draw(*shape)} for k, shape in shapes.items()}
+  params = {'layers': {'experts': full}}
+  layer = jax.tree.map(lambda x: x[0], quantized.quantize(params, kind))
+  layer = [layer['layers']['experts'][k]['kernel'] for k in shapes]
+  dense = [quantized.dense(kernel, jnp.float32) for kernel in layer]
+  # 8 bits: off by half a step of a channel's maximum at most; 4 bits: half of
+  # nf4's widest step, 0.30 (arXiv:2305.14314, appendix E).
+  off = {'int8': 0.5 / 127, 'nf4': 0.155}[kind]
+  for name, got in zip(shapes, dense):
+    want = full[name]['kernel'][0]
+    top = np.abs(want).max(axis=1, keepdims=True)
+    assert np.all(np.abs(got - want) <= 1.01 * off * top)
+  best = rng.integers(0, E, (R, L, 1)).astype(np.int32)
+  x_RLD, weights_RLE = draw(R, L, D), np.eye(E, dtype=np.float32)[best[..., 0]]
+
+  def run(kernels):
+    def total(x_RLD, weights_RLE):
+      out_RLD = grouped_mlp.grouped_mlp(
+        nn.silu, x_RLD, weights_RLE, best, tuple(kernels)
+      )
+      return jnp.sum(jnp.sin(out_RLD))
+
+    return jax.jit(jax.value_and_grad(total, (0, 1)))(x_RLD, weights_RLE)
+
+  for a, b in zip(jax.tree.leaves(run(layer)), jax.tree.leaves(run(dense))):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_arithmetic_is_that_of_the_chosen_experts(monkeypatch):
