@@ -115,6 +115,12 @@ def make_pair_score(
   return score_both
 
 
+def logits(head: types.Head, hidden_ND: Array) -> Array:
+  """Float32 logits [N, V] of states [N, D], all at once."""
+  weights = (head.weight_VD, head.bias)
+  return _logits(head.scale, head.softcap, weights, hidden_ND)
+
+
 def count_tokens(rows: types.Rows, num_completions: int) -> Array:
   """Tokens of each completion in `rows` (of any rank): float32 [C]."""
   ids = rows.completion_id.reshape(-1)
