@@ -41,6 +41,7 @@ def base() -> ConfigDict:
   config.optim = _optim()
   config.train = _train()
   config.eval = _eval()
+  config.sample = _sample()
   config.precision = _precision()
   config.mesh = _mesh()
   config.lock()
@@ -316,7 +317,24 @@ def _eval() -> ConfigDict:
   evaluation = ConfigDict()
   evaluation.batch_size = 32  # prompts a step; evaluate
   evaluation.max_comparisons = 0  # 0 = all; evaluate
+  evaluation.num_samples = 0  # held-out prompts sampled at each; train
   return evaluation
+
+
+def _sample() -> ConfigDict:
+  sample = ConfigDict()
+  sample.prompts = ''  # file of prompts; '' = the held-out ones; inputs
+  sample.num_prompts = 0  # the first ones; 0 = all; verbs
+  sample.num_samples = 1  # of each prompt; sample
+  sample.max_new_tokens = 128  # tokens; models.generate
+  sample.batch_size = 64  # samples a batch; sample
+  sample.seed = 0  # with a sample's number, decides its text; sample
+  sample.temperature = 1.0  # 0 = greedy; models.generate
+  sample.top_k = 0  # tokens kept; 0 = all; models.generate
+  sample.top_p = 1.0  # probability kept, after top_k; models.generate
+  sample.min_p = 0.0  # least probability, times the highest; generate
+  sample.stop = _text_or_tuple()  # 'a,b' further stop tokens; sample
+  return sample
 
 
 def _precision() -> ConfigDict:

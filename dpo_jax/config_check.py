@@ -47,6 +47,7 @@ def check(
   _check_adapter(config, base)
   _check_optim(config)
   _check_train(config)
+  _check_sample(config.sample)
   if num_devices is not None:
     _check_mesh(config.mesh, num_devices)
 
@@ -73,6 +74,8 @@ def check_paths(config: ConfigDict) -> None:
   ):
     if values[key]:
       _check_path(key, values[key], 'folder', os.path.isdir)
+  if config.sample.prompts:
+    _check_data_file(config.sample.prompts)
   if config.data.chat_template:
     template = config.data.chat_template
     _check_path('data.chat_template', template, 'file', os.path.isfile)
@@ -291,6 +294,16 @@ def _check_train(config: ConfigDict) -> None:
     raise InputError(
       'config.mesh: more than one size is -1; fix: leave the rest to one axis'
     )
+
+
+def _check_sample(sample: ConfigDict) -> None:
+  unused = {'top_k': 0, 'top_p': 1.0, 'min_p': 0.0}
+  for key, off in unused.items():
+    if sample.temperature == 0 and sample[key] != off:
+      raise InputError(
+        f'config.sample.{key}: {sample[key]} is not used by greedy sampling '
+        f'(sample.temperature=0); fix: use {off}, or a temperature above 0'
+      )
 
 
 def _check_mesh(mesh: ConfigDict, num_devices: int) -> None:

@@ -176,12 +176,14 @@ def _mesh_size(value: Any) -> bool:
 
 _MESH_SIZE = Rule('a whole number >= 1, or -1 for the rest', _mesh_size)
 
+_SEED = Rule(
+  'a whole number in [0, 2**32)', lambda v: type(v) is int and 0 <= v < 2**32
+)
+_SHARE = Rule('a number in (0, 1]', lambda v: _is_number(v) and 0 < v <= 1)
+
 RULES: dict[str, Rule] = {
   'stage': _choice('sft', 'dpo'),
-  'seed': Rule(
-    'a whole number in [0, 2**32)',
-    lambda v: type(v) is int and 0 <= v < 2**32,
-  ),
+  'seed': _SEED,
   'data.train': Rule('a file or a source name, or several as a,b', _is_names),
   'data.proportions': Rule('numbers >= 0 as 1,0.5', _is_shares),
   'data.eval': Rule(
@@ -249,6 +251,21 @@ RULES: dict[str, Rule] = {
   'train.keep_checkpoints': _whole(1),
   'eval.batch_size': _whole(1, example=32),
   'eval.max_comparisons': _whole(0, zero='all'),
+  'eval.num_samples': _whole(0, zero='none'),
+  'sample.prompts': _text('a JSONL file with prompt or messages'),
+  'sample.num_prompts': _whole(0, zero='all'),
+  'sample.num_samples': _whole(1),
+  'sample.max_new_tokens': _whole(1, example=128),
+  'sample.batch_size': _whole(1, example=64),
+  'sample.seed': _SEED,
+  'sample.temperature': _at_least(0, ' (0 = greedy)'),
+  'sample.top_k': _whole(0, zero='all'),
+  'sample.top_p': _SHARE,
+  'sample.min_p': _within(0, 1),
+  'sample.stop': Rule(
+    "tokens with commas between, e.g. '<|im_end|>'",
+    lambda v: v == '' or _is_names(v),
+  ),
   'precision.compute': _choice('float32', 'bfloat16', 'auto'),
   'precision.head_chunk': _whole(1, example=1024),
   'mesh.data': _MESH_SIZE,

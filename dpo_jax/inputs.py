@@ -15,7 +15,9 @@ import numpy as np
 from dpo_jax import config as config_lib
 from dpo_jax import config_losses, config_rules, loss_rules
 from dpo_jax.data import (
+  conversations,
   encode,
+  files,
   length_table,
   mismatch,
   mixture,
@@ -27,7 +29,7 @@ from dpo_jax.data import tokenizer as tokenizer_lib
 from dpo_jax.data.encoders import Tokenizer
 from dpo_jax.models import adapter_spec, architectures, presets
 from dpo_jax.storage import initial_weights, peft_checkpoint, token_store
-from dpo_jax.types import InputError, PreferenceRecord
+from dpo_jax.types import Comparison, InputError, PreferenceRecord
 
 # The embedded data sets: no file, no download.
 SYNTHETIC = {
@@ -114,6 +116,48 @@ def read(
       'eval_data': eval_store.digest,
     },
   )
+
+
+def read_prompts(config, tokenizer: Tokenizer) -> list[np.ndarray]:
+  """Token ids of the prompts of config.sample.prompts, none of them cut.
+
+  A row has `prompt` (text or messages) or `messages`; they are encoded as a
+  prompt of training is, up to where the answer begins.
+  """
+  path = config.sample.prompts
+  records = [
+    _prompt_record(row, f'{path}:{number}')
+    for number, row in files.read_rows(path)
+  ]
+  options, _ = _encode_options(config, (1.0,))
+  options = options._replace(
+    max_length=2**30,
+    prompt_max_length=None,
+    stage='sft',
+    train_on='last',
+    drop_duplicates=False,
+    strict=True,
+  )
+  encoded, _ = encode.encode_all(records, tokenizer, options)
+  if not encoded:
+    raise InputError(f'{path}: has no rows; fix: give a prompt a line')
+  return [record.prompt for record in encoded]
+
+
+def _prompt_record(row: dict[str, Any], where: str) -> PreferenceRecord:
+  """A prompt with an answer that only stands where the answer begins."""
+  key = 'prompt' if 'prompt' in row else 'messages'
+  if key not in row:
+    raise InputError(
+      f"{where}: has neither 'prompt' nor 'messages'; fix: give one of them"
+    )
+  if isinstance(row[key], str):
+    prompt, answer = row[key], 'x'
+  else:
+    prompt = conversations.messages(row[key], key, where)
+    answer = ({'role': 'assistant', 'content': 'x'},)
+  one = (Comparison(0, 0),)
+  return PreferenceRecord(prompt, (answer,), one, where=where)
 
 
 def _read_model(config, tokenizer: Tokenizer) -> architectures.DecoderConfig:

@@ -7,6 +7,7 @@
          evaluate            scores the held-out comparisons once more
          plan                what training would do: shapes, steps, memory;
                              --plan_devices=N for N devices, not these
+         sample              texts of the newest policy, to WORKDIR/samples
          precompute_reference  fills the cache for reference.mode='cache'
          export              writes --export_to=DIR in Hugging Face layout
 
@@ -28,7 +29,14 @@ from dpo_jax import config as config_lib
 from dpo_jax import config_check, config_rules, preemption
 from dpo_jax.types import InputError
 
-MODES = ('train', 'evaluate', 'plan', 'precompute_reference', 'export')
+MODES = (
+  'train',
+  'evaluate',
+  'plan',
+  'sample',
+  'precompute_reference',
+  'export',
+)
 
 _FLAGS = ('config', 'workdir', 'mode', 'export_to', 'plan_devices', 'help')
 _WITHOUT_WORKDIR = ('plan',)
@@ -123,6 +131,8 @@ def _dispatch(command: Command) -> int | None:
       return verbs.evaluate(config, workdir)
     if mode == 'plan':
       return verbs.plan(config, num_devices)
+    if mode == 'sample':
+      return verbs.sample(config, workdir)
     if mode == 'precompute_reference':
       return verbs.precompute_reference(config, workdir)
     return verbs.export(config, workdir, export_to)

@@ -20,6 +20,8 @@ from dpo_jax import (
   policy_weights,
   reference_pass,
   run_setup,
+  sample,
+  types,
 )
 from dpo_jax.preemption import Preempted, Signals
 from dpo_jax.storage import checkpoints, initial_weights, run_dir, writers
@@ -32,6 +34,8 @@ MAY_CHANGE = (
   'mesh',
   'train.save_every',
   'train.keep_checkpoints',
+  'eval.num_samples',
+  'sample',
   'adapter.export',
 )
 
@@ -63,6 +67,7 @@ class Run(NamedTuple):
   eval_batches: Any  # likewise
   poll: Any  # raises Preempted
   rates: bookkeeping.Rates
+  sampler: Any  # sample.Sampler, or None
 
 
 def run(config, workdir: str) -> int:
@@ -132,6 +137,7 @@ def _train(config, data, job, directory, poll) -> int:
         ),
         poll=poll,
         rates=bookkeeping.Rates(),
+        sampler=_sampler(config, data, job),
       )
       with jax.transfer_guard('disallow'):  # what moves, moves by name
         last = _loop(this, state, reference, start)
@@ -227,11 +233,40 @@ def _evaluate(
   )
   this.rates.since_last()  # evaluation is not training's time
   this.writer.write(step, 'eval', metrics)
+  if this.sampler:
+    _sample(this, state, reference, step)
   if step in (0, job.num_steps):
     this.directory.write_per_example(
       f'eval_{step}', run_setup.per_example(this.data.evaluation, examples)
     )
   return metrics
+
+
+def _sampler(config, data, job) -> sample.Sampler | None:
+  """What samples at each evaluation, where the config asks for samples."""
+  if not config.eval.num_samples:
+    return None
+  sample.check_lengths(config, data.model, _sampled_prompts(config, data))
+  return sample.make_sampler(config, data, job)
+
+
+def _sampled_prompts(config, data) -> list[np.ndarray]:
+  """The first held-out prompts."""
+  first = data.evaluation.indices[: config.eval.num_samples]
+  return [data.evaluation.store[i].prompt for i in first]
+
+
+def _sample(this: Run, state: TrainState, reference, step: int) -> None:
+  """Writes samples of the first held-out prompts; changes nothing else."""
+  params = state.params
+  if this.job.adapter is not None:
+    params = types.Adapted(reference.base, params, reference.scale)
+  prompts = _sampled_prompts(this.config, this.data)
+  samples = sample.sample(this.sampler, params, prompts, poll=this.poll)
+  this.rates.since_last()
+  this.directory.write_samples(f'eval_{step}', samples)
+  texts = [f'{s["prompt"]} -> {s["completion"]}' for s in samples]
+  this.writer.write_text(step, 'samples', '\n\n'.join(texts))
 
 
 def _save(

@@ -22,6 +22,7 @@ from dpo_jax import (
   run_setup,
   sharding,
 )
+from dpo_jax import sample as sample_lib
 from dpo_jax.preemption import Signals
 from dpo_jax.storage import (
   checkpoints,
@@ -92,6 +93,29 @@ def evaluate(config, workdir: str) -> int:
   directory.write_per_example(
     'evaluate', run_setup.per_example(data.evaluation, examples)
   )
+  return 0
+
+
+def sample(config, workdir: str) -> int:
+  """Samples from the newest policy; writes samples/step_N.jsonl."""
+  with _open(config, workdir) as (directory, data, job, poll):
+    sampler = sample_lib.make_sampler(config, data, job)
+    if config.sample.prompts:
+      prompts = inputs.read_prompts(config, data.tokenizer)
+    else:
+      held_out = data.evaluation
+      prompts = [held_out.store[i].prompt for i in held_out.indices]
+    prompts = prompts[: config.sample.num_prompts or None]
+    sample_lib.check_lengths(config, data.model, prompts)
+    trained, step, _ = _newest_policy(config, data, job, directory)
+    params = policy_weights.policy(config, data, job, trained)
+    samples = sample_lib.sample(
+      sampler, params, prompts, config.sample.num_samples, poll, print
+    )
+  path = directory.write_samples(f'step_{step}', samples)
+  for one in samples[:3]:
+    print(f'{one["prompt"]!r} -> {one["completion"]!r}')
+  print(f'{path}: {len(samples)} samples of the policy of step {step}')
   return 0
 
 

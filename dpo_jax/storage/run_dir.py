@@ -166,6 +166,13 @@ class RunDir:
     with storage_errors(path), atomic_file(path) as file:
       np.savez(file, **arrays)
 
+  def write_samples(self, name: str, samples: Iterable[Mapping]) -> str:
+    """Writes samples/<name>.jsonl, one object a line; returns its path."""
+    path = self.path / 'samples' / f'{name}.jsonl'
+    with storage_errors(path), atomic_file(path) as file:
+      file.writelines(json.dumps(s).encode() + b'\n' for s in samples)
+    return str(path)
+
   def read_per_example(self, name: str) -> dict[str, np.ndarray]:
     """Returns the arrays of per_example/<name>.npz."""
     path = self.path / 'per_example' / f'{name}.npz'

@@ -115,6 +115,11 @@ class MetricWriter:
     """Whether that line is in the file, from this process or another."""
     return (step, split) in self._written
 
+  def write_text(self, step: int, name: str, text: str) -> None:
+    """Shows a text in TensorBoard."""
+    with run_dir.storage_errors(self._path):
+      self._board.write_text(step, name, text)
+
   def log(self, message: str) -> None:
     """Shows a line above the progress bar."""
     self._progress.log(message)
@@ -190,11 +195,17 @@ class _Board:
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Adds an event; it is on disk within half a minute."""
-    scalars = [summary.scalar(k, v).value[0] for k, v in values.items()]
+    self._add(step, [summary.scalar(k, v).value[0] for k, v in values.items()])
+
+  def write_text(self, step: int, name: str, text: str) -> None:
+    """Likewise for a text."""
+    self._add(step, [summary.text(name, text).value[0]])
+
+  def _add(self, step: int, values: list[Any]) -> None:
     now = time.time()
     self._events.write_event(
       event_pb2.Event(
-        step=step, wall_time=now, summary=summary_pb2.Summary(value=scalars)
+        step=step, wall_time=now, summary=summary_pb2.Summary(value=values)
       )
     )
     if now - self._flushed > _BOARD_SECONDS:

@@ -1,0 +1,167 @@
+"""Prompts -> samples: the sampling loop.
+
+Comes in: a Job, parameters, encoded prompts. Goes out: one dict a sample,
+ready for JSONL. Writes nothing; `train.py` and `verbs.py` do.
+
+A prompt is padded to a size that its own length decides, and every batch has
+sample.batch_size rows: so a sample's bits depend on its prompt, its seed and
+the settings, not on which other prompts are drawn with it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dpo_jax import scoring, sharding
+from dpo_jax.models import generate
+from dpo_jax.types import InputError
+
+_SHORTEST = 32  # tokens that a prompt is padded to, or twice that, or ...
+
+
+class Sampler(NamedTuple):
+  """Everything but parameters and prompts."""
+
+  generate: Callable  # jitted; one compile a padded length
+  tokenizer: Any
+  batch_size: int
+  rows: NamedSharding  # of what has a row each
+  settings: tuple[Any, ...]  # key, Sampling, stop tokens, on the devices
+
+
+def make_sampler(config, data, job) -> Sampler:
+  """Reads config.sample; compiles nothing yet.
+
+  Raises:
+    InputError: a stop text is no token.
+  """
+  options = config.sample
+  made = generate.make_generate(
+    job.model, max_new_tokens=options.max_new_tokens, mesh=job.mesh
+  )
+  whole = sharding.replicated(job.mesh)
+  sampling = generate.Sampling(
+    temperature=np.float32(options.temperature),
+    top_k=np.int32(options.top_k),
+    top_p=np.float32(options.top_p),
+    min_p=np.float32(options.min_p),
+  )
+  stop = np.array(stop_ids(data.tokenizer, options.stop), np.int32)
+  key = jax.random.key(options.seed)
+  multiple = sharding.row_multiple(job.mesh)
+  return Sampler(
+    generate=jax.jit(made, out_shardings=whole),
+    tokenizer=data.tokenizer,
+    batch_size=options.batch_size + -options.batch_size % multiple,
+    rows=NamedSharding(job.mesh, PartitionSpec(scoring.ROW_AXES)),
+    settings=jax.device_put((key, sampling, stop), whole),
+  )
+
+
+def stop_ids(tokenizer, stop: str | tuple[str, ...]) -> list[int]:
+  """The tokenizer's stop tokens and those that `stop` names; [-1] for none."""
+  names = stop.split(',') if isinstance(stop, str) else stop
+  found = set(tokenizer.stop_ids)
+  for name in filter(None, names):
+    ids = tokenizer.encode(name, allow_special=True)
+    if len(ids) != 1:
+      raise InputError(
+        f'config.sample.stop: {name!r} is {len(ids)} tokens of '
+        f'{tokenizer.name}; fix: give texts that are one token each'
+      )
+    found |= set(ids)
+  return sorted(found) or [-1]
+
+
+def check_lengths(config, model_config, prompts: Sequence[np.ndarray]) -> None:
+  """Refuses a prompt whose continuation has no position in the model."""
+  if not model_config.learned_positions:
+    return
+  longest, new = max(map(len, prompts)), config.sample.max_new_tokens
+  if longest + new > model_config.max_positions:
+    raise InputError(
+      f'config.sample.max_new_tokens: {new} after a prompt of {longest} tokens '
+      f'is more than the {model_config.max_positions} positions of the model; '
+      'fix: use less, or shorter prompts'
+    )
+
+
+def sample(
+  sampler: Sampler,
+  params,
+  prompts: Sequence[np.ndarray],
+  num_samples: int = 1,
+  poll: Callable[[], None] = lambda: None,
+  log: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+  """Draws from the model.
+
+  Args:
+    sampler: see make_sampler.
+    params: what `model.decode` takes.
+    prompts: token ids, one or more each.
+    num_samples: of each prompt.
+    poll: called between batches; raises to stop.
+    log: takes a line of progress.
+
+  Returns:
+    A dict a sample, in order of the prompts. Sample n of prompt i has the
+    seed i num_samples + n.
+  """
+  owners = np.repeat(np.arange(len(prompts)), num_samples)
+  found: dict[int, dict[str, Any]] = {}
+  for rows, size in _batches(prompts, owners, sampler.batch_size):
+    poll()
+    batch = _batch([prompts[owners[i]] for i in rows], rows, size, sampler)
+    drawn = jax.device_get(sampler.generate(params, *batch, *sampler.settings))
+    for place, i in enumerate(rows):
+      one = jax.tree.map(lambda x, place=place: x[place], drawn)
+      prompt = prompts[owners[i]]
+      found[i] = _describe(sampler.tokenizer, prompt, one, int(owners[i]), i)
+    log(f'{len(found)} of {len(owners)} samples')
+  return [found[i] for i in range(len(owners))]
+
+
+def _batches(prompts, owners, batch_size) -> Iterator[tuple[list[int], int]]:
+  """(samples, padded length of their prompts), equal lengths together."""
+  by_size: dict[int, list[int]] = {}
+  for i, owner in enumerate(owners):
+    length = len(prompts[owner])
+    size = max(_SHORTEST, 1 << (length - 1).bit_length())
+    by_size.setdefault(size, []).append(i)
+  for size, rows in sorted(by_size.items()):
+    for start in range(0, len(rows), batch_size):
+      yield rows[start : start + batch_size], size
+
+
+def _batch(prompts, seeds, size, sampler):
+  """Prompts, lengths and seeds on the devices, filled up with empty rows."""
+  num_rows = sampler.batch_size
+  tokens = np.zeros((num_rows, size), np.int32)
+  lengths, row_seeds = np.zeros(num_rows, np.int32), np.zeros(num_rows)
+  for row, (prompt, seed) in enumerate(zip(prompts, seeds)):
+    tokens[row, : len(prompt)] = prompt
+    lengths[row], row_seeds[row] = len(prompt), seed
+  host = tokens, lengths, row_seeds.astype(np.uint32)
+  return jax.device_put(host, sampler.rows)
+
+
+def _describe(tokenizer, prompt, one, number: int, seed: int) -> dict[str, Any]:
+  """A sample as a row of JSONL."""
+  count = int(one.num_tokens)
+  tokens = one.tokens_RT[:count].tolist()
+  return {
+    'prompt': tokenizer.decode(prompt),
+    'completion': tokenizer.decode(tokens),
+    'prompt_number': number,
+    'seed': seed,
+    'num_tokens': count,
+    'stop_reason': 'stop' if one.stopped else 'length',
+    'logp': float(one.logps_RT.sum(dtype=np.float64)),
+    'model_logp': float(one.model_logps_RT.sum(dtype=np.float64)),
+    'token_ids': tokens,
+    'logps': [float(x) for x in one.logps_RT[:count]],
+  }
