@@ -131,9 +131,14 @@ def describe(config, job: run_setup.Job) -> str:
 def on_device(abstract: Any) -> int:
   """Bytes on one device of ShapeDtypeStructs that carry their sharding."""
   return sum(
-    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * _bits(leaf.dtype) // 8
     for leaf in jax.tree.leaves(abstract)
   )
+
+
+def _bits(dtype) -> int:
+  """Of an element; devices pack two of uint4 in a byte."""
+  return 4 if dtype == jnp.uint4 else 8 * dtype.itemsize
 
 
 def _has_reference(config, job) -> bool:

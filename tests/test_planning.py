@@ -46,6 +46,20 @@ def test_weights_and_moments_are_split_evenly(job_of):
   assert cached.reference == 0 < cached.parameters
 
 
+def test_an_adapter_shares_its_frozen_base(job_of):
+  adapter = {'adapter.rank': 16, 'adapter.base': 'nf4'}
+  got = planning.memory(*job_of(LLAMA | adapter, 1)[:2])
+  # A layer of llama-3.1-8b: rank x (in + out) of q, k, v, o, gate, up, down.
+  ends = 2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336)
+  trained = 4 * 32 * 16 * ends
+  kernels = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+  # Half a byte an element and a float32 scale for 64 of them.
+  base = kernels // 2 + kernels // 16 + 4 * (8_030_261_248 - kernels)
+  assert got.parameters == trained + base
+  assert (got.reference, got.gradients) == (0, trained)
+  assert got.optimizer == 2 * trained + 4
+
+
 def test_remat_and_tensor_parts_keep_less(job_of):
   kept = {}
   for remat in ('none', 'dots', 'full'):

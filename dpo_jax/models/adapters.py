@@ -96,7 +96,7 @@ def merge(params: types.Adapted) -> Params:
   factors = dict(tree.flatten_with_names(collections.get('adapter', {})))
   leaves = {}
   for name, leaf in quantized.leaves(collections['params']).items():
-    leaf = quantized.dense(leaf, jnp.float32)
+    leaf = quantized.dense_layers(leaf, jnp.float32)
     path = name.removesuffix('kernel')
     if f'{path}a' in factors:
       leaf = leaf + _product(factors[f'{path}a'], factors[f'{path}b'])

@@ -56,6 +56,13 @@ def dense(kernel: Any, dtype: Any) -> Array:
   return qwix.dequantize(kernel).astype(dtype)
 
 
+def dense_layers(kernel: Any, dtype: Any) -> Array:
+  """As `dense`, of a stack over layers, one after the other."""
+  if not is_quantized(kernel):
+    return kernel.astype(dtype)
+  return jax.lax.map(lambda layer: dense(layer, dtype), kernel)
+
+
 def dot(x: Array, kernel: Any, num_into: int, *, dtype: Any) -> Array:
   """x times kernel over the last `num_into` dimensions of x, in `dtype`.
 
@@ -92,17 +99,23 @@ def _dot(x, kernel, num_into, dtype):
 
 
 def _quantize(kernel: Array, kind: str, name: str) -> Any:
-  """A QArray of [layers, into.., out..], or [layers, experts, in, out]."""
+  """A QArray of [layers, into.., out..], or [layers, experts, in, out].
+
+  A layer at a time: nf4 looks at every bucket for every element.
+  """
   import qwix
 
   num_into = 2 if name.endswith('out/kernel') else 1
-  first = 2 if '/experts/' in name else 1  # of the input dimensions
-  channels = (*range(first), *range(first + num_into, kernel.ndim))
-  if kind == 'int8':
-    return qwix.quantize(kernel, jnp.int8, channelwise_axes=channels)
+  first = 1 if '/experts/' in name else 0  # of a layer's input dimensions
   last = first + num_into - 1  # the innermost one is cut into blocks
   outer = tuple(range(first, last))
-  size = math.gcd(kernel.shape[last], _BLOCK)
-  return qwix.quantize(
-    kernel, 'nf4', channelwise_axes=(*channels, *outer), tiled_axes={last: size}
-  )
+  channels = (*range(first), *range(last + 1, kernel.ndim - 1))
+  how = {'qtype': jnp.int8, 'channelwise_axes': channels}
+  if kind == 'nf4':
+    size = math.gcd(kernel.shape[1 + last], _BLOCK)
+    how = {
+      'qtype': 'nf4',
+      'channelwise_axes': (*channels, *outer),
+      'tiled_axes': {last: size},
+    }
+  return jax.lax.map(lambda layer: qwix.quantize(layer, **how), kernel)
