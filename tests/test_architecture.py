@@ -44,7 +44,7 @@ LAYERS = (
       'verbs',
     )
   },
-  {'faces': ('main', 'results', 'benchmark')},
+  {'faces': ('main', 'results', 'benchmark', 'benchmark_sampling')},
 )
 PURE = ('nouns', 'maths', 'data', 'composition')
 # Paths, clocks, logs, processes, flags, hidden randomness.
