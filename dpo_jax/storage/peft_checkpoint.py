@@ -228,7 +228,8 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
     value = json.loads(path.read_text(encoding='utf-8'))
   except FileNotFoundError:
     raise InputError(
-      f'{path}: no such file; fix: give the folder of a PEFT adapter'
+      f'{path}: no such file; fix: give the folder of a PEFT adapter (a run '
+      'writes one with --mode=export --config.adapter.export=peft)'
     ) from None
   except (OSError, ValueError) as error:
     raise InputError(
@@ -310,7 +311,7 @@ def _check_names(path, tensors, config, modules) -> None:
   )
   fix = (
     f'--config.adapter.targets={",".join(there)}'
-    if there
+    if there and {*there} != {p.target for m in modules.values() for p in m}
     else 'use an adapter of this base'
   )
   raise InputError(

@@ -239,7 +239,8 @@ def test_another_shape_other_targets_and_broken_folders(plain, tmp_path):
   line = refusal(plain, LLAMA, spec_of(LLAMA, 'query,value'))
   assert line.endswith('--config.adapter.targets=attention/query,mlp/up')
   deeper = dataclasses.replace(LLAMA, num_layers=3)
-  assert 'layers.2.' in refusal(plain, deeper, spec)
+  line = refusal(plain, deeper, spec)
+  assert 'layers.2.' in line and line.endswith('an adapter of this base')
   assert 'no such file' in refusal(tmp_path / 'none', LLAMA, spec)
   shutil.copytree(plain, tmp_path / 'peft')
   tensors = tmp_path / 'peft' / 'adapter_model.safetensors'
