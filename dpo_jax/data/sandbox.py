@@ -30,12 +30,14 @@ MAX_STEPS = 1_000_000  # loop turns, calls, and characters / 64
 _MAX_BITS = 4096  # of an integer
 
 # No chat template needs these, and what they take is hard to foresee.
-_NO_FILTERS = ('sum', 'pprint', 'urlize', 'xmlattr', 'wordwrap', 'format')
+_NO_FILTERS = ('sum', 'pprint', 'urlize', 'xmlattr', 'wordwrap')
 _NO_METHODS = ('translate', 'format_map', 'maketrans')
 _WITH_WIDTH = (
   *('center', 'ljust', 'rjust', 'zfill', 'expandtabs'),
   *('indent', 'batch', 'slice', 'truncate'),
 )
+# With what `map` and `select` return, these fail in jinja2 too.
+_NO_GENERATOR = ('tojson', 'length', 'count')
 _GROWING = (*_WITH_WIDTH, 'round', 'replace', 'format', 'join', 'tojson')
 
 
@@ -220,7 +222,8 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
     @functools.wraps(function)
     def guarded(*args, **kwargs):
-      args = [*args[:skip], *map(_as_list, args[skip:])]
+      if name not in _NO_GENERATOR:
+        args = [*args[:skip], *map(_as_list, args[skip:])]
       if len(args) > skip:
         self._foresee(name, args[skip], (*args[skip + 1 :], *kwargs.values()))
       result = function(*args, **kwargs)

@@ -233,11 +233,17 @@ class ChatTemplate:
 
 
 def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-  """Copies for the template, reasoning under each name transformers gives."""
+  """Copies for the template, as transformers' apply_chat_template makes them.
+
+  A null is as no key at all ('content' beside 'tool_calls'), and reasoning
+  goes by each of its names.
+  """
   copies = []
   for message in messages:
-    copy = _map_texts(dict(message), lambda text: text)
-    thought = next((copy[k] for k in _REASONING if copy.get(k)), None)
+    copy = _map_texts(
+      {k: v for k, v in message.items() if v is not None}, lambda text: text
+    )
+    thought = next((copy[k] for k in _REASONING if k in copy), None)
     if thought is not None:
       copy = {'thinking': thought, **copy, 'reasoning_content': thought}
     copies.append(copy)

@@ -43,6 +43,7 @@ BOMBS = [
   growing("{% set ns.x = ns.x | replace('a', 'aaaa') %}"),
   growing("{% set ns.x = '{0}{0}'.format(ns.x) %}"),
   growing("{% set ns.x = '%s%s' % (ns.x, ns.x) %}"),
+  growing("{% set ns.x = '%s%s' | format(ns.x, ns.x) %}"),
   growing('{% set x %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = x %}'),
   growing('{% set ns.x = [ns.x, ns.x, ns.x] %}'),
   growing('{% set ns.x = [ns.x, ns.x] %}') + '{{ ns.x | tojson }}',
@@ -53,6 +54,9 @@ BOMBS = [
   '{{ "{:{}}".format("a", 10**9) }}',
   '{{ "%1000000000d" % 3 }}',
   '{{ "%*d" % (10**9, 1) }}',
+  '{{ "%1000000000d" | format(3) }}',
+  '{{ "%*d" | format(10**9, 1) }}',
+  '{{ "%(n)1000000000d" | format(n=3) }}',
   '{{ "\t".expandtabs(10**9) }}',
   '{{ 1.5 | round(10**8) }}',
   '{{ "a\nb" | indent(10**9) }}',
@@ -133,9 +137,21 @@ def test_macros_filters_and_joins_give_what_jinja_gives():
     "{{ 1 ~ none ~ 'x' ~ (2 ~ 3) }}{{ ['a', 1] | join('-') }}"
     "{{ messages | map(attribute='role') | unique | join }}"
     "{{ '%s-%02d' % ('q', 7) }}{{ '{:>3}'.format('z') }}{{ 'a' * 3 }}"
+    "{{ '%s:%.1f' | format('p', 2) }}{{ '%(a)s' | format(a='k') }}"
     "{{ 'a b'.split() }}{{ {'b': 1, 'a': '<é>'} | tojson }}"
   )
   expected = (
-    '[A][B]c1Nonex23a-1userq-07  zaaa[\'a\', \'b\']{"b": 1, "a": "<é>"}'
+    '[A][B]c1Nonex23a-1userq-07  zaaap:2.0k[\'a\', \'b\']{"b": 1, "a": "<é>"}'
   )
   assert render(source) == expected
+
+
+@pytest.mark.parametrize(
+  ('name', 'listed'), [('tojson', '["user", "user", "user"]'), ('length', '3')]
+)
+def test_what_map_returns_is_no_list_yet(name, listed):
+  # transformers 5.23.0: TypeError for both, and this after `| list`.
+  mapped = "{{ messages | map(attribute='role') | %s }}"
+  with pytest.raises(TypeError, match='generator'):
+    render(mapped % name)
+  assert render(mapped % f'list | {name}') == listed

@@ -161,6 +161,32 @@ def test_tools_parts_and_reasoning_render_as_in_transformers():
   )
 
 
+def test_null_keys_and_empty_reasoning_are_as_in_transformers():
+  # Source: transformers 5.23.0, apply_chat_template: it drops a message's null
+  # keys, and reasoning that is '' is reasoning.
+  source = (
+    "{% for m in messages %}{{ 'c' if m.content is defined }}{{ m.content }}"
+    '{{ m.tool_calls is defined }}{{ m.tool_calls }}'
+    "{% if m.reasoning_content is defined %}{{ '<' ~ m.reasoning_content ~ "
+    "'|' ~ m.thinking ~ '>' }}{% endif %};{% endfor %}"
+  )
+  call = {'name': 'f', 'arguments': None}
+  messages = (
+    {'role': 'user', 'content': 'a', 'tool_calls': None, 'thinking': None},
+    {'role': 'assistant', 'content': None, 'tool_calls': [call]},
+    {
+      'role': 'assistant',
+      'content': '',
+      'reasoning_content': '',
+      'reasoning': 'r',
+    },
+    {'role': 'assistant', 'content': 'b', 'thinking': '', 'reasoning': 'r'},
+  )
+  assert joined(make(source).render(messages)) == (
+    "caFalse;True[{'name': 'f', 'arguments': None}];cFalse<|>;cbFalse<|>;"
+  )
+
+
 def test_strftime_now_knows_the_year():
   year = str(datetime.datetime.now().year)
   assert joined(make("{{ strftime_now('%Y') }}").render(CHAT)) == year
