@@ -222,7 +222,7 @@ def _data() -> ConfigDict:
   data.cache_dir = ''  # folder of encoded data; '' = WORKDIR/cache; train
   data.row_format = 'auto'  # auto or one of records.FORMATS; records
   data.use_token_ids = False  # take *_ids, if there, as they are; sources
-  data.chat_template = ''  # jinja file; '' = the tokenizer's; templates
+  data.chat_template = ''  # file or name; '' = the tokenizer's; templates
   data.use_chat_template = 'auto'  # auto = on messages, always; encode
   data.template_args = ''  # JSON object, '{"enable_thinking": false}'; chat
   data.train_on = 'last'  # turn; all_assistant, generation (sft); chat

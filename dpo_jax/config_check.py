@@ -76,8 +76,8 @@ def check_paths(config: ConfigDict) -> None:
       _check_path(key, values[key], 'folder', os.path.isdir)
   if config.sample.prompts:
     _check_data_file(config.sample.prompts)
-  if config.data.chat_template:
-    template = config.data.chat_template
+  template = config.data.chat_template
+  if template and not template.replace('-', '_').isidentifier():  # no name
     _check_path('data.chat_template', template, 'file', os.path.isfile)
 
 

@@ -195,7 +195,7 @@ RULES: dict[str, Rule] = {
   'data.cache_dir': _text('a folder'),
   'data.row_format': _choice('auto', *records.FORMATS),
   'data.use_token_ids': _FLAG,
-  'data.chat_template': _text('a Jinja file'),
+  'data.chat_template': _text('a Jinja file or a name'),
   'data.use_chat_template': _choice('auto', 'always'),
   'data.template_args': Rule(
     'a JSON object, e.g. {"enable_thinking": false}',

@@ -129,7 +129,7 @@ def read_prompts(config, tokenizer: Tokenizer) -> list[np.ndarray]:
     _prompt_record(row, f'{path}:{number}')
     for number, row in files.read_rows(path)
   ]
-  options, _ = _encode_options(config, (1.0,))
+  options, _ = _encode_options(config, tokenizer, (1.0,))
   options = options._replace(
     max_length=2**30,
     prompt_max_length=None,
@@ -157,7 +157,10 @@ def _prompt_record(row: dict[str, Any], where: str) -> PreferenceRecord:
     prompt = conversations.messages(row[key], key, where)
     answer = ({'role': 'assistant', 'content': 'x'},)
   one = (Comparison(0, 0),)
-  return PreferenceRecord(prompt, (answer,), one, where=where)
+  record = PreferenceRecord(prompt, (answer,), one, where=where)
+  if row.get('tools') is None or isinstance(prompt, str):
+    return record
+  return record._replace(tools=conversations.tools(row['tools'], where))
 
 
 def _read_model(config, tokenizer: Tokenizer) -> architectures.DecoderConfig:
@@ -233,7 +236,7 @@ def _encode(
 ) -> _Encoded:
   """The records of the sources, encoded now if they are not in the cache."""
   opened = [_open_source(config, name, log) for name in names]
-  options, template = _encode_options(config, shares)
+  options, template = _encode_options(config, tokenizer, shares)
   choice = [list(shares), config.seed if any(s % 1 for s in shares) else 0]
   key = token_store.key(
     [source.fingerprint for source in opened],
@@ -294,12 +297,24 @@ def _read_text(name: str) -> str:
     ) from error
 
 
-def _encode_options(config, shares):
+def _read_template(name: str, tokenizer: Tokenizer) -> str | None:
+  """The source that config.data.chat_template names, if any."""
+  named = tokenizer.chat_templates
+  if not name or pathlib.Path(name).is_file():
+    return _read_text(name) if name else None
+  if name not in named:
+    raise InputError(
+      f'config.data.chat_template: {name!r} is no file, and no template of '
+      f'tokenizer {tokenizer.name!r}; fix: give a Jinja file, or one of its '
+      f'names: {", ".join(map(repr, named)) or "it has none"}'
+    )
+  return named[name]
+
+
+def _encode_options(config, tokenizer: Tokenizer, shares):
   """EncodeOptions, and the template's source where the config names one."""
   data = config.data
-  template = None
-  if data.chat_template:
-    template = _read_text(data.chat_template)
+  template = _read_template(data.chat_template, tokenizer)
   options = encode.EncodeOptions(
     max_length=data.max_length,
     truncation=data.truncation,

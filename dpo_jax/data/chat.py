@@ -73,24 +73,29 @@ def make_template(
 ) -> ChatTemplate:
   """The template of a source, or else of the tokenizer, fit for the options.
 
-  A tokenizer's template for tools is taken where the record has some.
+  A tokenizer's template 'tool_use' is taken where the record has tools.
 
   Raises:
     InputError: there is none, or it has no use for an option.
   """
-  own = source or (has_tools and tokenizer.tool_template)
-  own = own or tokenizer.chat_template
+  named = tokenizer.chat_templates
+  own = source or (has_tools and named.get('tool_use')) or named.get('default')
   if own is None:
+    others = ', '.join(map(repr, named))
     raise errors.error(
       where,
-      f'the row is a chat, and tokenizer {tokenizer.name} has no chat template',
-      'set data.chat_template, or give prompts and completions as text',
+      f'the row is a chat, and tokenizer {tokenizer.name} has no '
+      + (f"template 'default', just {others}" if others else 'chat template'),
+      f'set data.chat_template (a Jinja file{others and f", or {others}"}), or '
+      'give prompts and completions as text',
     )
   template = ChatTemplate(
     own,
     special_tokens=tokenizer.special_tokens,
     control_tokens=tokenizer.control_tokens,
-    where='chat template' if source else f'chat template of {tokenizer.name}',
+    where='config.data.chat_template'
+    if source
+    else f'chat template of {tokenizer.name}',
   )
   if train_on == 'generation' and not template.has_generation:
     raise errors.error(

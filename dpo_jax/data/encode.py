@@ -123,7 +123,7 @@ class _Encoder:
       self.begin = (tokenizer.bos_id,) if options.add_bos else ()
     if None in self.begin:
       raise errors.error(
-        'data.add_bos',
+        'config.data.add_bos',
         f'tokenizer {tokenizer.name} has no BOS to add',
         'leave data.add_bos at None, or name a bos_token in its files',
       )

@@ -44,8 +44,8 @@ class Tokenizer:
   pad_id: int | None
   begin: tuple[int, ...]  # ids that every text begins with; () = none
   stop_ids: frozenset[int]  # EOS, and what else ends the model's turn
-  chat_template: str | None
-  tool_template: str | None = None  # for conversations with tools
+  # Jinja by name: 'default', 'tool_use' (for conversations with tools), others.
+  chat_templates: dict[str, str]
   special_tokens: dict[str, str]  # 'bos_token' -> string, for templates
 
   def __init__(self, control_ids: dict[str, int]):
@@ -179,7 +179,7 @@ class ByteTokenizer(Tokenizer):
   bos_id, eos_id, pad_id = 256, 257, 258
   begin = (256,)
   stop_ids = frozenset([257])
-  chat_template = None
+  chat_templates: dict[str, str] = {}
 
   def __init__(self):
     """Needs no files."""

@@ -33,8 +33,7 @@ class TokenizerFiles(NamedTuple):
   settings: dict[str, Any]  # tokenizer_config over special_tokens_map
   model: dict[str, Any]  # config.json
   generation: dict[str, Any]  # generation_config.json
-  chat_template: str | None
-  tool_template: str | None = None  # for conversations with tools
+  chat_templates: dict[str, str]  # by name
 
 
 class FileTokenizer(encoders.Tokenizer):
@@ -73,8 +72,7 @@ class FileTokenizer(encoders.Tokenizer):
       self._middle = tokenizers.Tokenizer.from_str(json.dumps(spec))
       self._middle.add_special_tokens(list(self._special.values()))
     self.name = files.name
-    self.chat_template = files.chat_template
-    self.tool_template = files.tool_template
+    self.chat_templates = files.chat_templates
     self.special_tokens = names
     self.fingerprint = self._hash(files)
 
@@ -191,12 +189,13 @@ class FileTokenizer(encoders.Tokenizer):
 
   def _hash(self, files: TokenizerFiles) -> str:
     ids = [self.bos_id, self.eos_id, self.pad_id, *sorted(self.stop_ids)]
+    others = dict(self.chat_templates)
     parts = (
       files.tokenizer_json,
-      str(self.chat_template),
+      str(others.pop('default', None)),
       repr((ids, self.begin, sorted(self._control_ids))),
     )
-    parts += (self.tool_template,) if self.tool_template else ()
+    parts += (repr(sorted(others.items())),) if others else ()
     return hashlib.sha256('\0'.join(parts).encode()).hexdigest()
 
 

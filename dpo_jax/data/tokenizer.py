@@ -3,9 +3,9 @@
 Comes in: 'byte', a folder that holds tokenizer.json, or the path of a
 tokenizer.json, read with the files beside it (tokenizer_config.json,
 special_tokens_map.json, config.json, generation_config.json,
-chat_template.jinja, additional_chat_templates/tool_use.jinja; each may be
-missing). Goes out: a Tokenizer, or a types.InputError. Reads tokenizer files
-and nothing else, encodes nothing.
+chat_template.jinja, additional_chat_templates/NAME.jinja; each may be missing).
+Goes out: a Tokenizer, or a types.InputError. Reads tokenizer files and nothing
+else, encodes nothing.
 """
 
 import json
@@ -66,50 +66,40 @@ def _read_folder(path: pathlib.Path, name: str) -> TokenizerFiles:
     settings={**special_map, **config},
     model=_read_json(path.with_name('config.json')),
     generation=_read_json(path.with_name('generation_config.json')),
-    chat_template=_read_template(path, config),
-    tool_template=_read_tool_template(path, config),
+    chat_templates=_template_files(path) or _listed_templates(path, config),
   )
 
 
-def _read_tool_template(path: pathlib.Path, config: dict) -> str | None:
-  """The one named tool_use, which transformers takes where there are tools."""
-  file = path.with_name('additional_chat_templates') / 'tool_use.jinja'
-  if file.is_file():
-    return _read_text(file)
-  found = config.get('chat_template')
-  for entry in found if isinstance(found, list) else ():
-    if isinstance(entry, dict) and entry.get('name') == 'tool_use':
-      return entry.get('template')
-  return None
+def _template_files(path: pathlib.Path) -> dict[str, str]:
+  """The templates in files of their own; transformers reads no others then."""
+  others = path.with_name('additional_chat_templates').glob('*.jinja')
+  files = {file.stem: file for file in sorted(others)}
+  default = path.with_name('chat_template.jinja')
+  files |= {'default': default} if default.is_file() else {}
+  return {name: _read_text(file) for name, file in files.items()}
 
 
-def _read_template(path: pathlib.Path, config: dict[str, Any]) -> str | None:
-  """chat_template.jinja, else that of tokenizer_config.json, else None."""
-  file = path.with_name('chat_template.jinja')
-  if file.is_file():
-    return _read_text(file)
+def _listed_templates(path: pathlib.Path, config: dict) -> dict[str, str]:
+  """Those of tokenizer_config.json: one, or named ones."""
   found = config.get('chat_template')
+  if found is None:
+    return {}
   if isinstance(found, list):  # [{'name': 'default', 'template': ...}, ...]
     found = {
       entry.get('name'): entry.get('template')
       for entry in found
       if isinstance(entry, dict)
     }
-  if isinstance(found, dict):
-    if 'default' not in found:
+  named = found if isinstance(found, dict) else {'default': found}
+  for name, source in named.items():
+    if not isinstance(name, str) or not isinstance(source, str):
       raise errors.error(
         str(path.with_name('tokenizer_config.json')),
-        f"has chat templates {', '.join(map(repr, found))}, none 'default'",
-        'set the template that is wanted in the config',
+        f"'chat_template' has {errors.show(source)} under {name!r}, not a "
+        'string under a name',
+        'make it a Jinja template, or remove it',
       )
-    found = found['default']
-  if found is not None and not isinstance(found, str):
-    raise errors.error(
-      str(path.with_name('tokenizer_config.json')),
-      f"'chat_template' is {errors.show(found)}, not a string",
-      'make it a Jinja template, or remove it',
-    )
-  return found
+  return named
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

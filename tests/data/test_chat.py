@@ -200,6 +200,20 @@ def test_tools_take_the_template_for_tools(tmp_path):
     assert prompt.text == f'{name} x'
 
 
+def test_a_folder_with_a_template_for_tools_alone(tmp_path):
+  # transformers' get_chat_template refuses a row without tools, no other.
+  named = [{'name': 'tool_use', 'template': TEMPLATES['chatml']}]
+  tokens = load(tmp_path, 'chatml', chat_template=named)
+  row = {'messages': list(TURNS)}
+  record, _ = run(tokens, row | {'tools': SCHEMAS})
+  ids = [*record.prompt, *record.completions[0]]
+  assert tokens.decode(ids, skip_special=False) == TEXT
+  with pytest.raises(
+    InputError, match="f:1: .* no template 'default', just 'tool_use'; fix: "
+  ):
+    run(tokens, row)
+
+
 @pytest.mark.parametrize('tools', ['{"name": "f"}', 'x', {'a': 1}, ['f'], 3])
 def test_tools_that_are_no_list_of_schemas_are_refused(tools):
   with pytest.raises(InputError, match="^f:1: 'tools' is .*; fix: "):

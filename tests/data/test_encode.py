@@ -80,7 +80,9 @@ def test_bos_by_option(tmp_path):
   assert ids(encoded[0])[0] == [256, *tokens.encode('a')]
   assert ids(run(pair('a'), add_bos=False)[0][0])[0] == [97]
   tokens = toy.load(tmp_path, toy.byte_level())
-  with pytest.raises(InputError, match='^data.add_bos: .*no BOS.*; fix: '):
+  with pytest.raises(
+    InputError, match='^config.data.add_bos: .*no BOS.*; fix: '
+  ):
     run(pair('a'), tokens=tokens, add_bos=True)
 
 

@@ -71,7 +71,7 @@ def test_ids_come_from_tokenizer_config(tmp_path):
   assert loaded.stop_ids == {257}
   assert loaded.vocab_size == 261
   assert loaded.begin == () and not loaded.adds_bos
-  assert loaded.chat_template == 'T'
+  assert loaded.chat_templates == {'default': 'T'}
   assert loaded.special_tokens == {'bos_token': '<s>', 'eos_token': '</s>'}
   assert loaded.name == str(tmp_path)
   bare = tokenizer.load(str(tmp_path / 'tokenizer.json'))
@@ -133,19 +133,22 @@ def test_chat_templates_of_a_folder(tmp_path):
     toy.byte_level(),
     template=[*named, {'name': 'default', 'template': 'A'}],
   )
-  assert (loaded.chat_template, loaded.tool_template) == ('A', 'B')
-  with pytest.raises(InputError, match="'tool_use', none 'default'; fix: "):
-    toy.load(tmp_path, toy.byte_level(), template=named)
-  with pytest.raises(InputError, match='not a string'):
-    toy.load(tmp_path, toy.byte_level(), template=7)
-  (tmp_path / 'chat_template.jinja').write_text('C')
-  loaded = toy.load(tmp_path, toy.byte_level(), template='A')
-  assert (loaded.chat_template, loaded.tool_template) == ('C', None)
+  assert loaded.chat_templates == {'default': 'A', 'tool_use': 'B'}
+  alone = toy.load(tmp_path, toy.byte_level(), template=named)
+  assert alone.chat_templates == {'tool_use': 'B'}
+  for bad in (7, [{'name': 'default'}], {'default': ['A']}):
+    with pytest.raises(InputError, match='not a string under a name; fix: '):
+      toy.load(tmp_path, toy.byte_level(), template=bad)
+  # transformers: files of their own replace what tokenizer_config.json has.
   (tmp_path / 'additional_chat_templates').mkdir()
-  (tmp_path / 'additional_chat_templates' / 'tool_use.jinja').write_text('D')
-  tools = toy.load(tmp_path, toy.byte_level(), template='A')
-  assert (tools.chat_template, tools.tool_template) == ('C', 'D')
-  assert tools.fingerprint != loaded.fingerprint
+  (tmp_path / 'additional_chat_templates' / 'rag.jinja').write_text('D')
+  others = toy.load(tmp_path, toy.byte_level(), template='A')
+  assert others.chat_templates == {'rag': 'D'}
+  (tmp_path / 'chat_template.jinja').write_text('C')
+  both = toy.load(tmp_path, toy.byte_level(), template=named)
+  assert both.chat_templates == {'default': 'C', 'rag': 'D'}
+  prints = {x.fingerprint for x in (loaded, alone, others, both)}
+  assert len(prints) == 4
 
 
 def test_what_decides_ids_is_in_the_fingerprint(tmp_path):

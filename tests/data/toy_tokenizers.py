@@ -69,7 +69,7 @@ def save(folder: pathlib.Path, made, template=None, **config: Any):
   folder.mkdir(parents=True, exist_ok=True)
   made.save(str(folder / 'tokenizer.json'))
   if template is not None:
-    config['chat_template'] = template
+    config.setdefault('chat_template', template)
   text = json.dumps(config)
   (folder / 'tokenizer_config.json').write_text(text, encoding='utf-8')
   return folder
