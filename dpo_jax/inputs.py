@@ -15,6 +15,7 @@ import numpy as np
 from dpo_jax import config as config_lib
 from dpo_jax import config_losses, config_rules, loss_rules
 from dpo_jax.data import (
+  chat,
   conversations,
   encode,
   files,
@@ -249,8 +250,9 @@ def _encode(
   if folder.exists():
     store = token_store.open_store(folder)
     log(f'{use}: {len(store)} records from the token cache {folder}')
-    ledger = store.meta['ledger']
-    return _Encoded(store, store.table, ledger, folder, list(names))
+    done = store, store.table, store.meta['ledger']
+    _log_unused(use, options, done[-1], log)
+    return _Encoded(*done, folder, list(names))
   records = mixture.mix(opened, shares, config.seed)
   encoded, ledger = encode.encode_all(
     _polled(records, poll), tokenizer, options
@@ -262,8 +264,20 @@ def _encode(
       f'config.data.{use}: no record of {", ".join(names)} is left after '
       'encoding; fix: see the reasons above, e.g. a larger data.max_length'
     )
-  table = length_table.make_table(encoded)
-  return _Encoded(encoded, table, ledger.as_dict(), folder, list(names))
+  done = encoded, length_table.make_table(encoded), ledger.as_dict()
+  _log_unused(use, options, done[-1], log)
+  return _Encoded(*done, folder, list(names))
+
+
+def _log_unused(use: str, options: encode.EncodeOptions, ledger, log) -> None:
+  line = chat.unused(
+    ledger['counters']['chats'],
+    chat_template=options.chat_template,
+    template_args=dict(options.template_args),
+    train_on=options.train_on,
+  )
+  if line:
+    log(f'{use}: {line}')
 
 
 def _open_source(config, name: str, log) -> sources.Source:

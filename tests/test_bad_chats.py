@@ -1,4 +1,7 @@
-"""Bad chats through the real command: exit 2, one line, nothing on disk."""
+"""Chats through the real command: refusals, and options that had no use.
+
+Refused is: exit code 2, one line, nothing on disk.
+"""
 
 import json
 import pathlib
@@ -128,3 +131,24 @@ def test_a_template_of_the_tokenizer_by_its_name(tmp_path):
       config.data.chat_template = given
       (ids,) = inputs.read_prompts(config, tokens)
       assert tokens.decode(ids) == f'{tools}Why?{name}'
+
+
+UNUSED = 'train: not used: data.chat_template, data.train_on, as no record'
+
+
+@pytest.mark.parametrize('is_used', [False, True])
+def test_options_that_no_row_used_are_said(tmp_path, is_used):
+  rows = ({'prompt': f'p{i}', 'completion': 'yes'} for i in range(300))
+  data = tmp_path / 'text.jsonl'
+  data.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  (tmp_path / 'a.jinja').write_text(toy.CHATML)
+  config = experiment_files.get_config(*QUICKSTART.split(':'))
+  config.data.train = str(data)
+  config.data.chat_template = f'{tmp_path}/a.jinja'
+  config.data.train_on = 'all_assistant'
+  config.data.use_chat_template = 'always' if is_used else 'auto'
+  for _ in range(2):  # the second time from the token cache
+    lines = []
+    inputs.read(config, tmp_path, log=lines.append)
+    found = [line for line in lines if line.startswith(UNUSED)]
+    assert len(found) == (0 if is_used else 1), lines

@@ -62,6 +62,28 @@ def says_something(messages: Messages) -> bool:
   )
 
 
+def unused(
+  num_chats: int,
+  *,
+  chat_template: str | None,
+  template_args: Mapping[str, Any],
+  train_on: str,
+) -> str:
+  """Says which options nothing was rendered with; '' where all had a use."""
+  given = {
+    'data.chat_template': chat_template is not None,
+    'data.template_args': bool(template_args),
+    'data.train_on': train_on != 'last',
+  }
+  names = [name for name, is_given in given.items() if is_given]
+  if num_chats or not names:
+    return ''
+  return (
+    f'not used: {", ".join(names)}, as no record went through a chat template '
+    '(text does with data.use_chat_template=always)'
+  )
+
+
 def make_template(
   tokenizer: Tokenizer,
   source: str | None,
