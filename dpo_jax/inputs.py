@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dpo_jax import config as config_lib
-from dpo_jax import config_losses, config_rules, loss_rules
+from dpo_jax import config_losses, encode_options, loss_rules
 from dpo_jax.data import (
-  chat,
   conversations,
   encode,
   files,
@@ -130,7 +129,7 @@ def read_prompts(config, tokenizer: Tokenizer) -> list[np.ndarray]:
     _prompt_record(row, f'{path}:{number}')
     for number, row in files.read_rows(path)
   ]
-  options, _ = _encode_options(config, tokenizer, (1.0,))
+  options = encode_options.read(config, tokenizer, (1.0,))
   options = options._replace(
     max_length=2**30,
     prompt_max_length=None,
@@ -237,12 +236,12 @@ def _encode(
 ) -> _Encoded:
   """The records of the sources, encoded now if they are not in the cache."""
   opened = [_open_source(config, name, log) for name in names]
-  options, template = _encode_options(config, tokenizer, shares)
+  options = encode_options.read(config, tokenizer, shares)
   choice = [list(shares), config.seed if any(s % 1 for s in shares) else 0]
   key = token_store.key(
     [source.fingerprint for source in opened],
     tokenizer.fingerprint,
-    template,
+    options.chat_template,
     options._asdict()
     | {'formats': [s.row_format for s in opened], 'choice': choice},
   )
@@ -251,7 +250,7 @@ def _encode(
     store = token_store.open_store(folder)
     log(f'{use}: {len(store)} records from the token cache {folder}')
     done = store, store.table, store.meta['ledger']
-    _log_unused(use, options, done[-1], log)
+    encode_options.log_unused(use, options, done[-1], log)
     return _Encoded(*done, folder, list(names))
   records = mixture.mix(opened, shares, config.seed)
   encoded, ledger = encode.encode_all(
@@ -265,19 +264,8 @@ def _encode(
       'encoding; fix: see the reasons above, e.g. a larger data.max_length'
     )
   done = encoded, length_table.make_table(encoded), ledger.as_dict()
-  _log_unused(use, options, done[-1], log)
+  encode_options.log_unused(use, options, done[-1], log)
   return _Encoded(*done, folder, list(names))
-
-
-def _log_unused(use: str, options: encode.EncodeOptions, ledger, log) -> None:
-  line = chat.unused(
-    ledger['counters']['chats'],
-    chat_template=options.chat_template,
-    template_args=dict(options.template_args),
-    train_on=options.train_on,
-  )
-  if line:
-    log(f'{use}: {line}')
 
 
 def _open_source(config, name: str, log) -> sources.Source:
@@ -299,53 +287,6 @@ def _open_source(config, name: str, log) -> sources.Source:
   if config.data.use_token_ids and source.row_format != 'token_ids':
     log(f'{name}: no *_ids columns, so its text is tokenised')
   return source
-
-
-def _read_text(name: str) -> str:
-  try:
-    return pathlib.Path(name).read_text(encoding='utf-8')
-  except (OSError, UnicodeDecodeError) as error:
-    raise InputError(
-      f'config.data.chat_template: {name!r} cannot be read ({error}); fix: '
-      'give a Jinja file in UTF-8'
-    ) from error
-
-
-def _read_template(name: str, tokenizer: Tokenizer) -> str | None:
-  """The source that config.data.chat_template names, if any."""
-  named = tokenizer.chat_templates
-  if not name or pathlib.Path(name).is_file():
-    return _read_text(name) if name else None
-  if name not in named:
-    raise InputError(
-      f'config.data.chat_template: {name!r} is no file, and no template of '
-      f'tokenizer {tokenizer.name!r}; fix: give a Jinja file, or one of its '
-      f'names: {", ".join(map(repr, named)) or "it has none"}'
-    )
-  return named[name]
-
-
-def _encode_options(config, tokenizer: Tokenizer, shares):
-  """EncodeOptions, and the template's source where the config names one."""
-  data = config.data
-  template = _read_template(data.chat_template, tokenizer)
-  options = encode.EncodeOptions(
-    max_length=data.max_length,
-    truncation=data.truncation,
-    prompt_max_length=data.prompt_max_length or None,
-    stage=config.stage,
-    add_eos=data.add_eos,
-    add_bos=data.add_bos,
-    use_chat_template=data.use_chat_template == 'always',
-    chat_template=template,
-    template_args=config_rules.json_object(data.template_args),
-    train_on=data.train_on,
-    allow_control_tokens=data.allow_control_tokens,
-    # A source taken more than once is meant to repeat its records.
-    drop_duplicates=data.drop_duplicates and max(shares) <= 1,
-    strict=data.strict,
-  )
-  return options, template
 
 
 def _split(

@@ -31,6 +31,7 @@ LAYERS = (
   },
   {
     'loops': (
+      'encode_options',
       'inputs',
       'bookkeeping',
       'planning',

@@ -43,6 +43,7 @@ _TOKENIZER_FILES = (
   'chat_template.jinja',
   'generation_config.json',
 )
+_MORE_TEMPLATES = 'additional_chat_templates'  # a folder
 _TOKEN_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 
 
@@ -305,6 +306,9 @@ def _copy_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> dict:
   for name in _TOKENIZER_FILES:
     if (source / name).is_file():
       shutil.copyfile(source / name, folder / name)
+  for file in (source / _MORE_TEMPLATES).glob('*.jinja'):
+    (folder / _MORE_TEMPLATES).mkdir(exist_ok=True)
+    shutil.copyfile(file, folder / _MORE_TEMPLATES / file.name)
   if not (source / 'config.json').is_file():
     return {}
   ids = hf_files.read_json(source / 'config.json')

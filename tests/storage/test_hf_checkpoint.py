@@ -323,10 +323,14 @@ def test_tokenizer_files_go_along(shared, tmp_path):
   source = shared / 'data/models/stories260K'
   config = architectures.from_hf_config(hf_checkpoint.read_config(source))
   params = hf_checkpoint.load_params(source, config)
+  source = shutil.copytree(source, tmp_path / 'source')
+  tools = 'additional_chat_templates/tool_use.jinja'
+  (source / tools).parent.mkdir()
+  (source / tools).write_text('{{ tools }}')
   hf_checkpoint.save(
     tmp_path / 'm', params, config, tokenizer_files_from=source
   )
-  for name in ('tokenizer.json', 'tokenizer_config.json'):
+  for name in ('tokenizer.json', 'tokenizer_config.json', tools):
     assert (tmp_path / 'm' / name).read_bytes() == (source / name).read_bytes()
   mapping = hf_checkpoint.read_config(tmp_path / 'm')
   assert (mapping['bos_token_id'], mapping['eos_token_id']) == (1, 2)
