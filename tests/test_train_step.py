@@ -227,7 +227,8 @@ def test_eval_step_sums_add_up_to_the_objective():
   eval_step = train_step.make_eval_step(score, objective)
   hyper = losses.default_hyper(terms)
   batch = toy.batch(microbatches=2)
-  sums, pairs = jax.jit(eval_step)(toy.params(), toy.params(5), batch, hyper)
+  frozen = toy.params(5)
+  sums, examples = jax.jit(eval_step)(toy.params(), frozen, batch, hyper)
   mean = sums['term/sigmoid'] / sums['denominator/comparisons']
   per_token = sums['term/nll'] / sums['denominator/chosen_tokens']
   step, optimizer = make(terms)
@@ -236,4 +237,5 @@ def test_eval_step_sums_add_up_to_the_objective():
     state, toy.params(5), batch, hyper | {'learning_rate': jnp.float32(0)}
   )
   np.testing.assert_allclose(mean + 0.5 * per_token, metrics['loss'], rtol=1e-5)
-  assert pairs.policy_chosen.shape == (8,)
+  assert examples.comparisons.policy_chosen.shape == (8,)
+  assert examples.labelled is None
