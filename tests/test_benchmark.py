@@ -33,7 +33,7 @@ def test_flops_of_a_tiny_step_by_hand():
   assert flops.forward_flops(config, work) == expected
 
 
-def test_every_variant_runs_on_a_file(tmp_path):
+def test_it_runs_on_a_file(tmp_path):
   path = tmp_path / 'pairs.jsonl'
   rows = [
     {'prompt': f'Q{i}: why?', 'chosen': f' because {i}', 'rejected': ' no'}
@@ -44,7 +44,7 @@ def test_every_variant_runs_on_a_file(tmp_path):
     benchmark.Options(
       preset='tiny',
       data=str(path),
-      variants=('padded+full', 'packed+shared+cached'),
+      variants=('padded+full',),
       batch_size=4,
       max_length=64,
       steps=2,
@@ -53,14 +53,13 @@ def test_every_variant_runs_on_a_file(tmp_path):
   )
   lines = table.splitlines()
   assert lines[2].startswith('| padded+full | ')
-  assert lines[3].startswith('| packed+shared+cached | ')
   assert lines[2].split('|')[5].strip() == '1.00'
 
 
-def test_an_adapter_is_an_option():
+def test_cached_scores_and_an_adapter_are_options():
   options = benchmark.Options(
     preset='tiny',
-    variants=('packed+shared',),
+    variants=('packed+shared+cached',),
     batch_size=2,
     max_length=32,
     steps=1,
@@ -68,6 +67,7 @@ def test_an_adapter_is_an_option():
     lora=2,
   )
   table = benchmark.run(options)
+  assert '| packed+shared+cached | ' in table
   assert 'tiny, LoRA of rank 2, 2 prompts a step' in table
 
 

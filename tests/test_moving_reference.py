@@ -11,9 +11,8 @@ import test_train
 from dpo_jax import losses, tree
 from dpo_jax.storage import checkpoints, writers
 
-# Parameters in two parts: the reference lies as they do. Every step is kept.
+# Every step is kept.
 MOVING = (
-  'mesh.fsdp=2',
   'loss.tr_dpo=True',
   'loss.tr_tau=2',
   'train.num_steps=4',
