@@ -50,23 +50,6 @@ def state(workdir):
   return found.step, tree.fingerprint(found.items), found.meta
 
 
-@pytest.mark.parametrize(
-  'overrides',
-  [
-    ('data.layout=shared',),
-    ('data.layout=padded', 'train.microbatches=4'),
-    ('data.layout=packed', 'reference.mode=cache'),
-  ],
-)
-def test_loss_at_step_0_is_ln2_on_every_path(tmp_path, overrides):
-  assert train(tmp_path / 'run', 'train.num_steps=1', *overrides) == 0
-  for split, step in (('eval', 0), ('train', 1)):
-    metrics = lines(tmp_path / 'run', split)[step]
-    assert abs(metrics['loss'] - np.log(2)) < 1e-6
-    assert abs(metrics['rewards/margins']) < 1e-5
-  assert 0 < metrics['packing_efficiency'] <= 1
-
-
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   """An uninterrupted run of six steps."""
@@ -117,8 +100,28 @@ def test_another_config_in_the_workdir_is_refused(whole, capsys):
   assert error.count('\n') == 1 and 'loss.beta' in error and '0.2' in error
 
 
-def test_cached_scores_train_as_the_reference_in_the_step(whole, tmp_path):
-  assert train(tmp_path / 'run', *SIX_STEPS, 'reference.mode=cache') == 0
+def starts_at_ln2(workdir):
+  for split, step in (('eval', 0), ('train', 1)):
+    metrics = lines(workdir, split)[step]
+    assert abs(metrics['loss'] - np.log(2)) < 1e-6
+    assert abs(metrics['rewards/margins']) < 1e-5
+  assert 0 < metrics['packing_efficiency'] <= 1
+
+
+def test_loss_at_step_0_is_ln2_with_shared_prompts(whole):
+  starts_at_ln2(whole)
+
+
+def test_loss_at_step_0_is_ln2_padded_and_accumulated(tmp_path):
+  overrides = 'data.layout=padded', 'train.microbatches=4'
+  assert train(tmp_path / 'run', 'train.num_steps=1', *overrides) == 0
+  starts_at_ln2(tmp_path / 'run')
+
+
+def test_cached_scores_and_packed_rows_train_alike(whole, tmp_path):
+  overrides = 'reference.mode=cache', 'data.layout=packed'
+  assert train(tmp_path / 'run', *SIX_STEPS, *overrides) == 0
+  starts_at_ln2(tmp_path / 'run')
   ours, theirs = lines(tmp_path / 'run', 'eval')[6], lines(whole, 'eval')[6]
   for name, value in theirs.items():
     if isinstance(value, float):
