@@ -10,7 +10,7 @@ import test_train
 
 from dpo_jax import config as config_lib
 from dpo_jax import inputs, policy_weights, run_setup, train_step, tree
-from dpo_jax.storage import checkpoints, writers
+from dpo_jax.storage import checkpoints
 
 ADAPTED = (
   'adapter.rank=2',
@@ -82,18 +82,8 @@ def test_the_trajectory_does_not_depend_on_the_mesh(adapted, tmp_path):
 
 
 def test_a_killed_run_goes_on_bit_for_bit(adapted, tmp_path, monkeypatch):
-  class Killed(BaseException):
-    pass
-
-  def write(self, step, split, metrics):
-    if (step, split) == (3, 'train'):
-      raise Killed
-    return real(self, step, split, metrics)
-
-  workdir, real = tmp_path / 'run', writers.MetricWriter.write
-  with monkeypatch.context() as patched, pytest.raises(Killed):
-    patched.setattr(writers.MetricWriter, 'write', write)
-    test_train.train(workdir, *ADAPTED)
+  workdir = tmp_path / 'run'
+  test_train.killed_at(3, monkeypatch, workdir, *ADAPTED)
   assert test_train.train(workdir, *ADAPTED) == 0
   assert test_train.state(workdir) == test_train.state(adapted)
   for split in ('train', 'eval'):

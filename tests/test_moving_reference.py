@@ -9,7 +9,7 @@ import pytest
 import test_train
 
 from dpo_jax import losses, tree
-from dpo_jax.storage import checkpoints, writers
+from dpo_jax.storage import checkpoints
 
 # Every step is kept.
 MOVING = (
@@ -57,18 +57,8 @@ def test_the_reference_is_the_mixture_at_every_second_step(moving):
 def test_a_killed_run_goes_on_with_the_moved_reference(
   moving, tmp_path, monkeypatch
 ):
-  class Killed(BaseException):
-    pass
-
-  def write(self, step, split, metrics):
-    if (step, split) == (3, 'train'):
-      raise Killed
-    return real(self, step, split, metrics)
-
-  workdir, real = tmp_path / 'run', writers.MetricWriter.write
-  with monkeypatch.context() as patched, pytest.raises(Killed):
-    patched.setattr(writers.MetricWriter, 'write', write)
-    test_train.train(workdir, *MOVING)
+  workdir = tmp_path / 'run'
+  test_train.killed_at(3, monkeypatch, workdir, *MOVING)
   assert checkpoints.Checkpoints(workdir / 'checkpoints').steps() == [1, 2]
   assert test_train.train(workdir, *MOVING) == 0
   for step in (3, 4):

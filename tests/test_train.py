@@ -14,7 +14,7 @@ import pytest
 
 from dpo_jax import evaluate, preemption, tree
 from dpo_jax import main as main_lib
-from dpo_jax.storage import checkpoints
+from dpo_jax.storage import checkpoints, writers
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 QUICKSTART = f'--config={ROOT}/experiments/quickstart.py:stage=dpo,runlocal'
@@ -126,6 +126,23 @@ def test_cached_scores_and_packed_rows_train_alike(whole, tmp_path):
   for name, value in theirs.items():
     if isinstance(value, float):
       np.testing.assert_allclose(ours[name], value, rtol=1e-3, atol=1e-4)
+
+
+def killed_at(step, monkeypatch, workdir, *overrides):
+  """Trains in this process until the metrics of `step` would be written."""
+
+  class Killed(BaseException):
+    pass
+
+  def write(self, step_, split, metrics):
+    if (step_, split) == (step, 'train'):
+      raise Killed
+    return real(self, step_, split, metrics)
+
+  real = writers.MetricWriter.write
+  with monkeypatch.context() as patched, pytest.raises(Killed):
+    patched.setattr(writers.MetricWriter, 'write', write)
+    train(workdir, *overrides)
 
 
 def run_child(workdir, **options):

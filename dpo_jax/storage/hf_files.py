@@ -99,14 +99,14 @@ def _find(folder: pathlib.Path) -> list[pathlib.Path]:
   )
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """A JSON object; InputError where there is none."""
+def read_json(
+  path: pathlib.Path, wanted: str = 'the folder of a Hugging Face checkpoint'
+) -> dict[str, Any]:
+  """A JSON object; InputError where there is none: give what is `wanted`."""
   try:
     value = json.loads(path.read_text(encoding='utf-8'))
   except FileNotFoundError:
-    raise InputError(
-      f'{path}: no such file; fix: give the folder of a Hugging Face checkpoint'
-    ) from None
+    raise InputError(f'{path}: no such file; fix: give {wanted}') from None
   except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON
     raise InputError(
       f'{path}: cannot be read ({error}); fix: copy it again'

@@ -25,10 +25,14 @@ from dpo_jax import tree
 from dpo_jax.models import adapter_spec, adapters, families
 from dpo_jax.models.adapter_spec import LINEARS, AdapterSpec
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.storage import hf_layout, whole_folder
+from dpo_jax.storage import hf_files, hf_layout, whole_folder
 from dpo_jax.types import InputError, Params
 
 _CONFIG = 'adapter_config.json'
+_FOLDER = (
+  'the folder of a PEFT adapter (a run writes one with --mode=export '
+  '--config.adapter.export=peft)'
+)
 _TENSORS = 'adapter_model.safetensors'
 _NAME = 'base_model.model.{module}.lora_{factor}.weight'
 
@@ -199,7 +203,7 @@ def _whole(number: float) -> int | float:
 
 def _read(folder, config, spec) -> dict[str, np.ndarray]:
   """{our name: float32 array} of a folder that fits."""
-  peft = _read_config(folder)
+  peft = hf_files.read_json(folder / _CONFIG, _FOLDER)
   _check_config(folder / _CONFIG, peft, spec)
   tensors = _read_tensors(folder)
   modules = _modules(config, spec.targets)
@@ -220,24 +224,6 @@ def _read(folder, config, spec) -> dict[str, np.ndarray]:
         leaves[f'layers/{part.target}/a'][i] = ours_a
         leaves[f'layers/{part.target}/b'][i] = ours_b
   return leaves
-
-
-def _read_config(folder: pathlib.Path) -> dict[str, Any]:
-  path = folder / _CONFIG
-  try:
-    value = json.loads(path.read_text(encoding='utf-8'))
-  except FileNotFoundError:
-    raise InputError(
-      f'{path}: no such file; fix: give the folder of a PEFT adapter (a run '
-      'writes one with --mode=export --config.adapter.export=peft)'
-    ) from None
-  except (OSError, ValueError) as error:
-    raise InputError(
-      f'{path}: cannot be read ({error}); fix: copy it again'
-    ) from None
-  if not isinstance(value, dict):
-    raise InputError(f'{path}: not a JSON object; fix: copy it again')
-  return value
 
 
 def _check_config(path, peft, spec: AdapterSpec) -> None:
