@@ -26,7 +26,9 @@ from typing import NamedTuple
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
-from dpo_jax import config_check, config_rules, preemption
+from dpo_jax.config import check as config_check
+from dpo_jax.config import rules as config_rules
+from dpo_jax.run import preemption
 from dpo_jax.types import InputError
 
 MODES = (
@@ -121,7 +123,8 @@ def parse(argv: Sequence[str]) -> Command:
 def _dispatch(command: Command) -> int | None:
   """Calls the mode's function; its exit code, where it has one."""
   # Imported here: jax takes seconds, and a refusal must not wait for it.
-  from dpo_jax import train, verbs
+  from dpo_jax import train
+  from dpo_jax.run import verbs
 
   mode, config, workdir, export_to, num_devices = command
   try:

@@ -21,8 +21,7 @@ from jax.sharding import (
 
 from dpo_jax import types
 from dpo_jax.scoring import ROW_AXES
-from dpo_jax.train_state import TrainState
-from dpo_jax.types import InputError, Params
+from dpo_jax.types import InputError, Params, TrainState
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
 

@@ -13,20 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dpo_jax import (
-  bookkeeping,
-  evaluate,
-  inputs,
-  policy_weights,
-  reference_pass,
-  run_setup,
-  sample,
-  types,
-)
-from dpo_jax.preemption import Preempted, Signals
+from dpo_jax import types
+from dpo_jax.run import bookkeeping, evaluate, inputs, sample
+from dpo_jax.run import job as run_setup
+from dpo_jax.run import reference as reference_pass
+from dpo_jax.run import weights as policy_weights
+from dpo_jax.run.preemption import Preempted, Signals
 from dpo_jax.storage import checkpoints, initial_weights, run_dir, writers
-from dpo_jax.train_state import TrainState
-from dpo_jax.types import Params
+from dpo_jax.types import Params, TrainState
 
 # What a continued run may change: nothing that the result depends on.
 MAY_CHANGE = (

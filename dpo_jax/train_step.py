@@ -17,8 +17,23 @@ from dpo_jax.losses import examples, views
 from dpo_jax.losses import rewards as rewards_lib
 from dpo_jax.losses.objective import Objective, present
 from dpo_jax.models import experts
-from dpo_jax.train_state import TrainState
-from dpo_jax.types import Params
+from dpo_jax.types import Params, TrainState
+
+
+def init_state(
+  params: Params,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  loss_state: Params | None = None,
+) -> TrainState:
+  """The state before the first update; `loss_state` is the objective's."""
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.init(params),
+    loss_state={} if loss_state is None else loss_state,
+    key=jax.random.key_data(jax.random.key(seed)),
+  )
 
 
 def make_train_step(

@@ -165,3 +165,13 @@ class Frozen(NamedTuple):
   scale: Array | float  # of every adapter's share
   reference: Params | None = None  # the reference's weights; None = base
   adapter: Params | None = None  # on the reference; None = it is off
+
+
+class TrainState(NamedTuple):
+  """State of training, the whole of a checkpoint; every leaf is an array."""
+
+  step: Array  # int32, updates done
+  params: Params  # trainable parameters, float32
+  opt_state: Params  # the optimizer's moments
+  loss_state: Params  # running means of losses that keep any
+  key: Array  # uint32 [2], PRNG key data; keys of a step derive from it

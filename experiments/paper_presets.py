@@ -17,7 +17,7 @@ here at its full setting, so none is claimed.
 """
 
 from dpo_jax import config as config_lib
-from dpo_jax import loss_rules
+from dpo_jax.losses import rules as loss_rules
 from dpo_jax.types import InputError
 
 ULTRAFEEDBACK = {

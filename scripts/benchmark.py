@@ -12,7 +12,8 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from dpo_jax import benchmark, benchmark_sampling  # noqa: E402
+from dpo_jax.bench import sampling as benchmark_sampling
+from dpo_jax.bench import step as benchmark  # noqa: E402
 from dpo_jax.types import InputError  # noqa: E402
 
 

@@ -7,8 +7,8 @@ import pathlib
 import pytest
 
 from dpo_jax import config as config_lib
-from dpo_jax import loss_rules
 from dpo_jax import main as main_lib
+from dpo_jax.losses import rules as loss_rules
 from dpo_jax.types import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from dpo_jax import optim, sharding
-from dpo_jax.train_state import init_state
+from dpo_jax.train_step import init_state
 from dpo_jax.types import InputError
 
 PARAMS = {'kernel': np.zeros((3, 8, 6), np.float32), 'bias': np.zeros(6)}

@@ -12,8 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from dpo_jax import evaluate, preemption, tree
 from dpo_jax import main as main_lib
+from dpo_jax import tree
+from dpo_jax.run import evaluate, preemption
 from dpo_jax.storage import checkpoints, writers
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

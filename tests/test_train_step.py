@@ -8,7 +8,7 @@ import pytest
 import toy
 
 from dpo_jax import losses, optim, scoring, sharding, train_step, types
-from dpo_jax.train_state import init_state
+from dpo_jax.train_step import init_state
 
 LN2 = float(np.log(2))
 SCHEDULE = optim.make_schedule('constant', num_steps=10)

@@ -1,65 +1,56 @@
-"""Preference losses: one file a family, one registry.
+"""Preference losses: families, registry, objective, options and their rules.
 
-`names()` and `get(name)` list and find them, `option_names()` and
-`get_option(name)` the options; `make_objective` mixes them.
+`names()` and `get(name)` list and find losses, `option_names()` and
+`get_option(name)` options; `make_objective` mixes them. The families, and jax
+with them, are imported on first use: `dpo_jax.losses.rules` and `.catalogue`
+import without jax, so that a refusal does not wait for it.
 """
 
-from dpo_jax.loss_rules import MIXES
-from dpo_jax.losses import (
-  absolute,
-  likelihood,
-  listwise,
-  options,
-  pairwise,
-  reference_free,
-  token_level,
-  transport,
-  unpaired,
-)
-from dpo_jax.losses.objective import Objective, default_hyper, make_objective
-from dpo_jax.losses.pairs import PairScores
-from dpo_jax.losses.registry import (
-  Loss,
-  Option,
-  get,
-  get_option,
-  hyper_names,
-  names,
-  option_names,
-  register,
-  register_option,
-  static_names,
-)
-from dpo_jax.losses.table import refresh_table, table
-from dpo_jax.losses.views import LabelledScores, ListScores
+import importlib
 
-__all__ = [
-  'MIXES',
-  'LabelledScores',
-  'ListScores',
-  'Loss',
-  'Objective',
-  'Option',
-  'PairScores',
+# The files with registered functions. The order of options is the order in
+# which they apply.
+FAMILIES = (
   'absolute',
-  'default_hyper',
-  'get',
-  'get_option',
-  'hyper_names',
   'likelihood',
   'listwise',
-  'make_objective',
-  'names',
-  'option_names',
   'options',
   'pairwise',
   'reference_free',
-  'refresh_table',
-  'register',
-  'register_option',
-  'static_names',
-  'table',
   'token_level',
   'transport',
   'unpaired',
-]
+)
+_HOMES = {
+  'Loss': 'registry',
+  'Option': 'registry',
+  'get': 'registry',
+  'get_option': 'registry',
+  'hyper_names': 'registry',
+  'names': 'registry',
+  'option_names': 'registry',
+  'register': 'registry',
+  'register_option': 'registry',
+  'static_names': 'registry',
+  'MIXES': 'rules',
+  'Objective': 'objective',
+  'default_hyper': 'objective',
+  'make_objective': 'objective',
+  'PairScores': 'pairs',
+  'LabelledScores': 'views',
+  'ListScores': 'views',
+  'refresh_table': 'table',
+  'table': 'table',
+}
+
+__all__ = [*FAMILIES, *_HOMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str):
+  """Imports a family, or a public name from its home, on first use."""
+  if name in FAMILIES:
+    return importlib.import_module(f'{__name__}.{name}')
+  if name in _HOMES:
+    home = importlib.import_module(f'{__name__}.{_HOMES[name]}')
+    return getattr(home, name)
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

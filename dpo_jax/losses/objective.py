@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpo_jax import loss_rules, types
+from dpo_jax import types
 from dpo_jax.losses import pairs as pairs_lib
 from dpo_jax.losses import registry, views
+from dpo_jax.losses import rules as loss_rules
 from dpo_jax.losses.pairs import PairScores
 from dpo_jax.types import Array
 

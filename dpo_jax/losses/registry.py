@@ -10,11 +10,14 @@ from the source.
 
 import dataclasses
 import difflib
+import functools
+import importlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
 
-from dpo_jax import loss_rules
+from dpo_jax import losses
+from dpo_jax.losses import rules as loss_rules
 from dpo_jax.types import InputError
 
 # What the sum of the values is divided by, over the global batch: the sum of
@@ -184,16 +187,19 @@ def register_option(
 
 def names() -> tuple[str, ...]:
   """Names of every registered loss, sorted."""
+  _import_families()
   return tuple(sorted(_LOSSES))
 
 
 def option_names() -> tuple[str, ...]:
   """Names of every registered option, in the order in which they apply."""
+  _import_families()
   return tuple(_OPTIONS)
 
 
 def get(name: str) -> Loss:
   """The loss of that name; InputError with the nearest match otherwise."""
+  _import_families()
   if name in _LOSSES:
     return _LOSSES[name]
   raise _unknown('config.loss.terms', 'loss', name, names())
@@ -201,6 +207,7 @@ def get(name: str) -> Loss:
 
 def get_option(name: str) -> Option:
   """The option of that name; InputError with the nearest match otherwise."""
+  _import_families()
   if name in _OPTIONS:
     return _OPTIONS[name]
   raise _unknown('config.loss', 'option', name, option_names())
@@ -216,7 +223,14 @@ def static_names() -> tuple[str, ...]:
   return tuple(sorted({key for it in _all() for key in it.static}))
 
 
+@functools.cache
+def _import_families() -> None:
+  for family in losses.FAMILIES:
+    importlib.import_module(f'{losses.__name__}.{family}')
+
+
 def _all():
+  _import_families()
   return (*_LOSSES.values(), *_OPTIONS.values())
 
 

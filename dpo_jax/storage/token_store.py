@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
-from dpo_jax.data import length_table
+from dpo_jax.data.batches import length_table
 from dpo_jax.types import Comparison, EncodedRecord, InputError
 
 FORMAT = 2  # part of the key: another format is another store

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from dpo_jax import config, loss_rules, losses
+from dpo_jax import config, losses
+from dpo_jax.losses import rules as loss_rules
 from dpo_jax.types import InputError
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / 'experiments'

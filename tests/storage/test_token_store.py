@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dpo_jax import types
-from dpo_jax.data import length_table, pipeline
+from dpo_jax.data.batches import length_table, pipeline
 from dpo_jax.storage import token_store
 from dpo_jax.types import Comparison, EncodedRecord
 

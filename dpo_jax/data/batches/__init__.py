@@ -1,0 +1,1 @@
+"""lengths -> rows: the split, the plan of batches, filled rows."""

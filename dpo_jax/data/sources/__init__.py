@@ -1,0 +1,1 @@
+"""file -> record: readers of every row format and public set."""

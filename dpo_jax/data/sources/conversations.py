@@ -1,0 +1,197 @@
+"""The forms of text in a row: strings, lists of messages, dialogues.
+
+Comes in: one value of a row, its key and where it was found. Goes out: the
+checked value, or prompt and answers taken apart, or a types.InputError naming
+the key. Renders no template: see templates.py.
+
+A message is {'role': ..., 'content': string}; other keys (name, tool_calls)
+stay in it for the template.
+"""
+
+import json
+import os
+from typing import Any
+
+from dpo_jax import errors
+from dpo_jax.types import InputError
+
+ROLES = ('system', 'developer', 'user', 'assistant', 'tool')
+ANSWER_MARK = '\n\nAssistant:'  # opens each of the model's turns in HH's text
+
+_OTHER_NAMES = {'human': 'user', 'gpt': 'assistant', 'model': 'assistant'}
+
+Messages = tuple[dict[str, Any], ...]
+
+
+def text(value: Any, key: str, where: str) -> str:
+  """A string that UTF-8 can hold; it may be empty."""
+  if not isinstance(value, str):
+    raise errors.wrong_type(key, value, 'a string', where)
+  if not value.isascii():
+    try:
+      value.encode('utf-8')
+    except UnicodeEncodeError as error:
+      raise errors.error(
+        where,
+        f'{key!r} has a lone surrogate at character {error.start + 1}: '
+        f'{errors.show(value[error.start])}',
+        'write the character whole, or remove it',
+      ) from None
+  return value
+
+
+def messages(value: Any, key: str, where: str) -> Messages:
+  """A list of one message or more, as a tuple."""
+  if not isinstance(value, list) or not value:
+    raise errors.wrong_type(key, value, 'a list of messages', where)
+  for i, message in enumerate(value):
+    name = f'{key}[{i}]'
+    if not isinstance(message, dict):
+      raise errors.wrong_type(
+        name, message, "{'role': ..., 'content': ...}", where
+      )
+    for part in ('role', 'content'):
+      if message.get(part) is None:
+        if part == 'content' and message.get('tool_calls'):
+          continue  # an assistant that only calls a tool
+        raise _without(part, message, name, where)
+      text(message[part], f'{name}.{part}', where)
+    if message['role'] not in ROLES:
+      raise _unknown_role(message['role'], name, where)
+  return tuple(value)
+
+
+def tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
+  """Function schemas: a list of objects, or its JSON text."""
+  found = value
+  if isinstance(value, str):
+    try:
+      found = json.loads(value)
+    except (ValueError, RecursionError):
+      pass
+  if not isinstance(found, list) or not all(isinstance(t, dict) for t in found):
+    raise errors.wrong_type(
+      'tools', value, 'a list of function schemas, or its JSON text', where
+    )
+  return tuple(found)
+
+
+def answer(value: Any, key: str, where: str) -> Messages:
+  """Messages that begin with the assistant's."""
+  turns = messages(value, key, where)
+  if turns[0]['role'] != 'assistant':
+    raise errors.error(
+      where,
+      f'{key!r} begins with a message of role {turns[0]["role"]!r}',
+      "begin the answer with role 'assistant'; what is before is the prompt",
+    )
+  return turns
+
+
+def split(
+  prompt: Any, chosen: Messages, rejected: Messages, where: str
+) -> tuple[Messages, Messages, Messages]:
+  """Prompt and answers where the row names a prompt.
+
+  A list of messages is the prompt; sides that repeat it lose it. A string is
+  the question in words (UltraFeedback): it is the shared beginning of the
+  sides where they have one, and else the one user message before them.
+  """
+  if isinstance(prompt, str):
+    text(prompt, 'prompt', where)
+    if chosen[0]['role'] != 'assistant':
+      return split_shared(chosen, rejected, where)
+    turns: Messages = ({'role': 'user', 'content': prompt},)
+  else:
+    turns = messages(prompt, 'prompt', where)
+  size = len(turns)
+  if all(_same(side[:size], turns) for side in (chosen, rejected)):
+    chosen, rejected = chosen[size:], rejected[size:]
+  for key, side in (('chosen', chosen), ('rejected', rejected)):
+    if not side or side[0]['role'] != 'assistant':
+      raise errors.error(
+        where,
+        f'{key!r} does not begin with an assistant message after the prompt',
+        "give the answer alone, or leave 'prompt' out where both sides repeat "
+        'it',
+      )
+  return turns, chosen, rejected
+
+
+def split_shared(
+  chosen: Messages, rejected: Messages, where: str
+) -> tuple[Messages, Messages, Messages]:
+  """Prompt and answers where both sides are whole conversations.
+
+  The prompt is the longest common beginning after which both sides go on with
+  an assistant message.
+  """
+  best = 0
+  for size in range(1, min(len(chosen), len(rejected))):
+    if not _same(chosen[size - 1 : size], rejected[size - 1 : size]):
+      break
+    if chosen[size]['role'] == rejected[size]['role'] == 'assistant':
+      best = size
+  if not best:
+    raise errors.error(
+      where,
+      "'chosen' and 'rejected' share no prompt that an assistant answers in "
+      'both',
+      "begin both with the same messages, or put them under 'prompt'",
+    )
+  return chosen[:best], chosen[best:], rejected[best:]
+
+
+def is_dialogue(value: Any) -> bool:
+  """Whether a value is text in the Human/Assistant form of Anthropic's HH."""
+  return isinstance(value, str) and ANSWER_MARK in value
+
+
+def split_dialogue(
+  chosen: str, rejected: str, where: str
+) -> tuple[str, str, str]:
+  r"""Prompt and answers of two dialogues in HH's form.
+
+  The prompt is the longest common beginning that ends in '\n\nAssistant:';
+  the answers keep their leading space.
+  """
+  shared = os.path.commonprefix([chosen, rejected])
+  size = shared.rfind(ANSWER_MARK) + len(ANSWER_MARK)
+  if size < len(ANSWER_MARK):
+    raise errors.error(
+      where,
+      "'chosen' and 'rejected' share no beginning that ends in "
+      f'{ANSWER_MARK!r}',
+      'give both the same dialogue up to the last answer',
+    )
+  return chosen[:size], chosen[size:], rejected[size:]
+
+
+def _same(left: Messages, right: Messages) -> bool:
+  return len(left) == len(right) and all(
+    all(a.get(k) == b.get(k) for k in ('role', 'content', 'tool_calls'))
+    for a, b in zip(left, right)
+  )
+
+
+def _without(
+  part: str, message: dict[str, Any], name: str, where: str
+) -> InputError:
+  if part in message:
+    return errors.wrong_type(f'{name}.{part}', None, 'a string', where)
+  found = ', '.join(errors.show(key, 20) for key in list(message)[:6])
+  return errors.error(
+    where,
+    f'message {name} has no {part!r} (its keys: {found or "none"})',
+    "write messages as {'role': ..., 'content': ...}",
+  )
+
+
+def _unknown_role(role: str, name: str, where: str) -> InputError:
+  match = _OTHER_NAMES.get(role.lower()) or errors.nearest(role, ROLES)
+  hint = f' (did you mean {match!r}?)' if match else ''
+  return errors.error(
+    where,
+    f'unknown role {errors.show(role, 30)} in {name}{hint}',
+    f'use one of {", ".join(ROLES)}',
+  )

@@ -1,0 +1,131 @@
+"""source -> records: a data file or a named public set, checked row by row.
+
+Comes in: a path (see files.py for its kinds) or `tfds:NAME[/CONFIG]:SPLIT`
+(see published.py for the names). Goes out: a Source, whose records can be
+iterated any number of times. The format is detected from the first row and
+then holds for the whole file. Iterating to the end is the validation: each
+fault is a types.InputError naming the row. Encodes and drops nothing.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from dpo_jax import errors
+from dpo_jax.data.sources import files, published, records
+from dpo_jax.types import PreferenceRecord
+
+TFDS = 'tfds:'
+
+_Rows = Iterator[tuple[str, dict[str, Any]]]  # (where, row)
+
+
+class Source(NamedTuple):
+  """Where records come from; nothing is held in memory."""
+
+  name: str  # as the user wrote it; also record.source
+  fingerprint: str  # sha256, hex, of the bytes behind the records
+  row_format: str  # a key of records.FORMATS
+  records: Callable[[], Iterator[PreferenceRecord]]  # a fresh iterator a call
+
+
+def open_source(
+  name_or_path: str | os.PathLike,
+  *,
+  row_format: str = 'auto',
+  use_token_ids: bool = False,
+  manual_dir: str | os.PathLike | None = None,
+  data_dir: str | os.PathLike | None = None,
+) -> Source:
+  """Checks that a source is there and reads its first row.
+
+  Args:
+    name_or_path: a data file, or `tfds:NAME[/CONFIG]:SPLIT` such as
+      `tfds:hh_rlhf/harmless-base:train` or `tfds:shp/askvet:test[:100]`.
+    row_format: a key of records.FORMATS, or 'auto' to detect it.
+    use_token_ids: train on the rows' `*_ids` columns and ignore their text,
+      where the first row has such columns.
+    manual_dir: the folder with the downloaded files of public sets; by
+      default `downloads/manual` in data_dir.
+    data_dir: where TFDS keeps prepared sets; by default $TFDS_DATA_DIR or
+      ~/tensorflow_datasets.
+
+  Returns:
+    The Source; its first row is known to be good, the others when iterated.
+
+  Raises:
+    InputError: one line `where: problem; fix: ...`.
+  """
+  name = os.fspath(name_or_path)
+  _check_format(row_format)
+  if name.startswith(TFDS):
+    rows, make_fingerprint = _tfds_rows(name, manual_dir, data_dir)
+  else:
+    path = os.path.expanduser(name)
+    rows = functools.partial(_file_rows, path)
+    make_fingerprint = functools.partial(files.fingerprint, [path])
+  where, first = next(rows(), (f'{name}:0', None))
+  if first is None:
+    raise errors.error(where, 'no rows in it', 'write or copy it again')
+  if use_token_ids and any(key.endswith('_ids') for key in first):
+    row_format = 'token_ids'
+  is_detected = row_format == 'auto'
+  if is_detected:
+    row_format = records.detect_format(first, where)
+  records.parse_row(first, row_format, where=where)
+
+  def iterate() -> Iterator[PreferenceRecord]:
+    for where, row in rows():
+      if is_detected:
+        _same_format(row, row_format, where)
+      record = records.parse_row(row, row_format, where=where)
+      yield record._replace(source=name)
+
+  return Source(name, make_fingerprint(), row_format, iterate)
+
+
+def _file_rows(path: str) -> _Rows:
+  for number, row in files.read_rows(path, records.KNOWN_COLUMNS):
+    yield f'{path}:{number}', row
+
+
+def _tfds_rows(
+  name: str,
+  manual_dir: str | os.PathLike | None,
+  data_dir: str | os.PathLike | None,
+) -> tuple[Callable[[], _Rows], Callable[[], str]]:
+  asked = published.parse_name(name.removeprefix(TFDS), where=name)
+  from dpo_jax.data import tfds_builders  # here: importing TFDS takes seconds
+
+  prepared = tfds_builders.prepare(
+    asked, where=name, manual_dir=manual_dir, data_dir=data_dir
+  )
+
+  def rows() -> _Rows:
+    for index, row in enumerate(tfds_builders.read(prepared)):
+      yield f'{name}[{index}]', row
+
+  return rows, lambda: prepared.fingerprint
+
+
+def _check_format(row_format: str) -> None:
+  if row_format not in ('auto', *records.FORMATS):
+    raise errors.error(
+      'data.row_format',
+      f'unknown row format {row_format!r}'
+      f'{errors.did_you_mean(row_format, records.FORMATS)}',
+      f"use 'auto' or one of {', '.join(records.FORMATS)}",
+    )
+
+
+def _same_format(row: dict[str, Any], row_format: str, where: str) -> None:
+  found = records.detect_format(row, where)
+  if found != row_format:
+    raise errors.error(
+      where,
+      f'mixed formats: the first row is {row_format!r} '
+      f'({records.FORMATS[row_format]}), this one is {found!r} '
+      f'({records.FORMATS[found]})',
+      'give each format a file of its own',
+    )

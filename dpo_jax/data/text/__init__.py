@@ -1,0 +1,1 @@
+"""record -> tokens: templates, tokenizers, truncation, the ledger."""

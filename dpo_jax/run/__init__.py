@@ -1,0 +1,1 @@
+"""config -> a run: data, weights, jitted steps, and one file per command."""

@@ -1,0 +1,230 @@
+"""What a step would need: memory a device and arithmetic, from shapes alone.
+
+Comes in: a Job, on a real mesh or an abstract one. Goes out: bytes and
+floating-point operations. Makes no array and compiles nothing.
+
+Memory is a sum over what is alive in the middle of the backward pass:
+parameters, the optimiser's moments and the reference's weights as sharded;
+gradients like what is trained (twice with microbatches: a sum and an addend);
+activations: what `jax.vjp` of the layers keeps for a device's rows under the
+remat policy, and what one layer keeps while it is computed again; the layer
+and the head as gathered from all `fsdp` shards, with their gradients; a chunk
+of logits three times (logits, probabilities, gradient); the batch. What the
+compiler fuses or keeps longer is not seen: tests/test_planning.py holds the
+sum against `compiled.memory_analysis()`.
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dpo_jax import sharding, types
+from dpo_jax.models import decoder, flops
+from dpo_jax.models.decoder_config import DecoderConfig, param_dims
+from dpo_jax.run import job as run_setup
+
+_COUNTED_STEPS = 100  # whose attention is counted
+
+
+class Memory(NamedTuple):
+  """Bytes on one device."""
+
+  parameters: int
+  optimizer: int
+  reference: int
+  gradients: int
+  activations: int
+  gathered: int  # a layer and the head, whole, with their gradients
+  logits: int
+  batch: int
+
+
+def memory(config, job: run_setup.Job) -> Memory:
+  """What a training step holds on each device.
+
+  Args:
+    config: validated ConfigDict.
+    job: of the config.
+  """
+  state, model = job.abstract, job.model
+  parts = job.mesh.shape
+  rows = max(job.train_plan.row_counts) // sharding.row_multiple(job.mesh)
+  length = job.train_plan.row_length
+  trained = on_device(state.params)
+  local = _local(model.config, parts['tensor'])
+  dtype = run_setup.compute_dtype(config)
+  return Memory(
+    parameters=trained + (on_device(job.base.abstract) if job.base else 0),
+    optimizer=on_device(state.opt_state),
+    reference=on_device(job.weights.abstract) if _has_own(config, job) else 0,
+    gradients=trained * (2 if config.train.microbatches > 1 else 1),
+    activations=_activations(config, local, dtype, rows, length),
+    gathered=_gathered(local, dtype, split=parts['fsdp'] > 1),
+    logits=3
+    * 4
+    * local.vocab_size
+    * min(config.precision.head_chunk, rows * length),
+    batch=6 * 4 * rows * length * config.train.microbatches,
+  )
+
+
+def step_flops(config, job: run_setup.Job) -> dict[str, float]:
+  """Arithmetic of a mean update, as models/flops.py counts it.
+
+  A forward pass, twice that for the gradients (once under an adapter: the
+  base has none), and a forward pass of the reference in the step.
+
+  Args:
+    config: validated ConfigDict.
+    job: of the config.
+  """
+  plan = job.train_plan
+  num_steps = min(plan.steps_per_epoch, job.num_steps, _COUNTED_STEPS)
+  counts = plan.summary(num_steps)
+  units = [
+    unit
+    for t in range(num_steps)
+    for part in plan.step(t).rows
+    for row in part
+    for unit in row
+  ]
+  attended = sum(flops.attended(unit.trunk, unit.lengths) for unit in units)
+  work = flops.Work(
+    tokens=counts['num_tokens'] / num_steps,
+    attended=attended / num_steps,
+    predicted=counts['num_predicted_tokens'] / num_steps,
+  )
+  forward = flops.forward_flops(job.model.config, work)
+  policy = 3 if job.adapter is None else 2
+  total = forward * (policy + _has_reference(config, job))
+  return {
+    'flops_a_step': total,
+    'flops_a_device': total / job.mesh.size,
+    'tokens_a_step': work.tokens,
+  }
+
+
+def describe(config, job: run_setup.Job) -> str:
+  """Parameters, memory a device and arithmetic a step, in a few lines."""
+  needed, counts = memory(config, job), step_flops(config, job)
+  names = job.model.config
+  total = sum(
+    math.prod(names.sizes[d] for d in dims)
+    for dims in param_dims(names).values()
+  )
+  trained = sum(leaf.size for leaf in jax.tree.leaves(job.abstract.params))
+  mesh = ', '.join(f'{axis}={n}' for axis, n in job.mesh.shape.items())
+  parts = ' + '.join(f'{k} {_gib(v)}' for k, v in needed._asdict().items())
+  return (
+    f'plan for {job.mesh.size} device(s), {mesh}: {total:,} parameters, '
+    f'{trained:,} of them trained, compute '
+    f'{run_setup.compute_dtype(config)}, remat {config.model.remat}\n'
+    f'memory a device: {_gib(sum(needed))} GiB = {parts}\n'
+    f'arithmetic: {counts["flops_a_step"]:.3e} FLOPs a step, '
+    f'{counts["flops_a_device"]:.3e} a device, '
+    f'{counts["tokens_a_step"]:,.0f} tokens a step'
+  )
+
+
+def on_device(abstract: Any) -> int:
+  """Bytes on one device of ShapeDtypeStructs that carry their sharding."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * _bits(leaf.dtype) // 8
+    for leaf in jax.tree.leaves(abstract)
+  )
+
+
+def _bits(dtype) -> int:
+  """Of an element; devices pack two of uint4 in a byte."""
+  return 4 if dtype == jnp.uint4 else 8 * dtype.itemsize
+
+
+def _has_reference(config, job) -> bool:
+  """Whether the reference is run in the step."""
+  in_step = config.reference.mode in ('params', 'adapter_off')
+  return job.objective.needs_reference and in_step
+
+
+def _has_own(config, job) -> bool:
+  """Whether the reference has weights of its own, not an adapter's base."""
+  shared = not config.reference.init_from and job.move_reference is None
+  return _has_reference(config, job) and (job.adapter is None or not shared)
+
+
+def _local(config: DecoderConfig, parts: int) -> DecoderConfig:
+  """The decoder that one of the mesh's `tensor` parts computes."""
+  names = ('num_heads', 'num_kv_heads', 'mlp_width', 'vocab_size')
+  sizes = {name: getattr(config, name) for name in names}
+  return dataclasses.replace(
+    config,
+    **{k: n // parts if n % parts == 0 else n for k, n in sizes.items()},
+  )
+
+
+def _activations(config, local, dtype, rows, length) -> int:
+  """Bytes that the backward pass of the layers finds stored."""
+  shape = rows, length
+
+  def kept(decoder_config, remat):
+    model = decoder.make_model(
+      decoder_config,
+      compute_dtype=dtype,
+      remat=remat,
+      attention_block=config.model.attention_block,
+    )
+    return _residuals(model, shape)
+
+  stored = kept(local, config.model.remat)
+  if config.model.remat == 'none':
+    return stored
+  one = dataclasses.replace(
+    local,
+    num_layers=1,
+    layer_windows=local.layer_windows[:1],
+    layer_ropes=local.layer_ropes[:1],
+  )
+  return stored + kept(one, 'none')
+
+
+def _residuals(model, shape: tuple[int, int]) -> int:
+  """Bytes that jax.vjp of the hidden states keeps, parameters aside."""
+  slot = jax.ShapeDtypeStruct(shape, jnp.int32)
+  rows = types.Rows(*[slot] * len(types.Rows._fields))
+  sizes = {}
+
+  def trace(params, rows):
+    _, pullback = jax.vjp(lambda p: model.hidden(p, rows)[0], params)
+    known = {id(leaf) for leaf in jax.tree.leaves((params, rows))}
+    for leaf in jax.tree.leaves(pullback):
+      if id(leaf) not in known:
+        sizes[id(leaf)] = leaf.size * leaf.dtype.itemsize
+    return 0
+
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  jax.eval_shape(trace, params, rows)
+  return sum(sizes.values())
+
+
+def _gathered(local: DecoderConfig, dtype, split: bool) -> int:
+  """Bytes of the weights in use at a time, as computed with.
+
+  A cast copy where the compute type is another, a float32 copy where shards
+  are joined, and the float32 gradient; of experts, a layer's all together.
+  """
+  sizes = local.sizes | {'N': 1}
+  dims = param_dims(local)
+  layer = sum(
+    math.prod(sizes[d] for d in letters)
+    for name, letters in dims.items()
+    if name.startswith('layers/')
+  )
+  head = local.vocab_size * local.width
+  cast = dtype.itemsize if dtype != jnp.float32 else 0
+  return (layer + head) * (cast + 4 * split + 4)
+
+
+def _gib(size: int) -> str:
+  return f'{size / 2**30:.3g}'

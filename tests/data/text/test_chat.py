@@ -1,0 +1,238 @@
+"""What of a conversation is trained, tools, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import toy_tokenizers as toy
+
+from dpo_jax.data.sources import records
+from dpo_jax.data.text import chat, encode
+from dpo_jax.types import InputError
+
+HEAD = (
+  '{%- if tools %}{{ "<|im_start|>system\\n" ~ (tools | tojson) ~ '
+  '"<|im_end|>\\n" }}{% endif %}'
+)
+TAIL = (
+  '{%- if add_generation_prompt %}{{ "<|im_start|>assistant\\n" }}{% endif %}'
+)
+TEMPLATES = {
+  'chatml': HEAD
+  + "{%- for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\\n' ~ "
+  "(m.content or '') ~ (m.tool_calls | tojson if m.tool_calls else '') ~ "
+  "'<|im_end|>\\n' }}{% endfor %}" + TAIL,
+  'gen': HEAD + "{%- for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\\n' }}"
+  "{%- if m.role == 'assistant' %}{% generation %}{{ (m.content or '') ~ "
+  "(m.tool_calls | tojson if m.tool_calls else '') ~ '<|im_end|>' }}"
+  "{% endgeneration %}{% else %}{{ m.content ~ '<|im_end|>' }}{% endif %}"
+  "{{ '\\n' }}{% endfor %}" + TAIL,
+  # As Qwen 3: thoughts of all but the last turn are left out.
+  'thinking': "{%- for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\\n' ~ "
+  "('<think></think>' if loop.last and m.role == 'assistant' else '') ~ "
+  "(m.content or '') ~ '<|im_end|>\\n' }}{% endfor %}" + TAIL,
+}
+SCHEMAS = [{'type': 'function', 'function': {'name': 'day', 'about': 'é<'}}]
+TURNS = (
+  {'role': 'system', 'content': 'Be brief.'},
+  {'role': 'user', 'content': 'Which day?'},
+  {'role': 'assistant', 'tool_calls': [{'name': 'day'}]},
+  {'role': 'tool', 'content': 'Monday'},
+  {'role': 'assistant', 'content': 'Mönday.'},
+  {'role': 'user', 'content': 'Sure?'},
+  {'role': 'assistant', 'content': 'Yes.'},
+)
+# transformers 5.23.0, apply_chat_template(TURNS, tools=SCHEMAS) of 'gen' and of
+# 'chatml' alike, with a PreTrainedTokenizerFast of toy.byte_level(), but for
+# the line break after the last turn's end, which is trimmed.
+TEXT = (
+  '<|im_start|>system\n[{"type": "function", "function": {"name": "day", '
+  '"about": "é<"}}]<|im_end|>\n<|im_start|>system\nBe brief.<|im_end|>\n'
+  '<|im_start|>user\nWhich day?<|im_end|>\n<|im_start|>assistant\n'
+  '[{"name": "day"}]<|im_end|>\n<|im_start|>tool\nMonday<|im_end|>\n'
+  '<|im_start|>assistant\nMönday.<|im_end|>\n<|im_start|>user\nSure?'
+  '<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>'
+)
+# The same with return_assistant_tokens_mask=True of 'gen': its runs of ones.
+TRAINED = ['[{"name": "day"}]<|im_end|>', 'Mönday.<|im_end|>', 'Yes.<|im_end|>']
+
+
+def load(tmp_path, name, **config):
+  config = {'eos_token': '<|im_end|>'} | config
+  return toy.load(
+    tmp_path, toy.byte_level(), template=TEMPLATES[name], **config
+  )
+
+
+def run(tokens, row, **options):
+  options = {'max_length': 999, 'stage': 'sft', 'strict': True} | options
+  record = records.parse_row(row, where='f:1')
+  encoded, ledger = encode.encode_all(
+    [record], tokens, encode.EncodeOptions(**options)
+  )
+  return encoded[0], ledger
+
+
+def runs_of(tokens, ids, mask):
+  """The texts of the stretches of trained tokens."""
+  edges = np.flatnonzero(np.diff([0, *mask.astype(int), 0]))
+  return [
+    tokens.decode(ids[a:b], skip_special=False) for a, b in edges.reshape(-1, 2)
+  ]
+
+
+@pytest.mark.parametrize('train_on', ['all_assistant', 'generation', 'last'])
+@pytest.mark.parametrize('name', ['gen', 'chatml'])
+def test_tokens_and_masks_are_those_of_transformers(tmp_path, name, train_on):
+  tokens = load(tmp_path, name)
+  row = {'messages': list(TURNS), 'tools': SCHEMAS}
+  if (name, train_on) == ('chatml', 'generation'):
+    with pytest.raises(
+      InputError, match='^config.data.train_on: .*has no {% g'
+    ):
+      run(tokens, row, train_on=train_on)
+    return
+  record, ledger = run(tokens, row, train_on=train_on)
+  ids = record.completions[0]
+  whole = tokens.decode([*record.prompt, *ids], skip_special=False)
+  assert whole == TEXT
+  if train_on == 'last':
+    assert record.trained is None
+    assert tokens.decode(ids, skip_special=False) == TRAINED[-1]
+  else:
+    assert runs_of(tokens, ids, record.trained[0]) == TRAINED
+    count = len(ids) - int(record.trained[0].sum())
+    assert ledger.counters['untrained_tokens'] == count
+  assert ledger.counters['chats'] == 1
+
+
+def test_preferences_train_the_assistants_turns_of_each_answer(tmp_path):
+  tokens = load(tmp_path, 'chatml')
+  row = {
+    'prompt': list(TURNS[:2]),
+    'chosen': list(TURNS[2:]),
+    'rejected': [{'role': 'assistant', 'content': 'No.'}],
+    'tools': json.dumps(SCHEMAS),
+  }
+  record, _ = run(tokens, row, stage='dpo')
+  chosen, rejected = record.trained
+  assert runs_of(tokens, record.completions[0], chosen) == TRAINED
+  assert rejected.all() and len(rejected) == len(record.completions[1])
+  cut, _ = run(
+    tokens,
+    row,
+    stage='dpo',
+    truncation='keep_completion_start',
+    max_length=len(record.prompt) + 5,
+  )
+  assert [len(mask) for mask in cut.trained] == [5, 4]
+
+
+def test_a_turn_that_reads_otherwise_when_it_is_the_last(tmp_path):
+  tokens = load(tmp_path, 'thinking')
+  row = {'messages': list(TURNS[3:])}
+  record, _ = run(tokens, row, train_on='all_assistant')
+  texts = runs_of(tokens, record.completions[0], record.trained[0])
+  assert texts == ['Mönday.<|im_end|>', '<think></think>Yes.<|im_end|>']
+
+
+def test_masks_of_typed_control_tokens_and_eos(tmp_path):
+  # The turn's own end is no stop token, so one EOS is put and trained; what a
+  # user types is content and ends no turn.
+  tokens = load(tmp_path, 'gen', eos_token='</s>')
+  turns = [*TURNS[3:5], {'role': 'user', 'content': 'a</s>ö'}, TURNS[6]]
+  record, _ = run(tokens, {'messages': turns}, train_on='all_assistant')
+  texts = runs_of(tokens, record.completions[0], record.trained[0])
+  assert texts == ['Mönday.<|im_end|>', 'Yes.<|im_end|>', '</s>']
+  record, _ = run(
+    load(tmp_path, 'chatml'), {'messages': turns}, train_on='all_assistant'
+  )
+  assert len(record.trained[0]) == len(record.completions[0])
+
+
+def test_an_answer_without_trained_tokens_is_dropped(tmp_path):
+  source = TEMPLATES['gen'].replace("m.role == 'assistant'", "m.role == 'x'")
+  tokens = toy.load(tmp_path, toy.byte_level(), template=source)
+  with pytest.raises(InputError, match='nothing_trained'):
+    run(
+      tokens, {'messages': list(TURNS[3:])}, train_on='generation', stage='sft'
+    )
+
+
+@pytest.mark.parametrize(
+  ('source', 'options', 'message'),
+  [
+    ('{% for x %}', {}, 'is no chat template .*: line 1: '),
+    ('a\n{{ x', {}, 'line 2: '),
+    ('{{ x.y }}', {}, "f:1: .*'x' is undefined.*data.template_args"),
+    ("{{ ''.__class__ }}", {}, 'f:1: .*what no chat template may.*__class__'),
+    ("{{ raise_exception('roles!') }}", {}, "f:1: .*'roles!'; fix: "),
+    (
+      '{{ enable }}',
+      {'template_args': {'enabel': 1}},
+      "template_args: .*no 'enabel' .did you mean 'enable'.*; fix: ",
+    ),
+  ],
+)
+def test_what_is_refused(tmp_path, source, options, message):
+  tokens = toy.load(tmp_path, toy.byte_level(), template=source)
+  with pytest.raises(InputError, match=message) as caught:
+    run(tokens, {'messages': list(TURNS)}, **options)
+  assert '\n' not in str(caught.value) and '; fix: ' in str(caught.value)
+
+
+def test_tools_take_the_template_for_tools(tmp_path):
+  # transformers' get_chat_template: 'tool_use' where tools are given.
+  named = [
+    {'name': 'default', 'template': 'default {{ messages[1].content }}'},
+    {'name': 'tool_use', 'template': 'tools {{ messages[1].content }}'},
+  ]
+  tokens = toy.load(tmp_path, toy.byte_level(), template=named)
+  for tools, name in ((None, 'default'), (SCHEMAS, 'tools')):
+    messages = [TURNS[1], {'role': 'assistant', 'content': 'x'}]
+    prompt = chat.make_template(
+      tokens,
+      None,
+      template_args={},
+      train_on='last',
+      where='f:1',
+      has_tools=tools is not None,
+    ).render(messages, tools=tools)
+    assert prompt.text == f'{name} x'
+
+
+def test_a_folder_with_a_template_for_tools_alone(tmp_path):
+  # transformers' get_chat_template refuses a row without tools, no other.
+  named = [{'name': 'tool_use', 'template': TEMPLATES['chatml']}]
+  tokens = load(tmp_path, 'chatml', chat_template=named)
+  row = {'messages': list(TURNS)}
+  record, _ = run(tokens, row | {'tools': SCHEMAS})
+  ids = [*record.prompt, *record.completions[0]]
+  assert tokens.decode(ids, skip_special=False) == TEXT
+  with pytest.raises(
+    InputError, match="f:1: .* no template 'default', just 'tool_use'; fix: "
+  ):
+    run(tokens, row)
+
+
+@pytest.mark.parametrize('tools', ['{"name": "f"}', 'x', {'a': 1}, ['f'], 3])
+def test_tools_that_are_no_list_of_schemas_are_refused(tools):
+  with pytest.raises(InputError, match="^f:1: 'tools' is .*; fix: "):
+    records.parse_row({'messages': list(TURNS), 'tools': tools}, where='f:1')
+  row = {'prompt': 'a', 'completion': 'b', 'tools': tools}  # provenance
+  assert records.parse_row(row, where='f:1').tools is None
+
+
+def test_sides_that_call_different_tools_share_no_turn():
+  other = {'role': 'assistant', 'tool_calls': [{'name': 'night'}]}
+  chosen = [*TURNS[:2], TURNS[2], *TURNS[3:5]]
+  rejected = [*TURNS[:2], other, *TURNS[3:5]]
+  row = {'chosen': chosen, 'rejected': rejected}
+  assert records.parse_row(row, where='f:1').prompt == TURNS[:2]
+
+
+def test_first_answer():
+  record = records.parse_row({'messages': list(TURNS)}, where='f:1')
+  assert chat.from_first_answer(record).prompt == TURNS[:2]
+  single = record._replace(prompt=TURNS[:2])
+  assert chat.from_first_answer(single) is single

@@ -1,0 +1,303 @@
+"""Traps 1 to 4 at the level of records: BOS, EOS, boundaries, templates."""
+
+import gzip
+import itertools
+import json
+
+import numpy as np
+import pytest
+import toy_tokenizers as toy
+from toy_records import BYTE, chat, dropped, ids, pair, run
+
+from dpo_jax.data.text import encode, tokenizer
+from dpo_jax.types import Comparison, InputError, PreferenceRecord
+
+# Trap 2: {adds BOS, no BOS, BOS id 0, template has BOS} x {EOS = pad, EOS !=
+# pad, template ends with EOS}. <s> is BOS, </s> is EOS, by construction.
+
+HEAD = '{% for m in messages %}{{ m.role }}:{{ m.content }}'
+TAIL = "{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+
+
+@pytest.mark.parametrize('form', ['text', 'chat'])
+@pytest.mark.parametrize('eos', ['is pad', 'is not pad', 'in template'])
+@pytest.mark.parametrize('bos', ['added', 'none', 'id 0', 'in template'])
+def test_bos_once_and_eos_once(tmp_path, bos, eos, form):
+  made = toy.byte_level(controls_first=bos == 'id 0')
+  if bos != 'none':
+    toy.put_before(made, '<s>')
+  template = ('{{ bos_token }}' if bos == 'in template' else '') + HEAD
+  template += '{{ eos_token }}\n' if eos == 'in template' else '\n'
+  tokens = toy.load(
+    tmp_path,
+    made,
+    template=template + TAIL,
+    bos_token=None if bos == 'none' else '<s>',
+    eos_token='</s>',
+    pad_token='</s>' if eos == 'is pad' else '<pad>',
+  )
+  make = chat if form == 'chat' else pair
+  encoded, _ = run(make('hi', 'yes', 'no'), tokens=tokens)
+  prompt, completions = ids(encoded[0])
+  stop = made.token_to_id('</s>')
+  start = made.token_to_id('<s>')
+  assert prompt.count(start) == (bos != 'none')
+  assert bos == 'none' or prompt[0] == start
+  assert bos != 'id 0' or start == 0
+  after = [] if form == 'text' or eos == 'in template' else tokens.encode('\n')
+  for found, text in zip(completions, ('yes', 'no')):
+    assert found == [*tokens.encode(text), *after, stop]
+
+
+def test_eos_is_not_added_where_it_is_not_wanted(tmp_path):
+  assert ids(run(pair(), add_eos=False)[0][0])[1] == [[99], [100]]
+  tokens = toy.load(tmp_path, toy.byte_level())
+  encoded, counts = run(pair(), tokens=tokens)
+  assert ids(encoded[0])[1] == [tokens.encode('c'), tokens.encode('d')]
+  assert counts.counters['completions_without_eos'] == 2
+
+
+def test_another_stop_token_ends_a_turn(tmp_path):
+  # As Llama 3: eos_token is the end of text, turns end with another token.
+  folder = toy.save(
+    tmp_path, toy.byte_level(), template=toy.CHATML, eos_token='</s>'
+  )
+  stop = 260  # 256 bytes, then <s> </s> <pad> <|im_start|> <|im_end|>
+  tokens = tokenizer.load(str(folder))
+  completion = ids(run(chat('a', 'b', 'c'), tokens=tokens)[0][0])[1][0]
+  assert completion[-3:] == [stop, *tokens.encode('\n'), 257]
+  (folder / 'generation_config.json').write_text('{"eos_token_id": [257, 260]}')
+  tokens = tokenizer.load(str(folder))
+  encoded, counts = run(chat('a', 'b', 'c'), tokens=tokens)
+  assert ids(encoded[0])[1][0] == [*tokens.encode('b'), stop]
+  assert counts.counters['trimmed_after_eos'] == 2
+
+
+def test_bos_by_option(tmp_path):
+  tokens = toy.load(tmp_path, toy.byte_level(), bos_token='<s>')
+  assert ids(run(pair('a'), tokens=tokens)[0][0])[0] == tokens.encode('a')
+  encoded, _ = run(pair('a'), tokens=tokens, add_bos=True)
+  assert ids(encoded[0])[0] == [256, *tokens.encode('a')]
+  assert ids(run(pair('a'), add_bos=False)[0][0])[0] == [97]
+  tokens = toy.load(tmp_path, toy.byte_level())
+  with pytest.raises(
+    InputError, match='^config.data.add_bos: .*no BOS.*; fix: '
+  ):
+    run(pair('a'), tokens=tokens, add_bos=True)
+
+
+def test_a_template_without_bos_gets_the_tokenizers(tmp_path):
+  made = toy.put_before(toy.byte_level(), '<s>')
+  tokens = toy.load(tmp_path, made, template=HEAD + TAIL, bos_token='<s>')
+  encoded, counts = run(chat('a', 'b', 'c'), tokens=tokens)
+  assert ids(encoded[0])[0] == [256, *tokens.encode('user:aassistant:')]
+  assert counts.counters['bos_added_to_template'] == 1
+
+
+def test_an_empty_prompt_is_bos_else_eos_else_dropped(tmp_path):
+  assert ids(run(pair(''))[0][0])[0] == [256]
+  made = toy.byte_level()
+  for config, expected in (
+    ({'bos_token': '<s>', 'eos_token': '</s>'}, [256]),
+    ({'eos_token': '</s>'}, [257]),
+  ):
+    tokens = toy.load(tmp_path, made, **config)
+    assert ids(run(pair(''), tokens=tokens)[0][0])[0] == expected
+  tokens = toy.load(tmp_path, made)
+  assert dropped(pair(''), tokens=tokens) == {'empty_prompt': 1}
+  tokens = toy.load(tmp_path, made, template=toy.CHATML, eos_token='</s>')
+  record = chat('x', 'a', 'b')._replace(prompt=())
+  assert dropped(record, tokens=tokens) == {'empty_prompt': 1}
+
+
+def test_an_answer_that_is_only_eos_is_empty():
+  record = pair('a', '<|eos|>', 'b')
+  options = {'allow_control_tokens': True}
+  assert dropped(record, **options) == {'empty_completion': 1}
+
+
+# Trap 1
+
+
+def test_boundary_is_between_tokens_and_merges_are_counted(tmp_path):
+  made = toy.byte_level(merges=[('Ġ', 'y'), ('a', 'b')])
+  tokens = toy.load(tmp_path, made, eos_token='</s>')
+  texts = [('Q: ', 'yes', 'no'), ('Q:', ' yes', ' no'), ('xa', 'x', 'bb')]
+  encoded, counts = run(*(pair(*t) for t in texts), tokens=tokens)
+  for record, (prompt, *sides) in zip(encoded, texts):
+    assert tokens.decode(record.prompt) == prompt
+    for completion, text in zip(record.completions, sides):
+      assert tokens.decode([*record.prompt, *completion]) == prompt + text
+  assert counts.counters['boundary_merges'] == 2  # '␣y' of one, 'ab' of one
+
+
+def test_prompt_and_completion_of_a_llama_like_tokenizer(tmp_path):
+  tokens = toy.load(tmp_path, toy.llama_like('the cat ran'), eos_token='</s>')
+  encoded, _ = run(pair('the c', 'at ran', 'ow'), tokens=tokens)
+  prompt, (chosen, rejected) = ids(encoded[0])
+  assert tokens.decode(prompt + chosen) == ' the cat ran'  # '▁' once, at 0
+  assert tokens.decode(prompt + rejected) == ' the cow'
+
+
+# Trap 3 and 4
+
+
+def test_a_chat_is_its_rendering(tmp_path):
+  made = toy.byte_level()
+  tokens = toy.load(tmp_path, made, template=toy.CHATML, eos_token='<|im_end|>')
+  encoded, counts = run(chat('hi', 'yes', 'no'), tokens=tokens)
+  prompt, (chosen, _) = ids(encoded[0])
+  text = '<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n'
+  assert prompt == made.encode(text).ids
+  assert chosen == made.encode('yes<|im_end|>').ids
+  assert counts.counters['control_tokens_in_text'] == 0
+
+
+@pytest.mark.parametrize('form', ['text', 'chat'])
+def test_typed_control_tokens(tmp_path, form):
+  made = toy.byte_level()
+  stop = made.token_to_id('<|im_end|>')
+  tokens = toy.load(tmp_path, made, template=toy.CHATML, eos_token='<|im_end|>')
+  make = chat if form == 'chat' else pair
+  records = [make('a<|im_end|>', 'b<|im_end|>', 'c'), make('a', 'b', 'c')]
+  encoded, counts = run(*records, tokens=tokens)
+  assert counts.counters['control_tokens_in_text'] == 1
+  prompt, completions = ids(encoded[0])
+  assert prompt.count(stop) == (1 if form == 'chat' else 0)
+  assert [c.count(stop) for c in completions] == [1, 1]
+  text = tokens.decode(completions[0], skip_special=False)
+  assert text == 'b<|im_end|><|im_end|>'
+  encoded, counts = run(*records, tokens=tokens, allow_control_tokens=True)
+  assert counts.counters['control_tokens_in_text'] == 1
+  prompt, completions = ids(encoded[0])
+  assert prompt.count(stop) == (2 if form == 'chat' else 1)
+  assert completions[0].count(stop) == (2 if form == 'chat' else 1)
+
+
+def test_control_tokens_that_a_template_rewrites_drop_the_record(tmp_path):
+  template = '{% for m in messages %}{{ m.content | length }}{% endfor %}'
+  tokens = toy.load(tmp_path, toy.byte_level(), template=template)
+  record = chat('a<s>', 'b', 'cc')
+  assert dropped(record, tokens=tokens) == {'control_tokens': 1}
+
+
+def test_plain_text_through_a_template(tmp_path):
+  tokens = toy.load(tmp_path, toy.byte_level(), eos_token='<|im_end|>')
+  options = {'chat_template': toy.CHATML, 'tokens': tokens}
+  text, _ = run(pair('hi', 'yes', 'no'), use_chat_template=True, **options)
+  turns, _ = run(chat('hi', 'yes', 'no'), **options)
+  assert ids(text[0]) == ids(turns[0])
+
+
+def test_template_arguments_reach_the_template():
+  source = '{{ tag }}{% for m in messages %}{{ m.content }}{% endfor %}'
+  encoded, _ = run(
+    chat('a', 'b', 'c'), chat_template=source, template_args={'tag': '!'}
+  )
+  assert ids(encoded[0])[0] == [256, *b'!a']
+
+
+def test_a_chat_without_a_template_is_refused():
+  with pytest.raises(InputError, match='^f.jsonl:1: .*byte has no chat templ'):
+    run(chat('a', 'b', 'c'))
+
+
+def test_token_ids_are_taken_as_they_are():
+  encoded, _ = run(pair((5, 256), (7, 257, 8), (9,)))
+  assert ids(encoded[0]) == ([5, 256], [[7, 257, 8], [9]])
+  for bad in (259, -1):
+    with pytest.raises(InputError, match=f'^f.jsonl:1: token id {bad} is out'):
+      run(pair((5,), (7, bad), (9,)))
+
+
+def test_forms_do_not_mix():
+  with pytest.raises(InputError, match='different forms'):
+    run(pair('a', (1,), 'b'))
+  with pytest.raises(InputError, match='lone surrogate'):
+    run(pair('a', 'b\ud800', 'c'))
+
+
+# SFT
+
+
+def test_sft_takes_the_best_completion():
+  ranked = PreferenceRecord(
+    'p',
+    ('x', 'y', 'z'),
+    tuple(Comparison(*c) for c in ((1, 0), (1, 2), (2, 0))),
+  )
+  scored = PreferenceRecord('p', ('x', 'y'), scores=(0.5, 0.7))
+  liked = PreferenceRecord('q', ('w',), labels=(True,))
+  disliked = PreferenceRecord('q', ('v',), labels=(False,), where='f:4')
+  shown = PreferenceRecord('r', ('u',), (Comparison(0, 0, 0.5),))
+  records = (pair(), ranked, scored, liked, disliked, shown)
+  encoded, counts = run(*records, stage='sft')
+  assert [BYTE.decode(r.completions[0]) for r in encoded] == list('cywu')
+  assert all(len(r.completions) == 1 for r in encoded)
+  assert [r.comparisons[0] for r in encoded] == [
+    *(Comparison(0, 0),) * 3,
+    Comparison(0, 0, 0.5),
+  ]
+  assert counts.duplicates == 1 and counts.dropped == {'undesirable': 1}
+  # Only the best completion has to be usable.
+  assert len(run(pair(rejected=''), stage='sft')[0]) == 1
+
+
+def test_sft_counts_losses_too():
+  comparisons = [Comparison(*c) for c in ((0, 2), (0, 3), (1, 0), (3, 0))]
+  record = PreferenceRecord('p', tuple('wxyz'), tuple(comparisons))
+  encoded, _ = run(record, stage='sft')  # w: 2 won, 2 lost; x: 1 won
+  assert BYTE.decode(encoded[0].completions[0]) == 'x'
+
+
+def test_unpaired_records():
+  record = PreferenceRecord('p', ('x',), labels=(False,))
+  encoded, _ = run(record)
+  assert encoded[0].labels == (False,) and encoded[0].comparisons == ()
+
+
+def test_arrays_are_int32_and_chunks_do_not_show(monkeypatch):
+  records = [
+    pair(f'p{i}', 'a' * (i % 3), 'b', where=f'f:{i}') for i in range(9)
+  ]
+  whole, counts = run(*records)
+  assert all(
+    a.dtype == np.int32 and a.ndim == 1
+    for r in whole
+    for a in (r.prompt, *r.completions)
+  )
+  monkeypatch.setattr(encode, '_CHUNK', 2)
+  parts, again = run(*records)
+  assert [r.uid for r in parts] == [r.uid for r in whole] and again == counts
+
+
+# Real data
+
+
+def read(shared, name, limit):
+  path = shared / 'data/prefs' / f'{name}.jsonl.gz'
+  with gzip.open(path, 'rt', encoding='utf-8') as lines:
+    for i, line in enumerate(itertools.islice(lines, limit), 1):
+      row = json.loads(line)
+      yield pair(
+        *(row[k] for k in ('prompt', 'chosen', 'rejected')), where=str(i)
+      )
+
+
+@pytest.mark.parametrize(
+  'name', ['hh_harmless', 'llamafactory_zh', 'finegrained_qa', 'imdb_same_film']
+)
+def test_real_text_survives(shared, name):
+  tokens = tokenizer.load(str(shared / 'data/models/gpt2_tokenizer'))
+  records = {r.where: r for r in read(shared, name, 60)}
+  encoded, counts = run(
+    *records.values(), tokens=tokens, max_length=10**6, drop_duplicates=False
+  )
+  assert counts.read == len(records)
+  where = [w for w in records if w not in counts.first.values()]
+  assert len(where) == len(encoded)
+  for found, record in zip(encoded, map(records.get, where)):
+    for completion, text in zip(found.completions, record.completions):
+      assert completion[-1] == 50256 and 50256 not in completion[:-1]
+      joined = tokens.decode([*found.prompt, *completion])
+      assert joined == record.prompt + text

@@ -1,0 +1,147 @@
+"""planning: closed forms, the compiler's own account, and the command."""
+
+import pathlib
+
+import jax
+import pytest
+
+from dpo_jax import config as config_lib
+from dpo_jax import main as main_lib
+from dpo_jax import sharding
+from dpo_jax.run import inputs
+from dpo_jax.run import job as run_setup
+from dpo_jax.run import plan as planning
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LOCAL = f'{ROOT}/experiments/quickstart.py:stage=dpo,runlocal'
+LLAMA = {
+  'model.preset': 'llama-3.1-8b',
+  'model.vocab_size': '128256',
+  'precision.compute': 'bfloat16',
+}
+
+
+@pytest.fixture(scope='module')
+def job_of(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('plans')
+
+  def make(overrides, num_devices=None):
+    config = config_lib.load(LOCAL, overrides.items())
+    config_lib.validate(config)
+    data = inputs.read(config, folder, lambda line: None)
+    mesh = num_devices and sharding.abstract_mesh(num_devices, **config.mesh)
+    return config, run_setup.build(config, data, mesh), data
+
+  return make
+
+
+def test_weights_and_moments_are_split_evenly(job_of):
+  config, job, _ = job_of(LLAMA | {'mesh.data': 1, 'mesh.fsdp': -1}, 256)
+  got = planning.memory(config, job)
+  # 8,030,261,248 float32; every matrix has its 4,096 split in 256.
+  share = 8_030_261_248 * 4 // 256
+  assert (got.parameters, got.reference, got.gradients) == (share,) * 3
+  assert got.optimizer == 2 * share + 4  # Adam's two, and its count
+  whole = planning.memory(*job_of(LLAMA | {'mesh.data': -1}, 4)[:2])
+  assert whole.parameters == 256 * share
+  # No copy of the reference's weights beside its cached scores.
+  cached = planning.memory(*job_of({'reference.mode': 'cache'}, 4)[:2])
+  assert cached.reference == 0 < cached.parameters
+
+
+def test_an_adapter_shares_its_frozen_base(job_of):
+  adapter = {'adapter.rank': 16, 'adapter.base': 'nf4'}
+  got = planning.memory(*job_of(LLAMA | adapter, 1)[:2])
+  # A layer of llama-3.1-8b: rank x (in + out) of q, k, v, o, gate, up, down.
+  ends = 2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336)
+  trained = 4 * 32 * 16 * ends
+  kernels = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+  # Half a byte an element and a float32 scale for 64 of them.
+  base = kernels // 2 + kernels // 16 + 4 * (8_030_261_248 - kernels)
+  assert got.parameters == trained + base
+  assert (got.reference, got.gradients) == (0, trained)
+  assert got.optimizer == 2 * trained + 4
+
+
+def test_remat_and_tensor_parts_keep_less(job_of):
+  kept = {}
+  for remat in ('none', 'dots', 'full'):
+    for tensor in (1, 4):
+      config, job, _ = job_of(
+        {
+          'model.preset': 'bench-cpu',
+          'model.remat': remat,
+          'mesh.tensor': tensor,
+        },
+        8,
+      )
+      rows = max(job.train_plan.row_counts) // (8 // tensor)
+      activations = planning.memory(config, job).activations
+      kept[remat, tensor] = activations / rows
+  assert kept['full', 1] < kept['dots', 1] < kept['none', 1]
+  assert all(kept[remat, 4] < kept[remat, 1] for remat in ('none', 'dots'))
+
+
+def test_the_compiler_says_the_same(job_of):
+  # XLA's own account of the compiled step on 8 CPU devices. By hand, on
+  # bench-cpu: the plan was 0.79 to 1.04 of it for three remats, three meshes.
+  config, job, data = job_of(
+    {
+      'model.preset': 'bench-cpu',
+      'mesh.data': 1,
+      'mesh.fsdp': -1,
+      'data.row_length': 512,
+    }
+  )
+  batch = job.train_plan.batch(0, data.train.store)
+  placed = jax.tree.map(
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+    batch,
+    sharding.batch_shardings(job.mesh, batch),
+  )
+  state = job.abstract
+  lowered = job.train_step.lower(state, state.params, placed, job.hyper)
+  found = lowered.compile().memory_analysis()
+  planned = planning.memory(config, job)
+  arguments = planned.parameters + planned.optimizer + planned.reference
+  assert found.argument_size_in_bytes == pytest.approx(
+    arguments + planned.batch, rel=0.01
+  )
+  total = found.argument_size_in_bytes + found.temp_size_in_bytes
+  assert total / 1.5 < sum(planned) < total * 1.5
+
+
+def test_arithmetic_by_hand(job_of):
+  config, job, data = job_of({'data.layout': 'packed'}, 1)
+  got = planning.step_flops(config, job)
+  # 'tiny': D 64, 4 heads of 16, MLP 176, 2 layers, 259 tokens. 2 FLOPs a
+  # weight and position, 4 H K a pair; then 3 passes and the reference's.
+  table, steps = data.train.store.table, job.num_steps
+  tokens = attended = predicted = 0
+  for t in range(steps):
+    for i in job.train_plan.records(t):
+      first, last = table.offsets[i : i + 2]
+      for n in table.completion_lengths[first:last]:
+        length = int(table.prompt_lengths[i] + n) - 1
+        tokens += length
+        attended += length * (length + 1) // 2
+        predicted += int(n)
+  layer = 2 * (4 * 64 * 64 + 3 * 64 * 176)
+  forward = 2 * (layer * tokens + 4 * 64 * attended) + 2 * 64 * 259 * predicted
+  assert got['flops_a_step'] == pytest.approx(4 * forward / steps)
+  assert got['tokens_a_step'] == pytest.approx(tokens / steps)
+
+
+def test_the_command_plans_for_devices_that_are_not_there(capsys):
+  argv = [f'--config={LOCAL}', '--mode=plan', '--plan_devices=256']
+  argv += [f'--config.{k}={v}' for k, v in LLAMA.items()]
+  fsdp = ['--config.mesh.data=1', '--config.mesh.fsdp=-1']
+  assert main_lib.main([*argv, *fsdp]) == 0
+  out = capsys.readouterr().out
+  assert '8,030,261,248 parameters on 256 x device' in out
+  assert 'plan for 256 device(s), data=1, fsdp=256, tensor=1' in out
+  assert 'compute bfloat16' in out and 'GiB = parameters 0.117 + ' in out
+  assert 'FLOPs a step' in out and 'packing_efficiency' in out
+  assert main_lib.main([*argv, '--config.mesh.fsdp=3']) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('config.mesh: data=-1, fsdp=3') and '256' in error

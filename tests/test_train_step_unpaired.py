@@ -1,0 +1,105 @@
+"""train_step and eval_step on unpaired and ranked data, and their refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from dpo_jax import losses, optim, scoring, train_step
+from dpo_jax.train_step import init_state
+from dpo_jax.types import Comparisons, InputError
+
+SCHEDULE = optim.make_schedule('constant', num_steps=10)
+EMPTY = Comparisons(
+  *(np.zeros(8, dtype) for dtype in ('int32', 'int32', 'float32', 'float32'))
+)
+
+
+def unpaired():
+  """Every prompt's first two completions are labelled, none compared."""
+  labels = np.tile([1, 0, -1], 8).astype(np.int32)
+  return toy.zoo()._replace(comparisons=EMPTY, labels=labels)
+
+
+def train(name, batch, num_steps, **values):
+  """(state, metrics of every step, of an evaluation at the end)."""
+  objective = losses.make_objective((name,))
+  score = scoring.make_score(toy.ToyModel())
+  optimizer = optim.make_optimizer('rmsprop')
+  step = jax.jit(
+    train_step.make_train_step(score, objective, optimizer, SCHEDULE)
+  )
+  params = toy.params()
+  state = init_state(params, optimizer, 0, objective.init_state())
+  hyper = losses.default_hyper({name: 1.0}, **values)
+  hyper['learning_rate'] = jnp.float32(1e-3)
+  trace = []
+  for _ in range(num_steps):
+    state, metrics = step(state, params, batch, hyper)
+    trace.append(jax.device_get(metrics))
+  evaluate = jax.jit(train_step.make_eval_step(score, objective))
+  sums, pairs = evaluate(state.params, params, batch, hyper, state.loss_state)
+  return state, trace, sums
+
+
+@pytest.mark.parametrize('name', ['kto', 'bco', 'infonca'])
+def test_data_without_comparisons_trains(name):
+  state, trace, sums = train(name, unpaired(), 5)
+  losses_seen = [float(metrics['loss']) for metrics in trace]
+  assert losses_seen == sorted(losses_seen, reverse=True)
+  first, last = trace[0], trace[-1]
+  if name != 'infonca':
+    # At step 0 every reward is 0; later desirable ones are above.
+    assert first['rewards/margins'] == 0 and last['rewards/margins'] > 0
+    assert last['rewards/accuracies'] > 0.6
+    assert sums['count/rewards/chosen'] == 8
+  assert np.isfinite(sums[f'term/{name}'])
+
+
+def test_bco_state_is_carried_and_evaluation_leaves_it():
+  state, _, sums = train('bco', unpaired(), 3, beta=0.5)
+  assert state.loss_state['bco']['num_desirable'] == 3 * 8
+  assert state.loss_state['bco']['desirable'] > 0
+  assert state.loss_state['bco']['undesirable'] < 0
+
+
+def test_entropy_is_of_the_prompts_own_answers():
+  objective = losses.make_objective(('kto',))
+  score = scoring.make_score(toy.ToyModel(), entropy=True)
+  batch, params = toy.zoo(), toy.params()
+  hyper = losses.default_hyper({'kto': 1.0})
+  evaluate = train_step.make_eval_step(score, objective)
+  sums, _ = evaluate(params, params, batch, hyper)
+  own = np.isin(batch.rows.completion_id % 3, (0, 1))
+  own &= batch.rows.completion_id >= 0
+  assert sums['tokens'] == own.sum()
+
+
+def test_kto_without_mismatched_completions_is_refused():
+  with pytest.raises(InputError, match="another prompt's answer"):
+    train('kto', unpaired()._replace(mismatched=None), 1)
+
+
+@pytest.mark.parametrize(
+  'terms,options', [(('tdpo1',), ()), (('sigmoid',), ('ld_alpha',))]
+)
+def test_what_the_cache_does_not_hold_is_refused(terms, options):
+  objective = losses.make_objective(terms, options=options)
+  pair = 'distributions' in objective.needs
+  make = scoring.make_pair_score if pair else scoring.make_score
+  eval_step = train_step.make_eval_step(make(toy.ToyModel()), objective)
+  plain = scoring.make_score(toy.ToyModel())
+  batch = toy.zoo()
+  rows = jax.tree.map(lambda x: x[0], batch.rows)
+  cached = batch._replace(reference=plain(toy.params(5), rows, 24))
+  hyper = losses.default_hyper(dict.fromkeys(terms, 1.0), options)
+  with pytest.raises(InputError, match="'cache' is not allowed"):
+    eval_step(toy.params(), None, cached, hyper)
+
+
+def test_reference_free_losses_report_rewards_without_a_reference():
+  _, trace, sums = train('simpo', toy.zoo(), 1)
+  assert 'kl' not in trace[0]  # no reference, no drift from it
+  pairs_reward = trace[0]['rewards/chosen']
+  assert pairs_reward < -1  # beta times a mean log-probability, not a ratio
