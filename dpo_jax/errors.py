@@ -11,7 +11,7 @@ from typing import Any
 from dpo_jax.types import InputError
 
 
-def error(where: str, problem: str, fix: str) -> InputError:
+def refuse(where: str, problem: str, fix: str) -> InputError:
   """The exception to raise: `where: problem; fix: ...` on one line.
 
   Args:
@@ -58,7 +58,7 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
 
 def wrong_type(key: str, value: Any, wanted: str, where: str) -> InputError:
   """The error for a value that is not what its key takes."""
-  return error(
+  return refuse(
     where,
     f'{key!r} is {_kind_of(value)}, not {wanted}',
     f'make {key!r} {wanted}',

@@ -26,6 +26,7 @@ from typing import NamedTuple
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
+from dpo_jax import errors
 from dpo_jax.config import check as config_check
 from dpo_jax.config import rules as config_rules
 from dpo_jax.run import preemption
@@ -91,14 +92,16 @@ def parse(argv: Sequence[str]) -> Command:
       overrides.append((name.removeprefix('noconfig.'), 'false'))
     elif name not in _FLAGS:
       hint = config_rules.did_you_mean(name, _FLAGS)
-      raise InputError(
-        f'--{name}: there is no such flag; fix: {hint}'
-        f'flags are {", ".join(f"--{flag}" for flag in _FLAGS)}, --config.KEY'
+      raise errors.refuse(
+        f'--{name}',
+        'there is no such flag',
+        f'{hint}flags are {", ".join(f"--{flag}" for flag in _FLAGS)}, '
+        '--config.KEY',
       )
     elif name in given:
-      raise InputError(f'--{name}: is given twice; fix: give it once')
+      raise errors.refuse(f'--{name}', 'is given twice', 'give it once')
     elif not value:
-      raise InputError(f'--{name}: has no value; fix: --{name}=VALUE')
+      raise errors.refuse(f'--{name}', 'has no value', f'--{name}=VALUE')
     else:
       given[name] = value
   mode = given.get('mode', 'train')
@@ -107,9 +110,10 @@ def parse(argv: Sequence[str]) -> Command:
   config_lib.validate(config)
   config_check.check_paths(config)
   if mode == 'precompute_reference' and config.reference.mode == 'none':
-    raise InputError(
-      "config.reference.mode: 'none' leaves nothing for "
-      '--mode=precompute_reference; fix: use cache'
+    raise errors.refuse(
+      'config.reference.mode',
+      "'none' leaves nothing for --mode=precompute_reference",
+      'use cache',
     )
   return Command(
     mode,
@@ -151,9 +155,10 @@ def _pairs(argv: Sequence[str]):
     word = words.pop(0)
     match = re.fullmatch(r'--?([A-Za-z_][^=]*)(?:=(.*))?', word, re.DOTALL)
     if not match:
-      raise InputError(
-        f'{word!r}: is not a flag; fix: write --name=value, quoted as a whole '
-        'if the value has spaces'
+      raise errors.refuse(
+        f'{word!r}',
+        'is not a flag',
+        'write --name=value, quoted as a whole if the value has spaces',
       )
     name, value = match.groups()
     if value is None and words and not re.match(r'--?[A-Za-z_]', words[0]):
@@ -163,9 +168,10 @@ def _pairs(argv: Sequence[str]):
 
 def _check_flags(mode: str, given: dict[str, str]) -> None:
   if mode not in MODES:
-    raise InputError(
-      f'--mode: {mode!r} is not allowed; fix: '
-      f'{config_rules.did_you_mean(mode, MODES)}use one of {", ".join(MODES)}'
+    raise errors.refuse(
+      '--mode',
+      f'{mode!r} is not allowed',
+      f'{config_rules.did_you_mean(mode, MODES)}use one of {", ".join(MODES)}',
     )
   needed = ['config']
   needed += [] if mode in _WITHOUT_WORKDIR else ['workdir']
@@ -173,14 +179,16 @@ def _check_flags(mode: str, given: dict[str, str]) -> None:
   for flag in needed:
     if flag not in given:
       example = 'experiments/quickstart.py' if flag == 'config' else 'runs/NAME'
-      raise InputError(
-        f'--{flag}: is missing, --mode={mode} needs it; fix: e.g. '
-        f'--{flag}={example}'
+      raise errors.refuse(
+        f'--{flag}',
+        f'is missing, --mode={mode} needs it',
+        f'e.g. --{flag}={example}',
       )
   if mode != 'export' and 'export_to' in given:
-    raise InputError(
-      f'--export_to: {given["export_to"]!r} is not used by --mode={mode}; fix: '
-      'leave it out, or use --mode=export'
+    raise errors.refuse(
+      '--export_to',
+      f'{given["export_to"]!r} is not used by --mode={mode}',
+      'leave it out, or use --mode=export',
     )
   if 'plan_devices' in given:
     _check_plan_devices(mode, given['plan_devices'])
@@ -191,14 +199,16 @@ def _check_flags(mode: str, given: dict[str, str]) -> None:
 
 def _check_plan_devices(mode: str, text: str) -> None:
   if mode != 'plan':
-    raise InputError(
-      f'--plan_devices: {text!r} is not used by --mode={mode}; fix: leave it '
-      'out, or use --mode=plan'
+    raise errors.refuse(
+      '--plan_devices',
+      f'{text!r} is not used by --mode={mode}',
+      'leave it out, or use --mode=plan',
     )
   if not re.fullmatch('[1-9][0-9]{0,8}', text):
-    raise InputError(
-      f'--plan_devices: {text!r} is not allowed; fix: use a whole number >= 1, '
-      'e.g. 256'
+    raise errors.refuse(
+      '--plan_devices',
+      f'{text!r} is not allowed',
+      'use a whole number >= 1, e.g. 256',
     )
 
 
@@ -213,8 +223,8 @@ def _check_folder(flag: str, folder: str) -> None:
     problem = f'{there!r} cannot be written to'
   else:
     return
-  raise InputError(
-    f'--{flag}: {folder!r} is not allowed, {problem}; fix: use another folder'
+  raise errors.refuse(
+    f'--{flag}', f'{folder!r} is not allowed, {problem}', 'use another folder'
   )
 
 
@@ -225,7 +235,9 @@ def _with_values(overrides):
     if value is None and isinstance(known.get(key), bool):
       value = 'true'
     if value is None and key in known:
-      raise InputError(f'config.{key}: has no value; fix: --config.{key}=VALUE')
+      raise errors.refuse(
+        f'config.{key}', 'has no value', f'--config.{key}=VALUE'
+      )
     yield key, value or ''
 
 

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dpo_jax.types import Array, InputError, Params
+from dpo_jax import errors
+from dpo_jax.types import Array, Params
 
 OPTIMIZERS = ('adamw', 'rmsprop', 'lion', 'adafactor')
 SCHEDULES = ('constant', 'linear', 'cosine')
@@ -52,9 +53,10 @@ def make_optimizer(
     ),
   }
   if name not in scale:
-    raise InputError(
-      f'config.optim.name: {name!r} is not known; fix: use one of '
-      f'{", ".join(OPTIMIZERS)}'
+    raise errors.refuse(
+      'config.optim.name',
+      f'{name!r} is not known',
+      f'use one of {", ".join(OPTIMIZERS)}',
     )
   steps = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
   steps.append(scale[name]())
@@ -103,9 +105,10 @@ def make_schedule(
     ),
   }
   if name not in after:
-    raise InputError(
-      f'config.optim.schedule: {name!r} is not known; fix: use one of '
-      f'{", ".join(SCHEDULES)}'
+    raise errors.refuse(
+      'config.optim.schedule',
+      f'{name!r} is not known',
+      f'use one of {", ".join(SCHEDULES)}',
     )
   decay = after[name]()
 

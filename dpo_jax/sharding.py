@@ -19,9 +19,9 @@ from jax.sharding import (
   PartitionSpec,
 )
 
-from dpo_jax import types
+from dpo_jax import errors, types
 from dpo_jax.scoring import ROW_AXES
-from dpo_jax.types import InputError, Params, TrainState
+from dpo_jax.types import Params, TrainState
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
 
@@ -77,10 +77,11 @@ def mesh_sizes(
     sizes[sizes.index(-1)] = num_devices // known
   if min(sizes) < 1 or int(np.prod(sizes)) != num_devices:
     asked = f'data={data}, fsdp={fsdp}, tensor={tensor}'
-    raise InputError(
-      f'config.mesh: {asked} does not fit {num_devices} device(s); fix: use '
-      'sizes whose product is the number of devices, one of them -1 for the '
-      'rest'
+    raise errors.refuse(
+      'config.mesh',
+      f'{asked} does not fit {num_devices} device(s)',
+      'use sizes whose product is the number of devices, one of them -1 for '
+      'the rest',
     )
   return tuple(sizes)
 

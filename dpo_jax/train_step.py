@@ -200,16 +200,18 @@ def _make_forward(score, objective, reference, batch):
   if batch.reference is not None:
     for need in ('distributions', 'heads', 'mismatched'):
       if need in objective.needs:
-        raise types.InputError(
-          f"config.reference.mode: 'cache' is not allowed with {need} of "
-          f"{', '.join(objective.terms)}; fix: use 'params'"
+        raise types.errors.refuse(
+          'config.reference.mode',
+          f"'cache' is not allowed with {need} of {', '.join(objective.terms)}",
+          "use 'params'",
         )
 
   if 'mismatched' in objective.needs and batch.mismatched is None:
-    raise types.InputError(
-      f'config.loss.terms: {", ".join(objective.terms)} needs every prompt '
-      "scored with another prompt's answer, and the batch has none; fix: plan "
-      'batches with mismatched_length, or use bco'
+    raise types.errors.refuse(
+      'config.loss.terms',
+      f'{", ".join(objective.terms)} needs every prompt scored with another '
+      "prompt's answer, and the batch has none",
+      'plan batches with mismatched_length, or use bco',
     )
 
   whole, reference = _sides(reference)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpo_jax.types import InputError
+from dpo_jax import errors
 
 _BLOCK = 1 << 22  # words hashed at once on the host: 16 MB of scratch an array
 
@@ -110,7 +110,7 @@ def check_same(expected: Any, found: Any, *, where: str, fix: str) -> None:
   lines = differences(expected, found)
   if lines:
     more = f' (and {len(lines) - 3} more)' if len(lines) > 3 else ''
-    raise InputError(f'{where}: {"; ".join(lines[:3])}{more}; fix: {fix}')
+    raise errors.refuse(where, f'{"; ".join(lines[:3])}{more}', fix)
 
 
 def dtype_name(leaf: Any) -> str:

@@ -124,7 +124,9 @@ def test_reads_imports_as_they_are():
   assert 'ml_collections' in _external(MODULES['config'])
   assert _uphill('scoring', {'types', 'models.decoder'}) == []
   assert _uphill('scoring', {'data.batches.rows'}) == ['data.batches.rows']
-  assert _uphill('data.batches.rows', {'storage.run_dir'}) == ['storage.run_dir']
+  assert _uphill('data.batches.rows', {'storage.run_dir'}) == [
+    'storage.run_dir'
+  ]
   assert _uphill('types', {'tree', 'train'}) == ['train']
 
 

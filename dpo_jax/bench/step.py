@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
-from dpo_jax import losses, optim, scoring, train_step, types
+from dpo_jax import errors, losses, optim, scoring, train_step, types
 from dpo_jax.data.batches import length_table, pipeline
 from dpo_jax.models import adapter_spec, adapters, decoder, flops, presets
 from dpo_jax.train_step import init_state
-from dpo_jax.types import Comparison, EncodedRecord, InputError
+from dpo_jax.types import Comparison, EncodedRecord
 
 # name -> (layout, full logits, cached reference)
 VARIANTS = {
@@ -253,9 +253,10 @@ def _records(options: Options, vocab_size: int) -> list[EncodedRecord]:
     with opener(options.data, 'rt', encoding='utf-8') as file:
       rows = [json.loads(line) for line in file]
   except OSError as error:
-    raise InputError(
-      f'--data: {options.data!r} cannot be read ({error.strerror or error}); '
-      'fix: a JSONL(.gz) file with prompt, chosen, rejected'
+    raise errors.refuse(
+      '--data',
+      f'{options.data!r} cannot be read ({error.strerror or error})',
+      'a JSONL(.gz) file with prompt, chosen, rejected',
     ) from error
   tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(False)

@@ -41,7 +41,7 @@ def check(
       raise InputError(config_rules.unknown_key(key, known))
   for key in known:
     if key not in values:
-      raise InputError(f'config.{key}: is missing; fix: start from base()')
+      raise errors.refuse(f'config.{key}', 'is missing', 'start from base()')
   for key, value in values.items():
     if not config_rules.rule(key).holds(value):
       raise InputError(config_rules.refusal(key, value))
@@ -89,20 +89,25 @@ def _check_losses(config: ConfigDict) -> None:
   known = config_losses.read()
   for name in config.loss.terms:
     if name not in known:
-      raise InputError(
-        f'config.loss.terms.{name}: there is no such loss; fix: '
-        f'{config_rules.did_you_mean(name, known)}losses are {", ".join(known)}'
+      raise errors.refuse(
+        f'config.loss.terms.{name}',
+        'there is no such loss',
+        f'{config_rules.did_you_mean(name, known)}losses are '
+        f'{", ".join(known)}',
       )
   terms = [name for name, weight in config.loss.terms.items() if weight]
   if not terms:
-    raise InputError(
-      'config.loss.terms: no loss is chosen; fix: set one, e.g. '
-      f'--config.loss.terms.{"nll" if config.stage == "sft" else "sigmoid"}=1'
+    raise errors.refuse(
+      'config.loss.terms',
+      'no loss is chosen',
+      'set one, e.g. '
+      f'--config.loss.terms.{"nll" if config.stage == "sft" else "sigmoid"}=1',
     )
   if config.stage == 'sft' and terms not in (['nll'], ['sft']):
-    raise InputError(
-      f"config.loss.terms: {', '.join(terms)} with stage 'sft' is not "
-      "allowed; fix: use nll alone, or stage 'dpo'"
+    raise errors.refuse(
+      'config.loss.terms',
+      f"{', '.join(terms)} with stage 'sft' is not allowed",
+      "use nll alone, or stage 'dpo'",
     )
   options = [
     name
@@ -120,10 +125,10 @@ def _check_loss_keys(config: ConfigDict, chosen: list[str]) -> None:
       continue
     users = config_losses.users(key)
     if not set(users) & set(chosen):
-      raise InputError(
-        f'config.loss.{key}: {value!r} is used by no chosen loss '
-        f'({", ".join(chosen)}); fix: set it to None, or use '
-        f'{", ".join(users)}'
+      raise errors.refuse(
+        f'config.loss.{key}',
+        f'{value!r} is used by no chosen loss ({", ".join(chosen)})',
+        f'set it to None, or use {", ".join(users)}',
       )
 
 
@@ -147,19 +152,22 @@ def _check_combination(
 def _check_reference(config: ConfigDict, needing: list[str]) -> None:
   mode = config.reference.mode
   if needing and mode == 'none':
-    raise InputError(
-      f"config.reference.mode: 'none' is not allowed with {needing[0]}, which "
-      'needs a reference; fix: use params or cache'
+    raise errors.refuse(
+      'config.reference.mode',
+      f"'none' is not allowed with {needing[0]}, which needs a reference",
+      'use params or cache',
     )
   if config.stage == 'sft' and mode != 'none':
-    raise InputError(
-      f"config.reference.mode: {mode!r} is not allowed with stage 'sft'; "
-      'fix: use none'
+    raise errors.refuse(
+      'config.reference.mode',
+      f"{mode!r} is not allowed with stage 'sft'",
+      'use none',
     )
   if mode == 'none' and config.reference.init_from:
-    raise InputError(
-      f'config.reference.init_from: {config.reference.init_from!r} is not '
-      "used with reference.mode 'none'; fix: leave it empty, or use params"
+    raise errors.refuse(
+      'config.reference.init_from',
+      f"{config.reference.init_from!r} is not used with reference.mode 'none'",
+      'leave it empty, or use params',
     )
 
 
@@ -170,38 +178,45 @@ def _check_data(config: ConfigDict) -> None:
     config_rules.split_numbers(data.proportions),
   )
   if shares and len(shares) != len(names):
-    raise InputError(
-      f'config.data.proportions: {data.proportions!r} has {len(shares)} '
-      f'numbers for {len(names)} sources of data.train; fix: give one each'
+    raise errors.refuse(
+      'config.data.proportions',
+      f'{data.proportions!r} has {len(shares)} numbers for {len(names)} '
+      'sources of data.train',
+      'give one each',
     )
   if 0 < data.row_length < data.max_length:
-    raise InputError(
-      f'config.data.row_length: {data.row_length} is less than '
-      f'data.max_length={data.max_length}; fix: use 0 (= max_length) or more'
+    raise errors.refuse(
+      'config.data.row_length',
+      f'{data.row_length} is less than data.max_length={data.max_length}',
+      'use 0 (= max_length) or more',
     )
   if data.prompt_max_length >= data.max_length:
-    raise InputError(
-      f'config.data.prompt_max_length: {data.prompt_max_length} leaves no '
-      f'token of data.max_length={data.max_length} to the completion; fix: '
-      'use less'
+    raise errors.refuse(
+      'config.data.prompt_max_length',
+      f'{data.prompt_max_length} leaves no token of '
+      f'data.max_length={data.max_length} to the completion',
+      'use less',
     )
   if data.train_on != 'last' and config.stage != 'sft':
-    raise InputError(
-      f"config.data.train_on: {data.train_on!r} is for stage 'sft': of "
-      "preferences the assistant's turns of each answer are trained; fix: use "
-      "'last'"
+    raise errors.refuse(
+      'config.data.train_on',
+      f"{data.train_on!r} is for stage 'sft': of preferences the assistant's "
+      'turns of each answer are trained',
+      "use 'last'",
     )
   reserved = ('messages', 'tools', 'documents', 'add_generation_prompt')
   for name in config_rules.json_object(data.template_args):
     if name in (*reserved, 'where', 'allow_control_tokens', 'ends_turn'):
-      raise InputError(
-        f'config.data.template_args: {name!r} is not an argument to set; fix: '
-        'remove it'
+      raise errors.refuse(
+        'config.data.template_args',
+        f'{name!r} is not an argument to set',
+        'remove it',
       )
   if data.use_token_ids and data.chat_template:
-    raise InputError(
-      f'config.data.chat_template: {data.chat_template!r} is not used with '
-      'data.use_token_ids; fix: leave it empty'
+    raise errors.refuse(
+      'config.data.chat_template',
+      f'{data.chat_template!r} is not used with data.use_token_ids',
+      'leave it empty',
     )
 
 
@@ -209,20 +224,22 @@ def _check_model(config: ConfigDict) -> None:
   model = config.model
   if bool(model.init_from) == bool(model.preset):
     problem = 'both are set' if model.preset else 'neither is set'
-    raise InputError(
-      f'config.model.init_from: {model.init_from!r} and model.preset='
-      f'{model.preset!r}: {problem}; fix: set one (a folder, or a preset for '
-      'random weights)'
+    raise errors.refuse(
+      'config.model.init_from',
+      f'{model.init_from!r} and model.preset={model.preset!r}: {problem}',
+      'set one (a folder, or a preset for random weights)',
     )
   if model.init_from and model.vocab_size:
-    raise InputError(
-      f'config.model.vocab_size: {model.vocab_size} is not used with '
-      'model.init_from; fix: leave it 0'
+    raise errors.refuse(
+      'config.model.vocab_size',
+      f'{model.vocab_size} is not used with model.init_from',
+      'leave it 0',
     )
   if not config.tokenizer and not model.init_from:
-    raise InputError(
-      "config.tokenizer: '' takes the tokenizer of model.init_from, which is "
-      "not set; fix: use 'byte', a folder or a tokenizer.json"
+    raise errors.refuse(
+      'config.tokenizer',
+      "'' takes the tokenizer of model.init_from, which is not set",
+      "use 'byte', a folder or a tokenizer.json",
     )
 
 
@@ -231,27 +248,30 @@ def _check_adapter(config: ConfigDict, base: ConfigDict) -> None:
   if not adapter.rank:
     for key, value in adapter.items():
       if value != base.adapter[key]:
-        raise InputError(
-          f'config.adapter.{key}: {value!r} is not used with adapter.rank=0; '
-          'fix: set a rank, e.g. --config.adapter.rank=16'
+        raise errors.refuse(
+          f'config.adapter.{key}',
+          f'{value!r} is not used with adapter.rank=0',
+          'set a rank, e.g. --config.adapter.rank=16',
         )
     if reference.mode == 'adapter_off':
-      raise InputError(
-        "config.reference.mode: 'adapter_off' needs an adapter, and "
-        'adapter.rank=0 trains all weights; fix: set a rank, e.g. '
-        '--config.adapter.rank=16, or use params'
+      raise errors.refuse(
+        'config.reference.mode',
+        "'adapter_off' needs an adapter, and adapter.rank=0 trains all weights",
+        'set a rank, e.g. --config.adapter.rank=16, or use params',
       )
     return
   adapter_spec.select(adapter.targets)
   if adapter.init_from and adapter.init != base.adapter.init:
-    raise InputError(
-      f'config.adapter.init: {adapter.init!r} is not used with '
-      'adapter.init_from; fix: leave it out'
+    raise errors.refuse(
+      'config.adapter.init',
+      f'{adapter.init!r} is not used with adapter.init_from',
+      'leave it out',
     )
   if reference.mode == 'adapter_off' and reference.init_from:
-    raise InputError(
-      f'config.reference.init_from: {reference.init_from!r} is not used with '
-      "reference.mode 'adapter_off'; fix: leave it empty, or use params"
+    raise errors.refuse(
+      'config.reference.init_from',
+      f"{reference.init_from!r} is not used with reference.mode 'adapter_off'",
+      'leave it empty, or use params',
     )
 
 
@@ -259,24 +279,30 @@ def _check_optim(config: ConfigDict) -> None:
   optim, train = config.optim, config.train
   for option in _UNUSED_OPTIM[optim.name]:
     if optim[option] is not None:
-      raise InputError(
-        f'config.optim.{option}: {optim[option]!r} is not used by '
-        f'{optim.name}; fix: set it to None'
+      raise errors.refuse(
+        f'config.optim.{option}',
+        f'{optim[option]!r} is not used by {optim.name}',
+        'set it to None',
       )
   if optim.warmup_steps and optim.warmup_fraction:
-    raise InputError(
-      f'config.optim.warmup_fraction: {optim.warmup_fraction} and '
-      f'optim.warmup_steps={optim.warmup_steps} are both set; fix: set one to 0'
+    raise errors.refuse(
+      'config.optim.warmup_fraction',
+      f'{optim.warmup_fraction} and optim.warmup_steps={optim.warmup_steps} '
+      'are both set',
+      'set one to 0',
     )
   if 0 < train.num_steps <= optim.warmup_steps:
-    raise InputError(
-      f'config.optim.warmup_steps: {optim.warmup_steps} is not less than '
-      f'train.num_steps={train.num_steps}; fix: use less'
+    raise errors.refuse(
+      'config.optim.warmup_steps',
+      f'{optim.warmup_steps} is not less than '
+      f'train.num_steps={train.num_steps}',
+      'use less',
     )
   if optim.schedule == 'constant' and optim.final_fraction:
-    raise InputError(
-      f'config.optim.final_fraction: {optim.final_fraction} is not used with '
-      "schedule 'constant'; fix: use 0, or linear or cosine"
+    raise errors.refuse(
+      'config.optim.final_fraction',
+      f"{optim.final_fraction} is not used with schedule 'constant'",
+      'use 0, or linear or cosine',
     )
 
 
@@ -284,19 +310,21 @@ def _check_train(config: ConfigDict) -> None:
   train = config.train
   if bool(train.num_steps) == bool(train.num_epochs):
     problem = 'both are set' if train.num_steps else 'neither is set'
-    raise InputError(
-      f'config.train.num_steps: {train.num_steps} and train.num_epochs='
-      f'{train.num_epochs:g}: {problem}; fix: set exactly one above 0'
+    raise errors.refuse(
+      'config.train.num_steps',
+      f'{train.num_steps} and train.num_epochs={train.num_epochs:g}: {problem}',
+      'set exactly one above 0',
     )
   if train.batch_size % train.microbatches:
-    raise InputError(
-      f'config.train.microbatches: {train.microbatches} does not divide '
-      f'train.batch_size={train.batch_size}; fix: use one of '
-      f'{", ".join(map(str, _divisors(train.batch_size)))}'
+    raise errors.refuse(
+      'config.train.microbatches',
+      f'{train.microbatches} does not divide '
+      f'train.batch_size={train.batch_size}',
+      f'use one of {", ".join(map(str, _divisors(train.batch_size)))}',
     )
   if list(config.mesh.values()).count(-1) > 1:
-    raise InputError(
-      'config.mesh: more than one size is -1; fix: leave the rest to one axis'
+    raise errors.refuse(
+      'config.mesh', 'more than one size is -1', 'leave the rest to one axis'
     )
 
 
@@ -304,9 +332,10 @@ def _check_sample(sample: ConfigDict) -> None:
   unused = {'top_k': 0, 'top_p': 1.0, 'min_p': 0.0}
   for key, off in unused.items():
     if sample.temperature == 0 and sample[key] != off:
-      raise InputError(
-        f'config.sample.{key}: {sample[key]} is not used by greedy sampling '
-        f'(sample.temperature=0); fix: use {off}, or a temperature above 0'
+      raise errors.refuse(
+        f'config.sample.{key}',
+        f'{sample[key]} is not used by greedy sampling (sample.temperature=0)',
+        f'use {off}, or a temperature above 0',
       )
 
 
@@ -317,9 +346,10 @@ def _check_mesh(mesh: ConfigDict, num_devices: int) -> None:
     sizes = ', '.join(
       f'{axis}={mesh[axis]}' for axis in ('data', 'fsdp', 'tensor')
     )
-    raise InputError(
-      f'config.mesh: {sizes} does not fit {num_devices} device(s); fix: use '
-      f'sizes whose product is {num_devices}, one of them -1 for the rest'
+    raise errors.refuse(
+      'config.mesh',
+      f'{sizes} does not fit {num_devices} device(s)',
+      f'use sizes whose product is {num_devices}, one of them -1 for the rest',
     )
 
 
@@ -331,9 +361,10 @@ def _check_data_file(name: str) -> None:
   path = os.path.expanduser(name)
   near = errors.nearest(name, EMBEDDED)
   if near and not os.path.exists(path):
-    raise InputError(
-      f'config.data: {name!r} is no file and no data set; fix: did you mean '
-      f'{near!r}?'
+    raise errors.refuse(
+      'config.data',
+      f'{name!r} is no file and no data set',
+      f'did you mean {near!r}?',
     )
   files.check(path)
 
@@ -345,7 +376,8 @@ def _check_path(key: str, name: str, kind: str, is_there) -> None:
   siblings = os.listdir(folder or '.') if os.path.isdir(folder or '.') else []
   near = errors.nearest(base, siblings)
   hint = f'did you mean {os.path.join(folder, near)!r}? ' if near else ''
-  raise InputError(
-    f'config.{key}: {name!r} is not there; fix: {hint}give the path of a '
-    f'{kind}, absolute or from {os.getcwd()}'
+  raise errors.refuse(
+    f'config.{key}',
+    f'{name!r} is not there',
+    f'{hint}give the path of a {kind}, absolute or from {os.getcwd()}',
   )

@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections.config_dict import ConfigDict
 
+from dpo_jax import errors
 from dpo_jax.config import rules as config_rules
 from dpo_jax.types import InputError
 
@@ -27,18 +28,20 @@ def get_config(path: str, arg: str) -> ConfigDict:
     raise
   except SyntaxError as error:
     where = f'{path}:{error.lineno}'
-    raise InputError(f'{where}: {error.msg}; fix: the Python there') from error
+    raise errors.refuse(where, error.msg, 'the Python there') from error
   except Exception as error:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == path]
-    raise InputError(
-      f'{path}:{lines[-1] if lines else 1}: {type(error).__name__}: '
-      f'{_one_line(error)}; fix: the experiment must run get_config({arg!r})'
+    raise errors.refuse(
+      f'{path}:{lines[-1] if lines else 1}',
+      f'{type(error).__name__}: {_one_line(error)}',
+      f'the experiment must run get_config({arg!r})',
     ) from error
   if not isinstance(config, ConfigDict) or 'loss' not in config:
-    raise InputError(
-      f'{path}: get_config returned {type(config).__name__}; fix: start from '
-      'dpo_jax.config.base() and return it'
+    raise errors.refuse(
+      path,
+      f'get_config returned {type(config).__name__}',
+      'start from dpo_jax.config.base() and return it',
     )
   return config
 
@@ -50,9 +53,10 @@ def parse_value(part: str, text: str | None, default: Any) -> Any:
     words = {None: True, 'true': True, 'false': False}
     if text in words:
       return words[text]
-    raise InputError(
-      f'config argument {part!r}: {text!r} is not allowed; fix: use '
-      f'{part.split("=")[0]}, or =true or =false'
+    raise errors.refuse(
+      f'config argument {part!r}',
+      f'{text!r} is not allowed',
+      f'use {part.split("=")[0]}, or =true or =false',
     )
   problem = 'has no value'
   if text:
@@ -61,9 +65,10 @@ def parse_value(part: str, text: str | None, default: Any) -> Any:
     except ValueError:
       problem = f'{text!r} is not allowed'
   name = part.split('=')[0]
-  raise InputError(
-    f'config argument {part!r}: {problem}; fix: use '
-    f'{name}={kind.__name__.upper()}, e.g. {name}={default}'
+  raise errors.refuse(
+    f'config argument {part!r}',
+    problem,
+    f'use {name}={kind.__name__.upper()}, e.g. {name}={default}',
   )
 
 
@@ -73,15 +78,16 @@ def _read_experiment(path: str) -> str:
     others = [str(p) for p in sorted(file.parent.glob('*.py'))]
     hint = config_rules.did_you_mean(path, others)
     listed = f'; there are {", ".join(others)}' if others and not hint else ''
-    raise InputError(
-      f'{path}: no such experiment file; fix: {hint}'
-      f'--config takes FILE.py or FILE.py:ARG{listed}'
+    raise errors.refuse(
+      path,
+      'no such experiment file',
+      f'{hint}--config takes FILE.py or FILE.py:ARG{listed}',
     )
   try:
     return file.read_text(encoding='utf-8')
   except (OSError, UnicodeDecodeError) as error:
-    raise InputError(
-      f'{path}: cannot be read ({_one_line(error)}); fix: give a Python file'
+    raise errors.refuse(
+      path, f'cannot be read ({_one_line(error)})', 'give a Python file'
     ) from error
 
 

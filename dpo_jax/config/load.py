@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 from ml_collections.config_dict import ConfigDict
 
+from dpo_jax import errors
 from dpo_jax.config import check as config_check
 from dpo_jax.config import experiment_files
 from dpo_jax.config import rules as config_rules
@@ -135,9 +136,10 @@ def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
     name, equals, text = part.partition('=')
     if name not in defaults:
       hint = config_rules.did_you_mean(name, defaults)
-      raise InputError(
-        f'config argument {part!r}: this experiment has no {name!r}; fix: '
-        f'{hint}arguments: {", ".join(defaults)}'
+      raise errors.refuse(
+        f'config argument {part!r}',
+        f'this experiment has no {name!r}',
+        f'{hint}arguments: {", ".join(defaults)}',
       )
     values[name] = experiment_files.parse_value(
       part, text if equals else None, defaults[name]

@@ -16,7 +16,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 
-from dpo_jax import losses
+from dpo_jax import errors, losses
 from dpo_jax.losses import rules as loss_rules
 from dpo_jax.types import InputError
 
@@ -237,8 +237,8 @@ def _all():
 def _unknown(key, what, name, known) -> InputError:
   near = difflib.get_close_matches(str(name), known, n=1)
   hint = f'did you mean {near[0]!r}? ' if near else ''
-  return InputError(
-    f'{key}: unknown {what} {name!r}; fix: {hint}known: {", ".join(known)}'
+  return errors.refuse(
+    key, f'unknown {what} {name!r}', f'{hint}known: {", ".join(known)}'
   )
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dpo_jax.types import InputError
+from dpo_jax import errors
 
 # What a loss or an option may need, and what that means.
 NEEDS = {
@@ -85,11 +85,11 @@ def check_options(
       refused = []  # a term without a reference does not notice
     if refused or not taken:
       loss = (refused or list(losses))[0]
-      raise InputError(
-        f'config.loss.{name}: {(values or {}).get(name, True)!r} is not '
-        f'allowed with {loss}, '
-        f'{_reason(option, losses[loss])}; fix: leave config.loss.{name} '
-        f'unset, or use {_wanted(option)}'
+      raise errors.refuse(
+        f'config.loss.{name}',
+        f'{(values or {}).get(name, True)!r} is not allowed with {loss}, '
+        f'{_reason(option, losses[loss])}',
+        f'leave config.loss.{name} unset, or use {_wanted(option)}',
       )
 
 
@@ -122,22 +122,25 @@ def check_values(
     users += [n for n, it in chosen.items() if key in it.static]
     if not users:
       known = sorted({k for it in chosen.values() for k in it.hyper})
-      raise InputError(
-        f'config.loss.{key}: not used by {", ".join(chosen)}; '
-        f'fix: remove it, or use one of {", ".join(known) or "none"}'
+      raise errors.refuse(
+        f'config.loss.{key}',
+        f'not used by {", ".join(chosen)}',
+        f'remove it, or use one of {", ".join(known) or "none"}',
       )
     for name in users:
       choices = chosen[name].static.get(key, (value,))
       if value not in choices:
-        raise InputError(
-          f'config.loss.{key}: {value!r} is not allowed with {name}; fix: '
-          f'use one of {", ".join(choices)}'
+        raise errors.refuse(
+          f'config.loss.{key}',
+          f'{value!r} is not allowed with {name}',
+          f'use one of {", ".join(choices)}',
         )
       bounds = chosen[name].bounds.get(key)
       if bounds and not within(value, bounds):
-        raise InputError(
-          f'config.loss.{key}: {value!r} is not allowed with {name}; fix: '
-          f'use a number in {bounds}'
+        raise errors.refuse(
+          f'config.loss.{key}',
+          f'{value!r} is not allowed with {name}',
+          f'use a number in {bounds}',
         )
   _check_only_with(options, values)
   _check_defaults(losses, values)
@@ -159,14 +162,17 @@ def check_reference(
   for name, it in {**losses, **options}.items():
     for need, reason in _NOT_CACHED.items():
       if mode == 'cache' and need in it.needs:
-        raise InputError(
-          f"config.reference.mode: 'cache' is not allowed with {name}, "
-          f"{reason}; fix: use 'params'"
+        raise errors.refuse(
+          'config.reference.mode',
+          f"'cache' is not allowed with {name}, {reason}",
+          "use 'params'",
         )
     if getattr(it, 'changes', '') == 'reference' and mode != 'params':
-      raise InputError(
-        f'config.reference.mode: {mode!r} is not allowed with {name}, which '
-        "changes the reference's weights; fix: use 'params'"
+      raise errors.refuse(
+        'config.reference.mode',
+        f"{mode!r} is not allowed with {name}, which changes the reference's "
+        'weights',
+        "use 'params'",
       )
 
 
@@ -198,10 +204,11 @@ def check_data(
     missing = [] if wanted & has else [' or '.join(sorted(wanted))]
     missing += sorted({'scores', 'margin'} & loss.needs - has)
     if missing:
-      raise InputError(
-        f'config.loss.terms.{name}: needs {missing[0]}, which {where} has not '
-        f'in {"every" if missing[0] == "scores" else "any"} row; fix: use data '
-        f'with {missing[0]}, or another loss'
+      raise errors.refuse(
+        f'config.loss.terms.{name}',
+        f'needs {missing[0]}, which {where} has not in '
+        f'{"every" if missing[0] == "scores" else "any"} row',
+        f'use data with {missing[0]}, or another loss',
       )
 
 
@@ -236,9 +243,10 @@ def _check_only_with(
     for key, (other, choice) in option.only_with.items():
       default = option.static[other][0]
       if key in values and values.get(other, default) != choice:
-        raise InputError(
-          f'config.loss.{key}: counts only with {other}={choice}; fix: set '
-          f'config.loss.{other} to {choice!r}, or leave {key} unset'
+        raise errors.refuse(
+          f'config.loss.{key}',
+          f'counts only with {other}={choice}',
+          f'set config.loss.{other} to {choice!r}, or leave {key} unset',
         )
 
 
@@ -249,7 +257,8 @@ def _check_defaults(losses: Mapping[str, Any], values: Iterable[str]) -> None:
     for key, default in loss.hyper.items():
       first, number = defaults.setdefault(key, (name, default))
       if number != default and key not in values:
-        raise InputError(
-          f'config.loss.{key}: {first} has {number:g} by default and {name} '
-          f'{default:g}; fix: set config.loss.{key}, which both will use'
+        raise errors.refuse(
+          f'config.loss.{key}',
+          f'{first} has {number:g} by default and {name} {default:g}',
+          f'set config.loss.{key}, which both will use',
         )

@@ -4,8 +4,8 @@ Comes in: the registry, and the README's text. Goes out: Markdown text. Writes
 no file: `scripts/loss_table.py` does.
 """
 
+from dpo_jax import errors
 from dpo_jax.losses import registry
-from dpo_jax.types import InputError
 
 # What stands before and after the table in the README.
 MARKS = (
@@ -40,9 +40,10 @@ def refresh_table(readme: str) -> str:
   before, start, rest = readme.partition(MARKS[0])
   _, end, after = rest.partition(MARKS[1])
   if not end:
-    raise InputError(
-      f'README.md: no place for the table of losses; fix: put '
-      f'{MARKS[0].strip()} and {MARKS[1].strip()} into it'
+    raise errors.refuse(
+      'README.md',
+      'no place for the table of losses',
+      f'put {MARKS[0].strip()} and {MARKS[1].strip()} into it',
     )
   return before + start + table() + end + after
 

@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from dpo_jax import errors
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
 from dpo_jax.types import InputError
 
@@ -76,7 +77,8 @@ def _refused(pattern: str, problem: str, names: tuple[str, ...]) -> InputError:
   words = [*names, *(word for name in names for word in name.split('/'))]
   near = difflib.get_close_matches(pattern, words, n=1)
   hint = f'did you mean {near[0]!r}? ' if near else ''
-  return InputError(
-    f'config.adapter.targets: {pattern!r} {problem}; fix: {hint}the linear '
-    f'maps are {", ".join(names)}'
+  return errors.refuse(
+    'config.adapter.targets',
+    f'{pattern!r} {problem}',
+    f'{hint}the linear maps are {", ".join(names)}',
   )

@@ -12,10 +12,10 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from dpo_jax import errors
 from dpo_jax.models import families, layer_patterns
 from dpo_jax.models.config_source import Source
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.types import InputError
 
 # config.json's word -> ours.
 _ACTIVATIONS = {
@@ -128,9 +128,10 @@ def _family(name: Any, where: str) -> families.Family:
     return known[name]
   near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.3)
   nearest = f', nearest {near[0]!r}' if near else ''
-  raise InputError(
-    f'{where}: model_type {name!r} is not an architecture that is built here; '
-    f'fix: use one of {", ".join(sorted(known))}{nearest}'
+  raise errors.refuse(
+    where,
+    f'model_type {name!r} is not an architecture that is built here',
+    f'use one of {", ".join(sorted(known))}{nearest}',
   )
 
 
@@ -143,10 +144,11 @@ def _read_experts(source: Source) -> dict[str, Any]:
   """The fields that only models with experts have."""
   step, dense = source.get('decoder_sparse_step'), source.get('mlp_only_layers')
   if step not in (None, 1) or dense:
-    raise InputError(
-      f'{source.where}: decoder_sparse_step = {step!r} and mlp_only_layers = '
-      f'{dense!r} give experts to some layers only, which is not built here; '
-      'fix: use a model of which every layer has experts'
+    raise errors.refuse(
+      source.where,
+      f'decoder_sparse_step = {step!r} and mlp_only_layers = {dense!r} give '
+      'experts to some layers only, which is not built here',
+      'use a model of which every layer has experts',
     )
   # Published qwen3_moe files say num_experts, transformers 5 the other.
   count = 'num_experts' if 'num_experts' in source.mapping else None
@@ -192,15 +194,17 @@ def _derive(fields: dict[str, Any], source: Source) -> None:
   if not fields.get('head_size'):
     fields['head_size'], rest = divmod(fields['width'], heads)
     if rest:
-      raise InputError(
-        f'{source.where}: {heads} heads do not divide a width of '
-        f'{fields["width"]}; fix: say head_dim'
+      raise errors.refuse(
+        source.where,
+        f'{heads} heads do not divide a width of {fields["width"]}',
+        'say head_dim',
       )
   fields['mlp_width'] = fields['mlp_width'] or 4 * fields['width']  # gpt2
   word = fields['activation']
   if word not in _ACTIVATIONS and word not in _WORDS:
-    raise InputError(
-      f'{source.where}: activation {word!r} is not built here; fix: use one '
-      f'of {", ".join(_ACTIVATIONS)}'
+    raise errors.refuse(
+      source.where,
+      f'activation {word!r} is not built here',
+      f'use one of {", ".join(_ACTIVATIONS)}',
     )
   fields['activation'] = _ACTIVATIONS.get(word, word)

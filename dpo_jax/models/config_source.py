@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from dpo_jax.types import InputError
+from dpo_jax import errors
 
 _WORDS = {
   int: 'a positive integer',
@@ -49,9 +49,10 @@ class Source:
       if value is None and key in _OPTIONAL:
         return None
     if value is None:
-      raise InputError(
-        f'{self.where}: key {key!r} is missing; fix: use the config.json that '
-        'came with the weights'
+      raise errors.refuse(
+        self.where,
+        f'key {key!r} is missing',
+        'use the config.json that came with the weights',
       )
     if kind is float and type(value) is int:
       value = float(value)
@@ -70,6 +71,6 @@ class Source:
 
   def refuse(self, key: str, fix: str) -> NoReturn:
     """Raises the InputError of a key."""
-    raise InputError(
-      f'{self.where}: {key} = {self.get(key)!r} cannot be used; fix: {fix}'
+    raise errors.refuse(
+      self.where, f'{key} = {self.get(key)!r} cannot be used', fix
     )

@@ -9,10 +9,10 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from dpo_jax import errors
 from dpo_jax.models import families
 from dpo_jax.models.config_source import Source
 from dpo_jax.models.decoder_config import DecoderConfig, Rope
-from dpo_jax.types import InputError
 
 _SLIDING, _FULL = 'sliding_attention', 'full_attention'
 
@@ -141,9 +141,10 @@ _KEYS = {
 def _read_rope(source: Source) -> Rope:
   kind = source.get('rope_type') or source.get('type') or 'default'
   if kind not in _KEYS:
-    raise InputError(
-      f'{source.where}: rope_type {kind!r} is not built here; fix: use '
-      f'weights with one of {", ".join(_KEYS)}'
+    raise errors.refuse(
+      source.where,
+      f'rope_type {kind!r} is not built here',
+      f'use weights with one of {", ".join(_KEYS)}',
     )
   kinds = typing.get_type_hints(Rope)
   keys = _KEYS[kind].items()

@@ -8,9 +8,9 @@ import dataclasses
 import difflib
 from typing import Any
 
+from dpo_jax import errors
 from dpo_jax.models import architectures
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.types import InputError
 
 _OURS = {
   # Bytes; learns the quickstart's rule in a minute on two cores.
@@ -176,9 +176,10 @@ def get(name: str, *, vocab_size: int | None = None) -> DecoderConfig:
   else:
     near = difflib.get_close_matches(name, names(), n=1, cutoff=0.3)
     nearest = f', nearest {near[0]!r}' if near else ''
-    raise InputError(
-      f'config.model.preset: no preset {name!r}; fix: use one of '
-      f'{", ".join(names())}{nearest}'
+    raise errors.refuse(
+      'config.model.preset',
+      f'no preset {name!r}',
+      f'use one of {", ".join(names())}{nearest}',
     )
   if vocab_size:
     config = dataclasses.replace(config, vocab_size=vocab_size)

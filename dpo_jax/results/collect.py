@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dpo_jax import errors
 from dpo_jax.types import InputError
 
 # the measurements that tables and figures show; other entries of a line may
@@ -88,9 +89,11 @@ def collect(paths: Iterable[str | os.PathLike]) -> list[Run]:
     path = pathlib.Path(path)
     found = find_runs(path)
     if not found:
-      raise InputError(
-        f'{path}: no runs found; fix: name a folder that holds config.json '
-        'and metrics.jsonl, or a folder above such folders'
+      raise errors.refuse(
+        path,
+        'no runs found',
+        'name a folder that holds config.json and metrics.jsonl, or a folder '
+        'above such folders',
       )
     for folder in found:
       if folder not in seen:
@@ -128,8 +131,8 @@ def _walk(folder: pathlib.Path, seen: set) -> Iterable[pathlib.Path]:
   try:
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
   except OSError as error:
-    raise InputError(
-      f'{folder}: cannot be listed ({error.strerror}); fix: its permissions'
+    raise errors.refuse(
+      folder, f'cannot be listed ({error.strerror})', 'its permissions'
     ) from error
   names = {entry.name for entry in entries}
   is_run = 'config.json' in names and names & {'metrics.jsonl', 'env.json'}
@@ -152,7 +155,7 @@ def read_run(path: pathlib.Path, order: int = 0) -> Run:
   digests = {'config.json': _digest(config_bytes)}
   config = _json_object(config_bytes, f'{path / "config.json"}')
   if isinstance(config.get('seed'), (list, dict)):
-    raise InputError(f'{path / "config.json"}: seed is a list; fix: a number')
+    raise errors.refuse(path / 'config.json', 'seed is a list', 'a number')
   records, torn = {}, 0
   if (path / 'metrics.jsonl').exists():
     metrics_bytes = _read(path / 'metrics.jsonl')
@@ -220,15 +223,15 @@ def _parse_line(line: bytes, where: str) -> tuple[int, str, dict[str, float]]:
   entry = _json_object(line, where)
   step, split = entry.pop('step', None), entry.pop('split', None)
   if type(step) is not int or step < 0:
-    raise InputError(f'{where}: step is {step!r}; fix: an integer from 0')
+    raise errors.refuse(where, f'step is {step!r}', 'an integer from 0')
   if not isinstance(split, str):
-    raise InputError(f"{where}: split is {split!r}; fix: 'train' or 'eval'")
+    raise errors.refuse(where, f'split is {split!r}', "'train' or 'eval'")
   metrics = {}
   for name, value in entry.items():
     if type(value) in (int, float):
       metrics[name] = float(value)
     elif name in SHOWN_METRICS and value is not None:
-      raise InputError(f'{where}: {name} is {value!r}; fix: a number or null')
+      raise errors.refuse(where, f'{name} is {value!r}', 'a number or null')
   # JSON has no NaN: "nonfinite": "loss=nan, kl=inf" beside nulls
   for item in str(entry.get('nonfinite', '')).split(', '):
     name, _, value = item.partition('=')
@@ -252,14 +255,15 @@ def parse_examples(data: bytes, step: int, where: str) -> Examples | None:
       loss = arrays['loss'] if 'loss' in arrays.files else None
   except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
     problem = str(error).splitlines()[0]
-    raise InputError(
-      f'{where}: not a readable npz ({problem}); fix: evaluate the run again'
+    raise errors.refuse(
+      where, f'not a readable npz ({problem})', 'evaluate the run again'
     ) from error
   if {score.shape for score in scores} != {(len(uid),)}:
     shapes = ', '.join(str(score.shape) for score in scores)
-    raise InputError(
-      f'{where}: {len(uid)} uids but scores of shapes {shapes}; fix: evaluate '
-      'the run again'
+    raise errors.refuse(
+      where,
+      f'{len(uid)} uids but scores of shapes {shapes}',
+      'evaluate the run again',
     )
   chosen, rejected, reference_chosen, reference_rejected = scores
   if len(uid) == 0:
@@ -296,8 +300,8 @@ def _read(path: pathlib.Path) -> bytes:
   try:
     return path.read_bytes()
   except OSError as error:
-    raise InputError(
-      f'{path}: cannot be read ({error.strerror}); fix: its permissions'
+    raise errors.refuse(
+      path, f'cannot be read ({error.strerror})', 'its permissions'
     ) from error
 
 
@@ -305,14 +309,16 @@ def _json_object(data: bytes, where: str) -> dict[str, Any]:
   try:
     value = json.loads(data, parse_float=_number, parse_int=_number)
   except (ValueError, RecursionError) as error:  # not UTF-8: a ValueError
-    raise InputError(
-      f'{where}: not JSON ({str(error).splitlines()[0]}); fix: restore the '
-      'file, or leave the run out'
+    raise errors.refuse(
+      where,
+      f'not JSON ({str(error).splitlines()[0]})',
+      'restore the file, or leave the run out',
     ) from error
   if not isinstance(value, dict):
-    raise InputError(
-      f'{where}: a JSON {type(value).__name__}, not an object; fix: restore '
-      'the file, or leave the run out'
+    raise errors.refuse(
+      where,
+      f'a JSON {type(value).__name__}, not an object',
+      'restore the file, or leave the run out',
     )
   return value
 

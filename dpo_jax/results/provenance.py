@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from dpo_jax import errors
 from dpo_jax.results import cells, collect, tables
 from dpo_jax.types import InputError
 
@@ -86,9 +87,10 @@ def write(
     for name in files:
       os.replace(staging / name, folder / name)
   except OSError as error:
-    raise InputError(
-      f'--out: {folder} is not writable ({error.strerror}); fix: another '
-      'folder, or its permissions'
+    raise errors.refuse(
+      '--out',
+      f'{folder} is not writable ({error.strerror})',
+      'another folder, or its permissions',
     ) from error
   finally:
     if staging is not None:
@@ -126,9 +128,10 @@ def verify(folder: str | os.PathLike) -> list[str]:
 def _load(folder: pathlib.Path) -> dict[str, Any]:
   where = folder / FILE
   if not where.is_file():
-    raise InputError(
-      f'{where}: no such file; fix: name a folder that `python -m '
-      'dpo_jax.results RUNS... --out=DIR` wrote'
+    raise errors.refuse(
+      where,
+      'no such file',
+      'name a folder that `python -m dpo_jax.results RUNS... --out=DIR` wrote',
     )
   try:
     document = json.loads(where.read_bytes())
@@ -140,9 +143,11 @@ def _load(folder: pathlib.Path) -> dict[str, Any]:
       _ = run['run'], run['done'], run['sha256'].items()
     _ = document['files'].items(), document['differences']
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    raise InputError(
-      f'{where}: not a provenance of version {_VERSION} '
-      f'({type(error).__name__}: {error}); fix: make the tables again'
+    raise errors.refuse(
+      where,
+      f'not a provenance of version {_VERSION} ({type(error).__name__}: '
+      f'{error})',
+      'make the tables again',
     ) from error
   return document
 

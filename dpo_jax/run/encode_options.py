@@ -11,10 +11,10 @@ from typing import Any
 
 from ml_collections.config_dict import ConfigDict
 
+from dpo_jax import errors
 from dpo_jax.config import rules as config_rules
 from dpo_jax.data.text import chat, encode
 from dpo_jax.data.text.encoders import Tokenizer
-from dpo_jax.types import InputError
 
 
 def read(
@@ -79,10 +79,11 @@ def _read_template(name: str, tokenizer: Tokenizer) -> str | None:
   if not name or pathlib.Path(name).is_file():
     return _read_text(name) if name else None
   if name not in named:
-    raise InputError(
-      f'config.data.chat_template: {name!r} is no file, and no template of '
-      f'tokenizer {tokenizer.name!r}; fix: give a Jinja file, or one of its '
-      f'names: {", ".join(map(repr, named)) or "it has none"}'
+    raise errors.refuse(
+      'config.data.chat_template',
+      f'{name!r} is no file, and no template of tokenizer {tokenizer.name!r}',
+      'give a Jinja file, or one of its names: '
+      f'{", ".join(map(repr, named)) or "it has none"}',
     )
   return named[name]
 
@@ -91,7 +92,8 @@ def _read_text(name: str) -> str:
   try:
     return pathlib.Path(name).read_text(encoding='utf-8')
   except (OSError, UnicodeDecodeError) as error:
-    raise InputError(
-      f'config.data.chat_template: {name!r} cannot be read ({error}); fix: '
-      'give a Jinja file in UTF-8'
+    raise errors.refuse(
+      'config.data.chat_template',
+      f'{name!r} cannot be read ({error})',
+      'give a Jinja file in UTF-8',
     ) from error

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dpo_jax import config as config_lib
+from dpo_jax import errors
 from dpo_jax.data.batches import length_table, mismatch, split
 from dpo_jax.data.sources import conversations, files, mixture, synthetic
 from dpo_jax.data.sources import source as sources
@@ -135,7 +136,7 @@ def read_prompts(config, tokenizer: Tokenizer) -> list[np.ndarray]:
   )
   encoded, _ = encode.encode_all(records, tokenizer, options)
   if not encoded:
-    raise InputError(f'{path}: has no rows; fix: give a prompt a line')
+    raise errors.refuse(path, 'has no rows', 'give a prompt a line')
   return [record.prompt for record in encoded]
 
 
@@ -143,8 +144,8 @@ def _prompt_record(row: dict[str, Any], where: str) -> PreferenceRecord:
   """A prompt with an answer that only stands where the answer begins."""
   key = 'prompt' if 'prompt' in row else 'messages'
   if key not in row:
-    raise InputError(
-      f"{where}: has neither 'prompt' nor 'messages'; fix: give one of them"
+    raise errors.refuse(
+      where, "has neither 'prompt' nor 'messages'", 'give one of them'
     )
   if isinstance(row[key], str):
     prompt, answer = row[key], 'x'
@@ -175,17 +176,20 @@ def _read_model(config, tokenizer: Tokenizer) -> architectures.DecoderConfig:
     )
   padded = config.model.init_from and tokenizer.vocab_size < model.vocab_size
   if padded and not config.model.allow_larger_vocab:
-    raise InputError(
-      f'config.tokenizer: {tokenizer.name!r} has {tokenizer.vocab_size} '
-      f'tokens, the model {model.vocab_size}; fix: use the tokenizer that the '
-      'model was trained with, or set model.allow_larger_vocab=True if the '
-      'other rows are padding (as in pythia and qwen)'
+    raise errors.refuse(
+      'config.tokenizer',
+      f'{tokenizer.name!r} has {tokenizer.vocab_size} tokens, the model '
+      f'{model.vocab_size}',
+      'use the tokenizer that the model was trained with, or set '
+      'model.allow_larger_vocab=True if the other rows are padding (as in '
+      'pythia and qwen)',
     )
   coefficient = config.model.router_aux_coef
   if coefficient is not None and not model.num_experts:
-    raise InputError(
-      f'config.model.router_aux_coef: {coefficient:g} is not used, a '
-      f'{model.family} has no experts; fix: set it to None'
+    raise errors.refuse(
+      'config.model.router_aux_coef',
+      f'{coefficient:g} is not used, a {model.family} has no experts',
+      'set it to None',
     )
   return model
 
@@ -254,9 +258,10 @@ def _encode(
   for line in ledger.lines():
     log(f'{use}: {line}')
   if not encoded:
-    raise InputError(
-      f'config.data.{use}: no record of {", ".join(names)} is left after '
-      'encoding; fix: see the reasons above, e.g. a larger data.max_length'
+    raise errors.refuse(
+      f'config.data.{use}',
+      f'no record of {", ".join(names)} is left after encoding',
+      'see the reasons above, e.g. a larger data.max_length',
     )
   done = encoded, length_table.make_table(encoded), ledger.as_dict()
   encode_options.log_unused(use, options, done[-1], log)
@@ -295,9 +300,11 @@ def _split(
   if surplus:
     log(f'held out: {surplus} comparisons of its last prompt go unused')
   if not len(kept):
-    raise InputError(
-      f'config.data.eval_pairs: {config.data.eval_pairs} leaves nothing to '
-      f'train on, of {num_records} records; fix: a smaller number'
+    raise errors.refuse(
+      'config.data.eval_pairs',
+      f'{config.data.eval_pairs} leaves nothing to train on, of {num_records} '
+      'records',
+      'a smaller number',
     )
   ledger['held_out'] = len(held_out)
   ledger['surplus'] = num_records - len(kept) - len(held_out)

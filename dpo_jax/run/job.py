@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpo_jax import config as config_lib
-from dpo_jax import losses, optim, scoring, sharding, train_step, types
+from dpo_jax import errors, losses, optim, scoring, sharding, train_step, types
 from dpo_jax.data.batches import pipeline
 from dpo_jax.models import adapters, decoder, quantized
 from dpo_jax.models.adapter_spec import AdapterSpec
 from dpo_jax.run.inputs import Inputs
 from dpo_jax.sharding import Placed
 from dpo_jax.train_step import init_state
-from dpo_jax.types import InputError, Params, TrainState
+from dpo_jax.types import Params, TrainState
 
 
 class Job(NamedTuple):
@@ -287,10 +287,11 @@ def count_steps(config, inputs: Inputs) -> int:
   prompts = config.train.num_epochs * len(inputs.train.indices)
   steps = int(prompts // config.train.batch_size)
   if not steps:
-    raise InputError(
-      f'config.train.num_epochs: {config.train.num_epochs:g} of '
-      f'{len(inputs.train.indices)} prompts is less than one update of '
-      f'{config.train.batch_size}; fix: a smaller train.batch_size'
+    raise errors.refuse(
+      'config.train.num_epochs',
+      f'{config.train.num_epochs:g} of {len(inputs.train.indices)} prompts is '
+      f'less than one update of {config.train.batch_size}',
+      'a smaller train.batch_size',
     )
   return steps
 

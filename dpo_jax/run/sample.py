@@ -15,9 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dpo_jax import scoring, sharding
+from dpo_jax import errors, scoring, sharding
 from dpo_jax.models import generate
-from dpo_jax.types import InputError
 
 _SHORTEST = 32  # tokens that a prompt is padded to, or twice that, or ...
 
@@ -68,9 +67,10 @@ def stop_ids(tokenizer, stop: str | tuple[str, ...]) -> list[int]:
   for name in filter(None, names):
     ids = tokenizer.encode(name, allow_special=True)
     if len(ids) != 1:
-      raise InputError(
-        f'config.sample.stop: {name!r} is {len(ids)} tokens of '
-        f'{tokenizer.name}; fix: give texts that are one token each'
+      raise errors.refuse(
+        'config.sample.stop',
+        f'{name!r} is {len(ids)} tokens of {tokenizer.name}',
+        'give texts that are one token each',
       )
     found |= set(ids)
   return sorted(found) or [-1]
@@ -82,10 +82,11 @@ def check_lengths(config, model_config, prompts: Sequence[np.ndarray]) -> None:
     return
   longest, new = max(map(len, prompts)), config.sample.max_new_tokens
   if longest + new > model_config.max_positions:
-    raise InputError(
-      f'config.sample.max_new_tokens: {new} after a prompt of {longest} tokens '
-      f'is more than the {model_config.max_positions} positions of the model; '
-      'fix: use less, or shorter prompts'
+    raise errors.refuse(
+      'config.sample.max_new_tokens',
+      f'{new} after a prompt of {longest} tokens is more than the '
+      f'{model_config.max_positions} positions of the model',
+      'use less, or shorter prompts',
     )
 
 

@@ -22,8 +22,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from dpo_jax import tree
-from dpo_jax.types import InputError
+from dpo_jax import errors, tree
 
 ITEM = 'meta'  # the item that holds the record; no caller's item is so named
 
@@ -248,9 +247,8 @@ def _together(action: Callable[[], Any], where: str) -> Any:
     _drop_coroutines(error)
     why = f'unreadable ({reason(error)})'
     if isinstance(error, MemoryError) or _NOT_DAMAGE.search(str(error)):
-      raise InputError(
-        f'{where}: {why} now; fix: give this user access to '
-        'it, and enough memory'
+      raise errors.refuse(
+        where, f'{why} now', 'give this user access to it, and enough memory'
       ) from error
   sound = not why
   if jax.process_count() > 1:

@@ -25,7 +25,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from dpo_jax import tree
+from dpo_jax import errors, tree
 from dpo_jax.storage import checkpoint_record
 from dpo_jax.types import InputError
 
@@ -179,9 +179,10 @@ class Checkpoints:
       except checkpoint_record.Unsound as damage:
         self._log(f'{self.folder / str(step)}: skipped, {damage}')
     if steps:
-      raise InputError(
-        f'{self.folder}: none of the steps {steps} is sound; fix: put back a '
-        'copy, or remove the folder to start over'
+      raise errors.refuse(
+        self.folder,
+        f'none of the steps {steps} is sound',
+        'put back a copy, or remove the folder to start over',
       )
     return None
 
@@ -192,9 +193,8 @@ class Checkpoints:
     try:
       return self._restore(step, abstract, partial)
     except checkpoint_record.Unsound as damage:
-      raise InputError(
-        f'{self.folder / str(step)}: {damage}; fix: use one of the steps '
-        f'{self.steps()}'
+      raise errors.refuse(
+        self.folder / str(step), damage, f'use one of the steps {self.steps()}'
       ) from damage
 
   def verify_latest(self, abstract: dict[str, Any] | None = None) -> int:
@@ -255,10 +255,10 @@ class Checkpoints:
     try:
       return ocp.CheckpointManager(self.folder, options=options)
     except Exception as error:
-      raise InputError(
-        f'{self.folder}: the steps cannot be listed '
-        f'({checkpoint_record.reason(error)}); fix: make it a readable folder '
-        'and move damaged steps elsewhere'
+      raise errors.refuse(
+        self.folder,
+        f'the steps cannot be listed ({checkpoint_record.reason(error)})',
+        'make it a readable folder and move damaged steps elsewhere',
       ) from error
 
   def _restore(self, step, abstract, partial) -> checkpoint_record.Restored:
@@ -292,11 +292,11 @@ class Checkpoints:
       if step not in steps:
         self._remove(self.folder / str(step))
     then = f'continues from step {steps[-1]}' if steps else 'starts over'
-    return InputError(
-      f'{self.folder / str(step)}: the checkpoint was not written '
-      f'({checkpoint_record.reason(error)}); needs '
-      f'{_size(self._pending_bytes)}, {_free(self.folder)} free; fix: make '
-      f'room or mend the folder and run the same command again, it {then}'
+    return errors.refuse(
+      self.folder / str(step),
+      f'the checkpoint was not written ({checkpoint_record.reason(error)}); '
+      f'needs {_size(self._pending_bytes)}, {_free(self.folder)} free',
+      f'make room or mend the folder and run the same command again, it {then}',
     )
 
   def _make_room(self, step: int) -> None:

@@ -21,11 +21,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dpo_jax import tree
+from dpo_jax import errors, tree
 from dpo_jax.models import architectures, families
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
 from dpo_jax.storage import hf_files, hf_layout, whole_folder
-from dpo_jax.types import InputError, Params
+from dpo_jax.types import Params
 
 MAX_SHARD_BYTES = 5_000_000_000
 _ROWS = 8192  # of an embedding, compared at a time
@@ -127,10 +127,12 @@ def _check(files: hf_files.Files, config: DecoderConfig) -> None:
   expected = _expected(files, config)
   missing = [name for name in expected if name not in files.names]
   if missing:
-    raise InputError(
-      f'{files.folder}: {_some("tensor", missing)} missing, of '
-      f'{len(expected)} that its config.json asks for; fix: check config.json '
-      '(layers, biases, tie_word_embeddings), or copy the weights again'
+    raise errors.refuse(
+      files.folder,
+      f'{_some("tensor", missing)} missing, of {len(expected)} that its '
+      'config.json asks for',
+      'check config.json (layers, biases, tie_word_embeddings), or copy the '
+      'weights again',
     )
   _check_tied(files, config)
   unexpected = [
@@ -139,22 +141,25 @@ def _check(files: hf_files.Files, config: DecoderConfig) -> None:
     if not _BUFFERS.search(name) and name != _head_name(config)
   ]
   if unexpected:
-    raise InputError(
-      f'{files.folder}: {_some("tensor", unexpected)} unexpected for '
-      f'a {config.family} of this config.json; fix: check config.json '
-      '(layers, biases, model_type)'
+    raise errors.refuse(
+      files.folder,
+      f'{_some("tensor", unexpected)} unexpected for a {config.family} of '
+      'this config.json',
+      'check config.json (layers, biases, model_type)',
     )
   for name, shape in expected.items():
     found, kind = files.describe(name)
     if found != shape:
-      raise InputError(
-        f'{files.path(name)}: {name} has shape {found}, config.json '
-        f'asks for {shape}; fix: use the config.json of these weights'
+      raise errors.refuse(
+        files.path(name),
+        f'{name} has shape {found}, config.json asks for {shape}',
+        'use the config.json of these weights',
       )
     if kind not in hf_files.FLOATS:
-      raise InputError(
-        f'{files.path(name)}: {name} is {kind}, quantised weights are not '
-        f'read; fix: use a checkpoint of {", ".join(hf_files.FLOATS)}'
+      raise errors.refuse(
+        files.path(name),
+        f'{name} is {kind}, quantised weights are not read',
+        f'use a checkpoint of {", ".join(hf_files.FLOATS)}',
       )
 
 
@@ -165,10 +170,11 @@ def _check_tied(files: hf_files.Files, config: DecoderConfig) -> None:
     return
   embedding = _names(files, config)['embed/embedding']
   if not _equal(files, head, embedding):
-    raise InputError(
-      f'{files.path(head)}: {head} differs from {embedding}, but config.json '
-      'says tie_word_embeddings; fix: set tie_word_embeddings to false, or '
-      f'remove {head}'
+    raise errors.refuse(
+      files.path(head),
+      f'{head} differs from {embedding}, but config.json says '
+      'tie_word_embeddings',
+      f'set tie_word_embeddings to false, or remove {head}',
     )
 
 

@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from dpo_jax import errors
 from dpo_jax.types import InputError
 
 SINGLE = 'model.safetensors'
@@ -75,27 +76,29 @@ def _find(folder: pathlib.Path) -> list[pathlib.Path]:
   if (folder / INDEX).is_file():
     files = read_json(folder / INDEX).get('weight_map')
     if not isinstance(files, Mapping) or not files:
-      raise InputError(f'{folder / INDEX}: no weight_map; fix: copy it again')
+      raise errors.refuse(folder / INDEX, 'no weight_map', 'copy it again')
     paths = [folder / os.path.basename(str(f)) for f in files.values()]
     for path in (paths := list(dict.fromkeys(paths))):
       if not path.is_file():
-        raise InputError(
-          f'{path}: missing, though {INDEX} names it; fix: copy it again'
+        raise errors.refuse(
+          path, f'missing, though {INDEX} names it', 'copy it again'
         )
     return paths
   if (folder / SINGLE).is_file():
     return [folder / SINGLE]
   pickles = sorted(folder.glob('*.bin')) + sorted(folder.glob('*.pt*'))
   if pickles:
-    raise InputError(
-      f'{pickles[0]}: pickled weights are not read, a pickle can run code; '
-      'fix: convert them once where you trust them: python -c "from '
-      'transformers import AutoModelForCausalLM as M; '
-      "M.from_pretrained('FOLDER').save_pretrained('NEW_FOLDER')\""
+    raise errors.refuse(
+      pickles[0],
+      'pickled weights are not read, a pickle can run code',
+      'convert them once where you trust them: python -c "from transformers '
+      'import AutoModelForCausalLM as M; '
+      "M.from_pretrained('FOLDER').save_pretrained('NEW_FOLDER')\"",
     )
-  raise InputError(
-    f'{folder}: no {SINGLE} and no {INDEX}; fix: give the folder of a '
-    'Hugging Face checkpoint'
+  raise errors.refuse(
+    folder,
+    f'no {SINGLE} and no {INDEX}',
+    'give the folder of a Hugging Face checkpoint',
   )
 
 
@@ -106,13 +109,13 @@ def read_json(
   try:
     value = json.loads(path.read_text(encoding='utf-8'))
   except FileNotFoundError:
-    raise InputError(f'{path}: no such file; fix: give {wanted}') from None
+    raise errors.refuse(path, 'no such file', f'give {wanted}') from None
   except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON
-    raise InputError(
-      f'{path}: cannot be read ({error}); fix: copy it again'
+    raise errors.refuse(
+      path, f'cannot be read ({error})', 'copy it again'
     ) from None
   if not isinstance(value, dict):
-    raise InputError(f'{path}: not a JSON object; fix: copy it again')
+    raise errors.refuse(path, 'not a JSON object', 'copy it again')
   return value
 
 
@@ -120,7 +123,7 @@ def _damaged(path: pathlib.Path, error: Exception) -> InputError:
   with open(path, 'rb') as file:
     pointer = file.read(32).startswith(b'version https://git-lfs')
   if pointer:
-    return InputError(f'{path}: a git-lfs pointer; fix: run git lfs pull')
-  return InputError(
-    f'{path}: not a safetensors file ({error}); fix: copy it again'
+    return errors.refuse(path, 'a git-lfs pointer', 'run git lfs pull')
+  return errors.refuse(
+    path, f'not a safetensors file ({error})', 'copy it again'
   )

@@ -7,9 +7,10 @@ its tokenizer's place. A run is recognised by its model.json.
 import json
 import pathlib
 
+from dpo_jax import errors
 from dpo_jax.models import architectures
 from dpo_jax.storage import checkpoints, hf_checkpoint, run_dir
-from dpo_jax.types import InputError, Params
+from dpo_jax.types import Params
 
 _MODEL = 'model.json'  # the shape of a run's model, in Hugging Face's words
 
@@ -47,8 +48,8 @@ def load(folder: str, config, shardings: Params, abstract: Params) -> Params:
   with checkpoints.Checkpoints(path) as saved:
     found = saved.restore_latest({'params': abstract}, partial=True)
   if found is None:
-    raise InputError(
-      f'{path}: this run has no checkpoint; fix: let it train first'
+    raise errors.refuse(
+      path, 'this run has no checkpoint', 'let it train first'
     )
   return found.items['params']
 
@@ -75,9 +76,10 @@ def _is_run(folder: str) -> bool:
 def _refuse_adapter(folder: str) -> None:
   config = run_dir.RunDir(folder).config()
   if config.get('adapter', {}).get('rank'):
-    raise InputError(
-      f'{folder}: this run trained an adapter and holds no whole weights; '
-      'fix: write them with --mode=export and give that folder'
+    raise errors.refuse(
+      folder,
+      'this run trained an adapter and holds no whole weights',
+      'write them with --mode=export and give that folder',
     )
 
 

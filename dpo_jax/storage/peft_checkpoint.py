@@ -21,7 +21,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dpo_jax import tree
+from dpo_jax import errors, tree
 from dpo_jax.models import adapter_spec, adapters, families
 from dpo_jax.models.adapter_spec import LINEARS, AdapterSpec
 from dpo_jax.models.decoder_config import DecoderConfig
@@ -244,16 +244,18 @@ def _check_config(path, peft, spec: AdapterSpec) -> None:
   ):
     found = peft.get(key, 8 if key != 'use_rslora' else False)
     if found != value:
-      raise InputError(
-        f'config.adapter.{ours}: {value} is not the {key}={found} of {path}; '
-        f'fix: --config.adapter.{ours}={found}'
+      raise errors.refuse(
+        f'config.adapter.{ours}',
+        f'{value} is not the {key}={found} of {path}',
+        f'--config.adapter.{ours}={found}',
       )
 
 
 def _unsupported(path, key, value) -> InputError:
-  return InputError(
-    f'{path}: {key}={value!r} is not supported, only plain LoRA is; fix: merge '
-    'that adapter into its base with PEFT and give the merged folder'
+  return errors.refuse(
+    path,
+    f'{key}={value!r} is not supported, only plain LoRA is',
+    'merge that adapter into its base with PEFT and give the merged folder',
   )
 
 
@@ -270,8 +272,8 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
   try:
     return safetensors.numpy.load_file(path)
   except (safetensors.SafetensorError, OSError) as error:
-    raise InputError(
-      f'{path}: not a safetensors file ({error}); fix: copy it again'
+    raise errors.refuse(
+      path, f'not a safetensors file ({error})', 'copy it again'
     ) from None
 
 
@@ -300,9 +302,8 @@ def _check_names(path, tensors, config, modules) -> None:
     if there and {*there} != {p.target for m in modules.values() for p in m}
     else 'use an adapter of this base'
   )
-  raise InputError(
-    f'{path}: does not fit config.adapter.targets and the base: {problem}; '
-    f'fix: {fix}'
+  raise errors.refuse(
+    path, f'does not fit config.adapter.targets and the base: {problem}', fix
   )
 
 
@@ -312,10 +313,11 @@ def _check_scale(path, peft, spec, module, rank) -> None:
   said = _pattern(peft.get('rank_pattern'), module, peft.get('r', 8))
   scale = alpha / (said**0.5 if spec.rslora else said)
   if said != rank or not math.isclose(scale, spec.scale, rel_tol=1e-6):
-    raise InputError(
-      f'{path}: {module} has rank {rank} and scale {scale:g} of rank {said}, '
-      f'the adapter {spec.rank} and {spec.scale:g}; fix: use an adapter of '
-      'one rank and alpha'
+    raise errors.refuse(
+      path,
+      f'{module} has rank {rank} and scale {scale:g} of rank {said}, the '
+      f'adapter {spec.rank} and {spec.scale:g}',
+      'use an adapter of one rank and alpha',
     )
 
 
@@ -339,10 +341,11 @@ def _split(path, config, spec, module, parts, a, b):
   own = spec.rank * len(parts)
   rank = a.shape[0] if a.shape[:1] in ((own,), (spec.rank,)) else own
   if a.shape != (rank, width) or b.shape != (height, rank):
-    raise InputError(
-      f'{path}: the factors of {module} are {a.shape} and {b.shape}, a rank '
-      f'of {spec.rank} on this base takes {(own, width)} and {(height, own)}; '
-      'fix: use an adapter of this base, or its rank'
+    raise errors.refuse(
+      path,
+      f'the factors of {module} are {a.shape} and {b.shape}, a rank of '
+      f'{spec.rank} on this base takes {(own, width)} and {(height, own)}',
+      'use an adapter of this base, or its rank',
     )
   rest, out = b.astype(np.float32), []
   for number, part in enumerate(parts):
@@ -363,8 +366,9 @@ def _split(path, config, spec, module, parts, a, b):
     hf_layout.write(b_tensor, sizes, f'r{outof}', ones, used)
     rest[:, columns] *= 1 - used
   if rest.any():
-    raise InputError(
-      f'{path}: lora_B of {module} reaches rows that config.adapter.targets '
-      'leaves out; fix: choose all projections that the module joins'
+    raise errors.refuse(
+      path,
+      f'lora_B of {module} reaches rows that config.adapter.targets leaves out',
+      'choose all projections that the module joins',
     )
   return out

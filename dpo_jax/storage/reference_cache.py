@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from dpo_jax import errors
 from dpo_jax.storage import run_dir
 from dpo_jax.types import CompletionScores, InputError
 
@@ -180,14 +181,15 @@ def _read(path: pathlib.Path, name: str) -> dict[str, np.ndarray]:
       seal = file['seal'].tobytes().decode()
   except FileNotFoundError as error:
     others = len(list(path.parent.glob('*.npz')))
-    raise InputError(
-      f'{path}: no reference scores of these tokens, reference and precision '
-      f'({others} of others in that folder); fix: run '
-      '--mode=precompute_reference'
+    raise errors.refuse(
+      path,
+      'no reference scores of these tokens, reference and precision '
+      f'({others} of others in that folder)',
+      'run --mode=precompute_reference',
     ) from error
   except PermissionError as error:
-    raise InputError(
-      f'{path}: {error.strerror}; fix: make it readable for this user'
+    raise errors.refuse(
+      path, error.strerror, 'make it readable for this user'
     ) from error
   except Exception as error:  # a damaged zip raises a dozen kinds
     why = ' '.join(str(error).split())[:120]
@@ -214,10 +216,11 @@ def _check(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
   bad = np.flatnonzero(~np.isfinite(logps) | (num_tokens < 1))
   if bad.size:
     i = int(np.searchsorted(offsets, bad[0], side='right')) - 1
-    raise InputError(
-      f'{path}: record {i} ({uids[i].decode()}), completion '
-      f'{bad[0] - offsets[i]} has logps {logps[bad[0]]:g} over '
-      f'{num_tokens[bad[0]]} tokens; fix: use a reference that scores it'
+    raise errors.refuse(
+      path,
+      f'record {i} ({uids[i].decode()}), completion {bad[0] - offsets[i]} has '
+      f'logps {logps[bad[0]]:g} over {num_tokens[bad[0]]} tokens',
+      'use a reference that scores it',
     )
 
 

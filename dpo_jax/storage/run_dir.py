@@ -23,7 +23,7 @@ from typing import IO, Any
 import jax
 import numpy as np
 
-from dpo_jax.types import InputError
+from dpo_jax import errors
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
 _PACKAGES += ('numpy',)
@@ -56,9 +56,8 @@ class RunDir:
     with storage_errors(self.path):
       config = _read_json(self.path / 'config.json')
     if config is None:
-      raise InputError(
-        f'{self.path}: not a run (no config.json); fix: give the --workdir '
-        'of a run'
+      raise errors.refuse(
+        self.path, 'not a run (no config.json)', 'give the --workdir of a run'
       )
     return config
 
@@ -73,7 +72,7 @@ class RunDir:
     """
     with storage_errors(self.path):
       if self.path.exists() and not self.path.is_dir():
-        raise InputError(f'{self.path}: a file; fix: give --workdir a folder')
+        raise errors.refuse(self.path, 'a file', 'give --workdir a folder')
       before = _read_json(self.path / 'config.json')
     if before is not None:
       _check_same(self.path, before, _as_json(config), self._may_change)
@@ -249,9 +248,10 @@ def storage_errors(path: pathlib.Path):
   try:
     yield
   except OSError as error:
-    raise InputError(
-      f'{error.filename or path}: {error.strerror or error}; fix: make room, '
-      'mend the permissions, or give another --workdir'
+    raise errors.refuse(
+      error.filename or path,
+      error.strerror or error,
+      'make room, mend the permissions, or give another --workdir',
     ) from error
 
 
@@ -272,9 +272,10 @@ def _check_same(
       )
   if lines:
     more = f' (and {len(lines) - 3} more)' if len(lines) > 3 else ''
-    raise InputError(
-      f'{path}: holds a run of another config: {"; ".join(lines[:3])}{more}; '
-      'fix: give a new --workdir, or the values that are there'
+    raise errors.refuse(
+      path,
+      f'holds a run of another config: {"; ".join(lines[:3])}{more}',
+      'give a new --workdir, or the values that are there',
     )
 
 
@@ -304,9 +305,10 @@ def _lock(path: pathlib.Path) -> IO[bytes]:
     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except (BlockingIOError, PermissionError) as error:
     file.close()
-    raise InputError(
-      f'{path}: another process is writing this run; fix: wait for it, stop '
-      'it, or give another --workdir'
+    raise errors.refuse(
+      path,
+      'another process is writing this run',
+      'wait for it, stop it, or give another --workdir',
     ) from error
   except OSError:
     pass  # a file system without locks
@@ -364,9 +366,8 @@ def _read_json(path: pathlib.Path) -> Any:
   except FileNotFoundError:
     return None
   except ValueError as error:
-    raise InputError(
-      f'{path}: not JSON ({error}); fix: put back a copy, or give another '
-      '--workdir'
+    raise errors.refuse(
+      path, f'not JSON ({error})', 'put back a copy, or give another --workdir'
     ) from error
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
+from dpo_jax import errors
 from dpo_jax.data.batches import length_table
 from dpo_jax.types import Comparison, EncodedRecord, InputError
 
@@ -73,9 +74,10 @@ def write(
       if not (folder / _META).exists():  # else another process was first
         raise
   except OSError as e:
-    raise InputError(
-      f'{folder}: the token store cannot be written ({e.strerror or e}); fix:'
-      ' free disk space and write permission there, or another cache folder'
+    raise errors.refuse(
+      folder,
+      f'the token store cannot be written ({e.strerror or e})',
+      'free disk space and write permission there, or another cache folder',
     ) from e
   finally:
     shutil.rmtree(beside, ignore_errors=True)
@@ -249,8 +251,8 @@ def _verify(path: pathlib.Path, sha256: str) -> None:
 
 def _unusable(path: pathlib.Path, problem: str) -> InputError:
   """The refusal of a store, naming the file and what to do."""
-  return InputError(
-    f'{path}: {problem}; fix: delete the folder {path.parent}, it is made anew'
+  return errors.refuse(
+    path, problem, f'delete the folder {path.parent}, it is made anew'
   )
 
 

@@ -11,8 +11,8 @@ import shutil
 import uuid
 from collections.abc import Iterator
 
+from dpo_jax import errors
 from dpo_jax.storage import run_dir
-from dpo_jax.types import InputError
 
 
 @contextlib.contextmanager
@@ -28,8 +28,8 @@ def write(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
   folder = pathlib.Path(os.path.abspath(folder))
   with run_dir.storage_errors(folder):
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-      raise InputError(
-        f'{folder}: is there already; fix: give another folder, or remove it'
+      raise errors.refuse(
+        folder, 'is there already', 'give another folder, or remove it'
       )
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.parent / f'.{folder.name}.{uuid.uuid4().hex[:8]}'

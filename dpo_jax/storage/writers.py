@@ -24,8 +24,8 @@ import rich.progress
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2, summary_pb2
 
+from dpo_jax import errors
 from dpo_jax.storage import run_dir
-from dpo_jax.types import InputError
 
 # Shown in the progress line, where there: metric, label, format.
 _SHOWN = (
@@ -151,9 +151,10 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     except (ValueError, TypeError, KeyError) as error:
       if number == len(lines):  # no newline after it: the writer was killed
         break
-      raise InputError(
-        f'{path}:{number}: not a line of metrics ({error}); fix: delete the '
-        'line'
+      raise errors.refuse(
+        f'{path}:{number}',
+        f'not a line of metrics ({error})',
+        'delete the line',
       ) from error
   return objects
 

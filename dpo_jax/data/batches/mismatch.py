@@ -14,8 +14,9 @@ others'; `Plan.summary` counts them.
 
 import numpy as np
 
+from dpo_jax import errors
 from dpo_jax.data.batches.length_table import LengthTable
-from dpo_jax.types import EncodedRecord, InputError
+from dpo_jax.types import EncodedRecord
 
 
 def choose(
@@ -70,15 +71,18 @@ def check(table: LengthTable, indices: np.ndarray, batch_size: int) -> None:
     InputError: batches of one prompt, or data of one prompt.
   """
   if batch_size < 2:
-    raise InputError(
-      f'config.train.batch_size: {batch_size} is not allowed with a loss that '
-      "scores every prompt with another prompt's answer; fix: 2 or more"
+    raise errors.refuse(
+      'config.train.batch_size',
+      f'{batch_size} is not allowed with a loss that scores every prompt with '
+      "another prompt's answer",
+      '2 or more',
     )
   if len(set(table.prompts[indices])) < 2:
-    raise InputError(
-      f'config.data.train: all {len(indices)} records have the same prompt, '
-      "and the loss scores every prompt with another prompt's answer; fix: "
-      'data with more prompts, or the loss bco'
+    raise errors.refuse(
+      'config.data.train',
+      f'all {len(indices)} records have the same prompt, and the loss scores '
+      "every prompt with another prompt's answer",
+      'data with more prompts, or the loss bco',
     )
 
 

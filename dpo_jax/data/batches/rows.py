@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpo_jax.types import EncodedRecord, InputError, Rows
+from dpo_jax import errors
+from dpo_jax.types import EncodedRecord, Rows
 
 LAYOUTS = ('shared', 'packed', 'padded')
 
@@ -177,10 +178,12 @@ def choose_row_counts(
 def check_row_length(longest: int, row_length: int) -> None:
   """Refuses rows that cannot hold the longest prompt + one completion."""
   if longest > row_length:
-    raise InputError(
-      f'config.data.row_length: {row_length} slots cannot hold a prompt and one'
-      f' completion of {longest}; fix: data.row_length >= {longest}, or a'
-      ' lower data.max_length (at most data.row_length)'
+    raise errors.refuse(
+      'config.data.row_length',
+      f'{row_length} slots cannot hold a prompt and one completion of '
+      f'{longest}',
+      f'data.row_length >= {longest}, or a lower data.max_length (at most '
+      'data.row_length)',
     )
 
 

@@ -38,7 +38,7 @@ def split_by_prompt_hash(
   sizes = np.maximum(table.num_comparisons, 1).tolist()
   total = sum(sizes)
   if not 0 <= num_eval_comparisons < max(1, total):
-    raise errors.error(
+    raise errors.refuse(
       'data.eval_pairs',
       f'{num_eval_comparisons} of {total} comparisons cannot be held out',
       'hold out fewer than there are',
@@ -57,7 +57,7 @@ def split_by_prompt_hash(
     held += fitting
     surplus += rest if fitting else ()
   if left:
-    raise errors.error(
+    raise errors.refuse(
       'data.eval_pairs',
       f'no whole records make {num_eval_comparisons} comparisons',
       f'hold out {num_eval_comparisons - left}',

@@ -31,7 +31,7 @@ def text(value: Any, key: str, where: str) -> str:
     try:
       value.encode('utf-8')
     except UnicodeEncodeError as error:
-      raise errors.error(
+      raise errors.refuse(
         where,
         f'{key!r} has a lone surrogate at character {error.start + 1}: '
         f'{errors.show(value[error.start])}',
@@ -80,7 +80,7 @@ def answer(value: Any, key: str, where: str) -> Messages:
   """Messages that begin with the assistant's."""
   turns = messages(value, key, where)
   if turns[0]['role'] != 'assistant':
-    raise errors.error(
+    raise errors.refuse(
       where,
       f'{key!r} begins with a message of role {turns[0]["role"]!r}',
       "begin the answer with role 'assistant'; what is before is the prompt",
@@ -109,7 +109,7 @@ def split(
     chosen, rejected = chosen[size:], rejected[size:]
   for key, side in (('chosen', chosen), ('rejected', rejected)):
     if not side or side[0]['role'] != 'assistant':
-      raise errors.error(
+      raise errors.refuse(
         where,
         f'{key!r} does not begin with an assistant message after the prompt',
         "give the answer alone, or leave 'prompt' out where both sides repeat "
@@ -133,7 +133,7 @@ def split_shared(
     if chosen[size]['role'] == rejected[size]['role'] == 'assistant':
       best = size
   if not best:
-    raise errors.error(
+    raise errors.refuse(
       where,
       "'chosen' and 'rejected' share no prompt that an assistant answers in "
       'both',
@@ -158,7 +158,7 @@ def split_dialogue(
   shared = os.path.commonprefix([chosen, rejected])
   size = shared.rfind(ANSWER_MARK) + len(ANSWER_MARK)
   if size < len(ANSWER_MARK):
-    raise errors.error(
+    raise errors.refuse(
       where,
       "'chosen' and 'rejected' share no beginning that ends in "
       f'{ANSWER_MARK!r}',
@@ -180,7 +180,7 @@ def _without(
   if part in message:
     return errors.wrong_type(f'{name}.{part}', None, 'a string', where)
   found = ', '.join(errors.show(key, 20) for key in list(message)[:6])
-  return errors.error(
+  return errors.refuse(
     where,
     f'message {name} has no {part!r} (its keys: {found or "none"})',
     "write messages as {'role': ..., 'content': ...}",
@@ -190,7 +190,7 @@ def _without(
 def _unknown_role(role: str, name: str, where: str) -> InputError:
   match = _OTHER_NAMES.get(role.lower()) or errors.nearest(role, ROLES)
   hint = f' (did you mean {match!r}?)' if match else ''
-  return errors.error(
+  return errors.refuse(
     where,
     f'unknown role {errors.show(role, 30)} in {name}{hint}',
     f'use one of {", ".join(ROLES)}',

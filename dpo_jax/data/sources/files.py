@@ -77,19 +77,19 @@ def check(path: str) -> None:
     raise _missing(path, where) from None
   except (OSError, ValueError) as error:  # ValueError: a NUL in the name
     reason = getattr(error, 'strerror', None) or error
-    raise errors.error(
+    raise errors.refuse(
       where, f'cannot be read: {reason}', 'check the path and its permissions'
     ) from None
   if not path.endswith(EXTENSIONS):
     extension = os.path.splitext(path)[1]
     match = errors.did_you_mean(extension, EXTENSIONS)
-    raise errors.error(
+    raise errors.refuse(
       where,
       f'unknown extension {extension!r}{match}',
       f'use a file ending in {", ".join(EXTENSIONS)}',
     )
   if not start:
-    raise errors.error(where, 'the file is empty', 'write or copy it again')
+    raise errors.refuse(where, 'the file is empty', 'write or copy it again')
   _check_start(path, start, where)
 
 
@@ -97,33 +97,33 @@ def _check_start(path: str, start: bytes, where: str) -> None:
   """Refuses a file whose first bytes are not what its name says."""
   lowered = start.lstrip(b'\xef\xbb\xbf \t\r\n').lower()
   if lowered.startswith(b'version https://git-lfs'):
-    raise errors.error(
+    raise errors.refuse(
       f'{path}:1',
       'a git-lfs pointer, not the data',
       'fetch the data (git lfs pull)',
     )
   if lowered.startswith((b'<!doctype', b'<html', b'<?xml')):
-    raise errors.error(
+    raise errors.refuse(
       f'{path}:1',
       'an HTML or XML page, not data',
       'download the data file itself, not the page that shows it',
     )
   for magic, (name, fix) in _OTHER_MAGIC.items():
     if start.startswith(magic):
-      raise errors.error(where, f'{name} under a name of another kind', fix)
+      raise errors.refuse(where, f'{name} under a name of another kind', fix)
   for magic, name, extension in (
     (_GZIP, 'gzip data', '.gz'),
     (_PARQUET, 'Parquet data', '.parquet'),
   ):
     named = path.endswith(extension)
     if start.startswith(magic) and not named:
-      raise errors.error(
+      raise errors.refuse(
         where,
         f'{name}, but its name does not end in {extension}',
         f'rename it to end in {extension}',
       )
     if named and not start.startswith(magic):
-      raise errors.error(
+      raise errors.refuse(
         where,
         f'not {name}, although its name ends in {extension}: '
         f'{errors.show(start[:16])}',
@@ -149,7 +149,7 @@ def _parquet_rows(
           row = {c: batch.column(c)[index].as_py() for c in wanted}
           yield number, blank | row
   except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-    raise errors.error(
+    raise errors.refuse(
       f'{path}:{number}',
       f'damaged Parquet file: {errors.show(str(error), 120)}',
       'copy or download the file again',
@@ -161,19 +161,19 @@ def _missing(path: str, where: str) -> Exception:
   try:
     names = os.listdir(folder or '.')
   except OSError:
-    return errors.error(
+    return errors.refuse(
       where, 'no such file, and no such folder', 'correct the path'
     )
   match = errors.nearest(name, names)
   hint = f' (did you mean {os.path.join(folder, match)!r}?)' if match else ''
-  return errors.error(where, f'no such file{hint}', 'correct the path')
+  return errors.refuse(where, f'no such file{hint}', 'correct the path')
 
 
 def _not_a_file(path: str, where: str, is_folder: bool) -> Exception:
   if not is_folder:
-    return errors.error(where, 'not a regular file', 'name a data file')
+    return errors.refuse(where, 'not a regular file', 'name a data file')
   names = sorted(n for n in os.listdir(path) if n.endswith(EXTENSIONS))
   example = f', such as {os.path.join(path, names[0])!r}' if names else ''
-  return errors.error(
+  return errors.refuse(
     where, 'a folder, not a file', f'name one file in it{example}'
   )

@@ -41,7 +41,7 @@ def read_rows(file: BinaryIO, path: str) -> Iterator[tuple[int, dict]]:
 def parse_line(line: bytes, where: str) -> dict[str, Any]:
   """One line as a dict; `where` is its path:line, for the message."""
   if b'\0' in line:
-    raise errors.error(
+    raise errors.refuse(
       where,
       f'raw NUL byte at byte {line.index(0) + 1}',
       'write the file again; it is not text, or it was cut off by a crash',
@@ -49,7 +49,7 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
   try:
     text = line.decode('utf-8')
   except UnicodeDecodeError as error:
-    raise errors.error(
+    raise errors.refuse(
       where,
       f'not UTF-8: byte 0x{line[error.start]:02x} at byte {error.start + 1}',
       'convert it (iconv -f LATIN1 -t UTF-8 FILE > NEW.jsonl)',
@@ -59,7 +59,7 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
   except json.JSONDecodeError as error:
     raise _diagnose(text, error, where) from None
   except (RecursionError, ValueError) as error:  # depth; repeated key; digits
-    raise errors.error(
+    raise errors.refuse(
       where, f'not usable JSON: {error}', 'correct this line'
     ) from None
   if not isinstance(row, dict):
@@ -83,17 +83,17 @@ def _read_line(file: BinaryIO, where: str) -> bytes:
   try:
     line = file.readline(MAX_LINE_BYTES + 1)
   except EOFError:
-    raise errors.error(
+    raise errors.refuse(
       where,
       'the gzip data ends in the middle (truncated file)',
       'copy or download the file again',
     ) from None
   except (OSError, zlib.error) as error:
-    raise errors.error(
+    raise errors.refuse(
       where, f'cannot be read: {error}', 'copy or download the file again'
     ) from None
   if len(line) > MAX_LINE_BYTES:
-    raise errors.error(
+    raise errors.refuse(
       where,
       f'line longer than {MAX_LINE_BYTES // 2**20} MiB',
       'split or drop this record; if the whole file is one line, ' + _JQ_LINES,
@@ -104,11 +104,11 @@ def _read_line(file: BinaryIO, where: str) -> bytes:
 def _strip_mark(line: bytes, where: str) -> bytes:
   """The first line without its byte-order mark."""
   if line.startswith(b'\x1f\x8b'):
-    raise errors.error(
+    raise errors.refuse(
       where, 'gzip data inside gzip data', 'decompress it once (gzip -d)'
     )
   if line.startswith(_UTF16_MARKS) or b'\0' in line[:4]:
-    raise errors.error(
+    raise errors.refuse(
       where,
       'UTF-16 or UTF-32 text, not UTF-8',
       'convert it (iconv -f UTF-16 -t UTF-8 FILE > NEW.jsonl)',
@@ -120,30 +120,30 @@ def _diagnose(text: str, error: json.JSONDecodeError, where: str) -> Exception:
   """Says what a line that is not JSON most likely is."""
   start = text.strip()
   if start.startswith(_MERGE_MARKERS):
-    return errors.error(
+    return errors.refuse(
       where,
       f'merge marker {start[:7]!r}',
       'resolve the merge conflict and write the file again',
     )
   if start.startswith('['):
-    return errors.error(where, 'a JSON array, not an object', _JQ_ARRAY)
+    return errors.refuse(where, 'a JSON array, not an object', _JQ_ARRAY)
   if not start.startswith('{'):
     return _not_json(start, where)
   rest = text[error.pos :].strip()
   if error.msg == 'Extra data':
     if rest.lstrip(', ').startswith('{'):
-      return errors.error(where, 'two objects on one line', _JQ_LINES)
-    return errors.error(
+      return errors.refuse(where, 'two objects on one line', _JQ_LINES)
+    return errors.refuse(
       where, f'text after the object: {errors.show(rest)}', _JQ_LINES
     )
   if not rest or error.msg.startswith('Unterminated string'):
-    return errors.error(
+    return errors.refuse(
       where,
       'the line ends inside an object (cut off, or an object over several '
       'lines)',
       _JQ_LINES,
     )
-  return errors.error(
+  return errors.refuse(
     where,
     f'not JSON: {error.msg} at column {error.colno}: '
     f'{errors.show(text[error.pos : error.pos + 40])}',
@@ -153,26 +153,26 @@ def _diagnose(text: str, error: json.JSONDecodeError, where: str) -> Exception:
 
 def _not_json(start: str, where: str) -> Exception:
   if start.startswith('<'):
-    return errors.error(
+    return errors.refuse(
       where,
       f'an HTML or XML page, not JSON: {errors.show(start, 40)}',
       'download the data file itself, not the page that shows it',
     )
   if where.endswith(':1') and (',' in start or '\t' in start):
-    return errors.error(
+    return errors.refuse(
       where,
       f'looks like CSV, not JSON: {errors.show(start, 40)}',
       'convert it to one JSON object a line with keys such as prompt, '
       'chosen, rejected',
     )
-  return errors.error(where, f'not JSON: {errors.show(start, 40)}', _JQ_LINES)
+  return errors.refuse(where, f'not JSON: {errors.show(start, 40)}', _JQ_LINES)
 
 
 def _not_an_object(text: str, row: Any, where: str) -> Exception:
   if isinstance(row, list):
-    return errors.error(where, 'a JSON array, not an object', _JQ_ARRAY)
+    return errors.refuse(where, 'a JSON array, not an object', _JQ_ARRAY)
   name = 'null' if row is None else f'a {type(row).__name__}'
-  return errors.error(
+  return errors.refuse(
     where,
     f'{name}, not an object: {errors.show(text.strip(), 40)}',
     'write one object with keys such as prompt, chosen, rejected a line',

@@ -43,7 +43,7 @@ def mix(
       len(records), proportion, seed=seed, key=int(source.fingerprint, 16)
     )
     if not len(chosen):
-      raise errors.error(
+      raise errors.refuse(
         'data.proportions',
         f'{proportion} of the {len(records)} records of {source.name} is none',
         'raise the proportion, or set it to 0',
@@ -76,24 +76,24 @@ def take(size: int, proportion: float, *, seed: int, key: int) -> np.ndarray:
 def _check(sources: Sequence[Source], proportions: Sequence[float]) -> None:
   where = 'data.proportions'
   if len(sources) != len(proportions):
-    raise errors.error(
+    raise errors.refuse(
       where,
       f'{len(proportions)} proportions for {len(sources)} sources',
       'give one a source',
     )
   for source, proportion in zip(sources, proportions):
     if not (0 <= proportion < math.inf):  # also where it is NaN
-      raise errors.error(
+      raise errors.refuse(
         where,
         f'{proportion} for {source.name}',
         'give a finite number of 0 or more: 0.5 is half of the source',
       )
   if not any(proportions):
-    raise errors.error(where, 'no source has a share', 'give one above 0')
+    raise errors.refuse(where, 'no source has a share', 'give one above 0')
   counts = collections.Counter(source.fingerprint for source in sources)
   for source in sources:
     if counts[source.fingerprint] > 1:
-      raise errors.error(
+      raise errors.refuse(
         where,
         f'{source.name} has the same bytes as another source',
         'name it once, with the sum of the proportions',

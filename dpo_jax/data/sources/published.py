@@ -62,7 +62,7 @@ def _check(name: str, allowed: dict, what: str, where: str) -> None:
   if name in allowed:
     return
   problem = f'unknown {what} {name!r}' if name else f'no {what} named'
-  raise errors.error(
+  raise errors.refuse(
     where,
     problem + errors.did_you_mean(name, allowed),
     f'use {", ".join(allowed)} in tfds:NAME[/CONFIG]:SPLIT',
@@ -134,7 +134,7 @@ def _choice(row: Row, key: str, where: str) -> int:
 
 
 def _unlike(key: str, where: str) -> InputError:
-  return errors.error(
+  return errors.refuse(
     where,
     f'{key!r} is missing or not as this set publishes it',
     'download the published file again',

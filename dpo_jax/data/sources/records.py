@@ -99,7 +99,7 @@ def detect_format(
   """The key of FORMATS that fits the row, or an InputError naming the key."""
   kind, problem = _kind(tuple(row), use_token_ids)
   if problem:
-    raise errors.error(where, *problem)
+    raise errors.refuse(where, *problem)
   if kind == 'pairs':
     return _pairs_format(row, where)
   if kind in ('ranked', 'unpaired', 'demonstrations'):
@@ -186,7 +186,7 @@ def _pairs_format(row: dict[str, Any], where: str) -> str:
   problem, fix = _missing('prompt', wrong)
   if not wrong:
     problem += ' and the sides are neither messages nor Human/Assistant text'
-  raise errors.error(where, problem, fix)
+  raise errors.refuse(where, problem, fix)
 
 
 def _pairs(row: dict[str, Any], where: str) -> PreferenceRecord:
@@ -219,7 +219,7 @@ def _token_ids(row: dict[str, Any], where: str) -> PreferenceRecord:
     _read(_ids, row, key, where) for key in _REQUIRED['token_ids']
   )
   if not prompt:
-    raise errors.error(
+    raise errors.refuse(
       where,
       "'prompt_ids' is empty",
       'give at least one id (BOS): the last one predicts the first answer',
@@ -253,7 +253,7 @@ def _ranked(
   scores = _each(_number, row, 'scores', where)
   if len(scores) != len(answers):
     problem = f"{len(answers)} 'completions' and {len(scores)} 'scores'"
-    raise errors.error(where, problem, 'give one score a completion')
+    raise errors.refuse(where, problem, 'give one score a completion')
   _refuse(row, 'margin', 'ranked', where)
   weight = _weight(row, where)
   comparisons = tuple(
@@ -291,7 +291,7 @@ def _demonstration(
 def _messages(row: dict[str, Any], where: str) -> PreferenceRecord:
   turns = _read(conversations.messages, row, 'messages', where)
   if len(turns) < 2 or turns[-1]['role'] != 'assistant':
-    raise errors.error(
+    raise errors.refuse(
       where,
       "'messages' does not end with an assistant's answer to something",
       "end the conversation with a message of role 'assistant'",
@@ -339,15 +339,15 @@ def _get(row: dict[str, Any], key: str, where: str) -> Any:
   if value is not None:
     return value
   if key in row:
-    raise errors.error(
+    raise errors.refuse(
       where, f'{key!r} is null', f'give {key!r} a value, or drop the row'
     )
-  raise errors.error(where, *_missing(key, _misspelt(key, row, 0.6)))
+  raise errors.refuse(where, *_missing(key, _misspelt(key, row, 0.6)))
 
 
 def _refuse(row: dict[str, Any], key: str, kind: str, where: str) -> None:
   if key in row:
-    raise errors.error(
+    raise errors.refuse(
       where, f'{key!r} has no meaning in {kind} rows', f'remove {key!r}'
     )
 
@@ -357,7 +357,7 @@ def _weight(row: dict[str, Any], where: str) -> float:
     return 1.0
   weight = _number(row['weight'], 'weight', where)
   if weight < 0:
-    raise errors.error(
+    raise errors.refuse(
       where, f"'weight' is negative: {weight}", 'give a weight of 0 or more'
     )
   return weight
@@ -367,7 +367,7 @@ def _number(value: Any, key: str, where: str) -> float:
   if isinstance(value, bool) or not isinstance(value, (int, float)):
     raise errors.wrong_type(key, value, 'a number', where)
   if not -MAX_NUMBER <= value <= MAX_NUMBER:  # also where it is NaN
-    raise errors.error(
+    raise errors.refuse(
       where,
       f'{key!r} is {errors.show(value)}, not a finite number',
       f'give a finite number within {MAX_NUMBER:g}, or drop the row',

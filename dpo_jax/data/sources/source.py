@@ -67,7 +67,7 @@ def open_source(
     make_fingerprint = functools.partial(files.fingerprint, [path])
   where, first = next(rows(), (f'{name}:0', None))
   if first is None:
-    raise errors.error(where, 'no rows in it', 'write or copy it again')
+    raise errors.refuse(where, 'no rows in it', 'write or copy it again')
   if use_token_ids and any(key.endswith('_ids') for key in first):
     row_format = 'token_ids'
   is_detected = row_format == 'auto'
@@ -111,7 +111,7 @@ def _tfds_rows(
 
 def _check_format(row_format: str) -> None:
   if row_format not in ('auto', *records.FORMATS):
-    raise errors.error(
+    raise errors.refuse(
       'data.row_format',
       f'unknown row format {row_format!r}'
       f'{errors.did_you_mean(row_format, records.FORMATS)}',
@@ -122,7 +122,7 @@ def _check_format(row_format: str) -> None:
 def _same_format(row: dict[str, Any], row_format: str, where: str) -> None:
   found = records.detect_format(row, where)
   if found != row_format:
-    raise errors.error(
+    raise errors.refuse(
       where,
       f'mixed formats: the first row is {row_format!r} '
       f'({records.FORMATS[row_format]}), this one is {found!r} '

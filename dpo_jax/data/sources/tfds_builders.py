@@ -81,7 +81,7 @@ def prepare(
       _write(builder)
     except OSError as error:  # another process was first, or the disk
       if not _is_prepared(builder):
-        raise errors.error(
+        raise errors.refuse(
           where,
           f'cannot be prepared in {data_dir}: {error.strerror or error}',
           'make room there, or set TFDS_DATA_DIR to another folder',
@@ -91,7 +91,7 @@ def prepare(
   for split in asked.splits:
     if split not in builder.info.splits:
       _require(asked, found, manual_dir, where)
-      raise errors.error(
+      raise errors.refuse(
         where,
         f'split {split!r} had no rows when {builder.data_path} was prepared',
         f'if its files are new, delete {builder.data_path} and start again',
@@ -118,13 +118,13 @@ def _open(builder: Any, spec: str, where: str) -> Any:
   try:
     return builder.as_data_source(split=spec)
   except NotImplementedError as error:
-    raise errors.error(
+    raise errors.refuse(
       where,
       f'{builder.data_path} is not in {_FORMAT}: {errors.show(str(error))}',
       f'delete {builder.data_path} and start again',
     ) from None
   except (ValueError, AssertionError) as error:
-    raise errors.error(
+    raise errors.refuse(
       where,
       f'cannot take {spec!r}: {errors.show(str(error), 100)}',
       'write a slice that is not empty, as train[:100] or train[50%:]',
@@ -177,7 +177,7 @@ def _require(
   if missing:
     more = f' and {len(missing) - 1} more' if len(missing) > 1 else ''
     path = os.path.join(found.folder, missing[0])
-    raise errors.error(
+    raise errors.refuse(
       where,
       f'{path}{more} not found',
       published.fix(asked.name, missing[0], manual_dir),
@@ -192,7 +192,7 @@ def _same_files(builder: Any, found: _Found, where: str) -> None:
   for name, path in found.paths.items():
     digest = _digest(path)
     if recorded.get(name, digest) != digest:
-      raise errors.error(
+      raise errors.refuse(
         where,
         f'{builder.data_path} was prepared from another {path}',
         f'delete {builder.data_path} and start again',
@@ -385,6 +385,6 @@ def _archive(path: str) -> Iterator[tuple[str, BinaryIO]]:
         if member.isfile():
           yield os.path.normpath(member.name), tar.extractfile(member)
   except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-    raise errors.error(
+    raise errors.refuse(
       f'{path}:0', f'damaged archive: {error}', 'download it again'
     ) from None

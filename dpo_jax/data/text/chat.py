@@ -104,7 +104,7 @@ def make_template(
   own = source or (has_tools and named.get('tool_use')) or named.get('default')
   if own is None:
     others = ', '.join(map(repr, named))
-    raise errors.error(
+    raise errors.refuse(
       where,
       f'the row is a chat, and tokenizer {tokenizer.name} has no '
       + (f"template 'default', just {others}" if others else 'chat template'),
@@ -120,14 +120,14 @@ def make_template(
     else f'chat template of {tokenizer.name}',
   )
   if train_on == 'generation' and not template.has_generation:
-    raise errors.error(
+    raise errors.refuse(
       'config.data.train_on',
       f"'generation', but {template.where} has no {{% generation %}} block",
       "use 'last' or 'all_assistant', or a template with such blocks",
     )
   for name in template_args:
     if name not in template.variables:
-      raise errors.error(
+      raise errors.refuse(
         'config.data.template_args',
         f'{template.where} reads no {name!r}'
         f'{errors.did_you_mean(name, template.variables)}',
@@ -231,7 +231,7 @@ def _check_beginning(start: str, text: str, where: str) -> None:
 def _not_a_beginning(start: str, text: str, where: str) -> InputError:
   same = next((i for i, (a, b) in enumerate(zip(start, text)) if a != b), 0)
   same = same or min(len(start), len(text))
-  return errors.error(
+  return errors.refuse(
     where,
     'the conversation does not begin with its prompt as the template renders '
     f'it: from character {same + 1} on the prompt has '

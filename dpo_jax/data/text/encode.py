@@ -117,7 +117,7 @@ class _Encoder:
     if options.add_bos is not None:
       self.begin = (tokenizer.bos_id,) if options.add_bos else ()
     if None in self.begin:
-      raise errors.error(
+      raise errors.refuse(
         'config.data.add_bos',
         f'tokenizer {tokenizer.name} has no BOS to add',
         'leave data.add_bos at None, or name a bos_token in its files',
@@ -147,7 +147,7 @@ class _Encoder:
     """Counts the record, or refuses it."""
     if self.options.strict:
       problem, fix = REASONS[reason]
-      raise errors.error(where, f'{problem} ({reason})', fix)
+      raise errors.refuse(where, f'{problem} ({reason})', fix)
     self.ledger.drop(reason, where)
 
   def draft(self, record: PreferenceRecord) -> _Draft | str:
@@ -362,7 +362,7 @@ class _Encoder:
     for ids in texts:
       for token in (min(ids, default=0), max(ids, default=0)):
         if not 0 <= token < size:
-          raise errors.error(
+          raise errors.refuse(
             where,
             f'token id {token} is outside the vocabulary of {size} '
             f'(tokenizer {self.tokenizer.name})',
@@ -383,7 +383,7 @@ def _form(record: PreferenceRecord) -> str:
     elif len(value):
       forms.add('chat' if isinstance(value[0], Mapping) else 'ids')
   if len(forms) > 1:
-    raise errors.error(
+    raise errors.refuse(
       record.where,
       f'prompt and completions are of different forms: {sorted(forms)}',
       'give all as text, all as messages, or all as token ids',

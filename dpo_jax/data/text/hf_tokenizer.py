@@ -151,7 +151,7 @@ class FileTokenizer(encoders.Tokenizer):
       name = names.get(f'{key}_token')
       found = None if name is None else self._start.token_to_id(name)
       if name is not None and found is None and key != 'pad':
-        raise errors.error(
+        raise errors.refuse(
           files.where,
           f'has no token {name!r}, which tokenizer_config.json names as '
           f'{key}_token',
@@ -209,7 +209,7 @@ def _parse(files: TokenizerFiles) -> tuple[dict, tokenizers.Tokenizer]:
     if spec['model'].get('dropout'):
       tokenizer.model.dropout = spec['model']['dropout'] = None
   except Exception as error:  # the library raises bare Exception
-    raise errors.error(
+    raise errors.refuse(
       files.where,
       f'is not a tokenizer that `tokenizers` {tokenizers.__version__} reads: '
       f'{errors.show(str(error), 200)}',

@@ -137,7 +137,7 @@ class ChatTemplate:
     try:
       self._template = sandbox.compile_template(source)
     except Exception as error:
-      raise errors.error(
+      raise errors.refuse(
         where,
         f'is no chat template that can be compiled: {_with_line(error)}',
         'give a Jinja template as transformers takes it',
@@ -214,7 +214,7 @@ class ChatTemplate:
         fix = _FIX_UNDEFINED
       elif isinstance(error, sandbox.SecurityError):
         verb, fix = 'does what no chat template may', _FIX_FORBIDDEN
-      raise errors.error(
+      raise errors.refuse(
         f'{where}: {self.where}' if where else self.where,
         f'the template {verb}: '
         f'{errors.show(str(error) or type(error).__name__, 200)}',

@@ -43,13 +43,13 @@ def load(name_or_path: str) -> Tokenizer:
   if path.is_dir():
     path = path / 'tokenizer.json'
     if not path.is_file() and (path.parent / 'tokenizer_config.json').is_file():
-      raise errors.error(
+      raise errors.refuse(
         name,
         'has tokenizer_config.json and no tokenizer.json',
         "write one with transformers' AutoTokenizer(...).save_pretrained",
       )
   if not path.is_file():
-    raise errors.error(
+    raise errors.refuse(
       name,
       f'no tokenizer is there{errors.did_you_mean(name, ["byte"])}',
       _FIX_FOLDER,
@@ -94,7 +94,7 @@ def _listed_templates(path: pathlib.Path, config: dict) -> dict[str, str]:
   named = found if isinstance(found, dict) else {'default': found}
   for name, source in named.items():
     if not isinstance(name, str) or not isinstance(source, str):
-      raise errors.error(
+      raise errors.refuse(
         str(path.with_name('tokenizer_config.json')),
         f"'chat_template' has {errors.show(source)} under {name!r}, not a "
         'string under a name',
@@ -110,11 +110,11 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
   try:
     value = json.loads(_read_text(path))
   except (ValueError, RecursionError) as error:
-    raise errors.error(
+    raise errors.refuse(
       str(path), f'is not JSON: {error}', 'restore the file'
     ) from None
   if not isinstance(value, dict):
-    raise errors.error(
+    raise errors.refuse(
       str(path), f'is {errors.show(value)}, not an object', 'restore the file'
     )
   return value
@@ -126,11 +126,13 @@ def _read_text(path: pathlib.Path) -> str:
   except (OSError, UnicodeDecodeError) as error:
     raise _unreadable(path, error) from None
   if text.startswith('version https://git-lfs'):
-    raise errors.error(
+    raise errors.refuse(
       str(path), 'is a git-lfs pointer, not the file', 'run `git lfs pull`'
     )
   return text
 
 
 def _unreadable(path: pathlib.Path, error: Exception) -> InputError:
-  return errors.error(str(path), f'cannot be read: {error}', 'restore the file')
+  return errors.refuse(
+    str(path), f'cannot be read: {error}', 'restore the file'
+  )

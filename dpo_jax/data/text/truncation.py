@@ -24,7 +24,7 @@ Ids = Sequence[int]
 def check(policy: str) -> None:
   """Refuses a policy that there is not."""
   if policy not in POLICIES:
-    raise errors.error(
+    raise errors.refuse(
       'data.truncation',
       f'unknown value {policy!r}{errors.did_you_mean(policy, POLICIES)}',
       f'use one of {", ".join(POLICIES)}',
