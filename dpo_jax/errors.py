@@ -1,4 +1,4 @@
-"""How bad data is reported: one line `where: problem; fix: ...`.
+"""How bad input is reported: one line `where: problem; fix: ...`.
 
 Comes in: where it was found, what is wrong, what to do about it. Goes out: a
 types.InputError to raise. Does not decide what is wrong.
@@ -11,11 +11,12 @@ from typing import Any
 from dpo_jax.types import InputError
 
 
-def refuse(where: str, problem: str, fix: str) -> InputError:
+def refuse(where: Any, problem: str, fix: str) -> InputError:
   """The exception to raise: `where: problem; fix: ...` on one line.
 
   Args:
-    where: `path:line` (line 0: the file as a whole) or `source[index]`.
+    where: `path:line` (line 0: the file as a whole), `source[index]`, or the
+      config key or flag.
     problem: what is wrong, with the value that was found.
     fix: what the user can do about it.
 
@@ -35,25 +36,25 @@ def show(value: Any, limit: int = 60) -> str:
   return text if len(text) <= limit else text[: limit - 3] + '...'
 
 
-def nearest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str:
-  """The allowed name that is spelt most like `name`, or '' where none is.
+def nearest(word: Any, options: Iterable[str], cutoff: float = 0.5) -> str:
+  """Returns the option spelt most like `word`, or '' if none is close.
 
   Args:
-    name: what was found; letter case is ignored.
-    allowed: what is known.
-    cutoff: least difflib ratio, 0 to 1, that counts as alike.
+    word: what was given; letter case is ignored.
+    options: what is allowed.
+    cutoff: least difflib ratio, in [0, 1], that counts as close.
   """
-  by_lower = {a.lower(): a for a in allowed}
-  found = difflib.get_close_matches(name.lower(), by_lower, 1, cutoff)
-  return by_lower[found[0]] if found else ''
+  by_lower = {str(option).lower(): str(option) for option in options}
+  word = str(word).lower()
+  matches = difflib.get_close_matches(word, by_lower, 1, cutoff)
+  matches += [option for option in by_lower if word and option.startswith(word)]
+  return by_lower[matches[0]] if matches else ''
 
 
-def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-  """` (did you mean 'x'?)`, or '' where nothing is near."""
-  allowed = list(allowed)
-  starts = [a for a in allowed if name and a.startswith(name)]
-  match = nearest(name, allowed) or (starts or [''])[0]
-  return f' (did you mean {match!r}?)' if match else ''
+def did_you_mean(word: Any, options: Iterable[str]) -> str:
+  """Returns `did you mean 'x'? `, to begin a fix with, or ''."""
+  match = nearest(word, options)
+  return f'did you mean {match!r}? ' if match else ''
 
 
 def wrong_type(key: str, value: Any, wanted: str, where: str) -> InputError:

@@ -91,7 +91,7 @@ def parse(argv: Sequence[str]) -> Command:
     elif name.startswith('noconfig.') and value is None:
       overrides.append((name.removeprefix('noconfig.'), 'false'))
     elif name not in _FLAGS:
-      hint = config_rules.did_you_mean(name, _FLAGS)
+      hint = errors.did_you_mean(name, _FLAGS)
       raise errors.refuse(
         f'--{name}',
         'there is no such flag',
@@ -171,7 +171,7 @@ def _check_flags(mode: str, given: dict[str, str]) -> None:
     raise errors.refuse(
       '--mode',
       f'{mode!r} is not allowed',
-      f'{config_rules.did_you_mean(mode, MODES)}use one of {", ".join(MODES)}',
+      f'{errors.did_you_mean(mode, MODES)}use one of {", ".join(MODES)}',
     )
   needed = ['config']
   needed += [] if mode in _WITHOUT_WORKDIR else ['workdir']

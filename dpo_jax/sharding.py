@@ -4,7 +4,6 @@ Comes in: mesh sizes and logical axis names. Goes out: NamedShardings for
 `jax.jit`. One device, eight or a pod are the same code.
 """
 
-import difflib
 import functools
 from typing import Any, NamedTuple
 
@@ -186,6 +185,6 @@ def _rule(name):
   if name is None or name in ('layers', 'head_dim', 'experts'):
     return None
   if name not in RULES:
-    near = difflib.get_close_matches(name, RULES, n=1)
+    near = errors.nearest(name, RULES)
     raise ValueError(f'no sharding rule for axis {name!r}; nearest: {near}')
   return RULES[name]

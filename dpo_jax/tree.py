@@ -5,7 +5,6 @@ Comes in: any pytree of arrays (jax, numpy, abstract). Goes out: leaves by name
 lines that say where two trees differ. Touches no disk and knows no model.
 """
 
-import difflib
 import zlib
 from typing import Any
 
@@ -92,8 +91,8 @@ def differences(expected: Any, found: Any) -> list[str]:
   lines = []
   for name, leaf in wanted.items():
     if name not in there:
-      near = difflib.get_close_matches(name, extra, n=1)
-      hint = f' (there is {near[0]})' if near else ''
+      near = errors.nearest(name, extra)
+      hint = f' (there is {near})' if near else ''
       lines.append(f'{name}: missing{hint}')
       continue
     for what, has, needs in (

@@ -92,8 +92,7 @@ def _check_losses(config: ConfigDict) -> None:
       raise errors.refuse(
         f'config.loss.terms.{name}',
         'there is no such loss',
-        f'{config_rules.did_you_mean(name, known)}losses are '
-        f'{", ".join(known)}',
+        f'{errors.did_you_mean(name, known)}losses are {", ".join(known)}',
       )
   terms = [name for name, weight in config.loss.terms.items() if weight]
   if not terms:

@@ -12,7 +12,6 @@ from typing import Any
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import errors
-from dpo_jax.config import rules as config_rules
 from dpo_jax.types import InputError
 
 
@@ -76,7 +75,7 @@ def _read_experiment(path: str) -> str:
   file = pathlib.Path(path)
   if not file.is_file():
     others = [str(p) for p in sorted(file.parent.glob('*.py'))]
-    hint = config_rules.did_you_mean(path, others)
+    hint = errors.did_you_mean(path, others)
     listed = f'; there are {", ".join(others)}' if others and not hint else ''
     raise errors.refuse(
       path,

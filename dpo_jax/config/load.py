@@ -135,7 +135,7 @@ def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
   for part in filter(None, arg.split(',')):
     name, equals, text = part.partition('=')
     if name not in defaults:
-      hint = config_rules.did_you_mean(name, defaults)
+      hint = errors.did_you_mean(name, defaults)
       raise errors.refuse(
         f'config argument {part!r}',
         f'this experiment has no {name!r}',

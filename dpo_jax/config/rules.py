@@ -7,7 +7,7 @@ combinations: `config_check.py` does.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections.config_dict import ConfigDict
@@ -76,16 +76,10 @@ def json_object(text: str) -> dict[str, Any] | None:
   return value if isinstance(value, dict) else None
 
 
-def did_you_mean(word: Any, options: Iterable[str]) -> str:
-  """`did you mean 'x'? `, or nothing where nothing is near."""
-  near = errors.nearest(str(word), options, cutoff=0.5)
-  return f'did you mean {near!r}? ' if near else ''
-
-
 def refusal(key: str, value: Any) -> str:
   """The line that says that a key cannot have this value."""
   allowed, _, choices = rule(key)
-  hint = did_you_mean(value, choices)
+  hint = errors.did_you_mean(value, choices)
   shown = errors.show(value, 100)
   return f'config.{key}: {shown} is not allowed; fix: {hint}use {allowed}'
 
@@ -99,7 +93,7 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> str:
       f'config.{key}: is a section, not a value; fix: set one of its keys: '
       f'{", ".join(section[:40])}{more}'
     )
-  hint = did_you_mean(key, known)
+  hint = errors.did_you_mean(key, known)
   if not hint:
     section = key.rpartition('.')[0]
     keys = [k for k in known if k.startswith(f'{section}.')]

@@ -9,7 +9,6 @@ from the source.
 """
 
 import dataclasses
-import difflib
 import functools
 import importlib
 import inspect
@@ -235,8 +234,7 @@ def _all():
 
 
 def _unknown(key, what, name, known) -> InputError:
-  near = difflib.get_close_matches(str(name), known, n=1)
-  hint = f'did you mean {near[0]!r}? ' if near else ''
+  hint = errors.did_you_mean(name, known)
   return errors.refuse(
     key, f'unknown {what} {name!r}', f'{hint}known: {", ".join(known)}'
   )

@@ -6,7 +6,6 @@ nothing is refused before any device is touched.
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterable
 
@@ -75,8 +74,7 @@ def select(patterns: str, names: Iterable[str] = LINEARS) -> tuple[str, ...]:
 
 def _refused(pattern: str, problem: str, names: tuple[str, ...]) -> InputError:
   words = [*names, *(word for name in names for word in name.split('/'))]
-  near = difflib.get_close_matches(pattern, words, n=1)
-  hint = f'did you mean {near[0]!r}? ' if near else ''
+  hint = errors.did_you_mean(pattern, words)
   return errors.refuse(
     'config.adapter.targets',
     f'{pattern!r} {problem}',

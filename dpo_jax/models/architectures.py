@@ -6,7 +6,6 @@ transformers 5 (`rope_parameters`, `dtype`) or of older releases (`rope_theta`,
 holds no family's names: families.py does.
 """
 
-import difflib
 import math
 import typing
 from collections.abc import Mapping
@@ -126,12 +125,10 @@ def _family(name: Any, where: str) -> families.Family:
   known = families.FAMILIES
   if name in known:
     return known[name]
-  near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.3)
-  nearest = f', nearest {near[0]!r}' if near else ''
   raise errors.refuse(
     where,
     f'model_type {name!r} is not an architecture that is built here',
-    f'use one of {", ".join(sorted(known))}{nearest}',
+    f'{errors.did_you_mean(name, known)}use one of {", ".join(sorted(known))}',
   )
 
 

@@ -5,7 +5,6 @@ models' shapes are the keys of their config.json that decide them.
 """
 
 import dataclasses
-import difflib
 from typing import Any
 
 from dpo_jax import errors
@@ -174,12 +173,10 @@ def get(name: str, *, vocab_size: int | None = None) -> DecoderConfig:
   elif name in _OURS:
     config = _OURS[name]
   else:
-    near = difflib.get_close_matches(name, names(), n=1, cutoff=0.3)
-    nearest = f', nearest {near[0]!r}' if near else ''
     raise errors.refuse(
       'config.model.preset',
       f'no preset {name!r}',
-      f'use one of {", ".join(names())}{nearest}',
+      f'{errors.did_you_mean(name, names())}use one of {", ".join(names())}',
     )
   if vocab_size:
     config = dataclasses.replace(config, vocab_size=vocab_size)

@@ -6,7 +6,6 @@ read, then `Group`s of runs that differ in their seed only. Writes nothing and
 leaves nothing out: a run without DONE, or with a torn last line, says so.
 """
 
-import difflib
 import hashlib
 import io
 import json
@@ -118,9 +117,9 @@ def _why_no_folder(path: pathlib.Path) -> str:
   if path.exists():
     return 'not a folder; fix: name the run directory'
   siblings = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
-  near = difflib.get_close_matches(path.name, siblings, n=1)
-  nearest = f' (nearest: {path.parent / near[0]})' if near else ''
-  return f'no such folder; fix: name a run or a folder of runs{nearest}'
+  near = errors.nearest(path.name, siblings)
+  hint = f'did you mean {str(path.parent / near)!r}? ' if near else ''
+  return f'no such folder; fix: {hint}name a run or a folder of runs'
 
 
 def _walk(folder: pathlib.Path, seen: set) -> Iterable[pathlib.Path]:

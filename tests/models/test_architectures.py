@@ -260,7 +260,10 @@ def test_every_parameter_has_its_tensor(name):
 @pytest.mark.parametrize(
   'changes, words',
   [
-    ({'model_type': 'mistrall'}, ["'mistrall'", "nearest 'mistral'", 'gpt2']),
+    (
+      {'model_type': 'mistrall'},
+      ["'mistrall'", "did you mean 'mistral'?", 'gpt2'],
+    ),
     ({'model_type': None}, ['model_type None', 'llama']),
     ({'hidden_size': None}, ["'hidden_size' is missing"]),
     ({'hidden_size': '2048'}, ["hidden_size = '2048'", 'positive integer']),

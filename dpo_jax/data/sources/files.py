@@ -82,11 +82,11 @@ def check(path: str) -> None:
     ) from None
   if not path.endswith(EXTENSIONS):
     extension = os.path.splitext(path)[1]
-    match = errors.did_you_mean(extension, EXTENSIONS)
     raise errors.refuse(
       where,
-      f'unknown extension {extension!r}{match}',
-      f'use a file ending in {", ".join(EXTENSIONS)}',
+      f'unknown extension {extension!r}',
+      f'{errors.did_you_mean(extension, EXTENSIONS)}use a file ending in '
+      f'{", ".join(EXTENSIONS)}',
     )
   if not start:
     raise errors.refuse(where, 'the file is empty', 'write or copy it again')

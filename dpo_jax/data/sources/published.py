@@ -64,8 +64,9 @@ def _check(name: str, allowed: dict, what: str, where: str) -> None:
   problem = f'unknown {what} {name!r}' if name else f'no {what} named'
   raise errors.refuse(
     where,
-    problem + errors.did_you_mean(name, allowed),
-    f'use {", ".join(allowed)} in tfds:NAME[/CONFIG]:SPLIT',
+    problem,
+    f'{errors.did_you_mean(name, allowed)}use {", ".join(allowed)} in '
+    'tfds:NAME[/CONFIG]:SPLIT',
   )
 
 

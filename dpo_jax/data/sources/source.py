@@ -112,10 +112,10 @@ def _tfds_rows(
 def _check_format(row_format: str) -> None:
   if row_format not in ('auto', *records.FORMATS):
     raise errors.refuse(
-      'data.row_format',
-      f'unknown row format {row_format!r}'
-      f'{errors.did_you_mean(row_format, records.FORMATS)}',
-      f"use 'auto' or one of {', '.join(records.FORMATS)}",
+      'config.data.row_format',
+      f'unknown row format {row_format!r}',
+      f"{errors.did_you_mean(row_format, records.FORMATS)}use 'auto' or one of "
+      f'{", ".join(records.FORMATS)}',
     )
 
 

@@ -129,9 +129,9 @@ def make_template(
     if name not in template.variables:
       raise errors.refuse(
         'config.data.template_args',
-        f'{template.where} reads no {name!r}'
-        f'{errors.did_you_mean(name, template.variables)}',
-        f'remove it; it reads {", ".join(sorted(template.variables))}',
+        f'{template.where} reads no {name!r}',
+        f'{errors.did_you_mean(name, template.variables)}remove it; it reads '
+        f'{", ".join(sorted(template.variables))}',
       )
   return template
 

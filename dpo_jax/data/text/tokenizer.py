@@ -51,8 +51,8 @@ def load(name_or_path: str) -> Tokenizer:
   if not path.is_file():
     raise errors.refuse(
       name,
-      f'no tokenizer is there{errors.did_you_mean(name, ["byte"])}',
-      _FIX_FOLDER,
+      'no tokenizer is there',
+      errors.did_you_mean(name, ['byte']) + _FIX_FOLDER,
     )
   return hf_tokenizer.FileTokenizer(_read_folder(path, name))
 

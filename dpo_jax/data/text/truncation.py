@@ -25,9 +25,10 @@ def check(policy: str) -> None:
   """Refuses a policy that there is not."""
   if policy not in POLICIES:
     raise errors.refuse(
-      'data.truncation',
-      f'unknown value {policy!r}{errors.did_you_mean(policy, POLICIES)}',
-      f'use one of {", ".join(POLICIES)}',
+      'config.data.truncation',
+      f'unknown value {policy!r}',
+      f'{errors.did_you_mean(policy, POLICIES)}use one of '
+      f'{", ".join(POLICIES)}',
     )
 
 

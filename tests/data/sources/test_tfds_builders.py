@@ -220,7 +220,7 @@ def test_truncated_archive_is_refused(tmp_path):
   'name,parts',
   [
     ('tfds:', ['no data set named']),
-    ('tfds:hh:train', ["'hh' (did you mean 'hh_rlhf'?)"]),
+    ('tfds:hh:train', ["did you mean 'hh_rlhf'?"]),
     ('tfds:imbd_reviews:train', ["did you mean 'imdb_reviews'?"]),
     ('tfds:hh_rlhf/harmles:test', ["did you mean 'harmless-base'?"]),
     ('tfds:shp/askvet:tarin', ["did you mean 'train'?", 'validation']),

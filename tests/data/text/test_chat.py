@@ -170,7 +170,7 @@ def test_an_answer_without_trained_tokens_is_dropped(tmp_path):
     (
       '{{ enable }}',
       {'template_args': {'enabel': 1}},
-      "template_args: .*no 'enabel' .did you mean 'enable'.*; fix: ",
+      "template_args: .*no 'enabel'; fix: did you mean 'enable'",
     ),
   ],
 )
