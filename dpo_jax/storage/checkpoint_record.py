@@ -6,7 +6,6 @@ agree with it, or `Unsound`. Does not choose steps and never writes.
 """
 
 import gc
-import hashlib
 import json
 import logging
 import re
@@ -23,6 +22,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from dpo_jax import errors, tree
+from dpo_jax.storage import files
 
 ITEM = 'meta'  # the item that holds the record; no caller's item is so named
 
@@ -78,7 +78,7 @@ def make(
     'meta': meta,
   }
   record = json.loads(json.dumps(record))
-  return record | {'sha256': _digest(record)}
+  return record | {'sha256': files.digest(record)}
 
 
 def save_args(
@@ -106,7 +106,7 @@ def read(
   def parse() -> dict[str, Any]:
     args = ocp.args.Composite(**{ITEM: ocp.args.JsonRestore()})
     record = dict(manager.restore(step, args=args)[ITEM])
-    if record.pop('sha256', None) != _digest(record):
+    if record.pop('sha256', None) != files.digest(record):
       raise Unsound('its record does not match its digest')
     if record['step'] != step:
       raise Unsound(f'it is step {record["step"]} under another number')
@@ -286,8 +286,3 @@ def _empty(leaf: Any) -> Any:
   if isinstance(leaf, np.ndarray | np.generic):
     return np.zeros(leaf.shape, leaf.dtype)
   return jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
-
-
-def _digest(record: dict[str, Any]) -> str:
-  """Returns the sha256 of a record's canonical JSON."""
-  return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -213,10 +213,10 @@ class Checkpoints:
     self.wait()
     steps, abstract = self.steps(), abstract or {}
     step = max(self._sound, default=max(steps, default=0))
-    again = 'fix: check the disk and run the same command again'
+    again = 'check the disk and run the same command again'
     if step not in steps:
-      raise InputError(
-        f'{self.folder}: there is no step {step}, only {steps}; {again}'
+      raise errors.refuse(
+        self.folder, f'there is no step {step}, only {steps}', again
       )
     with self._open() as fresh:
       try:
@@ -225,8 +225,8 @@ class Checkpoints:
           wanted = {item: abstract.get(item)}
           checkpoint_record.read_step(fresh, step, self.folder, wanted, True)
       except checkpoint_record.Unsound as damage:
-        raise InputError(
-          f'{self.folder / str(step)}: not sound on disk, {damage}; {again}'
+        raise errors.refuse(
+          self.folder / str(step), f'not sound on disk, {damage}', again
         ) from damage
     return step
 

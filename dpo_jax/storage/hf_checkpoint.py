@@ -8,7 +8,6 @@ in the headers, before an array is made. Does not read pickles.
 
 import contextlib
 import functools
-import json
 import os
 import pathlib
 import re
@@ -24,7 +23,7 @@ import safetensors.numpy
 from dpo_jax import errors, tree
 from dpo_jax.models import architectures, families
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
-from dpo_jax.storage import hf_files, hf_layout, whole_folder
+from dpo_jax.storage import files, hf_files, hf_layout
 from dpo_jax.types import Params
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -49,7 +48,10 @@ _TOKEN_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
   """The folder's config.json; InputError where there is none."""
-  return hf_files.read_json(pathlib.Path(folder) / 'config.json')
+  return files.read_json(
+    pathlib.Path(folder) / 'config.json',
+    if_missing='give the folder of a Hugging Face checkpoint',
+  )
 
 
 def check(folder: str | os.PathLike, config: DecoderConfig) -> None:
@@ -82,15 +84,15 @@ def load_params(
   placed = dict(tree.flatten_with_names(shardings)) if shardings else {}
   first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   with contextlib.ExitStack() as stack:
-    files = hf_files.Files(pathlib.Path(folder), stack)
-    _check(files, config)
+    stored = hf_files.Files(pathlib.Path(folder), stack)
+    _check(stored, config)
     params = {}
     for name, dims in param_dims(config).items():
       shape = tuple(config.sizes[d] for d in dims)
       params[name] = jax.make_array_from_callback(
         shape,
         placed.get(name, first),
-        lambda index, name=name: _read(files, config, name, index),
+        lambda index, name=name: _read(stored, config, name, index),
         dtype=np.float32,
       )
     jax.block_until_ready(params)
@@ -115,78 +117,78 @@ def save(
       config.json gives the ids of bos, eos and pad.
     max_shard_bytes: of a safetensors file.
   """
-  with whole_folder.write(folder) as beside:
+  with files.storage_errors(folder), files.whole_folder(folder) as beside:
     mapping = architectures.to_hf_config(config)
     if tokenizer_files_from is not None:
       mapping |= _copy_tokenizer(pathlib.Path(tokenizer_files_from), beside)
-    _write_json(beside / 'config.json', mapping)
+    files.write_json(beside / 'config.json', mapping, sort_keys=True)
     _write_tensors(beside, params, config, max_shard_bytes)
 
 
-def _check(files: hf_files.Files, config: DecoderConfig) -> None:
-  expected = _expected(files, config)
-  missing = [name for name in expected if name not in files.names]
+def _check(stored: hf_files.Files, config: DecoderConfig) -> None:
+  expected = _expected(stored, config)
+  missing = [name for name in expected if name not in stored.names]
   if missing:
     raise errors.refuse(
-      files.folder,
+      stored.folder,
       f'{_some("tensor", missing)} missing, of {len(expected)} that its '
       'config.json asks for',
       'check config.json (layers, biases, tie_word_embeddings), or copy the '
       'weights again',
     )
-  _check_tied(files, config)
+  _check_tied(stored, config)
   unexpected = [
     name
-    for name in sorted(files.names - set(expected))
+    for name in sorted(stored.names - set(expected))
     if not _BUFFERS.search(name) and name != _head_name(config)
   ]
   if unexpected:
     raise errors.refuse(
-      files.folder,
+      stored.folder,
       f'{_some("tensor", unexpected)} unexpected for a {config.family} of '
       'this config.json',
       'check config.json (layers, biases, model_type)',
     )
   for name, shape in expected.items():
-    found, kind = files.describe(name)
+    found, kind = stored.describe(name)
     if found != shape:
       raise errors.refuse(
-        files.path(name),
+        stored.path(name),
         f'{name} has shape {found}, config.json asks for {shape}',
         'use the config.json of these weights',
       )
     if kind not in hf_files.FLOATS:
       raise errors.refuse(
-        files.path(name),
+        stored.path(name),
         f'{name} is {kind}, quantised weights are not read',
         f'use a checkpoint of {", ".join(hf_files.FLOATS)}',
       )
 
 
-def _check_tied(files: hf_files.Files, config: DecoderConfig) -> None:
+def _check_tied(stored: hf_files.Files, config: DecoderConfig) -> None:
   """A head beside tied embeddings must be the embedding itself."""
   head = _head_name(config)
-  if not config.tied or head not in files.names:
+  if not config.tied or head not in stored.names:
     return
-  embedding = _names(files, config)['embed/embedding']
-  if not _equal(files, head, embedding):
+  embedding = _names(stored, config)['embed/embedding']
+  if not _equal(stored, head, embedding):
     raise errors.refuse(
-      files.path(head),
+      stored.path(head),
       f'{head} differs from {embedding}, but config.json says '
       'tie_word_embeddings',
       f'set tie_word_embeddings to false, or remove {head}',
     )
 
 
-def _equal(files: hf_files.Files, name: str, other: str) -> bool:
+def _equal(stored: hf_files.Files, name: str, other: str) -> bool:
   """Whether two tensors hold the same, a few rows at a time."""
-  shape, _ = files.describe(name)
-  if files.describe(other)[0] != shape:
+  shape, _ = stored.describe(name)
+  if stored.describe(other)[0] != shape:
     return False
   rows = range(0, shape[0], _ROWS)
   parts = (slice(i, min(i + _ROWS, shape[0])) for i in rows)
   return all(
-    np.array_equal(files.read(name, (p,)), files.read(other, (p,)))
+    np.array_equal(stored.read(name, (p,)), stored.read(other, (p,)))
     for p in parts
   )
 
@@ -196,10 +198,10 @@ def _head_name(config: DecoderConfig) -> str:
 
 
 def _expected(
-  files: hf_files.Files, config: DecoderConfig
+  stored: hf_files.Files, config: DecoderConfig
 ) -> dict[str, tuple[int, ...]]:
   """Tensor -> shape, of all that the files must hold."""
-  table, names = _table(files, config), _names(files, config)
+  table, names = _table(stored, config), _names(stored, config)
   return {
     names[name].format(**numbers): shape
     for name, tensor, shape in _tensors(config, table)
@@ -207,11 +209,11 @@ def _expected(
   }
 
 
-def _table(files: hf_files.Files, config: DecoderConfig) -> Mapping[str, Any]:
+def _table(stored: hf_files.Files, config: DecoderConfig) -> Mapping[str, Any]:
   """Our name -> families.Tensor, in the layout that the files have."""
   family = families.FAMILIES[config.family]
   first = [tensor.name.format(i=0) for tensor in family.joined.values()][:1]
-  if set(first) & files.names:
+  if set(first) & stored.names:
     return {**family.tensors, **family.joined}
   return family.tensors
 
@@ -224,23 +226,23 @@ def _tensors(
     yield name, table[name], hf_layout.shape(table[name], config.sizes)
 
 
-def _names(files: hf_files.Files, config: DecoderConfig) -> dict[str, str]:
+def _names(stored: hf_files.Files, config: DecoderConfig) -> dict[str, str]:
   """Our name -> the tensor's, without a prefix that no tensor has."""
   prefix = families.FAMILIES[config.family].prefix
-  absent = not any(name.startswith(prefix) for name in files.names)
+  absent = not any(name.startswith(prefix) for name in stored.names)
   drop = prefix if absent else ''
   return {
     name: tensor.name.removeprefix(drop)
-    for name, tensor, _ in _tensors(config, _table(files, config))
+    for name, tensor, _ in _tensors(config, _table(stored, config))
   }
 
 
 def _read(
-  files: hf_files.Files, config: DecoderConfig, name: str, index
+  stored: hf_files.Files, config: DecoderConfig, name: str, index
 ) -> np.ndarray:
   """A slice of one parameter, float32."""
   dims, sizes = param_dims(config)[name], config.sizes
-  tensor, template = _table(files, config)[name], _names(files, config)[name]
+  tensor, template = _table(stored, config)[name], _names(stored, config)[name]
   ranges = {
     letter: slice(*part.indices(sizes[letter])[:2])
     for letter, part in zip(dims, index, strict=True)
@@ -248,7 +250,7 @@ def _read(
   stacked, dims = hf_layout.split_dims(tensor, dims)
 
   def one(tensor_name):
-    get = functools.partial(files.read, tensor_name)
+    get = functools.partial(stored.read, tensor_name)
     array = hf_layout.read(tensor, sizes, dims, ranges, get)
     return array.astype(np.float32)
 
@@ -282,7 +284,7 @@ def _write_tensors(folder, params, config, max_shard_bytes) -> None:
       shards.append({})
     shards[-1][tensor_name] = (parts, shape)
     total += size
-  files = {}
+  weight_map = {}
   for number, shard in enumerate(shards, start=1):
     file = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
     file = hf_files.SINGLE if len(shards) == 1 else file
@@ -291,10 +293,10 @@ def _write_tensors(folder, params, config, max_shard_bytes) -> None:
       for tensor_name, (parts, shape) in shard.items()
     }
     safetensors.numpy.save_file(arrays, folder / file, {'format': 'pt'})
-    files |= dict.fromkeys(shard, file)
+    weight_map |= dict.fromkeys(shard, file)
   if len(shards) > 1:
-    index = {'metadata': {'total_size': total}, 'weight_map': files}
-    _write_json(folder / hf_files.INDEX, index)
+    index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
+    files.write_json(folder / hf_files.INDEX, index, sort_keys=True)
 
 
 def _gather(leaves, config, parts, shape) -> np.ndarray:
@@ -317,12 +319,8 @@ def _copy_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> dict:
     shutil.copyfile(file, folder / _MORE_TEMPLATES / file.name)
   if not (source / 'config.json').is_file():
     return {}
-  ids = hf_files.read_json(source / 'config.json')
+  ids = files.read_json(source / 'config.json')
   return {key: ids[key] for key in _TOKEN_IDS if key in ids}
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-  path.write_text(json.dumps(value, indent=2, sort_keys=True) + '\n')
 
 
 def _some(noun: str, names: list[str]) -> str:

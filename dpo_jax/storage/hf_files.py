@@ -10,13 +10,13 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
 from dpo_jax import errors
+from dpo_jax.storage import files
 from dpo_jax.types import InputError
 
 SINGLE = 'model.safetensors'
@@ -74,10 +74,10 @@ def _mapped(path: pathlib.Path, name: str) -> np.ndarray:
 def _find(folder: pathlib.Path) -> list[pathlib.Path]:
   """The safetensors files of a folder, or what to do instead."""
   if (folder / INDEX).is_file():
-    files = read_json(folder / INDEX).get('weight_map')
-    if not isinstance(files, Mapping) or not files:
+    weight_map = files.read_json(folder / INDEX).get('weight_map')
+    if not isinstance(weight_map, Mapping) or not weight_map:
       raise errors.refuse(folder / INDEX, 'no weight_map', 'copy it again')
-    paths = [folder / os.path.basename(str(f)) for f in files.values()]
+    paths = [folder / os.path.basename(str(f)) for f in weight_map.values()]
     for path in (paths := list(dict.fromkeys(paths))):
       if not path.is_file():
         raise errors.refuse(
@@ -102,26 +102,9 @@ def _find(folder: pathlib.Path) -> list[pathlib.Path]:
   )
 
 
-def read_json(
-  path: pathlib.Path, wanted: str = 'the folder of a Hugging Face checkpoint'
-) -> dict[str, Any]:
-  """A JSON object; InputError where there is none: give what is `wanted`."""
-  try:
-    value = json.loads(path.read_text(encoding='utf-8'))
-  except FileNotFoundError:
-    raise errors.refuse(path, 'no such file', f'give {wanted}') from None
-  except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON
-    raise errors.refuse(
-      path, f'cannot be read ({error})', 'copy it again'
-    ) from None
-  if not isinstance(value, dict):
-    raise errors.refuse(path, 'not a JSON object', 'copy it again')
-  return value
-
-
 def _damaged(path: pathlib.Path, error: Exception) -> InputError:
   with open(path, 'rb') as file:
-    pointer = file.read(32).startswith(b'version https://git-lfs')
+    pointer = files.is_pointer(file.read(32))
   if pointer:
     return errors.refuse(path, 'a git-lfs pointer', 'run git lfs pull')
   return errors.refuse(

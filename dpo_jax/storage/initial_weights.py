@@ -4,12 +4,11 @@ Comes in: a folder. Goes out: the model's shape, its parameters on the mesh,
 its tokenizer's place. A run is recognised by its model.json.
 """
 
-import json
 import pathlib
 
 from dpo_jax import errors
 from dpo_jax.models import architectures
-from dpo_jax.storage import checkpoints, hf_checkpoint, run_dir
+from dpo_jax.storage import checkpoints, files, hf_checkpoint, run_dir
 from dpo_jax.types import Params
 
 _MODEL = 'model.json'  # the shape of a run's model, in Hugging Face's words
@@ -64,9 +63,7 @@ def tokenizer_of(folder: str) -> str:
 
 def record(folder: pathlib.Path, config) -> None:
   """Notes the shape of a run's model in the run's folder."""
-  with run_dir.atomic_file(folder / _MODEL) as file:
-    text = json.dumps(architectures.to_hf_config(config), indent=2)
-    file.write(text.encode())
+  files.write_json(folder / _MODEL, architectures.to_hf_config(config))
 
 
 def _is_run(folder: str) -> bool:
@@ -85,5 +82,5 @@ def _refuse_adapter(folder: str) -> None:
 
 def _hf_config(folder: str) -> dict:
   if _is_run(folder):
-    return json.loads((pathlib.Path(folder) / _MODEL).read_text())
+    return files.read_json(pathlib.Path(folder) / _MODEL)
   return hf_checkpoint.read_config(folder)

@@ -9,7 +9,6 @@ of all stacked, B block-diagonal, the rank their sum, the scale the same
 (rank_pattern, alpha_pattern). A folder whose parts share one A loads too.
 """
 
-import json
 import math
 import os
 import pathlib
@@ -25,7 +24,7 @@ from dpo_jax import errors, tree
 from dpo_jax.models import adapter_spec, adapters, families
 from dpo_jax.models.adapter_spec import LINEARS, AdapterSpec
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.storage import hf_files, hf_layout, whole_folder
+from dpo_jax.storage import files, hf_layout
 from dpo_jax.types import InputError, Params
 
 _CONFIG = 'adapter_config.json'
@@ -116,9 +115,8 @@ def save(
       name = module.format(i=i)
       tensors[_NAME.format(module=name, factor='A')] = a
       tensors[_NAME.format(module=name, factor='B')] = b
-  with whole_folder.write(folder) as beside:
-    text = json.dumps(_peft_config(config, spec, base), indent=2)
-    (beside / _CONFIG).write_text(text + '\n')
+  with files.storage_errors(folder), files.whole_folder(folder) as beside:
+    files.write_json(beside / _CONFIG, _peft_config(config, spec, base))
     safetensors.numpy.save_file(tensors, beside / _TENSORS, {'format': 'pt'})
 
 
@@ -203,7 +201,7 @@ def _whole(number: float) -> int | float:
 
 def _read(folder, config, spec) -> dict[str, np.ndarray]:
   """{our name: float32 array} of a folder that fits."""
-  peft = hf_files.read_json(folder / _CONFIG, _FOLDER)
+  peft = files.read_json(folder / _CONFIG, if_missing=f'give {_FOLDER}')
   _check_config(folder / _CONFIG, peft, spec)
   tensors = _read_tensors(folder)
   modules = _modules(config, spec.targets)
@@ -263,12 +261,15 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
   path = folder / _TENSORS
   if not path.is_file():
     pickle = folder / 'adapter_model.bin'
-    reason = (
-      f'{pickle}: pickled weights are not read, a pickle can run code; fix: '
-      'save it once more with safe_serialization=True'
+    if pickle.is_file():
+      raise errors.refuse(
+        pickle,
+        'pickled weights are not read, a pickle can run code',
+        'save it once more with safe_serialization=True',
+      )
+    raise errors.refuse(
+      path, 'no such file', 'give the folder of a PEFT adapter'
     )
-    missing = f'{path}: no such file; fix: give the folder of a PEFT adapter'
-    raise InputError(reason if pickle.is_file() else missing)
   try:
     return safetensors.numpy.load_file(path)
   except (safetensors.SafetensorError, OSError) as error:

@@ -9,8 +9,6 @@ tokens and where completions start, the reference's weights, the precision. So
 beta, learning rate, seed, loss and the order of the batches share it.
 """
 
-import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -19,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from dpo_jax import errors
-from dpo_jax.storage import run_dir
-from dpo_jax.types import CompletionScores, InputError
+from dpo_jax.storage import files
+from dpo_jax.types import CompletionScores
 
-_AGAIN = 'fix: run --mode=precompute_reference again'
+_AGAIN = 'run --mode=precompute_reference again'
 _ARRAYS = ('uids', 'offsets', 'logps', 'num_tokens')
 
 
@@ -39,8 +37,7 @@ def key(
   """
   weights = reference if isinstance(reference, str) else dict(reference)
   parts = ['dpo_jax reference scores 1', tokens_digest, weights, precision]
-  text = json.dumps(parts, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:32]
+  return files.digest(parts)[:32]
 
 
 def write(
@@ -76,7 +73,7 @@ def write(
   path = pathlib.Path(folder) / f'{name}.npz'
   _check(path, arrays)
   seal = np.frombuffer(_seal(name, arrays).encode(), np.uint8)
-  with run_dir.storage_errors(path), run_dir.atomic_file(path) as file:
+  with files.storage_errors(path), files.atomic_file(path) as file:
     np.savez(file, seal=seal, **arrays)
   return open_cache(folder, name)
 
@@ -110,8 +107,8 @@ def open_cache(
   _check(path, arrays)
   for what, wanted in (('offsets', offsets), ('num_tokens', num_tokens)):
     if wanted is not None and not np.array_equal(arrays[what], wanted):
-      raise InputError(
-        f'{path}: its {what} are not those of the data in use; {_AGAIN}'
+      raise errors.refuse(
+        path, f'its {what} are not those of the data in use', _AGAIN
       )
   return ReferenceCache(path, **arrays)
 
@@ -151,9 +148,10 @@ class ReferenceCache:
     index = np.asarray(completion_index, np.int64)
     wrong = index[(index < -1) | (index >= len(self.logps))]
     if wrong.size:
-      raise InputError(
-        f'{self.path}: no score of completion {wrong[0]}, there are '
-        f'{len(self.logps)}; {_AGAIN}'
+      raise errors.refuse(
+        self.path,
+        f'no score of completion {wrong[0]}, there are {len(self.logps)}',
+        _AGAIN,
       )
     there = index >= 0
     safe = np.where(there, index, 0)
@@ -166,9 +164,8 @@ class ReferenceCache:
     """Returns the scores of record i, float32 [K], if it has that uid."""
     found = self.uids[i].decode() if 0 <= i < len(self) else 'nothing'
     if found != uid:
-      raise InputError(
-        f'{self.path}: record {i} is {found} there and {uid} in the data; '
-        f'{_AGAIN}'
+      raise errors.refuse(
+        self.path, f'record {i} is {found} there and {uid} in the data', _AGAIN
       )
     return self.scores(np.arange(self.offsets[i], self.offsets[i + 1]))
 
@@ -193,9 +190,9 @@ def _read(path: pathlib.Path, name: str) -> dict[str, np.ndarray]:
     ) from error
   except Exception as error:  # a damaged zip raises a dozen kinds
     why = ' '.join(str(error).split())[:120]
-    raise InputError(f'{path}: damaged ({why}); {_AGAIN}') from error
+    raise errors.refuse(path, f'damaged ({why})', _AGAIN) from error
   if seal != _seal(name, arrays):
-    raise InputError(f'{path}: damaged or of another key; {_AGAIN}')
+    raise errors.refuse(path, 'damaged or of another key', _AGAIN)
   return arrays
 
 
@@ -209,9 +206,11 @@ def _check(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     and logps.shape == num_tokens.shape == (offsets[-1],)
   )
   if not whole:
-    raise InputError(
-      f'{path}: {len(uids)} records, {len(logps)} scores and '
-      f'{len(num_tokens)} token counts do not fit together; {_AGAIN}'
+    raise errors.refuse(
+      path,
+      f'{len(uids)} records, {len(logps)} scores and {len(num_tokens)} token '
+      'counts do not fit together',
+      _AGAIN,
     )
   bad = np.flatnonzero(~np.isfinite(logps) | (num_tokens < 1))
   if bad.size:
@@ -226,9 +225,9 @@ def _check(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def _seal(name: str, arrays: Mapping[str, Any]) -> str:
   """Returns the sha256 of the key and of all arrays."""
-  digest = hashlib.sha256(name.encode())
+  parts = [name.encode()]
   for what in _ARRAYS:
     array = np.ascontiguousarray(arrays[what])
-    digest.update(f'{what}{array.dtype.str}{array.shape}'.encode())
-    digest.update(array.tobytes())
-  return digest.hexdigest()
+    parts.append(f'{what}{array.dtype.str}{array.shape}'.encode())
+    parts.append(array.tobytes())
+  return files.bytes_digest(parts)

@@ -6,14 +6,11 @@ it is written beside its place and renamed, and it is verified byte for byte
 before it is used. Does not encode, and does not choose where stores live.
 """
 
-import hashlib
 import json
 import os
 import pathlib
-import shutil
 import threading
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +18,7 @@ from array_record.python import array_record_module
 
 from dpo_jax import errors
 from dpo_jax.data.batches import length_table
+from dpo_jax.storage import files
 from dpo_jax.types import Comparison, EncodedRecord, InputError
 
 FORMAT = 2  # part of the key: another format is another store
@@ -47,7 +45,7 @@ def key(
   if hasattr(options, '_asdict'):
     options = options._asdict()
   parts = [FORMAT, list(data_fingerprints), tokenizer_fingerprint, template]
-  return hashlib.sha256(_json([*parts, dict(options)])).hexdigest()[:32]
+  return files.digest([*parts, dict(options)])[:32]
 
 
 def write(
@@ -64,23 +62,15 @@ def write(
     meta: plain values, returned as `TokenStore.meta`.
   """
   folder = pathlib.Path(folder)
-  beside = folder.with_name(f'.{folder.name}.{uuid.uuid4().hex[:8]}')
   try:
-    beside.mkdir(parents=True)
-    _write_files(beside, records, meta)
-    try:
-      beside.rename(folder)
-    except OSError:
-      if not (folder / _META).exists():  # else another process was first
-        raise
+    with files.whole_folder(folder, may_exist=True) as beside:
+      _write_files(beside, list(records), meta)
   except OSError as e:
     raise errors.refuse(
       folder,
       f'the token store cannot be written ({e.strerror or e})',
       'free disk space and write permission there, or another cache folder',
     ) from e
-  finally:
-    shutil.rmtree(beside, ignore_errors=True)
   return open_store(folder)
 
 
@@ -174,17 +164,32 @@ class TokenStore:
 
 def _write_files(
   folder: pathlib.Path,
-  records: Iterable[EncodedRecord],
+  records: Sequence[EncodedRecord],
   meta: Mapping[str, Any],
 ) -> None:
   """Writes the three files of a store; the last one seals the others."""
-  digest = hashlib.sha256()
-  # One record a group: any record is read without its neighbours.
-  writer = array_record_module.ArrayRecordWriter(
-    str(folder / _TOKENS), 'group_size:1'
-  )
+  digest = files.bytes_digest(_write_tokens(folder / _TOKENS, records))
+  table = length_table.make_table(records)
+  np.savez(folder / _TABLE, allow_pickle=False, **table._asdict())
+  seal = {
+    'format': FORMAT,
+    'digest': digest,
+    'files': {
+      name: files.file_digest(folder / name) for name in (_TOKENS, _TABLE)
+    },
+    'meta': dict(meta),
+  }
+  seal['seal'] = files.digest(seal)
+  (folder / _META).write_bytes(files.canonical(seal, allow_nan=False))
 
-  def written():
+
+def _write_tokens(
+  path: pathlib.Path, records: Iterable[EncodedRecord]
+) -> Iterator[bytes]:
+  """Writes the records; yields the bytes that the store's digest is of."""
+  # One record a group: any record is read without its neighbours.
+  writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
+  try:
     for record in records:
       pieces = [record.prompt, *record.completions]
       data = np.concatenate(pieces).astype('<i4').tobytes()
@@ -192,24 +197,10 @@ def _write_files(
       count = len(pieces) if record.trained is None else -len(pieces)
       if record.trained is not None:
         data += np.concatenate(record.trained).astype('?').tobytes()
-      lengths = [count, *map(len, pieces)]
-      digest.update(np.array(lengths, '<i8').tobytes() + data)
       _on_disk(writer.write, data)
-      yield record
-
-  try:
-    table = length_table.make_table(written())
+      yield np.array([count, *map(len, pieces)], '<i8').tobytes() + data
   finally:
     _on_disk(writer.close)
-  np.savez(folder / _TABLE, allow_pickle=False, **table._asdict())
-  seal = {
-    'format': FORMAT,
-    'digest': digest.hexdigest(),
-    'files': {name: _sha256(folder / name) for name in (_TOKENS, _TABLE)},
-    'meta': dict(meta),
-  }
-  seal['seal'] = hashlib.sha256(_json(seal)).hexdigest()
-  (folder / _META).write_bytes(_json(seal))
 
 
 def _on_disk(call: Callable[..., None], *args: Any) -> None:
@@ -226,7 +217,7 @@ def _read_seal(folder: pathlib.Path) -> dict[str, Any]:
   try:
     fields = json.loads(path.read_bytes())
     seal = fields.pop('seal')
-    sound = seal == hashlib.sha256(_json(fields)).hexdigest()
+    sound = seal == files.digest(fields)
   except OSError as e:
     raise _unusable(path, e.strerror or str(e)) from e
   except (ValueError, KeyError, TypeError, AttributeError):
@@ -242,7 +233,7 @@ def _read_seal(folder: pathlib.Path) -> dict[str, Any]:
 def _verify(path: pathlib.Path, sha256: str) -> None:
   """Refuses a file of other bytes than those that were written."""
   try:
-    sound = _sha256(path) == sha256
+    sound = files.file_digest(path) == sha256
   except OSError as e:
     raise _unusable(path, e.strerror or str(e)) from e
   if not sound:
@@ -254,14 +245,3 @@ def _unusable(path: pathlib.Path, problem: str) -> InputError:
   return errors.refuse(
     path, problem, f'delete the folder {path.parent}, it is made anew'
   )
-
-
-def _sha256(path: pathlib.Path) -> str:
-  """Of a file's bytes."""
-  with open(path, 'rb') as f:
-    return hashlib.file_digest(f, 'sha256').hexdigest()
-
-
-def _json(value: Any) -> bytes:
-  """One spelling for equal values; tuples are lists."""
-  return json.dumps(value, sort_keys=True, allow_nan=False).encode()

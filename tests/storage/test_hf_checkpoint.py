@@ -296,7 +296,7 @@ BROKEN = {
     'x.safetensors: missing',
   ),
   'no map': (_index({}), 'no weight_map'),
-  'index of a list': (_index([]), 'not a JSON object'),
+  'index of a list': (_index([]), 'a JSON list, not an object'),
 }
 
 
