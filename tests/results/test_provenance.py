@@ -127,7 +127,16 @@ def test_verify_notices_an_edited_provenance_and_foreign_figures(paper, capsys):
 
 
 @pytest.mark.parametrize(
-  'text', ['', '{}', '[]', '{"version": 9}', '{"version": 1, "rows": [1]}']
+  'text',
+  [
+    '',
+    '{}',
+    '[]',
+    '{"version": 9}',
+    '{"version": 1, "rows": [1]}',
+    '{"version": 1, "rows": [], "runs": [], "metrics": 3}',
+    '{"version": 1, "rows": [], "runs": [], "metrics": [3]}',
+  ],
 )
 def test_a_foreign_provenance_is_2(tmp_path, capsys, text):
   (tmp_path / 'provenance.json').write_text(text)
