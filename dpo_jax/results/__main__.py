@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
   except InputError as error:
     print(error, file=sys.stderr)
     return 2
-  except BrokenPipeError:  # `| head` has read enough
+  except BrokenPipeError:
+    # A reader such as `| head` has enough: no error, and no traceback when the
+    # interpreter flushes at its end.
     sys.stderr.close()
     return 0
 

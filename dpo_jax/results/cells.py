@@ -71,8 +71,10 @@ def make_table(
   """
   groups = labels.ordered(collect.group_runs(runs))
   row_labels = labels.make_labels(groups)
-  chosen = measures.choose(names, _reported(runs))
-  evaluated = _reported(runs, 'eval') | {measures.LOSS.name}
+  chosen = measures.choose(names, reported(runs))
+  # The loss always has a column, so that a run without any evaluation has a
+  # row all the same.
+  evaluated = reported(runs, 'eval') | {measures.LOSS.name}
   in_columns = [
     measure
     for measure in chosen
@@ -99,15 +101,13 @@ def is_tie(step: int, name: str, value: float) -> bool:
   return step == 0 and name == measures.ACCURACY.name and value == 0
 
 
-def _reported(
-  runs: Sequence[collect.Run], split: str | None = None
-) -> set[str]:
-  """Names of the metrics that some run has, in one split or in any."""
+def reported(runs: Sequence[collect.Run], *splits: str) -> set[str]:
+  """Names of the metrics that some run has in `splits`; in any, if none."""
   return {
     name
     for run in runs
-    for key, steps in run.records.items()
-    if split in (None, key)
+    for split, steps in run.records.items()
+    if not splits or split in splits
     for entry in steps.values()
     for name in entry
   }
@@ -126,7 +126,8 @@ def _row(label, group: collect.Group, columns) -> Row:
 def _cell(group: collect.Group, measure: measures.Measure, when: str) -> Cell:
   """Mean over seeds; with one seed, the interval is over its prompts."""
   values = []
-  for runs in group.by_seed():  # the runs of one seed count once
+  for runs in group.by_seed():
+    # Runs that repeat a seed count once, by their mean.
     measured = [
       (value, run)
       for run in runs
@@ -150,6 +151,7 @@ def _cell(group: collect.Group, measure: measures.Measure, when: str) -> Cell:
 def _value(run: collect.Run, measure, when: str) -> float | None:
   steps = run.records.get('eval', {})
   step = 0 if when == 'before' else max(steps, default=0)
+  # A run that was evaluated at step 0 only has no 'after'.
   if when == 'after' and step == 0:
     return None
   return steps.get(step, {}).get(measure.name)
@@ -197,6 +199,7 @@ def _differences(rows: Sequence[Row], columns) -> tuple[Difference, ...]:
       for index, row in enumerate(rows)
       if (values := _group_examples(row, measure))
     ]
+    # Rows on other comparisons than the first have no difference.
     for index, uid, values in scored[1:]:
       first, first_uid, baseline = scored[0]
       if np.array_equal(uid, first_uid):
@@ -216,6 +219,8 @@ def _group_examples(row: Row, measure: measures.Measure):
       each = measures.per_example(measure, run.examples.arrays)
       if each is None:
         return None
+      # Runs may hold the comparisons in another order. Those of one record
+      # keep theirs.
       order = np.argsort(run.examples.uid, kind='stable')
       uids.append(run.examples.uid[order])
       values.append(each[order] / len(runs))  # a seed counts once

@@ -118,7 +118,7 @@ def _walk(folder: pathlib.Path, seen: set) -> Iterable[pathlib.Path]:
   """Yields the folders that are runs; follows links, each folder once."""
   if folder in seen:
     return
-  seen.add(folder)
+  seen.add(folder)  # a link may lead back up
   try:
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
   except OSError as error:
@@ -158,6 +158,7 @@ def read_run(path: pathlib.Path, order: int = 0) -> Run:
   if metrics_path.exists():
     data[metrics_path.name] = _read(metrics_path)
     records, torn = parse_metrics(data[metrics_path.name], metrics_path)
+  # Intervals are of the last evaluation: earlier files are not read.
   step = max(records.get('eval', {0: {}}))
   name = f'per_example/eval_{step}.npz'
   examples = None
@@ -175,7 +176,7 @@ def _is_done(path: pathlib.Path) -> bool:
   try:
     return run_dir.RunDir(path).is_done()
   except InputError:
-    return True  # a mark without facts
+    return True  # a mark that is not JSON counts
 
 
 def parse_metrics(data: bytes, where: Any) -> tuple[dict, int]:
@@ -240,9 +241,9 @@ def _as_numbers(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def group_runs(runs: Iterable[Run]) -> list[Group]:
   """Groups runs that differ in the top-level config key `seed` only.
 
-  Groups come in order of their first run's argument, then as found; runs in
-  order of seed.
+  Groups come in order of their first run; runs in order of seed.
   """
+  # The config without its seed, as text, is the key.
   groups = {}
   for run in sorted(runs, key=lambda run: run.order):
     rest = {key: value for key, value in run.config.items() if key != 'seed'}
@@ -255,6 +256,7 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
 
 def _seed_order(run: Run) -> tuple:
   seed = run.config.get('seed')
+  # Seeds that are no integer come last, as they were found.
   return (not isinstance(seed, int), seed if isinstance(seed, int) else 0)
 
 

@@ -52,6 +52,7 @@ def make_labels(groups: Sequence[collect.Group]) -> Labels:
     return Labels((), ('run',), ((path.name,),), None, ())
   all_keys = list(dict.fromkeys(key for config in flat for key in config))
   all_keys = [key for key in all_keys if key != 'seed']
+  # repr tells 1 from true and from '1'.
   differing = [
     key
     for key in all_keys
@@ -123,6 +124,7 @@ def _short(key: str, all_keys: list[str]) -> str:
 def _texts(values: list[Any]) -> list[str]:
   """Values of one key as text; paths by last part, if those differ."""
   texts = [_text(value) for value in values]
+  # Paths are long; their last part is enough if it tells as many apart.
   if all('/' in text or text in (ABSENT, 'none') for text in texts):
     last = [text.rstrip('/').split('/')[-1] for text in texts]
     if len(set(last)) == len(set(texts)):
@@ -158,6 +160,7 @@ def _numbers(flat: list[dict], keys: list[str]) -> tuple[float, ...] | None:
 
 def _natural(text: str) -> list[tuple]:
   """Sort key in which 0.05 < 0.1 and run2 < run10."""
+  # Every second part is a number.
   parts = re.split(r'(\d+(?:\.\d+)?(?:e[-+]?\d+)?)', text)
   return [
     (0, float(part), '') if index % 2 else (1, 0.0, part)

@@ -18,7 +18,7 @@ from dpo_jax import errors
 
 
 def _kl(policy_chosen, policy_rejected, reference_chosen, reference_rejected):
-  """-(a + b) / 2 with a, b the log-ratios of both completions, nats."""
+  """-(a + b) / 2 with a, b the log-ratios of both completions, in nats."""
   chosen = policy_chosen - reference_chosen
   rejected = policy_rejected - reference_rejected
   return -0.5 * (chosen + rejected)
@@ -37,6 +37,7 @@ class Measure(NamedTuple):
   is_share: bool = False  # share of [first field > second]; Wilson interval
 
 
+# Names of arrays in a per-example file.
 _REWARDS = ('reward_chosen', 'reward_rejected')
 _SCORES = ('policy_chosen', 'policy_rejected')
 _SCORES += ('reference_chosen', 'reference_rejected')
@@ -62,7 +63,8 @@ _KNOWN = (
     compared=True,
   ),
   Measure('kl', 'KL', _SCORES, _kl, shown=True),
-  # Read from arrays that have other names than the metric.
+  # Not shown unless --metrics names them. They are here because their arrays
+  # have other names than they.
   Measure('rewards/chosen', 'rewards/chosen', ('reward_chosen',)),
   Measure('rewards/rejected', 'rewards/rejected', ('reward_rejected',)),
   Measure('logps/chosen', 'logps/chosen', ('policy_chosen',)),
@@ -100,7 +102,9 @@ def choose(
         f'{errors.did_you_mean(name, known)}use any of {", ".join(known)}',
       )
     measure = MEASURES.get(name, Measure(name, name, (name,)))
+    # Whoever names a metric wants to see it.
     chosen[name] = measure._replace(plotted=True)
+  # Cells are found by label: two metrics must not share one.
   by_label = {measure.label: measure for measure in chosen.values()}
   for name, measure in chosen.items():
     other = by_label[measure.label].name

@@ -81,32 +81,22 @@ def curves(table: cells.Table) -> dict[str, bytes]:
     {'curves.pdf': bytes, 'curves.png': bytes}, the PNG at 200 dots per inch.
   """
   runs = [run for row in table.rows for run in row.group.runs]
+  reported = cells.reported(runs, *_SPLITS) | {measures.LOSS.name}
   drawn = [
     measure
     for measure in table.measures
-    if measure.plotted
-    and (
-      measure.name == measures.LOSS.name
-      or any(measure.name in _names(run) for run in runs)
-    )
+    if measure.plotted and measure.name in reported
   ]
   splits = [s for s in _SPLITS if any(run.records.get(s) for run in runs)]
+  # A user's matplotlibrc must not change the figure.
   with matplotlib.rc_context({'text.usetex': False, **_STYLE}):
     drawing = _draw(table, splits or ['eval'], drawn or table.measures[:1])
     png, pdf = io.BytesIO(), io.BytesIO()
     drawing.savefig(png, format='png', dpi=200, metadata={'Software': None})
+    # A date, or a library's version, would change the bytes.
     dateless = {'CreationDate': None, 'Creator': None, 'Producer': None}
     drawing.savefig(pdf, format='pdf', metadata=dateless)
   return {'curves.pdf': pdf.getvalue(), 'curves.png': png.getvalue()}
-
-
-def _names(run: collect.Run) -> set[str]:
-  return {
-    name
-    for split in _SPLITS
-    for entry in run.records.get(split, {}).values()
-    for name in entry
-  }
 
 
 def _draw(table: cells.Table, splits, drawn) -> figure.Figure:
@@ -124,6 +114,7 @@ def _draw(table: cells.Table, splits, drawn) -> figure.Figure:
       panel.yaxis.set_major_locator(ticker.MaxNLocator(5))
       panel.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
       panel.margins(x=0.02, y=0.06)
+    # Only the leftmost panel names the split.
     line[0].set_ylabel(_SPLITS[split], color='#333333', labelpad=6)
   for panel, measure in zip(axes[0], drawn):
     panel.set_title(measure.label, loc='left', fontsize=9, fontweight='bold')
@@ -155,6 +146,7 @@ def _draw_row(panel, row: cells.Row, split: str, name: str, look: _Look):
   line = _line(look)
   if len(seeds) > 1:
     for steps, values in seeds:
+      # Behind the mean, and pale.
       panel.plot(
         steps, values, color=look.colour, linewidth=0.6, alpha=0.45, zorder=2
       )
@@ -184,7 +176,7 @@ def series(run: collect.Run, split: str, name: str):
     return np.zeros(0), np.zeros(0)
   steps, values = np.array(points, np.float64).T
   if split == 'train' and len(steps) > _NUM_BINS:
-    width = -(-len(steps) // _NUM_BINS)
+    width = -(-len(steps) // _NUM_BINS)  # rounded up
     starts = np.arange(0, len(steps), width)
     counts = np.diff(np.append(starts, len(steps)))
     steps = np.add.reduceat(steps, starts) / counts
@@ -213,6 +205,7 @@ def _looks(table: cells.Table) -> list[_Look]:
   if num > len(_COLOURS) or (numbers and num > 2):
     # Viridis without its yellow end, which vanishes on white.
     shades = matplotlib.colormaps['viridis'](np.linspace(0.0, 0.82, num))
+    # Ranks, so that unevenly spaced values still differ in shade.
     order = np.argsort(np.argsort(numbers)) if numbers else np.arange(num)
     colours = [tuple(shades[rank]) for rank in order]
   return [

@@ -129,6 +129,7 @@ def verify(folder: str | os.PathLike) -> list[str]:
   if not problems:
     for name, data in texts.items():
       problems += _changed_lines(folder / name, data)
+  # Figures are not drawn again: their bytes depend on matplotlib's version.
   for name, digest in document['files'].items():
     if name not in texts and _digest_of(folder / name) != digest:
       problems.append(f'{folder / name}: not the file that was written')
@@ -136,6 +137,7 @@ def verify(folder: str | os.PathLike) -> list[str]:
 
 
 def _load(folder: pathlib.Path) -> dict[str, Any]:
+  """Reads provenance.json and checks its form."""
   where = folder / FILE
   document = files.read_json(
     where,
@@ -173,6 +175,7 @@ def _read_again(document, folder: pathlib.Path):
           raise errors.refuse(
             f'run {folder / name}', 'the run is not there', 'put it back'
           )
+        # The place in the table is the order that `ordered` must give back.
         runs.append(collect.read_run(folder / name, order=len(runs)))
       except InputError as error:
         problems.append(f'row {row["row"]!r}, all cells: {error}')
@@ -189,14 +192,15 @@ def _changed_runs(document, fresh) -> list[str]:
   for run in document['runs']:
     name = run['run']
     old, new = run['sha256'], now.get(name, {}).get('sha256', {})
-    files = sorted(
+    changed = sorted(
       file for file in {*old, *new} if old.get(file) != new.get(file)
     )
+    # DONE has no digest: only whether it counts is in the tables.
     if name in now and run['done'] != now[name]['done']:
-      files.append('DONE')
-    if files:
+      changed.append('DONE')
+    if changed:
       problems.append(
-        f'row {row_of.get(name)!r}: run {name} changed: {", ".join(files)}'
+        f'row {row_of.get(name)!r}: run {name} changed: {", ".join(changed)}'
       )
   return problems
 
@@ -255,6 +259,7 @@ def _changed_lines(path: pathlib.Path, data: bytes) -> list[str]:
         )
         if one.strip() != two.strip()
       ]
+      # The first field that differs tells more than the line.
       has, gives = parts[0] if parts else (has, gives)
       row = text.split('\n')[number - 1].split(separator)
       label = next((part.strip() for part in row if part.strip()), '')
@@ -275,6 +280,7 @@ def _run_entry(run: collect.Run, folder) -> dict[str, Any]:
 
 
 def _row_entry(table: cells.Table, index: int, folder) -> dict[str, Any]:
+  # A single row is labelled by its folder, which is no config key.
   row, names = table.rows[index], table.labels.keys or table.labels.names
   name_of = {measure.label: measure.name for measure in table.measures}
   return {

@@ -121,8 +121,8 @@ def notes(table: cells.Table, relative_to: str | os.PathLike) -> list[str]:
       'Differences: ± is half of the 95% interval over evaluation prompts, '
       "paired; margins are in units of each run's own reward."
     )
-  terms = {repr(run.config.get('loss')) for run in runs}
-  if len(terms) > 1:
+  losses = {repr(run.config.get('loss')) for run in runs}
+  if len(losses) > 1:
     lines.append('Rows with different loss settings: losses do not compare.')
   if table.labels.left_out:
     left_out = ', '.join(table.labels.left_out)
@@ -137,6 +137,8 @@ def run_name(run: collect.Run, relative_to: str | os.PathLike) -> str:
 
 
 def _run_notes(runs, table: cells.Table, relative_to) -> list[str]:
+  """One sentence per mark, with the runs that have it."""
+
   def named(members):
     return ', '.join(run_name(run, relative_to) for run in members)
 
@@ -175,6 +177,7 @@ def _grid(table: cells.Table) -> list[list[str]]:
   shares = {each.label for each in table.measures if each.is_share}
   rows = []
   for row in table.rows:
+    # 10, or 5-10 if the seeds did not come equally far.
     steps = '-'.join(
       str(step) for step in sorted({row.steps[0], row.steps[-1]})
     )
@@ -241,6 +244,7 @@ def _plus_minus(value, low, high, sign: str = '') -> str:
   decimals = 3 if abs(value) < 100 else 1
   if not half > 1e-9 * abs(value):  # NaN, or only rounding varies
     return f'{value:{sign}.{decimals}f}'
+  # As many decimals as show the first digit of the half width.
   decimals = min(max(decimals, -math.floor(math.log10(half))), 6)
   return f'{value:{sign}.{decimals}f} ± {half:.{decimals}f}'
 
@@ -264,6 +268,7 @@ def _markdown_grid(grid: list[list[str]], num_labels: int) -> str:
 
 
 def _markdown_text(text: str) -> str:
+  # Characters that would end a cell, or start emphasis, code or HTML.
   return re.sub(r'([\\|*`<])', r'\\\1', text)
 
 
@@ -301,6 +306,7 @@ def _tex_number(text: str) -> str:
 
 
 def _plain(part) -> str:
+  """A field of the CSV."""
   if part is None or (isinstance(part, float) and math.isnan(part)):
     return ''
   return f'{part:.9g}' if isinstance(part, float) else str(part)
