@@ -34,7 +34,7 @@ class Measure(NamedTuple):
   shown: bool = False  # a column unless --metrics says otherwise
   plotted: bool = False  # a panel of the figure
   compared: bool = False  # subtracted between rows
-  is_share: bool = False  # share of [first field > second]; Wilson interval
+  is_share: bool = False  # of comparisons of two fields; Wilson's interval
 
 
 # Names of arrays in a per-example file.
@@ -65,6 +65,13 @@ _KNOWN = (
   Measure('kl', 'KL', _SCORES, _kl, shown=True),
   # Not shown unless --metrics names them. They are here because their arrays
   # have other names than they.
+  Measure(
+    'displacement',
+    'displacement',
+    ('policy_chosen', 'reference_chosen'),
+    np.less,
+    is_share=True,
+  ),
   Measure('rewards/chosen', 'rewards/chosen', ('reward_chosen',)),
   Measure('rewards/rejected', 'rewards/rejected', ('reward_rejected',)),
   Measure('logps/chosen', 'logps/chosen', ('policy_chosen',)),

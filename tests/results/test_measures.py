@@ -29,6 +29,7 @@ ARRAYS = {
     ('rewards/margins', [1.5, -4.0]),
     # log-ratios 1, 4 of the chosen and 3, 0 of the rejected answers
     ('kl', [-2.0, -2.0]),
+    ('displacement', [False, False]),
     ('rewards/chosen', [2.0, -1.0]),
     ('rewards/rejected', [0.5, 3.0]),
     ('logps/chosen', [-10.0, -20.0]),
@@ -79,9 +80,9 @@ def test_an_unknown_name_is_refused_and_never_read_as_the_loss():
     measures.choose(['loss', 'rewards/margin'], reported={'own'})
   assert str(caught.value) == (
     "--metrics: no run reports 'rewards/margin'; fix: did you mean "
-    "'rewards/margins'? use any of kl, lengths/chosen, lengths/rejected, "
-    'logps/chosen, logps/rejected, loss, own, rewards/accuracies, '
-    'rewards/chosen, rewards/margins, rewards/rejected'
+    "'rewards/margins'? use any of displacement, kl, lengths/chosen, "
+    'lengths/rejected, logps/chosen, logps/rejected, loss, own, '
+    'rewards/accuracies, rewards/chosen, rewards/margins, rewards/rejected'
   )
 
 
