@@ -10,7 +10,6 @@ Reads no run directory and writes no file.
 
 import functools
 import gzip
-import json
 import os
 import platform
 import time
@@ -24,6 +23,7 @@ import tokenizers
 from dpo_jax import errors, losses, optim, scoring, train_step, types
 from dpo_jax.data.batches import length_table, pipeline
 from dpo_jax.models import adapter_spec, adapters, decoder, flops, presets
+from dpo_jax.storage import files
 from dpo_jax.train_step import init_state
 from dpo_jax.types import Comparison, EncodedRecord
 
@@ -35,6 +35,8 @@ VARIANTS = {
   'packed+shared': ('shared', False, False),
   'packed+shared+cached': ('shared', False, True),
 }
+
+_COLUMNS = ('prompt', 'chosen', 'rejected')  # of the file that --data names
 
 
 class Options(NamedTuple):
@@ -273,16 +275,7 @@ def _records(options: Options, vocab_size: int) -> list[EncodedRecord]:
   """Returns the pairs as tokens, by a BPE that is trained on the file."""
   if not options.data:
     return _drawn_records(vocab_size, options.max_length)
-  opener = gzip.open if options.data.endswith('.gz') else open
-  try:
-    with opener(options.data, 'rt', encoding='utf-8') as file:
-      rows = [json.loads(line) for line in file]
-  except OSError as error:
-    raise errors.refuse(
-      '--data',
-      f'{options.data!r} cannot be read ({error.strerror or error})',
-      'name a JSONL(.gz) file with prompt, chosen, rejected',
-    ) from error
+  rows = _read_pairs(options.data)
   tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(False)
   trainer = tokenizers.trainers.BpeTrainer(
@@ -292,7 +285,7 @@ def _records(options: Options, vocab_size: int) -> list[EncodedRecord]:
   tokenizer.train_from_iterator(texts, trainer)
   columns = [
     [e.ids for e in tokenizer.encode_batch([row[key] for row in rows])]
-    for key in ('prompt', 'chosen', 'rejected')
+    for key in _COLUMNS
   ]
   return [
     # Token 0 ends every answer, so the tokenizer's ids move up by one.
@@ -300,6 +293,27 @@ def _records(options: Options, vocab_size: int) -> list[EncodedRecord]:
     for row in zip(*columns)
     if all(row)
   ]
+
+
+def _read_pairs(path: str) -> list[dict[str, str]]:
+  fix = f'name a JSONL(.gz) file with {", ".join(_COLUMNS)}'
+  opener = gzip.open if path.endswith('.gz') else open
+  try:
+    with opener(path, 'rb') as file:
+      lines = file.readlines()
+  except (OSError, EOFError) as error:
+    why = getattr(error, 'strerror', None) or error
+    raise errors.refuse(
+      '--data', f'{path!r} cannot be read ({why})', fix
+    ) from error
+  rows = []
+  for number, line in enumerate(lines, 1):
+    row = files.parse_json(line, f'{path}:{number}', fix=fix)
+    for column in _COLUMNS:
+      if not isinstance(row.get(column), str):
+        raise errors.refuse(f'{path}:{number}', f'no text {column!r}', fix)
+    rows.append(row)
+  return rows
 
 
 def _drawn_records(vocab_size: int, max_length: int) -> list[EncodedRecord]:

@@ -71,6 +71,23 @@ def test_cached_scores_and_an_adapter_are_options():
   assert 'tiny, LoRA of rank 2, 2 prompts per step' in table
 
 
+@pytest.mark.parametrize(
+  'line, problem',
+  [
+    ('{"prompt": "a", "chosen": "b"', 'not JSON'),
+    ('["a"]', 'a JSON list, not an object'),
+    ('{"prompt": "a", "chosen": "b"}', "no text 'rejected'"),
+    ('{"prompt": "a", "chosen": "b", "rejected": 3}', "no text 'rejected'"),
+  ],
+)
+def test_a_bad_line_of_the_file_is_named(tmp_path, line, problem):
+  path = tmp_path / 'pairs.jsonl'
+  path.write_text(f'{{"prompt": "a", "chosen": "b", "rejected": "c"}}\n{line}')
+  with pytest.raises(InputError) as caught:
+    step.run(step.Options(preset='tiny', data=str(path)))
+  assert str(caught.value).startswith(f'{path}:2: {problem}')
+
+
 def test_bad_flags_are_one_line():
   with pytest.raises(InputError, match='--data: .*cannot be read'):
     step.run(step.Options(preset='tiny', data='no.jsonl'))
