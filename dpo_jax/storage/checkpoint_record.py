@@ -6,7 +6,6 @@ agree with it, or `Unsound`. Does not choose steps and never writes.
 """
 
 import gc
-import json
 import logging
 import re
 import sys
@@ -67,7 +66,7 @@ def make(
       for name, leaf in flat.items()
     }
   record = {'step': step, 'leaves': leaves, 'meta': meta}
-  record = json.loads(json.dumps(record))
+  record = files.as_json(record)
   return record | {'sha256': files.digest(record)}
 
 
