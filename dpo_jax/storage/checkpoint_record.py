@@ -6,7 +6,6 @@ agree with it, or `Unsound`. Does not choose steps and never writes.
 """
 
 import gc
-import json
 import logging
 import re
 import sys
@@ -45,10 +44,7 @@ class Unsound(Exception):
 
 
 def make(
-  step: int,
-  items: dict[str, dict[str, Any]],
-  meta: dict[str, Any],
-  score: float | None,
+  step: int, items: dict[str, dict[str, Any]], meta: dict[str, Any]
 ) -> dict[str, Any]:
   """Returns the record of a step: JSON types, with a digest of itself.
 
@@ -56,7 +52,6 @@ def make(
     step: number of the step, so that a renamed folder is noticed.
     items: by item name, arrays by leaf name.
     meta: the caller's, kept as JSON keeps it (tuples become lists).
-    score: for the best step; None or not finite is kept as null.
   """
   if ITEM in items:
     raise ValueError(f'an item may not be named {ITEM!r}')
@@ -70,14 +65,8 @@ def make(
       name: [list(leaf.shape), tree.dtype_name(leaf), hashes[name]]
       for name, leaf in flat.items()
     }
-  finite = score is not None and np.isfinite(score)
-  record = {
-    'step': step,
-    'score': float(score) if finite else None,
-    'leaves': leaves,
-    'meta': meta,
-  }
-  record = json.loads(json.dumps(record))
+  record = {'step': step, 'leaves': leaves, 'meta': meta}
+  record = files.as_json(record)
   return record | {'sha256': files.digest(record)}
 
 

@@ -8,7 +8,6 @@ for each entry that differs between two of them. Writes nothing.
 import contextlib
 import datetime
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -49,7 +48,7 @@ def describe(
     'cpu': _cpu(),
     'num_cpus': os.cpu_count(),
     **_git(),
-    'fingerprints': json.loads(json.dumps(fingerprints)),
+    'fingerprints': files.as_json(fingerprints),
     'command': list(sys.argv if argv is None else argv),
     'host': platform.node(),
     'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),

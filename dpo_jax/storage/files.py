@@ -1,8 +1,8 @@
 """Files and folders written whole, JSON read with checks, digests.
 
 Comes in: paths, bytes and plain values. Goes out: JSON objects, sha256 digests,
-dotted keys, or one line that names the file and the way out. The floor of all
-file access: knows no format of this package.
+dotted keys, or one line that names the file and the fix. Every other module
+that touches a disk builds on this one; it knows no format of this package.
 """
 
 import contextlib
@@ -92,7 +92,7 @@ def parse_json(
   Args:
     text: UTF-8.
     where: the file, or its line, for messages.
-    fix: what the user can do about another text.
+    fix: what the user can do if the text is not an object.
     number: makes a value from the text of a number; None gives int and float.
 
   Raises:
@@ -109,12 +109,17 @@ def parse_json(
   return value
 
 
-def parse_object(text: str) -> dict[str, Any] | None:
-  """Parses a JSON object; '' gives {}, what is not an object gives None."""
+def parse_object(text: str | bytes) -> dict[str, Any] | None:
+  """Parses a JSON object; '' gives {}, anything but an object gives None."""
   try:
     return parse_json(text or '{}', '', fix='')
   except InputError:
     return None
+
+
+def as_json(value: Any) -> Any:
+  """Returns the value as it comes back from JSON: tuples become lists."""
+  return json.loads(json.dumps(value))
 
 
 def write_json(
@@ -132,10 +137,10 @@ def write_json(
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-  """Opens a binary file that takes its name only when all of it is written.
+  """Opens a binary file that is renamed to `path` once it is written.
 
-  A kill at any time leaves the old file or the new one. Folders above are
-  made. OSErrors are raised as they are: see `storage_errors`.
+  A kill at any time leaves the old file or the new one. Missing parent folders
+  are made. Raises plain OSErrors; `storage_errors` turns them into InputErrors.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,19 +161,19 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
 def whole_folder(
   path: str | os.PathLike, *, may_exist: bool = False
 ) -> Iterator[pathlib.Path]:
-  """Gives an empty folder to fill, renamed to `path` when all is written.
+  """Yields an empty folder to fill, renamed to `path` once it is filled.
 
-  A failure or a kill leaves no folder of that name. OSErrors are raised as
-  they are: see `storage_errors`.
+  A failure or a kill leaves no folder of that name. Raises plain OSErrors;
+  `storage_errors` turns them into InputErrors.
 
   Args:
-    path: to be made, with the folders above; may be there if empty.
-    may_exist: whether a folder that is there, or that another process puts
-      there meanwhile, is kept instead of the new one. For content that
+    path: the folder to make, with its parents; an empty one may exist.
+    may_exist: whether an existing folder of that name is kept instead of the
+      new one, also if another process makes it meanwhile. For content that
       follows from the folder's name.
 
   Raises:
-    InputError: the folder is there and may not be.
+    InputError: the folder exists, is not empty, and `may_exist` is False.
   """
   path = pathlib.Path(os.path.abspath(path))
   if not may_exist and _is_taken(path):
@@ -205,9 +210,10 @@ def storage_errors(path: str | os.PathLike) -> Iterator[None]:
 def digest(value: Any) -> str:
   """Returns the sha256, in hex, of a value's canonical JSON.
 
-  Equal JSON values have equal digests: keys are sorted and tuples are lists.
-  On disk in DONE, in the records of checkpoints, in the seals and names of
-  token stores and reference scores: another spelling would orphan them all.
+  Equal JSON values have equal digests: keys are sorted, tuples are lists.
+  Digests are on users' disks: in DONE, in the records of checkpoints, in the
+  names and seals of token stores and of reference scores. With another
+  spelling all of these would be refused or made again.
   """
   return bytes_digest([canonical(value)])
 
@@ -241,9 +247,9 @@ def flatten(
   """Returns {dotted key: leaf} of nested mappings, in their order.
 
   Args:
-    tree: mapping of names to leaves and mappings; ConfigDicts too.
+    tree: nested mapping; may be a ConfigDict.
     keep: dotted keys of mappings that stay one leaf.
-    prefix: in front of every key.
+    prefix: text in front of every key.
 
   Returns:
     Every leaf; an empty mapping is a leaf.
@@ -259,7 +265,7 @@ def flatten(
 
 
 def _is_taken(path: pathlib.Path) -> bool:
-  """Returns whether a name is that of a file or of a folder with content."""
+  """Returns whether a file or a folder with content has this name."""
   return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 

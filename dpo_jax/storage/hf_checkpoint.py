@@ -1,9 +1,9 @@
 """Weights in Hugging Face layout: folders of safetensors, in and out.
 
 Comes in: a folder (config.json, model.safetensors or its sharded index) and
-the DecoderConfig. Goes out: float32 parameters, of which each device reads
-only its own slice, or a folder that transformers loads. Every misfit is found
-in the headers, before an array is made. Does not read pickles.
+the DecoderConfig. Goes out: float32 parameters, or a folder that transformers
+loads. Each device reads only its own slice. Names and shapes are checked in the
+headers, before an array is made. Reads no pickles.
 """
 
 import contextlib
@@ -27,9 +27,9 @@ from dpo_jax.storage import files, hf_files, hf_layout
 from dpo_jax.types import Params
 
 MAX_SHARD_BYTES = 5_000_000_000
-_ROWS = 8192  # of an embedding, compared at a time
+_ROWS = 8192  # rows of an embedding that are compared at once
 
-# Buffers that older releases stored; they follow from config.json.
+# Buffers that older releases stored: config.json determines them.
 _BUFFERS = re.compile(r'\.(rotary_emb\.inv_freq|(attn|attention)\.\w*bias)$')
 _TOKENIZER_FILES = (
   'tokenizer.json',
@@ -47,7 +47,7 @@ _TOKEN_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
-  """The folder's config.json; InputError where there is none."""
+  """Reads the folder's config.json; InputError if there is none."""
   return files.read_json(
     pathlib.Path(folder) / 'config.json',
     if_missing='give the folder of a Hugging Face checkpoint',
@@ -55,10 +55,10 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def check(folder: str | os.PathLike, config: DecoderConfig) -> None:
-  """Compares the files' tensors with the config, from the headers.
+  """Compares the tensors of the headers with the config.
 
   Raises:
-    InputError: names the missing, unexpected or misshapen tensors.
+    InputError: tensors are missing, unexpected or misshapen; names them.
   """
   with contextlib.ExitStack() as stack:
     _check(hf_files.Files(pathlib.Path(folder), stack), config)
@@ -70,16 +70,16 @@ def load_params(
   *,
   shardings: Params | None = None,
 ) -> Params:
-  """Reads the parameters of a decoder, float32 whatever the files hold.
+  """Reads the parameters of a decoder, cast to float32.
 
   Args:
-    folder: with model.safetensors, or its index and shards.
+    folder: the folder of model.safetensors, or of its index and shards.
     config: `architectures.from_hf_config(read_config(folder))`.
-    shardings: pytree like params; each device reads only its slice. None =
+    shardings: pytree like params; each device reads only its slice. None puts
       everything on the first device.
 
   Raises:
-    InputError: see `check`.
+    InputError: as `check`.
   """
   placed = dict(tree.flatten_with_names(shardings)) if shardings else {}
   first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -107,15 +107,19 @@ def save(
   tokenizer_files_from: str | os.PathLike | None = None,
   max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-  """Writes a folder that transformers loads; whole or not at all.
+  """Writes a folder that transformers loads, whole or not at all.
 
   Args:
-    folder: to be made; may exist if empty.
-    params: of `config`, of any sharding whose pieces this process can reach.
-    config: goes into config.json.
-    tokenizer_files_from: folder of tokenizer files to copy beside, whose
+    folder: the folder to make; an empty one may exist.
+    params: parameters of `config`, in any sharding that this process can read.
+    config: the model's shape; it becomes config.json.
+    tokenizer_files_from: folder whose tokenizer files are copied too, and whose
       config.json gives the ids of bos, eos and pad.
-    max_shard_bytes: of a safetensors file.
+    max_shard_bytes: bytes per safetensors file; a larger tensor has a file of
+      its own.
+
+  Raises:
+    InputError: the folder is taken or cannot be written.
   """
   with files.storage_errors(folder), files.whole_folder(folder) as beside:
     mapping = architectures.to_hf_config(config)
@@ -126,6 +130,7 @@ def save(
 
 
 def _check(stored: hf_files.Files, config: DecoderConfig) -> None:
+  """Raises InputError as `check`."""
   expected = _expected(stored, config)
   missing = [name for name in expected if name not in stored.names]
   if missing:
@@ -150,11 +155,11 @@ def _check(stored: hf_files.Files, config: DecoderConfig) -> None:
       'check config.json (layers, biases, model_type)',
     )
   for name, shape in expected.items():
-    found, kind = stored.describe(name)
-    if found != shape:
+    stored_shape, kind = stored.describe(name)
+    if stored_shape != shape:
       raise errors.refuse(
         stored.path(name),
-        f'{name} has shape {found}, config.json asks for {shape}',
+        f'{name} has shape {stored_shape}, config.json asks for {shape}',
         'use the config.json of these weights',
       )
     if kind not in hf_files.FLOATS:
@@ -166,7 +171,7 @@ def _check(stored: hf_files.Files, config: DecoderConfig) -> None:
 
 
 def _check_tied(stored: hf_files.Files, config: DecoderConfig) -> None:
-  """A head beside tied embeddings must be the embedding itself."""
+  """Raises InputError if tied embeddings come with another head."""
   head = _head_name(config)
   if not config.tied or head not in stored.names:
     return
@@ -181,7 +186,7 @@ def _check_tied(stored: hf_files.Files, config: DecoderConfig) -> None:
 
 
 def _equal(stored: hf_files.Files, name: str, other: str) -> bool:
-  """Whether two tensors hold the same, a few rows at a time."""
+  """Returns whether two tensors are equal, read a few rows at a time."""
   shape, _ = stored.describe(name)
   if stored.describe(other)[0] != shape:
     return False
@@ -194,13 +199,14 @@ def _equal(stored: hf_files.Files, name: str, other: str) -> bool:
 
 
 def _head_name(config: DecoderConfig) -> str:
+  """Returns the name of the head's tensor."""
   return families.FAMILIES[config.family].tensors['head/kernel'].name
 
 
 def _expected(
   stored: hf_files.Files, config: DecoderConfig
 ) -> dict[str, tuple[int, ...]]:
-  """Tensor -> shape, of all that the files must hold."""
+  """Returns {tensor: shape} of all that the files must hold."""
   table, names = _table(stored, config), _names(stored, config)
   return {
     names[name].format(**numbers): shape
@@ -210,7 +216,10 @@ def _expected(
 
 
 def _table(stored: hf_files.Files, config: DecoderConfig) -> Mapping[str, Any]:
-  """Our name -> families.Tensor, in the layout that the files have."""
+  """Returns {our name: families.Tensor} in the layout of these files.
+
+  Some releases join projections in one tensor that others keep apart.
+  """
   family = families.FAMILIES[config.family]
   first = [tensor.name.format(i=0) for tensor in family.joined.values()][:1]
   if set(first) & stored.names:
@@ -221,13 +230,13 @@ def _table(stored: hf_files.Files, config: DecoderConfig) -> Mapping[str, Any]:
 def _tensors(
   config: DecoderConfig, table: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, tuple]]:
-  """(our name, its families.Tensor, shape in the file) of each parameter."""
+  """Yields (our name, its families.Tensor, shape in the file)."""
   for name in param_dims(config):
     yield name, table[name], hf_layout.shape(table[name], config.sizes)
 
 
 def _names(stored: hf_files.Files, config: DecoderConfig) -> dict[str, str]:
-  """Our name -> the tensor's, without a prefix that no tensor has."""
+  """Returns {our name: the tensor's}, without a prefix that no tensor has."""
   prefix = families.FAMILIES[config.family].prefix
   absent = not any(name.startswith(prefix) for name in stored.names)
   drop = prefix if absent else ''
@@ -240,7 +249,7 @@ def _names(stored: hf_files.Files, config: DecoderConfig) -> dict[str, str]:
 def _read(
   stored: hf_files.Files, config: DecoderConfig, name: str, index
 ) -> np.ndarray:
-  """A slice of one parameter, float32."""
+  """Reads a slice of one parameter, float32."""
   dims, sizes = param_dims(config)[name], config.sizes
   tensor, template = _table(stored, config)[name], _names(stored, config)[name]
   ranges = {
@@ -263,6 +272,7 @@ def _read(
 
 
 def _write_tensors(folder, params, config, max_shard_bytes) -> None:
+  """Writes the safetensors files, in order of layers, and their index."""
   leaves = dict(tree.flatten_with_names(params))
   table = families.FAMILIES[config.family].tensors
   parts = [
@@ -300,7 +310,8 @@ def _write_tensors(folder, params, config, max_shard_bytes) -> None:
 
 
 def _gather(leaves, config, parts, shape) -> np.ndarray:
-  """One tensor of a file, C-contiguous: save_file misreads any other."""
+  """Returns one tensor of a file."""
+  # C-contiguous: safetensors.numpy.save_file writes other arrays wrongly.
   out = np.empty(shape, np.float32)
   for name, tensor, index in parts:
     _, dims = hf_layout.split_dims(tensor, param_dims(config)[name])
@@ -310,7 +321,7 @@ def _gather(leaves, config, parts, shape) -> np.ndarray:
 
 
 def _copy_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> dict:
-  """Copies tokenizer files; returns the token ids of the config.json there."""
+  """Copies tokenizer files; returns the token ids of their config.json."""
   for name in _TOKENIZER_FILES:
     if (source / name).is_file():
       shutil.copyfile(source / name, folder / name)
@@ -324,7 +335,7 @@ def _copy_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> dict:
 
 
 def _some(noun: str, names: list[str]) -> str:
-  """'tensor x is', or 'tensors x, y, z and 7 more are'."""
+  """Returns 'tensor x is', or 'tensors x, y, z and 7 more are'."""
   first = ', '.join(names[:3])
   more = f' and {len(names) - 3} more' if len(names) > 3 else ''
   one = len(names) == 1

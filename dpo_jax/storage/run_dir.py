@@ -65,7 +65,7 @@ class RunDir:
         raise errors.refuse(self.path, 'a file', 'give --workdir a folder')
     before = self._read('config.json')
     if before is not None:
-      _check_same(self.path, before, _as_json(config), self._may_change)
+      _check_same(self.path, before, files.as_json(config), self._may_change)
     return before is not None
 
   def create_or_continue(self, config: Mapping[str, Any]) -> bool:
@@ -81,7 +81,7 @@ class RunDir:
       InputError: as `check`; or the workdir cannot be written, or another
         process is writing it. Nothing new is left behind.
     """
-    continued, config = self.check(config), _as_json(config)
+    continued, config = self.check(config), files.as_json(config)
     made = [p for p in (self.path, *self.path.parents) if not p.exists()]
     try:
       with files.storage_errors(self.path):
@@ -234,8 +234,3 @@ def _lock(path: pathlib.Path) -> IO[bytes]:
   except OSError:
     pass  # a file system without locks
   return file
-
-
-def _as_json(value: Any) -> Any:
-  """Returns the value as it comes back from JSON: tuples are lists."""
-  return json.loads(json.dumps(value))
