@@ -14,6 +14,11 @@ from typing import Any, NamedTuple
 Array = Any  # jax.Array or numpy.ndarray
 Params = Any  # pytree of arrays
 
+# Axes of the device mesh, outermost first.
+MESH_AXES = ('data', 'fsdp', 'tensor')
+# Mesh axes that rows are split over.
+ROW_AXES = ('data', 'fsdp')
+
 
 class InputError(ValueError):
   """Bad input; the message is one line that the user sees, exit code 2.

@@ -13,6 +13,13 @@ from dpo_jax import errors
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
 from dpo_jax.types import InputError
 
+# How the frozen weights under an adapter are stored (quantized.py).
+BASES = ('float32', 'int8', 'nf4')
+# Which factor begins at 0; the other one is random.
+INITS = ('b_zero', 'a_zero')
+# What --mode=export writes: the merged weights, or a PEFT adapter folder.
+EXPORTS = ('merged', 'peft')
+
 # Linear maps of a layer that an adapter can be on: name -> dimensions in, out.
 LINEARS = {
   'attention/query': ('D', 'HK'),

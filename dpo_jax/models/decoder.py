@@ -17,7 +17,13 @@ import jax.numpy as jnp
 from jax import ad_checkpoint
 
 from dpo_jax import tree, types
-from dpo_jax.models import adapters, attention, experts, quantized
+from dpo_jax.models import (
+  adapters,
+  attention,
+  decoder_config,
+  experts,
+  quantized,
+)
 from dpo_jax.models.decoder_config import AXES, DecoderConfig, param_dims
 from dpo_jax.types import Array, Params
 
@@ -30,12 +36,10 @@ _ACTIVATIONS = {
 # The attention is recomputed by blocks in any case; its output is kept, or it
 # would be computed three times.
 _KEEP = jax.checkpoint_policies.save_only_these_names('attention')
-_REMAT = {
-  'full': _KEEP,
-  'dots': jax.checkpoint_policies.save_from_both_policies(
-    _KEEP, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-  ),
-}
+_KEEP_DOTS = jax.checkpoint_policies.save_from_both_policies(
+  _KEEP, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+)
+_REMAT = dict(zip(decoder_config.REMAT, (None, _KEEP, _KEEP_DOTS), strict=True))
 
 
 class LanguageModel(NamedTuple):
@@ -164,8 +168,8 @@ class _Decoder(nn.Module):
     if config.learned_positions:
       x_RLD += _embed(config, 'T', dtype, 'positions')(rows.positions)
     layer = _Layer
-    if self.numerics.remat != 'none':
-      policy = _REMAT[self.numerics.remat]
+    policy = _REMAT[self.numerics.remat]
+    if policy is not None:
       layer = nn.remat(_Layer, policy=policy, prevent_cse=False)
     layers = nn.scan(
       layer,

@@ -20,6 +20,9 @@ AXES = {
   'K': 'head_dim',
   'T': None,
 }
+# What the backward pass recomputes of a layer: nothing, everything, or
+# everything except matmuls with weights. decoder.py has the policies.
+REMAT = ('none', 'full', 'dots')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,7 +64,7 @@ def make_generate(
     model: anything with `decode`, `make_cache` and `head`, see
       decoder.LanguageModel.
     max_new_tokens: T.
-    mesh: where rows are split over scoring.ROW_AXES; None on one device.
+    mesh: where rows are split over types.ROW_AXES; None on one device.
   """
 
   def generate(params, prompts_RP, lengths, seeds, key, sampling, stop):
@@ -203,7 +203,7 @@ def _split_rows(cache, mesh):
   """The cache, its rows where the rows are."""
   if mesh is None or mesh.size == 1:
     return cache
-  layers = NamedSharding(mesh, PartitionSpec(None, scoring.ROW_AXES))
+  layers = NamedSharding(mesh, PartitionSpec(None, types.ROW_AXES))
   split = jax.lax.with_sharding_constraint
   return cache._replace(
     keys_NRGSK=split(cache.keys_NRGSK, layers),

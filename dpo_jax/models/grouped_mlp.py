@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from dpo_jax import types
 from dpo_jax.models import quantized
-from dpo_jax.scoring import ROW_AXES
 from dpo_jax.types import Array
 
 _BLOCK = 128  # positions of an expert at a time
@@ -42,7 +42,7 @@ def grouped_mlp(
     weights_RLE: float32; 0 where not chosen.
     best_RLB: the chosen experts of a position, int32; E for none of them.
     kernels: in the dtype of `x_RLD`, or quantised.
-    mesh: where the rows are split over ROW_AXES: each device groups its own,
+    mesh: where the rows are split over types.ROW_AXES: each device groups its own,
       and gathers the layer's kernels for them. None = they are not split.
 
   Returns:
@@ -50,13 +50,13 @@ def grouped_mlp(
   """
   run = functools.partial(_rows, act)
   if mesh is not None and x_RLD.shape[0] % _num_parts(mesh) == 0:
-    rows, whole = PartitionSpec(ROW_AXES), PartitionSpec()
+    rows, whole = PartitionSpec(types.ROW_AXES), PartitionSpec()
     run = jax.shard_map(
       run,
       mesh=mesh,
       in_specs=(rows, rows, rows, whole),
       out_specs=rows,
-      axis_names=set(ROW_AXES),
+      axis_names=set(types.ROW_AXES),
       check_vma=False,
     )
   return run(x_RLD, weights_RLE, best_RLB, kernels)
@@ -64,7 +64,7 @@ def grouped_mlp(
 
 def _num_parts(mesh):
   size = 1
-  for axis in ROW_AXES:
+  for axis in types.ROW_AXES:
     size *= mesh.shape[axis]
   return size
 

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from dpo_jax import tree
+from dpo_jax.models import adapter_spec
 from dpo_jax.types import Array, Params
 
-KINDS = ('float32', 'int8', 'nf4')
-
+# A kind that is added to BASES must be implemented here.
+_FLOAT32, _, _NF4 = adapter_spec.BASES
 _LINEAR = re.compile(
   r'layers/((attention|mlp)/\w+|experts/(gate|up|down))/kernel'
 )
@@ -37,7 +38,7 @@ def quantize(params: Params, kind: str) -> Params:
     The same nested dicts. Embedding, head, norms, biases and router are the
     arrays that came in.
   """
-  if kind == 'float32':
+  if kind == _FLOAT32:
     return params
   return tree.unflatten_names(
     {
@@ -111,10 +112,10 @@ def _quantize(kernel: Array, kind: str, name: str) -> Any:
   outer = tuple(range(first, last))
   channels = (*range(first), *range(last + 1, kernel.ndim - 1))
   how = {'qtype': jnp.int8, 'channelwise_axes': channels}
-  if kind == 'nf4':
+  if kind == _NF4:
     size = math.gcd(kernel.shape[1 + last], _BLOCK)
     how = {
-      'qtype': 'nf4',
+      'qtype': _NF4,
       'channelwise_axes': (*channels, *outer),
       'tiled_axes': {last: size},
     }
