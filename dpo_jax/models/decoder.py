@@ -80,13 +80,10 @@ def make_model(
     compute_dtype: of matmuls and the residual stream; norms, softmax and
       rotations are float32.
     remat: one of decoder_config.REMAT, what the backward pass recomputes of a
-      layer: 'none'; 'full', everything except the attention's output; 'dots',
-      that except the outputs of matmuls with weights.
+      layer: 'none'; 'full', all except the attention's output; 'dots', all
+      except that and the outputs of matmuls with weights.
     attention_block: queries per block of attention.
     mesh: mesh on which rows are split; read by experts only.
-
-  Returns:
-    A LanguageModel. The mesh does not place its parameters: sharding.py does.
   """
   dtype = jnp.dtype(compute_dtype)
   numerics = _Numerics(dtype, remat, attention_block, mesh)
@@ -108,10 +105,6 @@ def make_model(
     hidden_RLD, _, cache = module.apply(adapters.variables(params), rows, cache)
     return hidden_RLD, cache
 
-  axes = {
-    name: tuple(AXES[d] for d in dims)
-    for name, dims in param_dims(config).items()
-  }
   return LanguageModel(
     config=config,
     init=functools.partial(_init, config),
@@ -119,7 +112,7 @@ def make_model(
     head=head,
     decode=decode,
     make_cache=functools.partial(_make_cache, config, numerics.dtype),
-    logical_axes=tree.unflatten_names(axes),
+    logical_axes=_logical_axes(config),
   )
 
 
@@ -146,6 +139,13 @@ def _init(config: DecoderConfig, key: Array) -> Params:
 def _make_cache(config, dtype, num_rows, num_slots):
   shape = config.num_layers, num_rows, config.num_kv_heads, num_slots
   return attention.make_cache((*shape, config.head_size), dtype)
+
+
+def _logical_axes(config):
+  dims = param_dims(config)
+  return tree.unflatten_names(
+    {name: tuple(AXES[d] for d in letters) for name, letters in dims.items()}
+  )
 
 
 class _Numerics(NamedTuple):
