@@ -218,7 +218,7 @@ def _expected(
 def _table(stored: hf_files.Files, config: DecoderConfig) -> Mapping[str, Any]:
   """Returns {our name: families.Tensor} in the layout of these files.
 
-  Some releases join projections in one tensor that others keep apart.
+  Some releases hold all experts in one tensor, some each in its own.
   """
   family = families.FAMILIES[config.family]
   first = [tensor.name.format(i=0) for tensor in family.joined.values()][:1]

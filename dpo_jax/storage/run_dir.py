@@ -1,9 +1,9 @@
-"""A run's folder: config.json, env.json, per_example/, DONE.
+"""The folder of a run: config.json, env.json, per_example/, samples/, DONE.
 
 Comes in: a workdir path and the resolved config. Goes out: a folder that holds
 one run of one config, new or continued, or one line that says why not. Every
-file is written beside its place and renamed, so a kill leaves the old or the
-new one. Metrics are writers.py's, checkpoints are checkpoints.py's.
+file is written whole or not at all. Writes no metrics (writers.py) and no
+checkpoints (checkpoints.py).
 """
 
 import contextlib
@@ -28,14 +28,14 @@ class RunDir:
   Args:
     path: the workdir.
     may_change: dotted keys ('train.num_steps') or sections ('log') of the
-      config in which a continued run may differ; config.json then takes the
+      config in which a continued run may differ. config.json then takes the
       new values, and a DONE of the old ones no longer counts.
   """
 
   def __init__(
     self, path: str | os.PathLike, *, may_change: Collection[str] = ()
   ):
-    """Binds the names of what lies in the folder."""
+    """Names the parts of the folder."""
     self.path = pathlib.Path(os.path.abspath(path))
     self.checkpoints = self.path / 'checkpoints'
     self.cache_dir = self.path / 'cache'
@@ -43,7 +43,7 @@ class RunDir:
     self._lock = None  # open file while this process writes here
 
   def config(self) -> dict[str, Any]:
-    """Returns config.json; InputError where the folder is no run."""
+    """Reads config.json; InputError if the folder is no run."""
     config = self._read('config.json')
     if config is None:
       raise errors.refuse(
@@ -52,7 +52,7 @@ class RunDir:
     return config
 
   def check(self, config: Mapping[str, Any]) -> bool:
-    """Returns whether there is a run of this config to continue.
+    """Returns whether the folder holds a run of this config to continue.
 
     Args:
       config: the resolved config, of JSON types (tuples become lists).
@@ -69,13 +69,13 @@ class RunDir:
     return before is not None
 
   def create_or_continue(self, config: Mapping[str, Any]) -> bool:
-    """Makes the folder and config.json, or takes up the run that is there.
+    """Makes the folder and config.json, or continues the run in it.
 
     Args:
-      config: as for `check`.
+      config: as in `check`.
 
     Returns:
-      Whether the run was there before.
+      Whether the folder held the run before.
 
     Raises:
       InputError: as `check`; or the workdir cannot be written, or another
@@ -102,8 +102,8 @@ class RunDir:
   def is_done(self, config: Mapping[str, Any] | None = None) -> bool:
     """Returns whether a run of `config` (None: config.json's) ended here.
 
-    A prolonged run keeps the DONE of its old config, which then counts no
-    more. A mark without a config's digest counts for every config.
+    A prolonged run keeps the DONE of its old config, which no longer counts.
+    A DONE without the digest of a config counts for every config.
     """
     if not (self.path / 'DONE').exists():
       return False
@@ -112,10 +112,7 @@ class RunDir:
     return self.done_facts().get('config', digest) == digest
 
   def done_facts(self) -> dict[str, Any]:
-    """Returns what `mark_done` was given; empty before.
-
-    An empty DONE, as `touch` makes it, is a mark without facts.
-    """
+    """Reads what `mark_done` wrote; {} if it did not, or DONE is empty."""
     path = self.path / 'DONE'
     try:
       text = files.read_text(path, fix=_FIX)
@@ -134,12 +131,12 @@ class RunDir:
     """Writes env.json; a continued run appends itself under 'continued'.
 
     Args:
-      fingerprints: the caller's, of data, tokenizer, model (JSON types).
+      fingerprints: of data, tokenizer and model, as JSON types.
       argv: the command; None takes this process's.
 
     Returns:
-      A line for each way in which a session since the first differs from it
-      so that the run may not claim equal bits.
+      One line per difference between the first session and a later one that
+      voids a claim of equal bits.
     """
     now = environment.describe(fingerprints, argv)
     first = self._read('env.json')
@@ -156,7 +153,7 @@ class RunDir:
 
     Args:
       name: file name without its suffix, such as 'eval_100'.
-      arrays: one row an example, of one length and any dtype but object.
+      arrays: one row per example; equal lengths, any dtype but object.
     """
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
     rows = {key: value.shape[:1] for key, value in arrays.items()}
@@ -168,20 +165,20 @@ class RunDir:
       np.savez(file, **arrays)
 
   def write_samples(self, name: str, samples: Iterable[Mapping]) -> str:
-    """Writes samples/<name>.jsonl, one object a line; returns its path."""
+    """Writes samples/<name>.jsonl, one object per line; returns its path."""
     path = self.path / 'samples' / f'{name}.jsonl'
     with files.storage_errors(path), files.atomic_file(path) as file:
       file.writelines(json.dumps(s).encode() + b'\n' for s in samples)
     return str(path)
 
   def close(self) -> None:
-    """Lets another process write here."""
+    """Gives up the lock, so that another process may write here."""
     if self._lock:
       self._lock.close()
       self._lock = None
 
   def _read(self, name: str) -> dict[str, Any] | None:
-    """Reads a JSON object of the folder; None if there is no such file."""
+    """Reads a JSON file of the folder; None if there is no such file."""
     return files.read_json_or_none(self.path / name, fix=_FIX)
 
 
@@ -217,9 +214,9 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _lock(path: pathlib.Path) -> IO[bytes]:
-  """Takes the folder for this process; freed when the process ends.
+  """Locks the folder for this process, until the process ends.
 
-  A POSIX lock, so that a second run in the same process (a test) is let in.
+  A POSIX lock: a second run in the same process (a test) is let in.
   """
   file = open(path / '.lock', 'ab')
   try:
