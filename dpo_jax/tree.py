@@ -64,6 +64,7 @@ def fingerprint(tree: Any) -> dict[str, int]:
   Raises:
     TypeError: a leaf is not numeric.
   """
+  # All hashes are dispatched before the first one is waited for.
   hashes = {}
   for name, leaf in flatten_with_names(tree):
     if not isinstance(leaf, jax.Array):
@@ -134,6 +135,7 @@ def _mix(words: Any) -> Any:
 @jax.jit
 def _hash_on_device(array: jax.Array) -> jax.Array:
   """Returns the uint32 scalar of `fingerprint` for one leaf."""
+  # The same arithmetic as _hash_on_host; tests hold the two together.
   bits = _bits(array)
   # The row-major index, axis by axis: a reshape would gather a sharded array.
   index, stride = jnp.zeros(bits.shape, jnp.uint32), 1
@@ -173,6 +175,7 @@ def _hash_on_host(name: str, array: np.ndarray) -> np.uint32:
   words = _host_words(np.ascontiguousarray(array).reshape(-1))
   total = 0
   for start in range(0, words.size, _BLOCK):
+    # uint64 sums of 2^22 uint32 words cannot overflow.
     block = words[start : start + _BLOCK].astype(np.uint32)
     index = np.arange(start, start + block.size, dtype=np.uint64)
     salted = index.astype(np.uint32) * np.uint32(0x9E3779B9) + salt
@@ -182,6 +185,7 @@ def _hash_on_host(name: str, array: np.ndarray) -> np.uint32:
 
 def _host_words(flat: np.ndarray) -> np.ndarray:
   """Returns a flat array's bits as unsigned words of at most four bytes."""
+  # A file may hold big-endian numbers; equal values must hash alike.
   flat = flat.astype(flat.dtype.newbyteorder('='), copy=False)
   if flat.dtype.kind not in 'bc':
     flat = flat.astype(_whole_bytes(flat.dtype), copy=False)

@@ -59,6 +59,7 @@ def make(
   leaves = {}
   for item, flat in items.items():
     for name, leaf in flat.items():
+      # Only raw key data comes back from disk as it was.
       if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         raise TypeError(f'{item}/{name}: save jax.random.key_data of a key')
     hashes = tree.fingerprint(flat)
@@ -99,6 +100,8 @@ def read(
   def parse() -> dict[str, Any]:
     args = ocp.args.Composite(**{ITEM: ocp.args.JsonRestore()})
     record = dict(manager.restore(step, args=args)[ITEM])
+    # The digest covers whatever else is in the record, so records of older
+    # versions, with other entries, stay valid.
     if record.pop('sha256', None) != files.digest(record):
       raise Unsound('its record does not match its digest')
     if record['step'] != step:
@@ -129,6 +132,8 @@ def read_step(
     InputError: the step is of another state, or cannot be read now.
   """
   record = read(manager, step, folder)
+  # The tree is compared before any array is read: Orbax would cast dtypes
+  # silently.
   leaves, where = record['leaves'], folder / str(step)
   fix = 'use the config that the run was started with, or a new --workdir'
   expected = dict.fromkeys(abstract, 0)
@@ -204,6 +209,8 @@ def reason(error: BaseException) -> str:
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
   text = ' '.join(str(error).split())
+  # TensorStore's errors run over a page; the system's words are in front of
+  # the error number.
   system = re.search(r"([^:]+) \[os_error_code='\d+'", text)
   if system:
     return system.group(1).strip()
@@ -235,6 +242,7 @@ def _together(action: Callable[[], Any], where: str) -> Any:
   So all processes go back to the same step.
   """
   result, why = None, ''
+  # No early return: every process has to reach the allgather below.
   try:
     result = action()
   except Unsound as damage:
@@ -256,6 +264,8 @@ def _together(action: Callable[[], Any], where: str) -> Any:
 
 def _drop_coroutines(error: Exception) -> None:
   """Ends Orbax's half-run reads now, without the tracebacks they print."""
+  # The traceback keeps the coroutines alive; collected later, each of them
+  # warns that it was never awaited.
   error.__traceback__ = None
   hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
   asyncio_log = logging.getLogger('asyncio')

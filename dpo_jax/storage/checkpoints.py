@@ -56,6 +56,7 @@ class Checkpoints:
     """Opens the folder for reading and, with `save`, for writing."""
     if keep < 1:
       raise ValueError(f'keep={keep}, at least 1')
+    # A URL such as gs://bucket/run is taken as it is.
     path = os.fspath(folder)
     self.folder = epath.Path(path if '://' in path else os.path.abspath(path))
     self._keep, self._log = keep, log
@@ -63,6 +64,7 @@ class Checkpoints:
     self._pending_bytes = 0
     self._sound: set[int] = set()  # saved or restored by this object
     self._saving = False  # whether this object saved: readers remove nothing
+    # Orbax logs the traceback of every error that is one line here.
     logging.getLogger('absl').addFilter(_not_from_orbax)
     self._manager = self._open()
 
@@ -104,6 +106,7 @@ class Checkpoints:
       InputError: the step is not written; names path, cause, and the bytes
         that it needs and that are free.
     """
+    # One save is in flight at a time: Orbax would wait here all the same.
     failure = self._settle()
     if failure:
       self._log(str(failure))
@@ -118,9 +121,11 @@ class Checkpoints:
       self._make_room(step)
       self._pending = step
       args = checkpoint_record.save_args(flat, record)
+      # The loop forbids transfers; this one is meant.
       with jax.transfer_guard('allow'):
         self._manager.save(step, args=args, force=True)
     except Exception as error:
+      # Also if making room failed: the message names the step.
       self._pending = step
       raise self._lost(error) from error
     if failure:
@@ -155,6 +160,8 @@ class Checkpoints:
     for step in self._unfinished(steps):
       if not steps or step > steps[-1]:
         self._log(f'{self.folder / str(step)}: skipped, it was never finished')
+    # Another tree or shape raises InputError and ends the search: an older step
+    # has the same fault. Damage is passed over.
     for step in reversed(steps):
       try:
         return self._restore(step, abstract, partial)
@@ -200,6 +207,7 @@ class Checkpoints:
       raise errors.refuse(
         self.folder, f'there is no step {step}, only {steps}', again
       )
+    # A fresh manager, which remembers nothing of the save.
     with self._open() as fresh:
       try:
         record = checkpoint_record.read(fresh, step, self.folder)
@@ -219,7 +227,7 @@ class Checkpoints:
     finally:
       self._manager.close()
       if self._saving:
-        self._remove(self.folder / _TRASH)
+        _remove(self.folder / _TRASH)
 
   def _open(self) -> ocp.CheckpointManager:
     """Returns a new manager of the folder; changes nothing on disk."""
@@ -230,7 +238,8 @@ class Checkpoints:
       step_name_format=_STEP_NAMES,
       todelete_subdir=_TRASH,
       preservation_policy=policies.LatestN(self._keep),
-      # A failure in the background takes minutes to show, so not there.
+      # Folders are made in save(): in the background, a failure takes minutes
+      # to show.
       async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     )
     try:
@@ -257,6 +266,7 @@ class Checkpoints:
       return None
     try:
       self._manager.wait_until_finished()
+      # Raises if the step is gone, or was never committed.
       _STEP_NAMES.find_step(self.folder, self._pending)
     except Exception as error:
       return self._lost(error)
@@ -268,10 +278,11 @@ class Checkpoints:
     """Forgets the pending step, frees its bytes, returns the error to raise."""
     step, self._pending = self._pending, None
     steps = []
-    with contextlib.suppress(OSError):  # the folder itself may be what is bad
+    # The folder itself may be the problem.
+    with contextlib.suppress(OSError):
       steps = self.steps()
       if step not in steps:
-        self._remove(self.folder / str(step))
+        _remove(self.folder / str(step))
     then = f'continues from step {steps[-1]}' if steps else 'starts over'
     return errors.refuse(
       self.folder / str(step),
@@ -293,13 +304,14 @@ class Checkpoints:
       for old in steps:
         if old >= step and old not in self._sound:
           aside = self.folder / _ASIDE / str(old)
-          self._remove(aside)
+          _remove(aside)
           aside.parent.mkdir(exist_ok=True)
           (self.folder / str(old)).rename(aside)
           self._log(f'{self.folder / str(old)}: moved to {_ASIDE}/{old}')
-      self._remove(self.folder / _TRASH)
+      _remove(self.folder / _TRASH)
       for unfinished in [] if self._saving else self._unfinished(steps):
-        self._remove(self.folder / str(unfinished))
+        _remove(self.folder / str(unfinished))
+    # No process may save before the first one has made room.
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('dpo_jax/checkpoints/make_room')
     self._manager.reload()
@@ -311,10 +323,11 @@ class Checkpoints:
     numbers = (int(path.name) for path in paths if path.name.isdigit())
     return sorted(set(numbers) - {*steps, self._pending})
 
-  def _remove(self, path: epath.Path) -> None:
-    """Removes a folder if it exists; the first process does it for all."""
-    if jax.process_index() == 0:
-      path.rmtree(missing_ok=True)
+
+def _remove(path: epath.Path) -> None:
+  """Removes a folder if it exists; the first process does it for all."""
+  if jax.process_index() == 0:
+    path.rmtree(missing_ok=True)
 
 
 def _flat(value: Any) -> dict[str, Any]:

@@ -33,7 +33,8 @@ def describe(
     fingerprints: of data, tokenizer and model, as JSON types.
     argv: the command; None takes this process's.
   """
-  import jax  # here: results/ compare environments and need no jax
+  # Here, not above: results/ read runs and need no jax.
+  import jax
 
   devices = jax.devices()
   return {
@@ -83,6 +84,7 @@ def _git() -> dict[str, Any]:
       return None
     return done.stdout if done.returncode == 0 else None
 
+  # Untracked files do not count: they may be anything, such as runs.
   commit, diff = ask('rev-parse', 'HEAD'), ask('diff', 'HEAD')
   if commit is None or diff is None:
     return {'git_commit': None, 'git_dirty': None}

@@ -82,6 +82,7 @@ class RunDir:
         process is writing it. Nothing new is left behind.
     """
     continued, config = self.check(config), files.as_json(config)
+    # Folders that a failure has to remove again, deepest first.
     made = [p for p in (self.path, *self.path.parents) if not p.exists()]
     try:
       with files.storage_errors(self.path):
@@ -94,7 +95,7 @@ class RunDir:
       with contextlib.suppress(OSError):
         if made:
           (self.path / '.lock').unlink(missing_ok=True)
-        for folder in made:  # deepest first
+        for folder in made:
           folder.rmdir()
       raise
     return continued
@@ -105,6 +106,7 @@ class RunDir:
     A prolonged run keeps the DONE of its old config, which no longer counts.
     A DONE without the digest of a config counts for every config.
     """
+    # Reading config.json is an error without a run; asking for DONE is not.
     if not (self.path / 'DONE').exists():
       return False
     config = self.config() if config is None else config
@@ -143,6 +145,7 @@ class RunDir:
     if first is None:
       files.write_json(self.path / 'env.json', now)
       return []
+    # The first session is what the run's claim of equal bits rests on.
     first.setdefault('continued', []).append(now)
     files.write_json(self.path / 'env.json', first)
     lines = [environment.changes(first, later) for later in first['continued']]
@@ -191,6 +194,7 @@ def _check_same(
   lines = []
   for key in keys:
     parts = key.split('.')
+    # 'train.num_steps' may be allowed by its own name or by 'train'.
     heads = {'.'.join(parts[:i]) for i in range(1, len(parts) + 1)}
     was, now_is = before.get(key, 'absent'), now.get(key, 'absent')
     if not _equal(was, now_is) and not heads & set(may_change):
@@ -208,6 +212,7 @@ def _check_same(
 
 def _equal(a: Any, b: Any) -> bool:
   """Compares JSON values: NaN equals NaN, 1 equals 1.0, true is not 1."""
+  # Python holds True == 1.
   if isinstance(a, bool) or isinstance(b, bool):
     return a is b
   return a == b or json.dumps(a) == json.dumps(b)
@@ -229,5 +234,6 @@ def _lock(path: pathlib.Path) -> IO[bytes]:
       'wait for it, stop it, or give another --workdir',
     ) from error
   except OSError:
-    pass  # a file system without locks
+    # Some network file systems have no locks: go on without one.
+    pass
   return file

@@ -93,11 +93,13 @@ class MetricWriter:
     """
     if self.has(step, split):
       return
+    # One transfer for all metrics; it waits for the step that made them.
     read = jax.device_get(dict(metrics))
     values = {name: _number(read[name]) for name in metrics}
     bad = {k: v for k, v in values.items() if not math.isfinite(v)}
     line = {'step': step, 'split': split}
     line |= {name: None if name in bad else v for name, v in values.items()}
+    # JSON has no NaN: see metrics_file.py.
     if bad:
       line['nonfinite'] = ', '.join(f'{k}={v}' for k, v in bad.items())
     with files.storage_errors(self._path):
@@ -133,6 +135,7 @@ def _cut_back(path: pathlib.Path, step: int) -> set[tuple[int, str]]:
   """Drops lines after `step`; returns (step, split) of those that stay."""
   if not path.exists():
     return set()
+  # Rewritten whole, so that a kill leaves the old lines or the new ones.
   kept = [entry for entry in metrics_file.read(path) if entry['step'] <= step]
   with files.atomic_file(path) as file:
     file.writelines(json.dumps(entry).encode() + b'\n' for entry in kept)
@@ -246,6 +249,7 @@ class _Progress:
     if self._began is None:
       self._began = (step, now)
     first, began = self._began
+    # A clock may stand still between two quick steps.
     if step <= first or now <= began:
       return ''
     rate = (step - first) / (now - began)
