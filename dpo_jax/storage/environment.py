@@ -1,8 +1,8 @@
-"""What a run's bits depend on, and what changed since it began.
+"""Environment of a run: everything that its bits depend on, and its changes.
 
-Comes in: the caller's fingerprints of data, tokenizer and model. Goes out: the
-versions, devices, flags and commit of this process as JSON types, and a line
-for each entry that differs between two of them. Writes nothing.
+Comes in: fingerprints of data, tokenizer and model. Goes out: versions,
+devices, flags and commit of this process as JSON types, and one line per entry
+that differs between two environments. Writes nothing.
 """
 
 import contextlib
@@ -27,13 +27,14 @@ _HARMLESS = ('command', 'host', 'platform', 'time', 'continued')
 def describe(
   fingerprints: Mapping[str, Any], argv: Iterable[str] | None = None
 ) -> dict[str, Any]:
-  """Returns what a run's bits depend on; asks jax for its devices.
+  """Returns the environment of this process; starts jax's backend.
 
   Args:
-    fingerprints: the caller's, of data, tokenizer, model (JSON types).
+    fingerprints: of data, tokenizer and model, as JSON types.
     argv: the command; None takes this process's.
   """
-  import jax  # here: results/ compare environments and need no jax
+  # Here, not above: results/ read runs and need no jax.
+  import jax
 
   devices = jax.devices()
   return {
@@ -56,7 +57,7 @@ def describe(
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-  """Returns a line for each entry whose change voids a claim of equal bits."""
+  """Returns one line per entry whose change voids a claim of equal bits."""
   old, new = _relevant(old), _relevant(new)
   return [
     f'{key}: {old.get(key, "nothing")!r} then, {new.get(key, "nothing")!r} now'
@@ -66,23 +67,24 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _relevant(environment: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the entries that decide on bits, by dotted key."""
+  """Returns {dotted key: entry} of the entries that bits depend on."""
   return files.flatten(
     {k: v for k, v in environment.items() if k not in _HARMLESS}
   )
 
 
 def _git() -> dict[str, Any]:
-  """Returns the commit of this code and a digest of what differs from it."""
+  """Returns the commit of this code and a digest of uncommitted changes."""
 
   def ask(*words: str) -> bytes | None:
     command = ['git', '-C', os.path.dirname(__file__), *words]
     try:
-      found = subprocess.run(command, capture_output=True, timeout=20)
+      done = subprocess.run(command, capture_output=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
       return None
-    return found.stdout if found.returncode == 0 else None
+    return done.stdout if done.returncode == 0 else None
 
+  # Untracked files do not count: they may be anything, such as runs.
   commit, diff = ask('rev-parse', 'HEAD'), ask('diff', 'HEAD')
   if commit is None or diff is None:
     return {'git_commit': None, 'git_dirty': None}
@@ -91,7 +93,7 @@ def _git() -> dict[str, Any]:
 
 
 def _cpu() -> str:
-  """Returns the processor's name: XLA's CPU code depends on it."""
+  """Returns the processor's name; XLA compiles for it."""
   with contextlib.suppress(OSError):
     for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
       if line.startswith('model name'):
@@ -100,6 +102,7 @@ def _cpu() -> str:
 
 
 def _version(package: str) -> str | None:
+  """Returns the version of an installed package, None if it is missing."""
   try:
     return importlib.metadata.version(package)
   except importlib.metadata.PackageNotFoundError:

@@ -63,6 +63,7 @@ def read_text(path: str | os.PathLike, *, fix: str = 'copy it again') -> str:
   try:
     data = pathlib.Path(path).read_bytes()
     text = data.decode('utf-8-sig')
+  # A missing file has its own fix, which only the caller knows.
   except FileNotFoundError:
     raise
   except (OSError, UnicodeDecodeError) as error:
@@ -98,9 +99,10 @@ def parse_json(
   Raises:
     InputError: not JSON, or not an object.
   """
+  # ValueError: not JSON, not UTF-8, or an integer of too many digits.
   try:
     value = json.loads(text, parse_float=number, parse_int=number)
-  except (ValueError, RecursionError) as error:  # ValueError: not UTF-8 too
+  except (ValueError, RecursionError) as error:
     reason = str(error).splitlines()[0]
     raise errors.refuse(where, f'not JSON ({reason})', fix) from None
   if not isinstance(value, dict):
@@ -186,6 +188,7 @@ def whole_folder(
     beside.mkdir(parents=True)
     yield beside
     try:
+      # Fails if another process filled the folder meanwhile.
       os.replace(beside, path)
     except OSError:
       if not (may_exist and path.is_dir()):
@@ -255,6 +258,7 @@ def flatten(
     Every leaf; an empty mapping is a leaf.
   """
   leaves = {}
+  # A ConfigDict is no collections.abc.Mapping, so items() decides.
   for key, value in tree.items():
     name = f'{prefix}{key}'
     if hasattr(value, 'items') and len(value) and name not in keep:

@@ -142,6 +142,8 @@ def _check(stored: hf_files.Files, config: DecoderConfig) -> None:
       'weights again',
     )
   _check_tied(stored, config)
+  # Unread tensors mean another model than config.json says, unless they are
+  # known buffers or the copy of a tied head.
   unexpected = [
     name
     for name in sorted(stored.names - set(expected))
@@ -187,6 +189,7 @@ def _check_tied(stored: hf_files.Files, config: DecoderConfig) -> None:
 
 def _equal(stored: hf_files.Files, name: str, other: str) -> bool:
   """Returns whether two tensors are equal, read a few rows at a time."""
+  # Embeddings may take gigabytes, so blocks of rows are compared.
   shape, _ = stored.describe(name)
   if stored.describe(other)[0] != shape:
     return False
@@ -218,7 +221,7 @@ def _expected(
 def _table(stored: hf_files.Files, config: DecoderConfig) -> Mapping[str, Any]:
   """Returns {our name: families.Tensor} in the layout of these files.
 
-  Some releases join projections in one tensor that others keep apart.
+  Some releases hold all experts in one tensor, some each in its own.
   """
   family = families.FAMILIES[config.family]
   first = [tensor.name.format(i=0) for tensor in family.joined.values()][:1]
@@ -265,6 +268,7 @@ def _read(
 
   if not stacked:
     return one(template)
+  # One tensor per layer (and expert) in the files, one stacked array here.
   copies = hf_layout.copies(tensor, sizes, ranges)
   pieces = np.stack([one(template.format(**numbers)) for numbers in copies])
   lengths = [ranges[d].stop - ranges[d].start for d in stacked]
@@ -281,6 +285,7 @@ def _write_tensors(folder, params, config, max_shard_bytes) -> None:
     for numbers in hf_layout.copies(tensor, config.sizes)
   ]
   entries = {}  # tensor -> [(our name, its families.Tensor, index)], shape
+  # Sorted by layer: a layer's tensors lie in one shard or in two neighbours.
   for numbers, (name, tensor), shape in sorted(
     parts, key=lambda part: part[0].get('i', 0)
   ):
@@ -288,7 +293,7 @@ def _write_tensors(folder, params, config, max_shard_bytes) -> None:
     entry[0].append((name, tensor, tuple(numbers.values())))
   shards, total = [{}], 0
   for tensor_name, (parts, shape) in entries.items():
-    size = 4 * int(np.prod(shape))
+    size = 4 * int(np.prod(shape))  # float32
     used = sum(4 * int(np.prod(s)) for _, s in shards[-1].values())
     if used and used + size > max_shard_bytes:
       shards.append({})

@@ -73,6 +73,8 @@ def read(
     index: {letter: range}; a letter that is absent is read in full.
     get: reads a range of the file's tensor.
   """
+  # Only the outermost dimension of an axis is cut in the file: its ranges are
+  # contiguous rows. The inner ones are cut in memory.
   axes = _factors(tensor, sizes)
   ranges, inner_shape, inner_index = [], [], []
   for outer, *inner in axes:
@@ -95,6 +97,7 @@ def write(
   """Writes our parameter into its part of the file's tensor `out`."""
   axes = _factors(tensor, sizes)
   factors = [f for axis in axes for f in axis]
+  # A view of `out`, which must be contiguous for that.
   view = out.reshape([f.total for f in factors])
   place = tuple(slice(f.offset, f.offset + f.size) for f in factors)
   letters = _letters(axes)
@@ -111,6 +114,7 @@ def _factors(tensor, sizes) -> list[list[_Factor]]:
   for axis in tensor.axes.split(','):
     factors = [_Factor(x, sizes[x], 0, sizes[x]) for x in axis]
     for i, factor in enumerate(factors):
+      # Parameters in one tensor lie one after the other along this dimension.
       if joined and factor.letter == tensor.fused[tensor.part]:
         offset = sum(joined[: tensor.part])
         factors[i] = factor._replace(total=sum(joined), offset=offset)

@@ -67,6 +67,8 @@ def tokenizer_of(folder: str) -> str:
   """Returns the folder or name of the tokenizer that a model was trained on."""
   if not _is_run(folder):
     return folder
+  # A run without a tokenizer of its own took that of the model it began with,
+  # which may be a run again.
   config = run_dir.RunDir(folder).config()
   return config['tokenizer'] or tokenizer_of(config['model']['init_from'])
 
@@ -81,6 +83,7 @@ def _is_run(folder: str) -> bool:
 
 
 def _refuse_adapter(folder: str) -> None:
+  # Older runs have no adapter section.
   config = run_dir.RunDir(folder).config()
   if config.get('adapter', {}).get('rank'):
     raise errors.refuse(

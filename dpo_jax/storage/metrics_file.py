@@ -1,8 +1,8 @@
-"""metrics.jsonl -> its lines, checked: the reading half of writers.py.
+"""Lines of metrics.jsonl, read and checked: the reading half of writers.py.
 
 Comes in: the bytes of a metrics.jsonl. Goes out: one dict per line, or one
-line that names what is wrong. Imports no jax, so that tables are made without
-it. Writes nothing.
+line that names the problem. Imports no jax, so that tables need none. Writes
+nothing.
 
 JSON has no NaN and no Infinity: such a value is null in its place, and the key
 'nonfinite' names it, as in "nonfinite": "loss=nan, grad_norm=inf".
@@ -22,7 +22,7 @@ _NONFINITE = ('nan', 'inf', '-inf')
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """Returns the lines of a file as `parse` does, without a torn last line.
+  """Reads the lines of a file as `parse` does, without a torn last line.
 
   Raises:
     InputError: no such file, or as `parse`.
@@ -50,7 +50,8 @@ def parse(
     The objects, in order, and the number of torn last lines, 0 or 1.
 
   Raises:
-    InputError: another line is not of the form; names it.
+    InputError: a line, other than a torn last one, is not of the form; names
+      it.
   """
   lines = data.split(b'\n')
   entries = []
@@ -84,6 +85,7 @@ def values(entry: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _entry(line: bytes, where: str, numbers: Collection[str]) -> dict[str, Any]:
+  """Parses one line; InputError unless it has step, split and numbers."""
   entry = files.parse_json(line, where, fix=_FIX, number=_number)
   step, split = entry.get('step'), entry.get('split')
   if type(step) is not int or step < 0:
@@ -102,6 +104,6 @@ def _entry(line: bytes, where: str, numbers: Collection[str]) -> dict[str, Any]:
 
 
 def _number(text: str) -> int | float:
-  """A JSON number; an integer that no float holds becomes infinite."""
+  """Parses a JSON number; an integer that no float holds becomes infinite."""
   is_short = len(text) < 20 and text.lstrip('-').isdigit()
   return int(text) if is_short else float(text)

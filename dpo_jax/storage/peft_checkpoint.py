@@ -159,6 +159,7 @@ def _join(leaves, config, spec, parts, layer) -> tuple[np.ndarray, np.ndarray]:
   for part in parts:
     into, out = LINEARS[part.target]
     a_tensor, b_tensor = _axes(part)
+    # B has the rows of the whole module; this part writes its own.
     a = np.zeros(hf_layout.shape(a_tensor, sizes), np.float32)
     b = np.zeros(hf_layout.shape(b_tensor, sizes), np.float32)
     path = f'layers/{part.target}'
@@ -180,6 +181,8 @@ def _peft_config(config, spec, base) -> dict[str, Any]:
       more = len(parts) ** 0.5 if spec.rslora else len(parts)
       alphas[_suffix(module)] = _whole(spec.alpha * more)
   parts = [part for module in modules.values() for part in module]
+  # Entries that follow neither from the spec nor from the base are PEFT's
+  # defaults.
   return {
     'peft_type': 'LORA',
     'task_type': 'CAUSAL_LM',
@@ -237,6 +240,7 @@ def _read(folder, config, spec) -> dict[str, np.ndarray]:
 
 def _check_config(path, peft, spec: AdapterSpec) -> None:
   """Raises InputError unless it is plain LoRA of this rank and strength."""
+  # Keys that are absent or empty have their plain meaning in PEFT.
   for key, plain in (('peft_type', 'LORA'), ('bias', 'none')):
     if peft.get(key, plain) != plain:
       raise _unsupported(path, key, peft[key])
@@ -366,6 +370,7 @@ def _split(path, config, spec, module, parts, a, b):
   for number, part in enumerate(parts):
     into, outof = LINEARS[part.target]
     a_tensor, b_tensor = _axes(part)
+    # This part's block of columns, or all of the shared ones.
     start = number * spec.rank if rank == own else 0
     columns = slice(start, start + spec.rank)
 

@@ -11,7 +11,7 @@ beta, learning rate, seed, loss and batch order share it.
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from dpo_jax.storage import files
 from dpo_jax.types import CompletionScores
 
 _AGAIN = 'run --mode=precompute_reference again'
+# In the order in which the seal covers them.
 _ARRAYS = ('uids', 'offsets', 'logps', 'num_tokens')
 
 
@@ -36,6 +37,7 @@ def key(
     precision: precision of the computation, such as 'bfloat16'.
   """
   weights = reference if isinstance(reference, str) else dict(reference)
+  # The number is the version of the format.
   parts = ['dpo_jax reference scores 1', tokens_digest, weights, precision]
   return files.digest(parts)[:32]
 
@@ -71,6 +73,7 @@ def write(
     'num_tokens': np.asarray(num_tokens, np.int32),
   }
   path = pathlib.Path(folder) / f'{name}.npz'
+  # A bad score is refused here, while the reference is at hand.
   _check(path, arrays)
   seal = np.frombuffer(_seal(name, arrays).encode(), np.uint8)
   with files.storage_errors(path), files.atomic_file(path) as file:
@@ -153,6 +156,7 @@ class ReferenceCache:
         f'no score of completion {wrong[0]}, there are {len(self.logps)}',
         _AGAIN,
       )
+    # -1 would read the last score: it reads the first, and is masked.
     present = index >= 0
     safe = np.where(present, index, 0)
     num_tokens = np.where(present, self.num_tokens[safe], 0)
@@ -189,7 +193,8 @@ def _read(path: pathlib.Path, name: str) -> dict[str, np.ndarray]:
     raise errors.refuse(
       path, error.strerror, 'make it readable for this user'
     ) from error
-  except Exception as error:  # a damaged zip raises a dozen kinds
+  # A damaged zip file raises a dozen kinds of exception.
+  except Exception as error:
     why = ' '.join(str(error).split())[:120]
     raise errors.refuse(path, f'damaged ({why})', _AGAIN) from error
   if seal != _seal(name, arrays):
@@ -215,6 +220,7 @@ def _check(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     )
   bad = np.flatnonzero(~np.isfinite(logps) | (num_tokens < 1))
   if bad.size:
+    # The record that owns the first bad completion.
     i = int(np.searchsorted(offsets, bad[0], side='right')) - 1
     raise errors.refuse(
       path,
@@ -226,9 +232,13 @@ def _check(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def _seal(name: str, arrays: Mapping[str, Any]) -> str:
   """Returns the sha256 of the key and of all arrays."""
-  parts = [name.encode()]
-  for what in _ARRAYS:
-    array = np.ascontiguousarray(arrays[what])
-    parts.append(f'{what}{array.dtype.str}{array.shape}'.encode())
-    parts.append(array.tobytes())
-  return files.bytes_digest(parts)
+
+  def parts() -> Iterator[bytes]:
+    yield name.encode()
+    for what in _ARRAYS:
+      array = np.ascontiguousarray(arrays[what])
+      # Name, dtype and shape too: equal bytes of another array must not pass.
+      yield f'{what}{array.dtype.str}{array.shape}'.encode()
+      yield array.tobytes()
+
+  return files.bytes_digest(parts())

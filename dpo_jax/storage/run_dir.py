@@ -1,9 +1,9 @@
-"""A run's folder: config.json, env.json, per_example/, DONE.
+"""The folder of a run: config.json, env.json, per_example/, samples/, DONE.
 
 Comes in: a workdir path and the resolved config. Goes out: a folder that holds
 one run of one config, new or continued, or one line that says why not. Every
-file is written beside its place and renamed, so a kill leaves the old or the
-new one. Metrics are writers.py's, checkpoints are checkpoints.py's.
+file is written whole or not at all. Writes no metrics (writers.py) and no
+checkpoints (checkpoints.py).
 """
 
 import contextlib
@@ -28,14 +28,14 @@ class RunDir:
   Args:
     path: the workdir.
     may_change: dotted keys ('train.num_steps') or sections ('log') of the
-      config in which a continued run may differ; config.json then takes the
+      config in which a continued run may differ. config.json then takes the
       new values, and a DONE of the old ones no longer counts.
   """
 
   def __init__(
     self, path: str | os.PathLike, *, may_change: Collection[str] = ()
   ):
-    """Binds the names of what lies in the folder."""
+    """Names the parts of the folder."""
     self.path = pathlib.Path(os.path.abspath(path))
     self.checkpoints = self.path / 'checkpoints'
     self.cache_dir = self.path / 'cache'
@@ -43,7 +43,7 @@ class RunDir:
     self._lock = None  # open file while this process writes here
 
   def config(self) -> dict[str, Any]:
-    """Returns config.json; InputError where the folder is no run."""
+    """Reads config.json; InputError if the folder is no run."""
     config = self._read('config.json')
     if config is None:
       raise errors.refuse(
@@ -52,7 +52,7 @@ class RunDir:
     return config
 
   def check(self, config: Mapping[str, Any]) -> bool:
-    """Returns whether there is a run of this config to continue.
+    """Returns whether the folder holds a run of this config to continue.
 
     Args:
       config: the resolved config, of JSON types (tuples become lists).
@@ -69,19 +69,20 @@ class RunDir:
     return before is not None
 
   def create_or_continue(self, config: Mapping[str, Any]) -> bool:
-    """Makes the folder and config.json, or takes up the run that is there.
+    """Makes the folder and config.json, or continues the run in it.
 
     Args:
-      config: as for `check`.
+      config: as in `check`.
 
     Returns:
-      Whether the run was there before.
+      Whether the folder held the run before.
 
     Raises:
       InputError: as `check`; or the workdir cannot be written, or another
         process is writing it. Nothing new is left behind.
     """
     continued, config = self.check(config), files.as_json(config)
+    # Folders that a failure has to remove again, deepest first.
     made = [p for p in (self.path, *self.path.parents) if not p.exists()]
     try:
       with files.storage_errors(self.path):
@@ -94,7 +95,7 @@ class RunDir:
       with contextlib.suppress(OSError):
         if made:
           (self.path / '.lock').unlink(missing_ok=True)
-        for folder in made:  # deepest first
+        for folder in made:
           folder.rmdir()
       raise
     return continued
@@ -102,9 +103,10 @@ class RunDir:
   def is_done(self, config: Mapping[str, Any] | None = None) -> bool:
     """Returns whether a run of `config` (None: config.json's) ended here.
 
-    A prolonged run keeps the DONE of its old config, which then counts no
-    more. A mark without a config's digest counts for every config.
+    A prolonged run keeps the DONE of its old config, which no longer counts.
+    A DONE without the digest of a config counts for every config.
     """
+    # Reading config.json is an error without a run; asking for DONE is not.
     if not (self.path / 'DONE').exists():
       return False
     config = self.config() if config is None else config
@@ -112,10 +114,7 @@ class RunDir:
     return self.done_facts().get('config', digest) == digest
 
   def done_facts(self) -> dict[str, Any]:
-    """Returns what `mark_done` was given; empty before.
-
-    An empty DONE, as `touch` makes it, is a mark without facts.
-    """
+    """Reads what `mark_done` wrote; {} if it did not, or DONE is empty."""
     path = self.path / 'DONE'
     try:
       text = files.read_text(path, fix=_FIX)
@@ -134,18 +133,19 @@ class RunDir:
     """Writes env.json; a continued run appends itself under 'continued'.
 
     Args:
-      fingerprints: the caller's, of data, tokenizer, model (JSON types).
+      fingerprints: of data, tokenizer and model, as JSON types.
       argv: the command; None takes this process's.
 
     Returns:
-      A line for each way in which a session since the first differs from it
-      so that the run may not claim equal bits.
+      One line per difference between the first session and a later one that
+      voids a claim of equal bits.
     """
     now = environment.describe(fingerprints, argv)
     first = self._read('env.json')
     if first is None:
       files.write_json(self.path / 'env.json', now)
       return []
+    # The first session is what the run's claim of equal bits rests on.
     first.setdefault('continued', []).append(now)
     files.write_json(self.path / 'env.json', first)
     lines = [environment.changes(first, later) for later in first['continued']]
@@ -156,7 +156,7 @@ class RunDir:
 
     Args:
       name: file name without its suffix, such as 'eval_100'.
-      arrays: one row an example, of one length and any dtype but object.
+      arrays: one row per example; equal lengths, any dtype but object.
     """
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
     rows = {key: value.shape[:1] for key, value in arrays.items()}
@@ -168,20 +168,20 @@ class RunDir:
       np.savez(file, **arrays)
 
   def write_samples(self, name: str, samples: Iterable[Mapping]) -> str:
-    """Writes samples/<name>.jsonl, one object a line; returns its path."""
+    """Writes samples/<name>.jsonl, one object per line; returns its path."""
     path = self.path / 'samples' / f'{name}.jsonl'
     with files.storage_errors(path), files.atomic_file(path) as file:
       file.writelines(json.dumps(s).encode() + b'\n' for s in samples)
     return str(path)
 
   def close(self) -> None:
-    """Lets another process write here."""
+    """Gives up the lock, so that another process may write here."""
     if self._lock:
       self._lock.close()
       self._lock = None
 
   def _read(self, name: str) -> dict[str, Any] | None:
-    """Reads a JSON object of the folder; None if there is no such file."""
+    """Reads a JSON file of the folder; None if there is no such file."""
     return files.read_json_or_none(self.path / name, fix=_FIX)
 
 
@@ -194,6 +194,7 @@ def _check_same(
   lines = []
   for key in keys:
     parts = key.split('.')
+    # 'train.num_steps' may be allowed by its own name or by 'train'.
     heads = {'.'.join(parts[:i]) for i in range(1, len(parts) + 1)}
     was, now_is = before.get(key, 'absent'), now.get(key, 'absent')
     if not _equal(was, now_is) and not heads & set(may_change):
@@ -211,15 +212,16 @@ def _check_same(
 
 def _equal(a: Any, b: Any) -> bool:
   """Compares JSON values: NaN equals NaN, 1 equals 1.0, true is not 1."""
+  # Python holds True == 1.
   if isinstance(a, bool) or isinstance(b, bool):
     return a is b
   return a == b or json.dumps(a) == json.dumps(b)
 
 
 def _lock(path: pathlib.Path) -> IO[bytes]:
-  """Takes the folder for this process; freed when the process ends.
+  """Locks the folder for this process, until the process ends.
 
-  A POSIX lock, so that a second run in the same process (a test) is let in.
+  A POSIX lock: a second run in the same process (a test) is let in.
   """
   file = open(path / '.lock', 'ab')
   try:
@@ -232,5 +234,6 @@ def _lock(path: pathlib.Path) -> IO[bytes]:
       'wait for it, stop it, or give another --workdir',
     ) from error
   except OSError:
-    pass  # a file system without locks
+    # Some network file systems have no locks: go on without one.
+    pass
   return file

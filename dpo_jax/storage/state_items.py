@@ -55,5 +55,6 @@ def state_of(items: dict[str, Any]) -> Restored:
     loss_state=items['loss_state'],
     key=items['rng']['key'],
   )
+  # A copy: the loop counts on in place.
   counts = np.array(items['data']['trained'])
   return Restored(state, counts, items.get(REFERENCE))

@@ -133,6 +133,7 @@ class TokenStore:
     if not 0 <= i < len(self):
       raise IndexError(f'record {i} of a store of {len(self)}')
     table = self.table
+    # Threads share the reader, so they take turns.
     with self._lock:
       data = self._reader.read([i])[0]
     own = slice(table.offsets[i], table.offsets[i + 1])
