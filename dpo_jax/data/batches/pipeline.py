@@ -374,11 +374,6 @@ def _check(
     )
   elif batch_size < 1:
     problem = f'config.train.batch_size: {batch_size}; fix: 1 or more'
-  elif microbatches < 1 or batch_size % microbatches:
-    problem = (
-      f'config.train.microbatches: {microbatches} do not divide the batch of'
-      f' {batch_size} prompts; fix: a divisor of train.batch_size'
-    )
   elif shuffle and num_records < batch_size:
     problem = (
       f'config.train.batch_size: {batch_size} prompts, but the data has only'
@@ -388,6 +383,7 @@ def _check(
     problem = f'config.data.max_shapes: {max_shapes}; fix: 1 or more'
   if problem:
     raise InputError(problem)
+  rows_lib.check_microbatches(batch_size, microbatches)
 
 
 def _pick(

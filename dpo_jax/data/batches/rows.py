@@ -15,6 +15,7 @@ completion that is not trained takes its slot, and no position predicts it.
 import bisect
 import heapq
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -175,15 +176,34 @@ def choose_row_counts(
   return best[len(sizes)][1]
 
 
-def check_row_length(longest: int, row_length: int) -> None:
-  """Refuses rows that cannot hold the longest prompt + one completion."""
+def check_row_length(longest: int, row_length: int, what: str = '') -> None:
+  """Refuses rows that cannot hold the longest prompt + one completion.
+
+  Args:
+    longest: its slots.
+    row_length: slots of a row.
+    what: the name of what is that long, for the message.
+  """
   if longest > row_length:
+    what = what or f'a prompt and one completion of {longest}'
     raise errors.refuse(
       'config.data.row_length',
-      f'{row_length} slots cannot hold a prompt and one completion of '
-      f'{longest}',
-      f'data.row_length >= {longest}, or a lower data.max_length (at most '
-      'data.row_length)',
+      f'{row_length} slots cannot hold {what}',
+      f'use 0 (= data.max_length), data.row_length >= {longest}, or a lower '
+      'data.max_length (at most data.row_length)',
+    )
+
+
+def check_microbatches(batch_size: int, microbatches: int) -> None:
+  """Refuses microbatches that would not hold equally many prompts."""
+  if microbatches < 1 or batch_size % microbatches:
+    up_to_root = range(1, math.isqrt(batch_size) + 1)
+    small = [n for n in up_to_root if batch_size % n == 0]
+    divisors = sorted({*small, *(batch_size // n for n in small)})
+    raise errors.refuse(
+      'config.train.microbatches',
+      f'{microbatches} do not divide train.batch_size={batch_size}',
+      f'use one of {", ".join(map(str, divisors))}',
     )
 
 
