@@ -68,8 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else argv
   try:
     if '--help' in argv or '-h' in argv:
-      print(__doc__)
+      print(f'{__doc__}\n{config_lib.help_text()}')
       return 0
+    for word in argv:
+      if word.startswith('--help='):
+        print(config_lib.help_text(word.removeprefix('--help=')))
+        return 0
     return _dispatch(parse(argv)) or 0
   except InputError as error:
     print(_printable(str(error)), file=sys.stderr)

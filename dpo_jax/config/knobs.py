@@ -168,7 +168,7 @@ def _adapter() -> Section:
   adapter.init = choice(*adapter_spec.INITS)  # the other is random; adapters
   adapter.init_from = folder('a PEFT folder')  # replaces init; peft_checkpoint
   adapter.base = choice(*adapter_spec.BASES)  # frozen kernels; quantized
-  adapter.export = choice(*adapter_spec.EXPORTS)  # --mode=export
+  adapter.export = choice(*adapter_spec.EXPORTS)  # verbs
   return adapter
 
 

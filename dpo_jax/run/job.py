@@ -297,17 +297,12 @@ def count_steps(config, inputs: Inputs) -> int:
 
 
 def make_optimizer(config):
-  """The optimiser of a config; what it leaves unset is optim's default."""
-  options = {
-    k: config.optim[k]
-    for k in ('b1', 'b2', 'eps')
-    if config.optim[k] is not None
-  }
+  """The optimizer of a config; what it leaves unset is optim's default."""
   return optim.make_optimizer(
     config.optim.name,
     weight_decay=config.optim.weight_decay,
     clip_norm=config.optim.clip_norm,
-    **options,
+    **config_lib.optimizer_options(config),
   )
 
 
@@ -320,7 +315,7 @@ def make_schedule(config, num_steps: int):
     config.optim.schedule,
     num_steps=num_steps,
     warmup_steps=warmup,
-    final_fraction=config.optim.final_fraction,
+    **config_lib.schedule_options(config),
   )
 
 
