@@ -161,7 +161,7 @@ def _help() -> str:
     lines.append(f'  --mode={name:<22}{mode.what}')
     for flag in mode.flags:
       lines.append(f'      --{flag:<25}{_MODE_FLAGS[flag]}')
-  return '\n'.join(lines)
+  return '\n'.join([*lines, '', config_lib.help_text()])
 
 
 def _pairs(argv: Sequence[str]):
