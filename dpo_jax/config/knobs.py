@@ -117,14 +117,14 @@ def _data() -> Section:
   # No default: an experiment names its data; source
   data.train = required(names('a file or a source name, or several as a,b'))
   data.proportions = numbers('numbers >= 0 as 1,0.5')  # '' = 1 each; mixture
-  # 'split' = comparisons held out of data.train; inputs
+  # 'split' = comparisons held out of data.train; datasets
   data.eval = name('split', "a file, a source name or 'split'")
   data.eval_pairs = whole(256, least=1)  # held out if eval is 'split'; split
   data.manual_dir = folder()  # files of public sets, fetched by hand; source
   data.cache_dir = folder()  # encoded data; '' = WORKDIR/cache; token_store
   data.row_format = choice('auto', *records.FORMATS)  # records
   data.use_token_ids = flag(False)  # take *_ids as they are, if given; source
-  # '' = the tokenizer's; templates
+  # '' = the tokenizer's; datasets
   data.chat_template = text('a Jinja file or a name')
   data.use_chat_template = choice('auto', 'always')  # auto = chats only; encode
   data.template_args = json_text('{"enable_thinking": false}')  # templates
@@ -168,7 +168,7 @@ def _adapter() -> Section:
   adapter.init = choice(*adapter_spec.INITS)  # the other is random; adapters
   adapter.init_from = folder('a PEFT folder')  # replaces init; peft_checkpoint
   adapter.base = choice(*adapter_spec.BASES)  # frozen kernels; quantized
-  adapter.export = choice(*adapter_spec.EXPORTS)  # verbs
+  adapter.export = choice(*adapter_spec.EXPORTS)  # export
   return adapter
 
 
@@ -238,7 +238,7 @@ def _eval() -> Section:
 
 def _sample() -> Section:
   sample = Section()
-  # '' = the held-out prompts; inputs
+  # '' = the held-out prompts; datasets
   sample.prompts = text('a JSONL file with prompt or messages')
   sample.num_prompts = whole(0, zero='all')  # the first ones; sample
   sample.num_samples = whole(1, least=1)  # per prompt; sample
