@@ -10,6 +10,7 @@ from dpo_jax.config.chosen import (
   proportions,
   schedule_options,
   source_names,
+  template_args,
 )
 from dpo_jax.config.help import help_text
 from dpo_jax.config.knobs import base
@@ -30,5 +31,6 @@ __all__ = [
   'schedule_options',
   'shrink',
   'source_names',
+  'template_args',
   'validate',
 ]

@@ -185,7 +185,7 @@ def _check_data(config: ConfigDict) -> None:
       "use 'last'",
     )
   reserved = ('messages', 'tools', 'documents', 'add_generation_prompt')
-  for name in rules.json_object(data.template_args):
+  for name in chosen.template_args(config):
     if name in (*reserved, 'where', 'allow_control_tokens', 'ends_turn'):
       raise errors.refuse(
         'config.data.template_args',

@@ -11,6 +11,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax.config import knobs, rules
 from dpo_jax.losses import catalogue
+from dpo_jax.storage import files
 
 
 def source_names(value: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -22,6 +23,11 @@ def proportions(config: ConfigDict) -> tuple[float, ...]:
   """How many times each source of data.train is taken; 1 if not given."""
   given = rules.split_numbers(config.data.proportions)
   return given or (1.0,) * len(source_names(config.data.train))
+
+
+def template_args(config: ConfigDict) -> dict[str, Any]:
+  """The arguments that data.template_args adds to those of a chat template."""
+  return files.parse_object(config.data.template_args)
 
 
 def loss_terms(config: ConfigDict) -> dict[str, float]:

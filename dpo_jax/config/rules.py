@@ -7,7 +7,6 @@ of a key. Knows no key: `knobs.py` names them. Combinations of values belong to
 A default of None or '' means "not set", and is allowed whatever the rule says.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import errors
+from dpo_jax.storage import files
 from dpo_jax.types import InputError
 
 _FIRST = object()
@@ -140,7 +140,7 @@ def json_text(example: str) -> Knob:
     '',
     str,
     f'a JSON object, e.g. {example}',
-    lambda v: isinstance(v, str) and json_object(v) is not None,
+    lambda v: isinstance(v, str) and files.parse_object(v) is not None,
   )
 
 
@@ -184,15 +184,10 @@ def required(knob: Knob) -> Knob:
   return knob._replace(rule=rule)
 
 
-def flatten(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
+def flatten(config: ConfigDict) -> dict[str, Any]:
   """{dotted key: value} of every leaf; an empty section has no leaf."""
-  leaves = {}
-  for key, value in config.items():
-    if isinstance(value, ConfigDict):
-      leaves |= flatten(value, f'{prefix}{key}.')
-    else:
-      leaves[f'{prefix}{key}'] = value
-  return leaves
+  leaves = files.flatten(config).items()
+  return {key: v for key, v in leaves if not isinstance(v, ConfigDict)}
 
 
 def split_names(value: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -207,15 +202,6 @@ def split_numbers(value: Any) -> tuple[float, ...]:
   parts = value.split(',') if isinstance(value, str) else value
   parts = [parts] if isinstance(parts, int | float) else parts
   return tuple(float(part) for part in parts if part != '')
-
-
-def json_object(text: str) -> dict[str, Any] | None:
-  """Parses a JSON object. '' gives {}; anything else gives None."""
-  try:
-    value = json.loads(text or '{}')
-  except (ValueError, RecursionError):
-    return None
-  return value if isinstance(value, dict) else None
 
 
 def refused(key: str, value: Any, rule: Rule) -> InputError:

@@ -189,8 +189,8 @@ def check_row_length(longest: int, row_length: int, what: str = '') -> None:
     raise errors.refuse(
       'config.data.row_length',
       f'{row_length} slots cannot hold {what}',
-      f'use 0 (= data.max_length), data.row_length >= {longest}, or a lower '
-      'data.max_length (at most data.row_length)',
+      f'use 0 (= data.max_length) or at least {longest}, or a data.max_length '
+      f'of at most {row_length}',
     )
 
 
