@@ -4,8 +4,9 @@ Comes in: nothing; choices that another module owns are read from it. Goes out:
 base(), the config that experiments start from, and the Knob of every key.
 Imports no jax.
 
-Each knob is one line `section.key = rule(default, ...)  # unit; reader`. The
-reader is the module that uses it. help.py prints these comments, too.
+Each knob is one line `section.key = rule(default, ...)  # unit; reader`, the
+comment above it if the line is full. The reader is the module that uses the
+value. help.py prints these comments.
 """
 
 import functools
@@ -17,6 +18,8 @@ from ml_collections import config_dict
 from ml_collections.config_dict import ConfigDict
 
 import dpo_jax
+
+# The words of the lines below: names instead of a module, for once.
 from dpo_jax.config.rules import (
   Knob,
   above,
@@ -53,6 +56,11 @@ TERM = at_least(0.0, 0, zero='without this term')
 
 class Section(types.SimpleNamespace):
   """Knobs and sections by name, in the order in which they were set."""
+
+  def add(self, key: str, knob: Knob) -> None:
+    """Sets a knob that another file declares, unless it has a line here."""
+    if key not in vars(self):
+      setattr(self, key, knob)
 
 
 @functools.cache
@@ -114,7 +122,7 @@ def schedules() -> Mapping[str, Mapping[str, float]]:
 
 def _data() -> Section:
   data = Section()
-  # No default: an experiment names its data; source
+  # no default: an experiment names its data; source
   data.train = required(names('a file or a source name, or several as a,b'))
   data.proportions = numbers('numbers >= 0 as 1,0.5')  # '' = 1 each; mixture
   # 'split' = comparisons held out of data.train; datasets
@@ -127,18 +135,18 @@ def _data() -> Section:
   # '' = the tokenizer's; datasets
   data.chat_template = text('a Jinja file or a name')
   data.use_chat_template = choice('auto', 'always')  # auto = chats only; encode
-  data.template_args = json_text('{"enable_thinking": false}')  # templates
+  data.template_args = json_text('{"enable_thinking": false}')  # chat
   data.train_on = choice(*chat.TRAIN_ON)  # turns that are targets (sft); chat
   data.allow_control_tokens = flag(False)  # '<|x|>' as one token; encode
   data.add_bos = flag(None)  # None = as the tokenizer does; encode
   data.add_eos = flag(True)  # end each completion with EOS; encode
   data.max_length = whole(512, least=2)  # tokens of prompt + completion; encode
   data.prompt_max_length = whole(0, zero='max_length - 1')  # tokens; encode
-  # A prompt + completion that is too long; truncation
+  # of a prompt + completion longer than max_length; truncation
   data.truncation = choice(*truncation.POLICIES, default='keep_prompt_end')
   data.drop_duplicates = flag(True)  # of whole records; encode
   data.strict = flag(False)  # refuse unusable rows, drop none; encode
-  data.layout = choice(*rows.LAYOUTS)  # rows
+  data.layout = choice(*rows.LAYOUTS)  # how completions lie in rows; rows
   data.row_length = whole(0, zero='data.max_length')  # tokens per row; rows
   data.max_shapes = whole(4, least=1)  # compiled row counts per epoch; pipeline
   return data
@@ -148,7 +156,7 @@ def _model() -> Section:
   model = Section()
   model.init_from = folder()  # of Hugging Face or of a run; weights
   model.preset = choice(*presets.names(), default='')  # random weights; presets
-  # Tokens; with a preset only; presets
+  # tokens, with a preset only; presets
   model.vocab_size = whole(0, zero="the tokenizer's")
   model.allow_larger_vocab = flag(False)  # rows without a token; inputs
   model.router_aux_coef = at_least(None, 0)  # None = the model's; experts
@@ -180,16 +188,17 @@ def _reference() -> Section:
 
 
 def _loss() -> Section:
-  # The keywords of the registered losses and options; None = their default.
-  loss = Section(terms=Section())  # terms: loss name -> weight; objective
-  for key in catalogue.hyper_names():
-    loss.__dict__[key] = number(None)
-  for key, choices in catalogue.static_choices().items():
-    loss.__dict__[key] = choice(*choices, default=None)
-  for key in catalogue.switches():
-    loss.__dict__[key] = flag(None)
+  loss = Section()
+  loss.terms = Section()  # loss name -> weight, see TERM
   loss.beta = above(None, 0, like=0.1)  # strength of the pull to the reference
   loss.label_smoothing = within(None, 0, 0.5)  # share of flipped labels
+  # Keywords of the registered losses and options; None = their own defaults.
+  for key in catalogue.hyper_names():
+    loss.add(key, number(None))
+  for key, choices in catalogue.static_choices().items():
+    loss.add(key, choice(*choices, default=None))
+  for key in catalogue.switches():
+    loss.add(key, flag(None))
   return loss
 
 
@@ -206,22 +215,22 @@ def _optim() -> Section:
   optim.b2 = within(None, 0, 1)  # decay of the second moment; optim
   optim.eps = above(None, 0, like=1e-8)  # on the second moment's root; optim
   optim.clip_norm = at_least(0.0, 0, zero='no clipping')  # global norm; optim
-  # Any other keyword that an optimizer or a schedule has; None = its default.
+  # Other keywords of the registered functions; None = their own defaults.
   for keywords in (*optimizers().values(), *schedules().values()):
     for key in keywords:
-      optim.__dict__.setdefault(key, number(None))
+      optim.add(key, number(None))
   return optim
 
 
 def _train() -> Section:
   train = Section()
-  # Updates; job
+  # updates; job
   train.num_steps = whole(0, zero='train.num_epochs says how long')
-  # Passes over data.train; job
+  # passes over data.train; job
   train.num_epochs = at_least(0.0, 0, zero='train.num_steps says how long')
   train.batch_size = whole(32, least=1)  # prompts per update; pipeline
   train.microbatches = whole(1, least=1)  # parts of an update; pipeline
-  # Updates between two evaluations; train
+  # updates between two evaluations; train
   train.eval_every = whole(0, zero='only at the start and the end')
   train.save_every = whole(0, zero='only at the end')  # updates; train
   train.keep_checkpoints = whole(2, least=1)  # newest ones kept; checkpoints
@@ -231,7 +240,7 @@ def _train() -> Section:
 def _eval() -> Section:
   evaluation = Section()
   evaluation.batch_size = whole(32, least=1)  # prompts per step; evaluate
-  evaluation.max_comparisons = whole(0, zero='all')  # evaluate
+  evaluation.max_comparisons = whole(0, zero='all')  # held out; datasets
   evaluation.num_samples = whole(0, zero='none')  # held-out prompts; sample
   return evaluation
 
@@ -249,7 +258,7 @@ def _sample() -> Section:
   sample.top_k = whole(0, zero='all')  # tokens kept; generate
   sample.top_p = share(1.0)  # probability kept, after top_k; generate
   sample.min_p = within(0.0, 0, 1)  # of the highest probability; generate
-  # Further stop tokens; sample
+  # further stop tokens; sample
   sample.stop = names("tokens with commas between, e.g. '<|im_end|>'")
   return sample
 
@@ -267,8 +276,8 @@ def _mesh() -> Section:
   mesh.data = num_parts(-1)  # copies of the model; sharding
   mesh.fsdp = num_parts(1)  # parts of every parameter; sharding
   mesh.tensor = num_parts(1)  # parts of heads, MLP and vocabulary; sharding
-  for axis in MESH_AXES:  # and any axis that has no line of its own yet
-    mesh.__dict__.setdefault(axis, num_parts(1))
+  for axis in MESH_AXES:
+    mesh.add(axis, num_parts(1))
   return mesh
 
 
