@@ -1,4 +1,4 @@
-"""benchmark: it runs, on drawn and on given data, and counts by hand."""
+"""benchmark: it runs, on drawn and on given data."""
 
 import json
 import pathlib
@@ -8,29 +8,9 @@ import sys
 import pytest
 
 from dpo_jax.bench import step as benchmark
-from dpo_jax.models import decoder_config, flops
 from dpo_jax.types import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-def test_flops_of_a_tiny_step_by_hand():
-  config = decoder_config.DecoderConfig(
-    vocab_size=11,
-    width=4,
-    mlp_width=6,
-    num_layers=3,
-    num_heads=2,
-    num_kv_heads=1,
-    head_size=2,
-  )
-  # Prompt of 3 (trunk 2), answers of 1 and 2 tokens: 5 slots; the trunk
-  # attends 1 + 2, the branches 3 and 3 + 4 keys; 3 tokens are predicted.
-  work = flops.shared_work(3, [1, 2])
-  assert work == flops.Work(tokens=5, attended=13, predicted=3)
-  per_token = 2 * (4 * 4 + 2 * 4 * 2 + 4 * 4 + 3 * 4 * 6)
-  expected = 3 * (5 * per_token + 13 * 4 * 4) + 2 * 4 * 11 * 3
-  assert flops.forward_flops(config, work) == expected
 
 
 def test_it_runs_on_a_file(tmp_path):
