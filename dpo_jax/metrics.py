@@ -7,8 +7,7 @@ TRL's names. Logs nothing.
 
 import jax.numpy as jnp
 
-from dpo_jax.losses.pairs import PairScores
-from dpo_jax.losses.views import LabelledScores
+from dpo_jax.losses.views import LabelledScores, PairScores
 from dpo_jax.types import Array
 
 

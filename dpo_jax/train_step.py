@@ -15,7 +15,7 @@ from dpo_jax import metrics as metrics_lib
 from dpo_jax import scoring, types
 from dpo_jax.losses import examples, views
 from dpo_jax.losses import rewards as rewards_lib
-from dpo_jax.losses.objective import Objective, present
+from dpo_jax.losses.objective import Objective
 from dpo_jax.models import experts
 from dpo_jax.types import Params, TrainState
 
@@ -184,8 +184,7 @@ def score_sums(objective, policy, reference, batch, hyper):
   )
   if 'completions' not in objective.views:
     return paired
-  comparisons = present(batch.comparisons, policy.num_tokens)
-  seen = views.gather_labelled(policy, reference, comparisons, batch)
+  seen = views.gather_labelled(policy, reference, batch)
   rewards = reward(seen.policy, seen.reference, seen.num_tokens)
   return metrics_lib.judgement_sums(
     paired, metrics_lib.label_sums(seen, rewards)

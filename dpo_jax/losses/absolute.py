@@ -7,8 +7,8 @@ the logistic function.
 
 import jax
 
-from dpo_jax.losses.pairs import PairScores
 from dpo_jax.losses.registry import register
+from dpo_jax.losses.views import PairScores
 from dpo_jax.types import Array
 
 

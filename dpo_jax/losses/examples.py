@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from dpo_jax import types
 from dpo_jax.losses import views
-from dpo_jax.losses.objective import LossState, Objective, present
-from dpo_jax.losses.pairs import PairScores
+from dpo_jax.losses.objective import LossState, Objective
+from dpo_jax.losses.views import PairScores
 from dpo_jax.types import Array
 
 
@@ -52,9 +52,8 @@ def gather(
   pairs = pairs._replace(loss=loss)
   if 'completions' not in objective.views:
     return Examples(pairs, None)
-  comparisons = present(batch.comparisons, policy.num_tokens)
-  seen = views.gather_labelled(policy, reference, comparisons, batch)
-  num_pairs = 2 * comparisons.weight.shape[0]
+  seen = views.gather_labelled(policy, reference, batch)
+  num_pairs = 2 * batch.comparisons.weight.shape[0]
   each = seen._replace(
     mismatched_log_ratio=jnp.broadcast_to(
       seen.mismatched_log_ratio, seen.weight.shape

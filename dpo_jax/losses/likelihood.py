@@ -3,8 +3,8 @@
 Comes in: PairScores [P]. Goes out: one value a comparison, [P], not reduced.
 """
 
-from dpo_jax.losses.pairs import PairScores
 from dpo_jax.losses.registry import register
+from dpo_jax.losses.views import PairScores
 from dpo_jax.types import Array
 
 

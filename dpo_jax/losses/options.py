@@ -15,8 +15,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from dpo_jax.losses.pairs import PairScores
 from dpo_jax.losses.registry import register_option
+from dpo_jax.losses.views import PairScores
 from dpo_jax.types import Array, Params
 
 _LARGEST_EXPONENT = 40.0  # e^40: its square is finite in float32

@@ -10,8 +10,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from dpo_jax.losses.pairs import PairScores
 from dpo_jax.losses.registry import register
+from dpo_jax.losses.views import PairScores
 from dpo_jax.types import Array
 
 _SMALLEST_GAP = 1e-6  # of two scores, in the data's own unit

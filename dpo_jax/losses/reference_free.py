@@ -7,8 +7,8 @@ Notation: log pi_w, log pi_l sums over |w|, |l| tokens; NLL_w = -log pi_w/|w|.
 import jax
 import jax.numpy as jnp
 
-from dpo_jax.losses.pairs import PairScores
 from dpo_jax.losses.registry import register
+from dpo_jax.losses.views import PairScores
 from dpo_jax.types import Array
 
 _LARGEST_EXPONENT = 40.0  # e^40: its square is finite in float32

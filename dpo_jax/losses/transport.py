@@ -8,9 +8,9 @@ matter of their ranks among all comparisons.
 import jax
 import jax.numpy as jnp
 
-from dpo_jax.losses.pairs import PairScores
 from dpo_jax.losses.pairwise import smoothed_log_loss
 from dpo_jax.losses.registry import register
+from dpo_jax.losses.views import PairScores
 from dpo_jax.types import Array
 
 

@@ -7,7 +7,7 @@ import re
 import pytest
 from ml_collections.config_dict import ConfigDict
 
-from dpo_jax import config, losses, optim
+from dpo_jax import config, optim
 from dpo_jax.config import check as config_check
 from dpo_jax.config import rules as config_rules
 from dpo_jax.data.batches import rows
@@ -258,20 +258,6 @@ def test_every_knob_has_a_trailing_comment():
   lines = [line for line in body.splitlines() if knob.match(line)]
   assert len(lines) >= 50
   assert not [line for line in lines if '  # ' not in line]
-
-
-def test_loss_options_are_the_registry_s():
-  assert tuple(config_losses.read()) == losses.names()
-  assert tuple(config_losses.read_options()) == losses.option_names()
-  for read, get in (
-    (config_losses.read(), losses.get),
-    (config_losses.read_options(), losses.get_option),
-  ):
-    for name, spec in read.items():
-      for field, value in spec._asdict().items():
-        assert value == getattr(get(name), field), (name, field)
-  assert config_losses.hyper_names() == losses.hyper_names()
-  assert tuple(config_losses.static_choices()) == losses.static_names()
 
 
 def test_choices_are_those_of_the_code_that_reads_them():
