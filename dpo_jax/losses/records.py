@@ -43,7 +43,7 @@ KINDS = (
   'likelihood',  # the chosen answer alone: no option changes it
   'other',  # no option is defined for it
 )
-# The metric `rewards/...` of a loss; the formulas are in losses/rewards.py.
+# The reward in the metrics of a loss: metrics.implicit_reward has formulas.
 REWARDS = ('log_ratio', 'log_prob', 'mean_log_prob', 'alpha_log_prob', 'none')
 # What an option changes; options.py has the form of each.
 CHANGES = ('scores', 'log_ratios', 'beta', 'values', 'reference')

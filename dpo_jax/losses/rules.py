@@ -180,17 +180,17 @@ def check_reference(
       )
 
 
-def why_not_cached(needs: Collection[str]) -> str | None:
+def why_not_cached(needs: Collection[str]) -> str:
   """Why precomputed scores of the reference cannot serve these needs.
 
   Args:
     needs: of a loss, an option or a whole objective, see records.NEEDS.
 
   Returns:
-    A clause for a message, 'which reads ...'; None if they can.
+    A clause for a message, 'which reads ...'; '' if they can.
   """
   reasons = (text for need, text in _NOT_CACHED.items() if need in needs)
-  return next(reasons, None)
+  return next(reasons, '')
 
 
 def check_data(

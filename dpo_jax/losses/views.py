@@ -37,8 +37,6 @@ class PairScores(NamedTuple):
   rejected_aligned: Array | None = None
   chosen_kl: Array | None = None  # sum of KL(ref, pi) over the vocabulary
   rejected_kl: Array | None = None
-  # Only in the values per comparison that an evaluation saves:
-  loss: Array | None = None  # weighted sum of the terms
 
   @property
   def chosen_log_ratio(self) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dpo_jax import losses, metrics, types
-from dpo_jax.losses.rewards import implicit_reward
+from dpo_jax.metrics import implicit_reward
 
 CASES = golden.load()
 OPTIONS = ('f_divergence', 'ld_alpha', 'wpo')

@@ -113,7 +113,7 @@ def train_each(config, names, folder):
   eval_step = eval_step.compile(compiler_options=quickly)
 
   def metrics_of(state, hyper):
-    means, _ = evaluate.evaluate(
+    found, _ = evaluate.evaluate(
       eval_step,
       job.objective,
       state.params,
@@ -123,7 +123,7 @@ def train_each(config, names, folder):
       hyper,
       loss_state=state.loss_state,
     )
-    return means
+    return found
 
   results = {}
   for name in names:
