@@ -35,7 +35,6 @@ IMPURE = frozenset(
 _FILES = frozenset({'os', 'pathlib', 'io', 'tempfile', 'shutil', 'glob'})
 EXEMPT = {
   'losses.catalogue': {'pathlib'},  # reads the sources beside it
-  'losses.source': {'pathlib'},  # its argument
   'data.sources.source': _FILES,  # reads what users give
   'data.sources.files': _FILES,  # likewise
   'data.text.tokenizer': _FILES,  # likewise

@@ -4,8 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpo_jax import metrics
-from dpo_jax.losses.pairs import PairScores
-from dpo_jax.losses.views import LabelledScores
+from dpo_jax.losses.views import LabelledScores, PairScores
 
 PAIRS = PairScores(
   policy_chosen=jnp.array([-4.0, -6.0, -1.0]),

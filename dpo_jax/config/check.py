@@ -87,11 +87,7 @@ def _check_losses(config: ConfigDict) -> None:
   known = catalogue.read()
   for name in config.loss.terms:
     if name not in known:
-      raise errors.refuse(
-        f'config.loss.terms.{name}',
-        'there is no such loss',
-        f'{errors.did_you_mean(name, known)}losses are {", ".join(known)}',
-      )
+      raise loss_rules.unknown_loss(name, known)
   terms = list(chosen.loss_terms(config))
   if not terms:
     raise errors.refuse(

@@ -44,7 +44,7 @@ from dpo_jax.config.rules import (
 from dpo_jax.data.batches import rows
 from dpo_jax.data.sources import records
 from dpo_jax.data.text import chat, truncation
-from dpo_jax.losses import catalogue, source
+from dpo_jax.losses import catalogue
 from dpo_jax.models import adapter_spec, decoder_config, presets
 from dpo_jax.types import MESH_AXES
 
@@ -304,5 +304,7 @@ def _config(section: Section) -> ConfigDict:
 
 
 def _read_optim(decorator: str) -> dict[str, Mapping[str, float]]:
-  functions = source.read_functions(_OPTIM, decorator)
-  return {function.name: function.defaults for function in functions}
+  return {
+    function.name: {word.name: word.default for word in function.keywords}
+    for function in catalogue.read_functions(_OPTIM, decorator)
+  }

@@ -7,10 +7,9 @@ import sys
 import pytest
 from ml_collections import config_dict
 
-from dpo_jax import config, losses, optim, types
+from dpo_jax import config, optim, types
 from dpo_jax.config import knobs, rules
 from dpo_jax.data.batches import rows
-from dpo_jax.losses import catalogue
 
 
 def test_every_knob_is_a_key_and_its_rule_takes_its_default():
@@ -46,20 +45,6 @@ def test_find_knows_terms_and_refuses_other_keys():
   assert knobs.find('loss.terms.sigmoid').rule.holds(0.5)
   with pytest.raises(types.InputError, match="did you mean 'loss.beta'"):
     knobs.find('loss.betta')
-
-
-def test_loss_options_are_the_registry_s():
-  assert tuple(catalogue.read()) == losses.names()
-  assert tuple(catalogue.read_options()) == losses.option_names()
-  for read, get in (
-    (catalogue.read(), losses.get),
-    (catalogue.read_options(), losses.get_option),
-  ):
-    for name, spec in read.items():
-      for field, value in spec._asdict().items():
-        assert value == getattr(get(name), field), (name, field)
-  assert catalogue.hyper_names() == losses.hyper_names()
-  assert tuple(catalogue.static_choices()) == losses.static_names()
 
 
 def test_choices_are_those_of_the_code_that_reads_them():
