@@ -87,8 +87,7 @@ def _sections() -> tuple[str, ...]:
 @functools.cache
 def _entries() -> tuple[Entry, ...]:
   """All keys in the order of knobs.py, loss.terms.NAME for every loss."""
-  terms = knobs.Knob(0.0, knobs.TERM.rule, float)
-  terms = _entry('loss.terms.NAME', terms)._replace(
+  terms = _entry('loss.terms.NAME', knobs.TERM)._replace(
     comment=f'weight of a loss; NAME is one of {", ".join(catalogue.read())}'
   )
   entries = [_entry(key, knob) for key, knob in knobs.flat().items()]
@@ -98,9 +97,8 @@ def _entries() -> tuple[Entry, ...]:
 
 def _entry(key: str, knob: knobs.Knob) -> Entry:
   allowed = knob.rule.allowed
-  if not knob.default and knob.default in (None, ''):
-    unset = f', or {knob.default!r}'
-    allowed += unset if knob.rule.holds(knob.default) else ''
+  if knob.default in (None, '') and knob.rule.holds(knob.default):
+    allowed += f', or {knob.default!r}'
   return Entry(
     key, repr(knob.default), allowed, _comments().get(key, ''), _used_by(key)
   )
@@ -110,7 +108,7 @@ def _entry(key: str, knob: knobs.Knob) -> Entry:
 def _comments() -> Mapping[str, str]:
   """{dotted key: comment} of the lines `section.key = ...` of knobs.py.
 
-  A comment stands at the end of the line, or on the lines above it.
+  A comment stands at the end of the line, else on the lines above it.
   """
   source = pathlib.Path(knobs.__file__).read_text(encoding='utf-8')
   by_line, alone = {}, set()
@@ -122,10 +120,12 @@ def _comments() -> Mapping[str, str]:
         alone.add(number)
   comments = {}
   for key, node in _assignments(ast.parse(source)):
-    first = node.lineno
-    while first - 1 in alone:
-      first -= 1
-    lines = range(first, node.end_lineno + 1)
+    lines = range(node.lineno, node.end_lineno + 1)
+    if not by_line.keys() & lines:
+      first = node.lineno
+      while first - 1 in alone:
+        first -= 1
+      lines = range(first, node.lineno)
     comments[key] = ' '.join(by_line[n] for n in lines if n in by_line)
   return comments
 

@@ -190,8 +190,6 @@ def _reference() -> Section:
 def _loss() -> Section:
   loss = Section()
   loss.terms = Section()  # loss name -> weight, see TERM
-  loss.beta = above(None, 0, like=0.1)  # strength of the pull to the reference
-  loss.label_smoothing = within(None, 0, 0.5)  # share of flipped labels
   # Keywords of the registered losses and options; None = their own defaults.
   for key in catalogue.hyper_names():
     loss.add(key, number(None))
@@ -199,6 +197,9 @@ def _loss() -> Section:
     loss.add(key, choice(*choices, default=None))
   for key in catalogue.switches():
     loss.add(key, flag(None))
+  # Two of them, by narrower rules.
+  loss.beta = above(None, 0, like=0.1)  # strength of the pull to the reference
+  loss.label_smoothing = within(None, 0, 0.5)  # share of flipped labels
   return loss
 
 
