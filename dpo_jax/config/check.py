@@ -59,11 +59,12 @@ def check_paths(config: ConfigDict) -> None:
   (`tfds:...`) is parsed. Embedded sets and 'split' name no file.
   """
   values = rules.flatten(config)
-  for name in (*rules.split_names(config.data.train), config.data.eval):
+  named = [('data.train', n) for n in rules.split_names(config.data.train)]
+  for key, name in (*named, ('data.eval', config.data.eval)):
     if name.startswith(sources.TFDS):
       published.parse_name(name.removeprefix(sources.TFDS), where=name)
     elif name not in (*synthetic.EMBEDDED, 'split'):
-      _check_data_file(name)
+      _check_data_file(key, name)
   if config.tokenizer not in ('', 'byte'):
     _check_path('tokenizer', config.tokenizer, 'folder', os.path.exists)
   for key in (
@@ -75,7 +76,7 @@ def check_paths(config: ConfigDict) -> None:
     if values[key]:
       _check_path(key, values[key], 'folder', os.path.isdir)
   if config.sample.prompts:
-    _check_data_file(config.sample.prompts)
+    files.check(os.path.expanduser(config.sample.prompts))
   template = config.data.chat_template
   # An identifier may be the name of one of the tokenizer's templates.
   if template and not template.replace('-', '_').isidentifier():
@@ -329,12 +330,12 @@ def _check_mesh(mesh: ConfigDict, num_devices: int) -> None:
   sharding.mesh_sizes(**mesh, num_devices=num_devices)
 
 
-def _check_data_file(name: str) -> None:
+def _check_data_file(key: str, name: str) -> None:
   path = os.path.expanduser(name)
   near = errors.nearest(name, synthetic.EMBEDDED)
   if near and not os.path.exists(path):
     raise errors.refuse(
-      'config.data',
+      f'config.{key}',
       f'{name!r} is no file and no data set',
       f'did you mean {near!r}?',
     )
