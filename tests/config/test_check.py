@@ -139,7 +139,7 @@ def test_the_stories_experiment_finds_its_files(shared, monkeypatch):
   'key,value,words',
   [
     ('data.train', 'synthetik', ("did you mean 'synthetic'?",)),
-    ('data.eval', 'synthetic_demo', ("'synthetic_demonstrations'?",)),
+    ('data.eval', 'synthetic_demonstration', ("'synthetic_demonstrations'?",)),
     ('tokenizer', 'gpt', ("'gpt' is not there", 'the path of a folder')),
     ('model.init_from', 'experimenty', ("did you mean 'experiments'? give",)),
     ('data.manual_dir', 'x' * 5000, ('the path of a folder',)),
