@@ -96,7 +96,9 @@ def _tfds_rows(
   data_dir: str | os.PathLike | None,
 ) -> tuple[Callable[[], _Rows], Callable[[], str]]:
   asked = published.parse_name(name.removeprefix(TFDS), where=name)
-  from dpo_jax.data import tfds_builders  # here: importing TFDS takes seconds
+  from dpo_jax.data.sources import (
+    tfds_builders,
+  )  # here: importing TFDS takes seconds
 
   prepared = tfds_builders.prepare(
     asked, where=name, manual_dir=manual_dir, data_dir=data_dir
