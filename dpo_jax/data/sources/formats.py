@@ -110,7 +110,7 @@ def _pair_record(
       break
   margin = scores[0] - scores[1] if scores else 0.0
   if 'margin' in row:
-    # The raw value, not row.number: a null margin is no number, it says.
+    # Not row.number: the message for a null margin is that of a wrong type.
     margin = columns.number(row.columns['margin'], 'margin', row.where)
   comparison = Comparison(0, 1, _weight(row), margin)
   return PreferenceRecord(
