@@ -70,7 +70,7 @@ def test_ids_come_from_tokenizer_config(tmp_path):
   assert (loaded.eos_id, loaded.pad_id) == (257, None)
   assert loaded.stop_ids == {257}
   assert loaded.vocab_size == 261
-  assert loaded.begin == () and not loaded.adds_bos
+  assert loaded.begin == ()
   assert loaded.chat_templates == {'default': 'T'}
   assert loaded.special_tokens == {'bos_token': '<s>', 'eos_token': '</s>'}
   assert loaded.name == str(tmp_path)
@@ -123,7 +123,7 @@ def test_who_says_whether_texts_begin_with_bos(
 def test_bos_with_id_0_is_a_bos(tmp_path):
   made = toy.put_before(toy.byte_level(controls_first=True), '<s>')
   loaded = toy.load(tmp_path, made, bos_token='<s>')
-  assert loaded.bos_id == 0 and loaded.begin == (0,) and loaded.adds_bos
+  assert loaded.bos_id == 0 and loaded.begin == (0,)
 
 
 def test_chat_templates_of_a_folder(tmp_path):

@@ -110,7 +110,7 @@ def test_an_empty_answer_of_a_chat_is_empty_whatever_the_template_adds(
 
 
 def test_duplicates_and_uids():
-  first = pair(where='f.jsonl:1', source='s')
+  first = pair(where='f.jsonl:1')
   again = pair(where='f.jsonl:2')
   others = [
     pair(comparisons=(Comparison(1, 0),)),
