@@ -252,7 +252,10 @@ def test_summary_by_hand():
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'layout': 'share'}, "config.data.layout: 'share' .*fix: 'shared'"),
+    (
+      {'layout': 'share'},
+      "config.data.layout: 'share' .*fix: did you mean 'shared'",
+    ),
     ({'batch_size': 0}, 'config.train.batch_size: 0'),
     ({'microbatches': 3}, 'config.train.microbatches: 3 do not divide'),
     ({'batch_size': 16}, 'config.train.batch_size: 16 prompts.* only 12'),

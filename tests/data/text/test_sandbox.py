@@ -3,7 +3,7 @@
 import jinja2
 import pytest
 
-from dpo_jax.data.text import sandbox
+from dpo_jax.data.text import budget, sandbox
 
 MESSAGES = [{'role': 'user', 'content': 'hi'}] * 3
 
@@ -71,7 +71,7 @@ BOMBS = [
 
 @pytest.mark.parametrize('source', BOMBS)
 def test_what_would_take_too_much_is_refused(source):
-  refusals = (sandbox.LimitError, RecursionError, OverflowError)
+  refusals = (budget.LimitError, RecursionError, OverflowError)
   with pytest.raises(refusals):
     render(source)
 
