@@ -11,12 +11,12 @@ from published_files import HH, open_set, put_hh, refused
 def test_slices_and_sums_of_splits(tmp_path):
   put_hh(tmp_path)
   put_hh(tmp_path, 'train', HH[:5])
-  whole = open_set(tmp_path, 'tfds:hh_rlhf/harmless-base:test')
+  every = open_set(tmp_path, 'tfds:hh_rlhf/harmless-base:test')
   part = open_set(tmp_path, 'tfds:hh_rlhf/harmless-base:test[10%:50%]')
   both = open_set(tmp_path, 'tfds:hh_rlhf/harmless-base:train+test')
   assert len(list(part.records())) == 8  # 40 % of 20
   assert len(list(both.records())) == 25
-  assert len({s.fingerprint for s in (whole, part, both)}) == 3
+  assert len({s.fingerprint for s in (every, part, both)}) == 3
   for spec in ('test[5', 'test[:200%]', 'test[:0]'):
     message = refused(tmp_path, f'tfds:hh_rlhf/harmless-base:{spec}')
     assert f'cannot take {spec!r}' in message

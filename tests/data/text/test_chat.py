@@ -94,8 +94,8 @@ def test_tokens_and_masks_are_those_of_transformers(tmp_path, name, train_on):
     return
   record, ledger = run(tokens, row, train_on=train_on)
   ids = record.completions[0]
-  whole = tokens.decode([*record.prompt, *ids], skip_special=False)
-  assert whole == TEXT
+  text = tokens.decode([*record.prompt, *ids], skip_special=False)
+  assert text == TEXT
   if train_on == 'last':
     assert record.trained is None
     assert tokens.decode(ids, skip_special=False) == TRAINED[-1]
