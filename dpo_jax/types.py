@@ -48,7 +48,6 @@ class PreferenceRecord(NamedTuple):
   labels: tuple[bool, ...] | None = None  # desirable or not, a completion
   scores: tuple[float, ...] | None = None  # reward or rating, a completion
   where: str = ''  # 'path:line' (or 'source[index]'), for messages
-  source: str = ''  # name of the source in a mixture
   tools: tuple[dict, ...] | None = None  # function schemas, for the template
 
 
