@@ -40,6 +40,7 @@ def validate(config: ConfigDict, num_devices: int | None = None) -> None:
     rule = knobs.find(key).rule
     if not rule.holds(value):
       raise rules.refused(key, value, rule)
+  # Every value has its type now; the checks of combinations rely on it.
   _check_losses(config)
   _check_reference(config)
   _check_data(config)
@@ -66,6 +67,7 @@ def check_paths(config: ConfigDict) -> None:
     elif name not in (*synthetic.EMBEDDED, 'split'):
       _check_data_file(key, name)
   if config.tokenizer not in ('', 'byte'):
+    # A folder or its tokenizer.json: either will do.
     _check_path('tokenizer', config.tokenizer, 'folder', os.path.exists)
   for key in (
     'model.init_from',
@@ -181,6 +183,7 @@ def _check_data(config: ConfigDict) -> None:
       'turns of each answer are trained',
       "use 'last'",
     )
+  # The code that renders a template passes these itself.
   reserved = ('messages', 'tools', 'documents', 'add_generation_prompt')
   for name in chosen.template_args(config):
     if name in (*reserved, 'where', 'allow_control_tokens', 'ends_turn'):

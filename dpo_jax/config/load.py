@@ -19,6 +19,7 @@ from ml_collections.config_dict import ConfigDict
 from dpo_jax import errors
 from dpo_jax.config import chosen, knobs, rules
 from dpo_jax.losses import catalogue
+from dpo_jax.storage import files
 from dpo_jax.types import InputError
 
 
@@ -135,14 +136,16 @@ def _get_config(path: str, arg: str) -> ConfigDict:
   module = types.ModuleType('experiment')
   module.__file__ = path
   try:
+    # Not an import: the same path with another argument must run again.
     exec(compile(source, path, 'exec'), vars(module))
     config = vars(module)['get_config'](arg)
   except InputError:
     raise
   except SyntaxError as error:
     where = f'{path}:{error.lineno}'
-    raise errors.refuse(where, error.msg, 'correct the Python there') from error
+    raise errors.refuse(where, error.msg, 'correct that line') from error
   except Exception as error:
+    # The line of the experiment, not of the package code that it called.
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == path]
     raise errors.refuse(
@@ -196,12 +199,7 @@ def _read_experiment(path: str) -> str:
       'no such experiment file',
       f'{hint}--config takes FILE.py or FILE.py:ARG{listed}',
     )
-  try:
-    return file.read_text(encoding='utf-8')
-  except (OSError, UnicodeDecodeError) as error:
-    raise errors.refuse(
-      path, f'cannot be read ({_one_line(error)})', 'give a Python file'
-    ) from error
+  return files.read_text(file, fix='give a Python file')
 
 
 def _one_line(error: Exception) -> str:

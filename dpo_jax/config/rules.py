@@ -17,7 +17,7 @@ from dpo_jax import errors
 from dpo_jax.storage import files
 from dpo_jax.types import InputError
 
-_FIRST = object()
+_FIRST = object()  # None and '' are defaults that a choice can have
 
 
 class Rule(NamedTuple):
@@ -246,5 +246,5 @@ def _knob(
 
 
 def _is_number(value: Any) -> bool:
-  # A bool is no number here, nor are NaN and infinity.
+  # isinstance would take True for 1; NaN and infinity are floats, too.
   return type(value) in (int, float) and math.isfinite(value)
