@@ -98,6 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if '--help' in argv or '-h' in argv:
       print(_help())
       return 0
+    for word in argv:
+      if word.startswith('--help='):
+        print(config_lib.help_text(word.removeprefix('--help=')))
+        return 0
     command = parse(argv)
     return _function(command.mode)(
       command.config, command.workdir, **command.flags
@@ -168,7 +172,7 @@ def _help() -> str:
     lines.append(f'  --mode={name:<22}{mode.what}')
     for flag in mode.flags:
       lines.append(f'      --{flag:<25}{_MODE_FLAGS[flag]}')
-  return '\n'.join(lines)
+  return '\n'.join([*lines, '', config_lib.help_text()])
 
 
 def _pairs(argv: Sequence[str]):

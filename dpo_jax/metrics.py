@@ -16,10 +16,9 @@ import jax.numpy as jnp
 
 from dpo_jax import types
 from dpo_jax.losses import views
-from dpo_jax.losses.objective import LossState, Objective, present
-from dpo_jax.losses.pairs import PairScores
+from dpo_jax.losses.objective import LossState, Objective
 from dpo_jax.losses.reference_free import alpha_reward
-from dpo_jax.losses.views import LabelledScores
+from dpo_jax.losses.views import LabelledScores, PairScores
 from dpo_jax.types import Array
 
 
@@ -69,8 +68,7 @@ def score_sums(
   )
   if 'completions' not in objective.views:
     return sums
-  comparisons = present(batch.comparisons, policy.num_tokens)
-  labelled = views.gather_labelled(policy, reference, comparisons, batch)
+  labelled = views.gather_labelled(policy, reference, batch)
   rewards = implicit_reward(objective.reward, *labelled[:3], hyper=hyper)
   return merge(sums, label_sums(labelled, rewards))
 
@@ -216,7 +214,7 @@ def implicit_reward(
   """The reward of completions that a loss trains, in units of its margin.
 
   Args:
-    name: one of registry.REWARDS except 'none': `log_ratio` beta (log pi - log
+    name: one of records.REWARDS except 'none': `log_ratio` beta (log pi - log
       ref), `log_prob` beta log pi, `mean_log_prob` beta log pi / |y|,
       `alpha_log_prob` AlphaPO's beta (1 - p^-alpha) / alpha.
     policy: log pi, sums over tokens.
@@ -273,9 +271,7 @@ def examples(
     comparisons |= {'reward_chosen': chosen, 'reward_rejected': rejected}
   if 'completions' not in objective.views:
     return Examples(comparisons, {})
-  gathered = views.gather_labelled(
-    policy, reference, present(batch.comparisons, policy.num_tokens), batch
-  )
+  gathered = views.gather_labelled(policy, reference, batch)
   baseline = gathered.mismatched_log_ratio
   gathered = gathered._replace(
     mismatched_log_ratio=jnp.broadcast_to(baseline, gathered.weight.shape)

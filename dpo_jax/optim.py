@@ -1,65 +1,112 @@
-"""gradients -> update: optimisers at unit learning rate, and schedules.
+"""gradients -> update: optimizers at unit learning rate, and schedules.
 
 Comes in: plain arguments. Goes out: optax transformations and functions of
 the step. The learning rate itself is not here: the train step multiplies by
 it, so that a sweep over it shares one compile.
+
+A function under `@optimizer` or `@schedule` can be named in a config; nothing
+else has to be edited. Its keyword-only arguments and their literal defaults
+are the config keys that it uses: config reads them from this source, without
+importing jax, and refuses the others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from dpo_jax import errors
-from dpo_jax.types import Array, Params
+from dpo_jax.types import Array, InputError, Params
 
-OPTIMIZERS = ('adamw', 'rmsprop', 'lion', 'adafactor')
-SCHEDULES = ('constant', 'linear', 'cosine')
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {}
+SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {}
+
+
+def optimizer(make: Callable) -> Callable:
+  """Registers make(**moments) -> transformation under its own name."""
+  OPTIMIZERS[make.__name__] = make
+  return make
+
+
+def schedule(make: Callable) -> Callable:
+  """Registers make(decay_steps, **options) -> f(step) under its own name."""
+  SCHEDULES[make.__name__] = make
+  return make
+
+
+@optimizer
+def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8):
+  """AdamW, Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2."""
+  return optax.scale_by_adam(b1, b2, eps)
+
+
+@optimizer
+def rmsprop(*, b2: float = 0.999, eps: float = 1e-8):
+  """RMSprop as in torch, whose default is b2=0.99 (the DPO paper's too)."""
+  # torch takes the root first and adds eps then; moments begin at zero.
+  return optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False)
+
+
+@optimizer
+def lion(*, b1: float = 0.9, b2: float = 0.999):
+  """Lion, Chen et al. 2023, arXiv:2302.06675, algorithm 2."""
+  return optax.scale_by_lion(b1, b2)
+
+
+@optimizer
+def adafactor():
+  """Adafactor without momentum, Shazeer and Stern 2018, arXiv:1804.04235."""
+  return optax.chain(
+    optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)
+  )
+
+
+@schedule
+def constant(decay_steps: int):
+  """The full rate to the end."""
+  del decay_steps
+  return optax.constant_schedule(1.0)
+
+
+@schedule
+def linear(decay_steps: int, *, final_fraction: float = 0.0):
+  """A straight line from 1 to final_fraction."""
+  return optax.linear_schedule(1.0, final_fraction, decay_steps)
+
+
+@schedule
+def cosine(decay_steps: int, *, final_fraction: float = 0.0):
+  """Half a cosine from 1 to final_fraction, as in arXiv:1608.03983, eq. 5."""
+  return optax.cosine_decay_schedule(1.0, decay_steps, final_fraction)
 
 
 def make_optimizer(
   name: str,
   *,
-  b1: float = 0.9,
-  b2: float = 0.999,
-  eps: float = 1e-8,
   weight_decay: float = 0.0,
   clip_norm: float = 0.0,
+  **moments: float,
 ) -> optax.GradientTransformation:
-  """An optimiser whose updates are to be scaled by minus the learning rate.
+  """An optimizer whose updates are to be scaled by minus the learning rate.
 
   Args:
-    name: 'adamw' (arXiv:1711.05101), 'rmsprop' (b2 is its decay; the DPO
-      paper's, torch's defaults are b2=0.99, eps=1e-8), 'lion'
-      (arXiv:2302.06675) or 'adafactor' (arXiv:1804.04235; no momentum).
-    b1: decay of the first moment (adamw, lion).
-    b2: decay of the second moment (adamw, rmsprop; lion's second beta).
-    eps: added to the root of the second moment (adamw, rmsprop).
+    name: of a function under `@optimizer`.
     weight_decay: decoupled, times the learning rate; norms and biases are
       not decayed.
     clip_norm: global norm that gradients are clipped to; 0 = no clipping.
+    **moments: keywords of that function; the others keep their defaults.
 
   Returns:
     An optax transformation. Moments take the parameters' dtype (float32).
+
+  Raises:
+    InputError: no optimizer of that name.
   """
-  scale = {
-    'adamw': lambda: optax.scale_by_adam(b1, b2, eps),
-    # torch's RMSprop: root first, then eps, moments from zero.
-    'rmsprop': lambda: optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False),
-    'lion': lambda: optax.scale_by_lion(b1, b2),
-    'adafactor': lambda: optax.chain(
-      optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)
-    ),
-  }
-  if name not in scale:
-    raise errors.refuse(
-      'config.optim.name',
-      f'{name!r} is not known',
-      f'use one of {", ".join(OPTIMIZERS)}',
-    )
+  if name not in OPTIMIZERS:
+    raise _unknown('config.optim.name', name, OPTIMIZERS)
   steps = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
-  steps.append(scale[name]())
+  steps.append(OPTIMIZERS[name](**moments))
   if weight_decay > 0:
     steps.append(optax.add_decayed_weights(weight_decay, decay_mask))
   return optax.chain(*steps)
@@ -76,11 +123,7 @@ def decay_mask(params: Params) -> Params:
 
 
 def make_schedule(
-  name: str,
-  *,
-  num_steps: int,
-  warmup_steps: int = 0,
-  final_fraction: float = 0.0,
+  name: str, *, num_steps: int, warmup_steps: int = 0, **options: float
 ) -> Callable[[Array], Array]:
   """Multiplier of the learning rate at a step, in [0, 1].
 
@@ -88,33 +131,32 @@ def make_schedule(
   (t + 1) / (warmup_steps + 1) of the learning rate.
 
   Args:
-    name: 'constant', 'linear' or 'cosine' after the warm-up.
+    name: of a function under `@schedule`, which follows the warm-up.
     num_steps: steps of the run; the decay ends there.
     warmup_steps: steps before the full rate.
-    final_fraction: where linear and cosine end.
+    **options: keywords of that function; the others keep their defaults.
 
   Returns:
     A function of an int32 step, giving a float32 scalar.
-  """
-  decay_steps = max(num_steps - warmup_steps, 1)
-  after = {
-    'constant': lambda: optax.constant_schedule(1.0),
-    'linear': lambda: optax.linear_schedule(1.0, final_fraction, decay_steps),
-    'cosine': lambda: optax.cosine_decay_schedule(
-      1.0, decay_steps, final_fraction
-    ),
-  }
-  if name not in after:
-    raise errors.refuse(
-      'config.optim.schedule',
-      f'{name!r} is not known',
-      f'use one of {", ".join(SCHEDULES)}',
-    )
-  decay = after[name]()
 
-  def schedule(step):
+  Raises:
+    InputError: no schedule of that name.
+  """
+  if name not in SCHEDULES:
+    raise _unknown('config.optim.schedule', name, SCHEDULES)
+  decay = SCHEDULES[name](max(num_steps - warmup_steps, 1), **options)
+
+  def multiplier(step):
     warm = (step + 1) / (warmup_steps + 1)
     late = decay(jnp.maximum(step - warmup_steps, 0))
     return jnp.where(step < warmup_steps, warm, late).astype(jnp.float32)
 
-  return schedule
+  return multiplier
+
+
+def _unknown(key: str, name: str, known: Mapping[str, Callable]) -> InputError:
+  return errors.refuse(
+    key,
+    f'{name!r} is not known',
+    f'{errors.did_you_mean(name, known)}use one of {", ".join(known)}',
+  )

@@ -87,8 +87,7 @@ def mesh_sizes(num_devices: int, **sizes: int) -> tuple[int, ...]:
     raise errors.refuse(
       'config.mesh',
       f'{asked} does not fit {num_devices} device(s)',
-      'use sizes whose product is the number of devices, one of them -1 for '
-      'the rest',
+      f'use sizes whose product is {num_devices}, one of them -1 for the rest',
     )
   return tuple(shape)
 

@@ -48,7 +48,6 @@ class PreferenceRecord(NamedTuple):
   labels: tuple[bool, ...] | None = None  # per completion: desirable or not
   scores: tuple[float, ...] | None = None  # per completion: reward or rating
   where: str = ''  # 'path:line' (or 'source[index]'), for messages
-  source: str = ''  # name of the source in a mixture
   tools: tuple[dict, ...] | None = None  # function schemas, for the template
 
 

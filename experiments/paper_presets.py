@@ -1,24 +1,24 @@
 """What do the published recipes do, each on its own setting?
 
 Question: the settings of a paper or of its released recipe, by name, so that
-a new loss is set beside the ones that people report and not beside a guess.
+a new loss is compared with the reported ones and not with a guess.
 Command:
   python -m dpo_jax.main \
     --config=experiments/paper_presets.py:simpo_llama3_instruct \
     --workdir=runs/simpo --config.model.init_from=SFT_FOLDER \
     --config.data.train=FILE --config.data.eval=FILE
-  `simpo_llama3_instruct,runlocal` takes two steps of it on synthetic data.
-Presets: the keys of PRESETS below, whose comments say where they are from.
+  `simpo_llama3_instruct,runlocal` takes two of its steps on synthetic data.
+Presets: the keys of PRESETS below; comments give their sources.
 Hardware: 8 accelerators of 80 GB for up to 8B parameters, hours; 64 for
 tulu3_70b (estimates, not runs). Models and data are named as one might have
-put them: give your own on the command line.
+put them: give yours on the command line.
 Expected: the numbers to reproduce are in the papers; none of these was run
 here at its full setting, so none is claimed.
 """
 
 from dpo_jax import config as config_lib
+from dpo_jax import errors
 from dpo_jax.losses import rules as loss_rules
-from dpo_jax.types import InputError
 
 ULTRAFEEDBACK = {
   'data.train': 'tfds:ultrafeedback_binarized:train_prefs',
@@ -156,9 +156,9 @@ PRESETS = {
     'data.train': 'data/llama3-ultrafeedback.parquet',
     'model.init_from': 'models/Meta-Llama-3-8B-Instruct',
   },
-  # Mixes, with their sources in loss_rules.MIXES. Only the mix is theirs (MPO's
-  # models see images, iterative RPO's data is sampled anew): the rest is the
-  # handbook's, with beta 0.1.
+  # Mixes; their sources are in losses/rules.py, MIXES. Only the mix is theirs
+  # (MPO's models see images, iterative RPO's data is sampled anew): the rest is
+  # the handbook's, with beta 0.1.
   **{
     name: HANDBOOK | {'loss.terms': terms, 'loss.beta': 0.1}
     for name, (terms, _) in loss_rules.MIXES.items()
@@ -167,14 +167,15 @@ PRESETS = {
 
 
 def get_config(arg=''):
-  """Arguments: a name of PRESETS (dpo_hh where none is given), runlocal."""
+  """Arguments: a name of PRESETS (dpo_hh by default), runlocal."""
   names = dict.fromkeys(PRESETS, False)
   args = config_lib.parse_arg(arg, **names, runlocal=False)
   chosen = [name for name in PRESETS if getattr(args, name)] or ['dpo_hh']
   if len(chosen) > 1:
-    raise InputError(
-      f'config argument {arg!r}: names {len(chosen)} presets; fix: name one '
-      f'of {", ".join(chosen)}'
+    raise errors.refuse(
+      f'config argument {arg!r}',
+      f'names {len(chosen)} presets',
+      f'name one of {", ".join(chosen)}',
     )
   config = config_lib.base()
   config.data.truncation = 'keep_prompt_end'

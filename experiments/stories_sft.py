@@ -1,14 +1,17 @@
-"""How far does imitating the better stories go, without comparing?
+"""How far does imitating the better stories go, without comparisons?
 
 Question: the 260k-parameter story model trained by SFT on the chosen half of
-`stories_lexicon`, the baseline that `stories_dpo.py` is set beside.
+`stories_lexicon`: the baseline of `stories_dpo.py`.
 Command:
   python -m dpo_jax.main --config=experiments/stories_sft.py \
     --workdir=runs/stories_sft
 Hardware: 2 CPU cores, about two minutes.
-Expected: held-out loss in nats a token falls; its gain in preference accuracy
-is far below DPO's, which is the point (measure it with --mode=evaluate and
-`:stage=dpo` of another run).
+Expected: the held-out loss in nats per token falls. Its gain in preference
+accuracy is far below DPO's, which is the point: the evaluation before the first
+update of this command is of the SFT model beside the model it began as.
+  python -m dpo_jax.main --config=experiments/stories_dpo.py \
+    --workdir=runs/stories_sft_dpo --config.model.init_from=runs/stories_sft \
+    --config.reference.init_from=../shared/data/models/stories260K
 """
 
 from dpo_jax import config as config_lib

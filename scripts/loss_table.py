@@ -1,6 +1,6 @@
-"""Writes the registry's losses into README.md: python scripts/loss_table.py.
+"""Writes the table of docs/losses.md: python scripts/loss_table.py.
 
-Only what lies between the table's two comments changes.
+Only the lines between the table's two comments change.
 """
 
 import pathlib
@@ -14,7 +14,7 @@ from dpo_jax import losses  # noqa: E402
 
 def main() -> None:
   """Rewrites the table in place."""
-  path = ROOT / 'README.md'
+  path = ROOT / 'docs/losses.md'
   text = path.read_text(encoding='utf-8')
   path.write_text(losses.refresh_table(text), encoding='utf-8')
 

@@ -1,4 +1,4 @@
-"""README.md: its table of losses is the registry's, its recipe adds one."""
+"""The recipe for a new loss, executed as it is written on a scratch copy."""
 
 import os
 import pathlib
@@ -8,52 +8,39 @@ import subprocess
 import sys
 import textwrap
 
-import pytest
 import test_losses
 
-from dpo_jax import losses
-from dpo_jax.types import InputError
-
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-README = (ROOT / 'README.md').read_text(encoding='utf-8')
-
-
-def test_the_table_of_losses_is_the_registry_s():
-  stale = 'README.md is stale; run python scripts/loss_table.py'
-  assert losses.refresh_table(README) == README, stale
-
-
-def test_a_stale_table_is_written_anew():
-  old = README.replace('| hinge |', '| hinges |').replace('| ipo |', '| io |')
-  assert old != README and losses.refresh_table(old) == README
-  with pytest.raises(InputError, match='no place for the table of losses'):
-    losses.refresh_table('# A README without it\n')
+DOCS = (ROOT / 'docs/losses.md').read_text(encoding='utf-8')
 
 
 def recipe():
-  """(step 1, step 2, what to run) of the README's recipe, as they are."""
-  text = README.split('\n### Add a loss\n')[1].split('\n## ')[0]
-  parts = re.match(r'\s*1\. (.*?)\n2\. (.*?)\n(?=\S)(.*)', text, re.DOTALL)
+  """(step 1, step 2, commands) of the section `A loss` of docs/extending.md."""
+  page = ROOT / 'docs/extending.md'
+  text = (page if page.exists() else ROOT / 'README.md').read_text('utf-8')
+  heading = r'^#+ (?:A|Add a) loss\n(.*?)(?=^##|\Z)'
+  (section,) = re.findall(heading, text, re.DOTALL | re.MULTILINE)
+  parts = re.match(r'\s*1\. (.*?)\n2\. (.*?)\n(?=\S)(.*)', section, re.DOTALL)
   return parts.groups()
 
 
 def block(text, language):
-  """The code of the one block of a language."""
+  """The code of the only block of a language."""
   (code,) = re.findall(rf'```{language}\n(.*?)```', text, re.DOTALL)
   return code
 
 
 def copy(folder):
-  """What the recipe edits and runs, without what was compiled of it."""
+  """Copies what the recipe edits and runs, without compiled files."""
   ignored = shutil.ignore_patterns('__pycache__')
-  for name in ('dpo_jax', 'experiments', 'scripts', 'tests/losses'):
+  for name in ('dpo_jax', 'docs', 'experiments', 'scripts', 'tests/losses'):
     shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-  for name in ('README.md', 'pyproject.toml', 'tests/conftest.py'):
+  for name in ('pyproject.toml', 'tests/conftest.py'):
     shutil.copy(ROOT / name, folder / name)
 
 
 def run(folder, command, code=0):
-  """What a command says in the copy, which is the dpo_jax that it imports."""
+  """The output of a command in the copy, whose dpo_jax it imports."""
   done = subprocess.run(
     command.split(' #')[0].replace('python', sys.executable, 1),
     shell=True,
@@ -68,7 +55,7 @@ def run(folder, command, code=0):
   return said
 
 
-# A command line that chooses no loss, and what reads it without jax.
+# A command line that chooses no loss, and code that prints its terms.
 RUN = (
   '--config=experiments/quickstart.py:stage=sft,runlocal --workdir=runs/x '
   '--config.stage=dpo --config.reference.mode=params '
@@ -106,8 +93,8 @@ def test_the_recipe_adds_a_loss(tmp_path):
   num_tests = 1 + sum(test.startswith('test_') for test in properties)
   ids = re.findall(rf'PASSED .*\[{name}', tested)
   assert len(ids) == num_tests >= 7, tested
-  assert f'| {name} | `' in (tmp_path / 'README.md').read_text()
-  assert f'| {name} | `' not in README
+  assert f'| {name} | `' in (tmp_path / 'docs/losses.md').read_text()
+  assert f'| {name} | `' not in DOCS
 
   key = re.search(r'`(--config\.\S+=1)`', rest)[1]
   assert key == f'--config.loss.terms.{name}=1'

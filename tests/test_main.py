@@ -78,7 +78,7 @@ BAD_LINES = [
   ([LOCAL, WORKDIR, '--config.data.train=no.jsonl'], ('no.jsonl:0: ', 'no ')),
   (
     [LOCAL, WORKDIR, '--config.data.train=synthetik'],
-    ('config.data: ', "did you mean 'synthetic'"),
+    ('config.data.train: ', "did you mean 'synthetic'"),
   ),
   ([LOCAL, WORKDIR, '--config.data.train=.'], ('.:0: ', 'a folder')),
   (

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from dpo_jax import losses, metrics
-from dpo_jax.losses.pairs import PairScores
-from dpo_jax.losses.views import LabelledScores
+from dpo_jax.losses.views import LabelledScores, PairScores
 
 PAIRS = PairScores(
   policy_chosen=jnp.array([-4.0, -6.0, -1.0]),

@@ -1,5 +1,11 @@
 """optim: against numpy's arithmetic and closed forms."""
 
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,6 +13,7 @@ import pytest
 from dpo_jax import optim
 from dpo_jax.types import InputError
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 PARAMS = {'w': jnp.array([1.0, -2.0]), 'norm': jnp.array([3.0])}
 GRADS = {'w': jnp.array([0.5, -0.1]), 'norm': jnp.array([0.2])}
 
@@ -61,18 +68,16 @@ def test_clipping_is_by_the_global_norm():
 
 
 @pytest.mark.parametrize(
-  'name,expected',
+  'name,options,expected',
   [
     # warm-up 1/3, 2/3, then full; the decay spans the last 8 steps
-    ('constant', [1 / 3, 2 / 3, 1, 1, 1]),
-    ('linear', [1 / 3, 2 / 3, 1, 0.55, 0.1]),
-    ('cosine', [1 / 3, 2 / 3, 1, 0.55, 0.1]),
+    ('constant', {}, [1 / 3, 2 / 3, 1, 1, 1]),
+    ('linear', {'final_fraction': 0.1}, [1 / 3, 2 / 3, 1, 0.55, 0.1]),
+    ('cosine', {'final_fraction': 0.1}, [1 / 3, 2 / 3, 1, 0.55, 0.1]),
   ],
 )
-def test_schedules(name, expected):
-  schedule = optim.make_schedule(
-    name, num_steps=10, warmup_steps=2, final_fraction=0.1
-  )
+def test_schedules(name, options, expected):
+  schedule = optim.make_schedule(name, num_steps=10, warmup_steps=2, **options)
   got = [schedule(jnp.int32(t)) for t in (0, 1, 2, 6, 10)]
   np.testing.assert_allclose(got, expected, rtol=1e-6)
 
@@ -80,5 +85,81 @@ def test_schedules(name, expected):
 def test_unknown_names_are_refused():
   with pytest.raises(InputError, match='optim.name'):
     optim.make_optimizer('sgdd')
+  with pytest.raises(InputError, match="did you mean 'adamw'"):
+    optim.make_optimizer('adam')
   with pytest.raises(InputError, match='optim.schedule'):
     optim.make_schedule('step', num_steps=1)
+
+
+def test_a_keyword_that_an_optimizer_lacks_is_an_error():
+  # config refuses it before; a caller in Python sees a TypeError.
+  with pytest.raises(TypeError, match='eps'):
+    optim.make_optimizer('lion', eps=1e-8)
+
+
+# What somebody appends to optim.py, and nothing else.
+ADDED = """
+
+@optimizer
+def momentum(*, b1: float = 0.9, is_nesterov: float = 0.0):
+  return optax.trace(b1, nesterov=is_nesterov > 0)
+
+
+@schedule
+def root(decay_steps, *, power: float = 0.5):
+  return lambda step: (1 + step) ** -power
+"""
+# A config that chooses them, without jax; then what they compute.
+USE = """
+import sys
+from dpo_jax import config, types
+path = 'experiments/quickstart.py:runlocal'
+keys = 'optim.name=momentum optim.schedule=root optim.b1=0.5 optim.power=1.0'
+chosen = config.load(path, [key.split('=') for key in keys.split()])
+config.validate(chosen)
+bad = ('optim.eps=1e-8', 'optim.final_fraction=0.1', 'optim.name=momentun')
+for key in bad:
+  words = [*keys.split(), key]
+  try:
+    config.validate(config.load(path, [word.split('=') for word in words]))
+  except types.InputError as error:
+    print(error)
+print(config.help_text('optim.is_nesterov'))
+assert 'jax' not in sys.modules
+from dpo_jax import optim
+optimizer = optim.make_optimizer('momentum', **config.optimizer_options(chosen))
+grads = {'w': optim.jnp.ones(2)}
+state = optimizer.init(grads)
+for _ in range(2):
+  updates, state = optimizer.update(grads, state, grads)
+schedule = optim.make_schedule(
+  'root', num_steps=9, **config.schedule_options(chosen)
+)
+print('second update', updates['w'][0], 'rate', schedule(1))
+"""
+
+
+def test_an_optimizer_is_added_by_one_edit(tmp_path):
+  ignored = shutil.ignore_patterns('__pycache__')
+  for folder in ('dpo_jax', 'experiments'):
+    shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+  file = tmp_path / 'dpo_jax' / 'optim.py'
+  file.write_text(file.read_text() + ADDED)
+  done = subprocess.run(
+    [sys.executable, '-c', USE],
+    cwd=tmp_path,
+    env=os.environ | {'PYTHONPATH': str(tmp_path)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  eps, final_fraction, name, *rest = done.stdout.splitlines()
+  assert eps.startswith('config.optim.eps: 1e-08 is not used by momentum; fix:')
+  assert final_fraction.startswith('config.optim.final_fraction: 0.1 is not')
+  assert name.startswith("config.optim.name: 'momentun' is not allowed; fix:")
+  assert "did you mean 'momentum'" in name
+  assert rest[0] == 'config.optim.is_nesterov=None'
+  assert 'used by momentum (default 0.0)' in '\n'.join(rest)
+  # Gradient 1 twice: 1 + 0.5 * 1; rate (1 + 1) ** -1.
+  assert rest[-1] == 'second update 1.5 rate 0.5'

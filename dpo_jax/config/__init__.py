@@ -1,31 +1,36 @@
-"""Choices: every knob of a run, once, and how experiment files are read."""
+"""Every knob of a run, its checks, and the reading of experiment files."""
 
-from dpo_jax.config.load import (
-  base,
-  load,
+from dpo_jax.config.check import validate
+from dpo_jax.config.chosen import (
   loss_hyper,
   loss_options,
   loss_static,
   loss_terms,
-  override,
-  parse_arg,
+  optimizer_options,
   proportions,
-  shrink,
+  schedule_options,
   source_names,
-  validate,
+  template_args,
 )
+from dpo_jax.config.help import help_text
+from dpo_jax.config.knobs import base
+from dpo_jax.config.load import load, override, parse_arg, shrink
 
 __all__ = [
   'base',
+  'help_text',
   'load',
   'loss_hyper',
   'loss_options',
   'loss_static',
   'loss_terms',
+  'optimizer_options',
   'override',
   'parse_arg',
   'proportions',
+  'schedule_options',
   'shrink',
   'source_names',
+  'template_args',
   'validate',
 ]

@@ -1,54 +1,51 @@
-"""Refusals: what the knobs may be together.
+"""config -> nothing, or the refusal of what cannot run together.
 
-Comes in: a ConfigDict and the base it must have the structure of. Goes out:
-nothing, or InputError with the key, its value, what is allowed and the
-nearest match. Imports no jax and, but for `check_paths`, looks at no file.
+Comes in: a ConfigDict. Goes out: nothing, or InputError with the key, its
+value, what is allowed and the nearest match. Imports no jax at import time;
+only `check_paths` looks at files.
 """
 
-import math
 import os
+from collections.abc import Callable, Mapping
 
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import errors
-from dpo_jax.config import rules as config_rules
-from dpo_jax.data.sources import files, published
+from dpo_jax.config import chosen, knobs, rules
+from dpo_jax.data.batches import rows
+from dpo_jax.data.sources import files, published, synthetic
 from dpo_jax.data.sources import source as sources
-from dpo_jax.losses import catalogue as config_losses
+from dpo_jax.losses import catalogue
 from dpo_jax.losses import rules as loss_rules
 from dpo_jax.models import adapter_spec
-from dpo_jax.types import InputError
-
-# Names of the data sets that need no file.
-EMBEDDED = ('synthetic', 'synthetic_demonstrations')
-
-# Moments' options that an optimiser does not have.
-_UNUSED_OPTIM = {
-  'adamw': (),
-  'rmsprop': ('b1',),
-  'lion': ('eps',),
-  'adafactor': ('b1', 'b2', 'eps'),
-}
 
 
-def check(
-  config: ConfigDict, base: ConfigDict, num_devices: int | None
-) -> None:
-  """Raises InputError at the first thing in `config` that cannot run."""
-  values, known = config_rules.flatten(config), config_rules.flatten(base)
+def validate(config: ConfigDict, num_devices: int | None = None) -> None:
+  """Checks every value and combination; looks at no file and no device.
+
+  Args:
+    config: of base()'s structure.
+    num_devices: the number that the mesh must fit; None = not known yet.
+
+  Raises:
+    InputError: one line with the key, the value and what is allowed.
+  """
+  values, known = rules.flatten(config), knobs.flat()
   for key in values:
-    if key not in known and not key.startswith('loss.terms.'):
-      raise InputError(config_rules.unknown_key(key, known))
+    knobs.find(key)  # refuses a key that no knob has
   for key in known:
     if key not in values:
       raise errors.refuse(f'config.{key}', 'is missing', 'start from base()')
   for key, value in values.items():
-    if not config_rules.rule(key).holds(value):
-      raise InputError(config_rules.refusal(key, value))
+    rule = knobs.find(key).rule
+    if not rule.holds(value):
+      raise rules.refused(key, value, rule)
+  # Every value has its type now; the checks of combinations rely on it.
   _check_losses(config)
+  _check_reference(config)
   _check_data(config)
   _check_model(config)
-  _check_adapter(config, base)
+  _check_adapter(config)
   _check_optim(config)
   _check_train(config)
   _check_sample(config.sample)
@@ -57,18 +54,20 @@ def check(
 
 
 def check_paths(config: ConfigDict) -> None:
-  """Raises InputError where a file or folder that a key names is not there.
+  """Raises InputError if a file or folder that a key names does not exist.
 
-  Data files are looked at as far as their first bytes, names of public sets
-  (`tfds:...`) are taken apart; the embedded ones and 'split' are neither.
+  Of a data file the first bytes are read; the name of a public set
+  (`tfds:...`) is parsed. Embedded sets and 'split' name no file.
   """
-  values = config_rules.flatten(config)
-  for name in (*config_rules.split_names(config.data.train), config.data.eval):
+  values = rules.flatten(config)
+  named = [('data.train', n) for n in rules.split_names(config.data.train)]
+  for key, name in (*named, ('data.eval', config.data.eval)):
     if name.startswith(sources.TFDS):
       published.parse_name(name.removeprefix(sources.TFDS), where=name)
-    elif name not in (*EMBEDDED, 'split'):
-      _check_data_file(name)
+    elif name not in (*synthetic.EMBEDDED, 'split'):
+      _check_data_file(key, name)
   if config.tokenizer not in ('', 'byte'):
+    # A folder or its tokenizer.json: either will do.
     _check_path('tokenizer', config.tokenizer, 'folder', os.path.exists)
   for key in (
     'model.init_from',
@@ -79,22 +78,20 @@ def check_paths(config: ConfigDict) -> None:
     if values[key]:
       _check_path(key, values[key], 'folder', os.path.isdir)
   if config.sample.prompts:
-    _check_data_file(config.sample.prompts)
+    files.check(os.path.expanduser(config.sample.prompts))
   template = config.data.chat_template
-  if template and not template.replace('-', '_').isidentifier():  # no name
+  # An identifier may be the name of one of the tokenizer's templates.
+  if template and not template.replace('-', '_').isidentifier():
     _check_path('data.chat_template', template, 'file', os.path.isfile)
 
 
 def _check_losses(config: ConfigDict) -> None:
-  known = config_losses.read()
+  """Refuses losses that are unknown, and keys that none of them can use."""
+  known = catalogue.read()
   for name in config.loss.terms:
     if name not in known:
-      raise errors.refuse(
-        f'config.loss.terms.{name}',
-        'there is no such loss',
-        f'{errors.did_you_mean(name, known)}losses are {", ".join(known)}',
-      )
-  terms = [name for name, weight in config.loss.terms.items() if weight]
+      raise loss_rules.unknown_loss(name, known)
+  terms = list(chosen.loss_terms(config))
   if not terms:
     raise errors.refuse(
       'config.loss.terms',
@@ -108,48 +105,33 @@ def _check_losses(config: ConfigDict) -> None:
       f"{', '.join(terms)} with stage 'sft' is not allowed",
       "use nll alone, or stage 'dpo'",
     )
-  options = [
-    name
-    for name in config_losses.read_options()
-    if config.loss[name] is not None and config.loss[name] is not False
-  ]
-  _check_loss_keys(config, [*terms, *options])
-  _check_combination(config, terms, options)
+  options = chosen.loss_options(config)
+  _check_loss_keys(config, (*terms, *options))
+  losses = {name: known[name] for name in terms}
+  transforms = {name: catalogue.read_options()[name] for name in options}
+  values = chosen.loss_hyper(config) | chosen.loss_static(config)
+  loss_rules.check_options(losses, transforms, values)
+  loss_rules.check_values(losses, transforms, values)
 
 
-def _check_loss_keys(config: ConfigDict, chosen: list[str]) -> None:
-  """Every key of config.loss that is set is used by something chosen."""
+def _check_loss_keys(config: ConfigDict, used: tuple[str, ...]) -> None:
+  """Refuses a key of config.loss that is set and that nothing in use reads."""
   for key, value in config.loss.items():
     if key == 'terms' or value is None or value is False:
       continue
-    users = config_losses.users(key)
-    if not set(users) & set(chosen):
+    users = catalogue.users(key)
+    if not set(users) & set(used):
       raise errors.refuse(
         f'config.loss.{key}',
-        f'{value!r} is used by no chosen loss ({", ".join(chosen)})',
+        f'{value!r} is used by no chosen loss ({", ".join(used)})',
         f'set it to None, or use {", ".join(users)}',
       )
 
 
-def _check_combination(
-  config: ConfigDict, terms: list[str], options: list[str]
-) -> None:
-  """Losses, options, their numbers and the reference fit together."""
-  losses = {name: config_losses.read()[name] for name in terms}
-  chosen = {name: config_losses.read_options()[name] for name in options}
-  values = {
-    key: value
-    for key, value in config.loss.items()
-    if key not in ('terms', *config_losses.switches()) and value is not None
-  }
-  loss_rules.check_options(losses, chosen, values)
-  loss_rules.check_values(losses, chosen, values)
-  _check_reference(config, [n for n in terms if 'reference' in losses[n].needs])
-  loss_rules.check_reference(config.reference.mode, losses, chosen)
-
-
-def _check_reference(config: ConfigDict, needing: list[str]) -> None:
+def _check_reference(config: ConfigDict) -> None:
   mode = config.reference.mode
+  losses = {name: catalogue.read()[name] for name in chosen.loss_terms(config)}
+  needing = [n for n, loss in losses.items() if 'reference' in loss.needs]
   if needing and mode == 'none':
     raise errors.refuse(
       'config.reference.mode',
@@ -168,14 +150,15 @@ def _check_reference(config: ConfigDict, needing: list[str]) -> None:
       f"{config.reference.init_from!r} is not used with reference.mode 'none'",
       'leave it empty, or use params',
     )
+  options = chosen.loss_options(config)
+  transforms = {name: catalogue.read_options()[name] for name in options}
+  loss_rules.check_reference(mode, losses, transforms)
 
 
 def _check_data(config: ConfigDict) -> None:
   data = config.data
-  names, shares = (
-    config_rules.split_names(data.train),
-    config_rules.split_numbers(data.proportions),
-  )
+  names = rules.split_names(data.train)
+  shares = rules.split_numbers(data.proportions)
   if shares and len(shares) != len(names):
     raise errors.refuse(
       'config.data.proportions',
@@ -183,12 +166,9 @@ def _check_data(config: ConfigDict) -> None:
       'sources of data.train',
       'give one each',
     )
-  if 0 < data.row_length < data.max_length:
-    raise errors.refuse(
-      'config.data.row_length',
-      f'{data.row_length} is less than data.max_length={data.max_length}',
-      'use 0 (= max_length) or more',
-    )
+  if data.row_length:
+    longest = f'data.max_length={data.max_length}'
+    rows.check_row_length(data.max_length, data.row_length, longest)
   if data.prompt_max_length >= data.max_length:
     raise errors.refuse(
       'config.data.prompt_max_length',
@@ -203,8 +183,9 @@ def _check_data(config: ConfigDict) -> None:
       'turns of each answer are trained',
       "use 'last'",
     )
+  # The code that renders a template passes these itself.
   reserved = ('messages', 'tools', 'documents', 'add_generation_prompt')
-  for name in config_rules.json_object(data.template_args):
+  for name in chosen.template_args(config):
     if name in (*reserved, 'where', 'allow_control_tokens', 'ends_turn'):
       raise errors.refuse(
         'config.data.template_args',
@@ -242,11 +223,11 @@ def _check_model(config: ConfigDict) -> None:
     )
 
 
-def _check_adapter(config: ConfigDict, base: ConfigDict) -> None:
+def _check_adapter(config: ConfigDict) -> None:
   adapter, reference = config.adapter, config.reference
   if not adapter.rank:
     for key, value in adapter.items():
-      if value != base.adapter[key]:
+      if value != knobs.find(f'adapter.{key}').default:
         raise errors.refuse(
           f'config.adapter.{key}',
           f'{value!r} is not used with adapter.rank=0',
@@ -260,7 +241,7 @@ def _check_adapter(config: ConfigDict, base: ConfigDict) -> None:
       )
     return
   adapter_spec.select(adapter.targets)
-  if adapter.init_from and adapter.init != base.adapter.init:
+  if adapter.init_from and adapter.init != knobs.find('adapter.init').default:
     raise errors.refuse(
       'config.adapter.init',
       f'{adapter.init!r} is not used with adapter.init_from',
@@ -276,13 +257,8 @@ def _check_adapter(config: ConfigDict, base: ConfigDict) -> None:
 
 def _check_optim(config: ConfigDict) -> None:
   optim, train = config.optim, config.train
-  for option in _UNUSED_OPTIM[optim.name]:
-    if optim[option] is not None:
-      raise errors.refuse(
-        f'config.optim.{option}',
-        f'{optim[option]!r} is not used by {optim.name}',
-        'set it to None',
-      )
+  _check_keywords(optim, 'name', knobs.optimizers())
+  _check_keywords(optim, 'schedule', knobs.schedules())
   if optim.warmup_steps and optim.warmup_fraction:
     raise errors.refuse(
       'config.optim.warmup_fraction',
@@ -297,12 +273,28 @@ def _check_optim(config: ConfigDict) -> None:
       f'train.num_steps={train.num_steps}',
       'use less',
     )
-  if optim.schedule == 'constant' and optim.final_fraction:
-    raise errors.refuse(
-      'config.optim.final_fraction',
-      f"{optim.final_fraction} is not used with schedule 'constant'",
-      'use 0, or linear or cosine',
-    )
+
+
+def _check_keywords(
+  optim: ConfigDict, key: str, known: Mapping[str, Mapping[str, float]]
+) -> None:
+  """Refuses a keyword that the chosen optimizer or schedule does not have.
+
+  Args:
+    optim: config.optim.
+    key: the key that chooses one, 'name' or 'schedule'.
+    known: {what can be chosen: {keyword: default}}.
+  """
+  keywords = dict.fromkeys(word for words in known.values() for word in words)
+  for word in keywords:
+    unset = knobs.find(f'optim.{word}').default
+    if word not in known[optim[key]] and optim[word] != unset:
+      users = [name for name, words in known.items() if word in words]
+      raise errors.refuse(
+        f'config.optim.{word}',
+        f'{optim[word]!r} is not used by {optim[key]}',
+        f'set it to {unset}, or optim.{key} to {" or ".join(users)}',
+      )
 
 
 def _check_train(config: ConfigDict) -> None:
@@ -314,13 +306,7 @@ def _check_train(config: ConfigDict) -> None:
       f'{train.num_steps} and train.num_epochs={train.num_epochs:g}: {problem}',
       'set exactly one above 0',
     )
-  if train.batch_size % train.microbatches:
-    raise errors.refuse(
-      'config.train.microbatches',
-      f'{train.microbatches} does not divide '
-      f'train.batch_size={train.batch_size}',
-      f'use one of {", ".join(map(str, _divisors(train.batch_size)))}',
-    )
+  rows.check_microbatches(train.batch_size, train.microbatches)
   if list(config.mesh.values()).count(-1) > 1:
     raise errors.refuse(
       'config.mesh', 'more than one size is -1', 'leave the rest to one axis'
@@ -328,9 +314,11 @@ def _check_train(config: ConfigDict) -> None:
 
 
 def _check_sample(sample: ConfigDict) -> None:
-  unused = {'top_k': 0, 'top_p': 1.0, 'min_p': 0.0}
-  for key, off in unused.items():
-    if sample.temperature == 0 and sample[key] != off:
+  if sample.temperature > 0:
+    return
+  for key in ('top_k', 'top_p', 'min_p'):
+    off = knobs.find(f'sample.{key}').default
+    if sample[key] != off:
       raise errors.refuse(
         f'config.sample.{key}',
         f'{sample[key]} is not used by greedy sampling (sample.temperature=0)',
@@ -339,37 +327,26 @@ def _check_sample(sample: ConfigDict) -> None:
 
 
 def _check_mesh(mesh: ConfigDict, num_devices: int) -> None:
-  fixed = math.prod(size for size in mesh.values() if size != -1)
-  rest = -1 in mesh.values()
-  if num_devices % fixed if rest else num_devices != fixed:
-    sizes = ', '.join(
-      f'{axis}={mesh[axis]}' for axis in ('data', 'fsdp', 'tensor')
-    )
-    raise errors.refuse(
-      'config.mesh',
-      f'{sizes} does not fit {num_devices} device(s)',
-      f'use sizes whose product is {num_devices}, one of them -1 for the rest',
-    )
+  # Who has counted the devices has imported jax already.
+  from dpo_jax import sharding
+
+  sharding.mesh_sizes(**mesh, num_devices=num_devices)
 
 
-def _divisors(number: int) -> list[int]:
-  return [n for n in range(1, number + 1) if number % n == 0]
-
-
-def _check_data_file(name: str) -> None:
+def _check_data_file(key: str, name: str) -> None:
   path = os.path.expanduser(name)
-  near = errors.nearest(name, EMBEDDED)
+  near = errors.nearest(name, synthetic.EMBEDDED)
   if near and not os.path.exists(path):
     raise errors.refuse(
-      'config.data',
+      f'config.{key}',
       f'{name!r} is no file and no data set',
       f'did you mean {near!r}?',
     )
   files.check(path)
 
 
-def _check_path(key: str, name: str, kind: str, is_there) -> None:
-  if is_there(name):
+def _check_path(key: str, name: str, kind: str, exists: Callable) -> None:
+  if exists(name):
     return
   folder, base = os.path.split(name)
   siblings = os.listdir(folder or '.') if os.path.isdir(folder or '.') else []

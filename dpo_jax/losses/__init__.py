@@ -4,12 +4,15 @@
 `get_option(name)` options; `make_objective` mixes them. The families, and jax
 with them, are imported on first use: `dpo_jax.losses.rules` and `.catalogue`
 import without jax, so that a refusal does not wait for it.
+
+To read: pairwise.py shows a loss, views.py what it reads, objective.py how
+losses and options become one number. records.py has the words of
+`@register(...)`, rules.py what may be combined.
 """
 
 import importlib
 
-# The files with registered functions. The order of options is the order in
-# which they apply.
+# The files with registered functions.
 FAMILIES = (
   'absolute',
   'likelihood',
@@ -21,22 +24,22 @@ FAMILIES = (
   'transport',
   'unpaired',
 )
+# {public name: the module that has it}
 _HOMES = {
-  'Loss': 'registry',
-  'Option': 'registry',
   'get': 'registry',
   'get_option': 'registry',
-  'hyper_names': 'registry',
   'names': 'registry',
   'option_names': 'registry',
   'register': 'registry',
   'register_option': 'registry',
-  'static_names': 'registry',
+  'Loss': 'records',
+  'Option': 'records',
+  'hyper_names': 'catalogue',
   'MIXES': 'rules',
   'Objective': 'objective',
   'default_hyper': 'objective',
   'make_objective': 'objective',
-  'PairScores': 'pairs',
+  'PairScores': 'views',
   'LabelledScores': 'views',
   'ListScores': 'views',
   'refresh_table': 'table',

@@ -1,14 +1,14 @@
-"""Losses of each answer's own reward, not only of the difference.
+"""Losses of the rewards of both completions, not only of their difference.
 
-Comes in: PairScores [P]. Goes out: one value a comparison, [P], not reduced.
+Comes in: PairScores [P]. Goes out: one value per comparison [P], not reduced.
 Notation: a_w, a_l the log-ratios, r = beta a, h = a_w - a_l, D = beta h, s
 the logistic function.
 """
 
 import jax
 
-from dpo_jax.losses.pairs import PairScores
 from dpo_jax.losses.registry import register
+from dpo_jax.losses.views import PairScores
 from dpo_jax.types import Array
 
 
@@ -22,10 +22,10 @@ from dpo_jax.types import Array
   bounds={'beta': '(0, inf)'},
 )
 def nca_pair(pairs: PairScores, *, beta: float = 0.1) -> Array:
-  """Noise contrastive alignment of a pair.
+  """Noise contrastive alignment (NCA) of a pair.
 
-  `-log s(r_w) - 1/2 log s(-r_w) - 1/2 log s(-r_l)`: the chosen answer's
-  likelihood is held up, not only its lead.
+  `-log s(r_w) - 1/2 log s(-r_w) - 1/2 log s(-r_l)`: the loss holds up the
+  likelihood of the chosen completion, not only its lead.
 
   Source: arXiv:2402.05369, K = 2.
 
@@ -52,9 +52,11 @@ def nca_pair(pairs: PairScores, *, beta: float = 0.1) -> Array:
   bounds={'beta': '(0, inf)'},
 )
 def bco_pair(pairs: PairScores, *, beta: float = 0.1) -> Array:
-  """Binary classifier optimisation without the reward shift.
+  """Binary classifier optimisation (BCO) without the reward shift.
 
-  `-log s(r_w) - log s(-r_l)`. Source: arXiv:2404.04656, delta = 0.
+  `-log s(r_w) - log s(-r_l)`.
+
+  Source: arXiv:2404.04656, delta = 0.
 
   Args:
     pairs: scores of the comparisons.
@@ -77,9 +79,11 @@ def bco_pair(pairs: PairScores, *, beta: float = 0.1) -> Array:
   bounds={'beta': '(0, inf)'},
 )
 def sppo_hard(pairs: PairScores, *, beta: float = 0.1) -> Array:
-  """SPPO with hard labels: each log-ratio is pulled to its own target.
+  """SPPO with hard labels: each log-ratio is regressed to its own target.
 
-  `(a_w - 1/(2 beta))^2 + (a_l + 1/(2 beta))^2`. Source: arXiv:2405.00675.
+  `(a_w - 1/(2 beta))^2 + (a_l + 1/(2 beta))^2`.
+
+  Source: arXiv:2405.00675.
 
   Args:
     pairs: scores of the comparisons.
@@ -101,9 +105,11 @@ def sppo_hard(pairs: PairScores, *, beta: float = 0.1) -> Array:
   bounds={'beta': '(0, inf)'},
 )
 def apo_zero(pairs: PairScores, *, beta: float = 0.1) -> Array:
-  """Anchored: the chosen answer goes up, the rejected one down.
+  """APO-zero: the chosen completion goes up, the rejected one down.
 
-  `1 - s(r_w) + s(r_l)`. Source: arXiv:2408.06266, eq. 7.
+  `1 - s(r_w) + s(r_l)`.
+
+  Source: arXiv:2408.06266, eq. 7.
 
   Args:
     pairs: scores of the comparisons.
@@ -126,12 +132,12 @@ def apo_zero(pairs: PairScores, *, beta: float = 0.1) -> Array:
   bounds={'beta': '(0, inf)'},
 )
 def apo_down(pairs: PairScores, *, beta: float = 0.1) -> Array:
-  """Anchored: both go down, the rejected answer faster.
+  """APO-down: both completions go down, the rejected one faster.
 
-  For data whose chosen answers are worse than the policy's own: the chosen
-  answer's own gradient may point down.
+  `s(r_w) + 1 - s(D)`. For data whose chosen completions are worse than the
+  policy's own: the gradient of the chosen completion may point down.
 
-  `s(r_w) + 1 - s(D)`. Source: arXiv:2408.06266, eq. 8.
+  Source: arXiv:2408.06266, eq. 8.
 
   Args:
     pairs: scores of the comparisons.
@@ -154,12 +160,12 @@ def apo_down(pairs: PairScores, *, beta: float = 0.1) -> Array:
   bounds={'beta': '(0, inf)'},
 )
 def cal_dpo(pairs: PairScores, *, beta: float = 0.1) -> Array:
-  """Calibrated DPO: log-ratios are pulled to the scale of a true reward.
+  """Calibrated DPO: log-ratios are regressed to the scale of a true reward.
 
-  The first part has no beta: it is the contrast of the log-ratios as such.
+  `-log s(h) + 1/2 [(a_w - 1/(2 beta))^2 + (a_l + 1/(2 beta))^2]`. The first
+  part has no beta.
 
-  `-log s(h) + 1/2 [(a_w - 1/(2 beta))^2 + (a_l + 1/(2 beta))^2]`. Source:
-  arXiv:2412.14516.
+  Source: arXiv:2412.14516.
 
   Args:
     pairs: scores of the comparisons.
@@ -184,14 +190,16 @@ def cal_dpo(pairs: PairScores, *, beta: float = 0.1) -> Array:
 def dpop(
   pairs: PairScores, *, beta: float = 0.3, penalty: float = 50.0
 ) -> Array:
-  """DPO-Positive: a chosen answer may not become less likely.
+  """DPO-Positive: a penalty if the chosen completion becomes less likely.
 
-  `-log s(beta (h - penalty max(0, -a_w)))`. Source: arXiv:2402.13228.
+  `-log s(beta (h - penalty max(0, -a_w)))`.
+
+  Source: arXiv:2402.13228.
 
   Args:
     pairs: scores of the comparisons.
     beta: strength of the pull to the reference, per nat.
-    penalty: the paper's lambda, per nat that the chosen answer lost.
+    penalty: the paper's lambda, per nat that the chosen completion lost.
 
   Returns:
     Losses [P] in nats; the sigmoid loss where penalty is 0 or a_w >= 0.
@@ -201,7 +209,7 @@ def dpop(
 
 
 def _squared_to_targets(pairs: PairScores, beta: Array) -> Array:
-  """(a_w - 1/(2 beta))^2 + (a_l + 1/(2 beta))^2."""
+  """(a_w - 1/(2 beta))^2 + (a_l + 1/(2 beta))^2, of every comparison [P]."""
   target = 1 / (2 * beta)
   chosen = (pairs.chosen_log_ratio - target) ** 2
   return chosen + (pairs.rejected_log_ratio + target) ** 2

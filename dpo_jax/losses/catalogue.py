@@ -1,10 +1,9 @@
-"""Losses as the config sees them: names, needs and options, without jax.
+"""Catalogue of losses and options, read from the source without jax.
 
-Comes in: the source text of `dpo_jax/losses/*.py`. Goes out: one LossSpec for
-every function under `@register(...)`, one OptionSpec for every one under
-`@register_option(...)`. Importing the registry itself would import jax, which
-takes up to three seconds; a mistyped key is refused in half of one. A test
-holds this reading equal to the registry's. Runs no loss.
+Comes in: the text of `dpo_jax/losses/*.py`. Goes out: the records of
+registry.py, functions left out. Importing the registry imports jax, which
+takes up to three seconds; a mistyped config key is refused in half of one.
+Calls no loss.
 """
 
 import ast
@@ -13,54 +12,51 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from dpo_jax import errors
+from dpo_jax.losses import records
+from dpo_jax.losses.records import Keyword, Loss, Option
+
 _FOLDER = pathlib.Path(__file__).parent
 
 
-class LossSpec(NamedTuple):
-  """What a config may say about one registered loss, as in losses.Loss."""
+class Function(NamedTuple):
+  """A decorated function as its source declares it."""
 
-  hyper: Mapping[str, float]  # traced hyper-parameters and their defaults
-  static: Mapping[str, tuple]  # choices, the default first
-  needs: frozenset[str] = frozenset()
-  view: str = 'comparisons'
-  kind: str = 'other'
-  bounds: Mapping[str, str] = {}
-
-
-class OptionSpec(NamedTuple):
-  """What a config may say about one option, as in losses.Option."""
-
-  hyper: Mapping[str, float]
-  static: Mapping[str, tuple]
-  changes: str
-  accepts: tuple[str, ...]
-  needs: frozenset[str] = frozenset()
-  bounds: Mapping[str, str] = {}
-  only_with: Mapping[str, tuple[str, str]] = {}
+  name: str
+  fields: Mapping[str, Any]  # the decorator's keywords, functions left out
+  keywords: tuple[Keyword, ...]  # its own keyword-only arguments
+  doc: str  # docstring; '' if there is none
 
 
 @functools.cache
-def read() -> Mapping[str, LossSpec]:
-  """Every registered loss by its config name, sorted."""
-  return dict(sorted(_registered('register', LossSpec)))
+def read() -> Mapping[str, Loss]:
+  """All registered losses by their config names, sorted."""
+  losses = {
+    name: records.make_loss(name, fields, keywords)
+    for name, fields, keywords, _ in _registered('register')
+  }
+  return dict(sorted(losses.items()))
 
 
 @functools.cache
-def read_options() -> Mapping[str, OptionSpec]:
-  """Every registered option by its config name, in the order of the file."""
-  return dict(_registered('register_option', OptionSpec))
+def read_options() -> Mapping[str, Option]:
+  """All registered options by their config names, as they apply."""
+  return {
+    name: records.make_option(name, fields, keywords)
+    for name, fields, keywords, _ in _registered('register_option')
+  }
 
 
 def hyper_names() -> tuple[str, ...]:
-  """Every traced hyper-parameter of every loss and option, sorted."""
-  return tuple(sorted({key for spec in _all().values() for key in spec.hyper}))
+  """Names of all traced hyper-parameters of losses and options, sorted."""
+  return tuple(sorted({key for entry in _all() for key in entry.hyper}))
 
 
 def static_choices() -> Mapping[str, tuple]:
-  """Every static key of every loss and option, sorted, and all its choices."""
+  """All choices of every static key of losses and options, keys sorted."""
   choices = {}
-  for spec in _all().values():
-    for key, values in spec.static.items():
+  for entry in _all():
+    for key, values in entry.static.items():
       choices[key] = tuple(dict.fromkeys((*choices.get(key, ()), *values)))
   return dict(sorted(choices.items()))
 
@@ -68,64 +64,97 @@ def static_choices() -> Mapping[str, tuple]:
 def switches() -> tuple[str, ...]:
   """Options without a keyword of their own name: True switches them on."""
   return tuple(
-    name
-    for name, spec in read_options().items()
-    if name not in spec.hyper and name not in spec.static
+    option.name
+    for option in read_options().values()
+    if option.name not in (*option.hyper, *option.static)
   )
 
 
 def users(key: str) -> tuple[str, ...]:
-  """Names of the losses and options that use a key."""
+  """Names of the losses and options that use a key of config.loss."""
   return tuple(
-    name
-    for name, spec in _all().items()
-    if key == name or key in spec.hyper or key in spec.static
+    entry.name
+    for entry in _all()
+    if key in (entry.name, *entry.hyper, *entry.static)
   )
 
 
-def _all() -> Mapping[str, LossSpec | OptionSpec]:
-  return {**read(), **read_options()}
+def read_functions(path: pathlib.Path, decorator: str) -> Iterator[Function]:
+  """Yields the decorated functions at the top level of a source file.
+
+  Args:
+    path: the Python file.
+    decorator: its name, such as 'register'; `@register`, `@register(...)`
+      and `@module.register(...)` all count.
+
+  Raises:
+    InputError: a default or a decorator's keyword that is computed.
+  """
+  for node in _parse(path).body:
+    if not isinstance(node, ast.FunctionDef):
+      continue
+    for applied in node.decorator_list:
+      called = applied if isinstance(applied, ast.Call) else None
+      if _last_name(called.func if called else applied) == decorator:
+        yield Function(
+          name=node.name,
+          fields=_literals(path, called.keywords if called else []),
+          keywords=tuple(_keywords(path, node.args)),
+          doc=ast.get_docstring(node) or '',
+        )
 
 
-def _registered(decorator: str, make: Any) -> Iterator[tuple[str, Any]]:
-  """(name, spec) of the functions under a decorator, all its words literal."""
+def _all() -> tuple[Loss | Option, ...]:
+  return (*read().values(), *read_options().values())
+
+
+def _registered(decorator: str) -> Iterator[Function]:
   for path in sorted(_FOLDER.glob('*.py')):
-    tree = ast.parse(path.read_text(encoding='utf-8'), filename=str(path))
-    for node in tree.body:
-      if not isinstance(node, ast.FunctionDef):
-        continue
-      for call in node.decorator_list:
-        if isinstance(call, ast.Call) and _name(call.func) == decorator:
-          yield node.name, _spec(node, call, make)
+    yield from read_functions(path, decorator)
 
 
-def _spec(function: ast.FunctionDef, call: ast.Call, make: Any) -> Any:
-  fields = {
-    keyword.arg: ast.literal_eval(keyword.value)
-    for keyword in call.keywords
-    if keyword.arg in make._fields
+@functools.cache
+def _parse(path: pathlib.Path) -> ast.Module:
+  return ast.parse(path.read_text(encoding='utf-8'), filename=str(path))
+
+
+def _literals(path, keywords: list[ast.keyword]) -> dict[str, Any]:
+  """The values of a decorator's keywords, except those that name functions."""
+  return {
+    keyword.arg: _literal(path, keyword.value)
+    for keyword in keywords
+    if not isinstance(keyword.value, ast.Name)
   }
-  if 'needs' in fields:
-    fields['needs'] = frozenset(fields['needs'])
-  return make(*_keywords(function), **fields)
 
 
-def _keywords(function: ast.FunctionDef) -> tuple[dict, dict]:
-  """(traced hyper-parameters, static choices) of a function."""
-  hyper, static = {}, {}
-  arguments = function.args
-  for argument, default_node in zip(
-    arguments.kwonlyargs, arguments.kw_defaults
-  ):
-    default = ast.literal_eval(default_node)
-    if isinstance(default, float):
-      hyper[argument.arg] = default
-    else:
-      choices = ast.literal_eval(argument.annotation.slice)
-      rest = tuple(choice for choice in choices if choice != default)
-      static[argument.arg] = (default, *rest)
-  return hyper, static
+def _keywords(path, arguments: ast.arguments) -> Iterator[Keyword]:
+  """The keyword-only arguments of a function in the source."""
+  for argument, node in zip(arguments.kwonlyargs, arguments.kw_defaults):
+    default = records.REQUIRED if node is None else _literal(path, node)
+    yield Keyword(argument.arg, default, _choices(path, argument.annotation))
 
 
-def _name(node: ast.expr) -> str:
-  return node.attr if isinstance(node, ast.Attribute) else node.id
+def _choices(path, annotation: ast.expr | None) -> tuple:
+  """The choices of a `Literal[...]` annotation; () for any other."""
+  if not isinstance(annotation, ast.Subscript):
+    return ()
+  if _last_name(annotation.value) != 'Literal':
+    return ()
+  choices = _literal(path, annotation.slice)
+  return choices if isinstance(choices, tuple) else (choices,)
+
+
+def _literal(path: pathlib.Path, node: ast.expr) -> Any:
+  try:
+    return ast.literal_eval(node)
+  except ValueError as error:
+    raise errors.refuse(
+      f'{path}:{node.lineno}',
+      f'{ast.unparse(node)} is computed',
+      'write its value, which is read from the source',
+    ) from error
+
+
+def _last_name(node: ast.expr) -> str:
+  """`c` of the expressions `c` and `a.b.c`; '' of any other."""
+  return getattr(node, 'attr', getattr(node, 'id', ''))

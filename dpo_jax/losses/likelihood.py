@@ -1,10 +1,10 @@
-"""Losses of the likelihood of the chosen answer: SFT and its mixes.
+"""Losses of the likelihood of the chosen completion: SFT and its mixes.
 
-Comes in: PairScores [P]. Goes out: one value a comparison, [P], not reduced.
+Comes in: PairScores [P]. Goes out: one value per comparison [P], not reduced.
 """
 
-from dpo_jax.losses.pairs import PairScores
 from dpo_jax.losses.registry import register
+from dpo_jax.losses.views import PairScores
 from dpo_jax.types import Array
 
 
@@ -17,19 +17,19 @@ from dpo_jax.types import Array
   normaliser='chosen_tokens',
 )
 def nll(pairs: PairScores) -> Array:
-  """Negative log-likelihood of the chosen answer, summed over its tokens.
+  """Negative log-likelihood of the chosen completion, `-log pi_w`.
 
   The objective divides the sum over the batch by the number of chosen tokens
-  in the global batch, so that every token counts the same, also under
+  in the global batch. So every token has the same weight, also under
   accumulation.
 
-  `-log pi_w`. Source: maximum likelihood; beside DPO, arXiv:2404.19733.
+  Source: maximum likelihood; as a term beside DPO, arXiv:2404.19733.
 
   Args:
     pairs: scores of the comparisons; for SFT winner and loser are the same.
 
   Returns:
-    Losses [P] in nats.
+    Losses [P] in nats, each a sum over tokens.
   """
   return -pairs.policy_chosen
 
@@ -43,9 +43,9 @@ def nll(pairs: PairScores) -> Array:
   normaliser='chosen_tokens',
 )
 def sft(pairs: PairScores) -> Array:
-  """`nll` under the name that TRL gives it, see there.
+  """TRL's name for `nll`, `-log pi_w`.
 
-  `-log pi_w`. Source: maximum likelihood.
+  Source: maximum likelihood.
 
   Args:
     pairs: scores of the comparisons.

@@ -1,7 +1,7 @@
 """Losses of all completions of a prompt at once.
 
-Comes in: ListScores [C]. Goes out: one value a prompt, [C] of them (a batch
-has at most as many prompts as completions), not reduced.
+Comes in: ListScores [C]. Goes out: one value per prompt, not reduced, in an
+array [C]: a batch has at most as many prompts as completions.
 """
 
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from dpo_jax.types import Array
 def infonca(
   lists: ListScores, *, beta: float = 0.1, alpha: float = 1.0
 ) -> Array:
-  """InfoNCA: the policy's rewards rank K answers as the data's scores do.
+  """InfoNCA: the policy's rewards rank K completions as the data's scores do.
 
   `-sum_k softmax(scores / alpha)_k log softmax(r)_k`, r_k = beta a_k, over
   the K completions of a prompt.
@@ -33,11 +33,11 @@ def infonca(
   Args:
     lists: scores of the completions, grouped by prompt.
     beta: strength of the pull to the reference, per nat.
-    alpha: temperature of the data's scores, in their own unit; as it goes to
-      0 the best answer takes all, which for K = 2 is the sigmoid loss.
+    alpha: temperature of the data's scores, in their own unit. As it goes to
+      0, the best completion takes all weight: for K = 2 the sigmoid loss.
 
   Returns:
-    Losses [C] in nats, a prompt each; log K where policy and reference agree.
+    Losses [C] in nats, one per prompt; log K where policy and reference agree.
   """
   target = jnp.exp(lists.log_softmax(lists.scores / alpha))
   return -lists.sum(target * lists.log_softmax(beta * lists.log_ratio))

@@ -1,8 +1,8 @@
-"""Options: transforms of what losses read, weigh or compare with.
+"""Options: transforms of the scores, beta, values or reference of losses.
 
-Comes in: scores, values or weights of a loss. Goes out: the same, changed.
-What an option changes gives its form, and options of one kind of change
-apply in the order in which they stand here:
+Comes in: what the loss would read or return. Goes out: the same, changed. The
+form of an option follows from what it changes; options of one kind of change
+apply in the order of this file:
   scores      fn(pairs, ...) -> pairs, for the losses and the metrics
   log_ratios  fn(pairs, ...) -> pairs, for the losses alone
   beta        fn(beta, pairs, state, ...) -> beta [P]
@@ -15,13 +15,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from dpo_jax.losses.pairs import PairScores
 from dpo_jax.losses.registry import register_option
+from dpo_jax.losses.views import PairScores
 from dpo_jax.types import Array, Params
 
 _LARGEST_EXPONENT = 40.0  # e^40: its square is finite in float32
-_SMALLEST_STD = 1e-6  # nats; where all gaps are equal every weight is too
-_MOST_DRAWS = 2**31 - 1
+_SMALLEST_STD = 1e-6  # nats; if all gaps are equal, so are all chances
+_MOST_DRAWS = 2**31 - 1  # fits a uint32; counting starts again after it
 
 
 @register_option(
@@ -34,11 +34,12 @@ _MOST_DRAWS = 2**31 - 1
   bounds={'ld_alpha': '[0, 1]'},
 )
 def ld_alpha(pairs: PairScores, *, ld_alpha: float = 1.0) -> PairScores:
-  """Length desensitisation: tokens beyond the shorter answer count less.
+  """LD-DPO: tokens beyond the length of the shorter completion count less.
 
-  Policy and reference alike; lengths themselves (ipo's, sigmoid_norm's) stay.
+  `head + ld_alpha tail`, head the sum over the first `min(|w|, |l|)` tokens,
+  for `log pi` and `log ref`. The numbers of tokens, by which ipo and
+  sigmoid_norm divide, stay.
 
-  `head + ld_alpha tail`, head the first `min(|w|, |l|)` tokens of `log pi`.
   Source: arXiv:2409.06411.
 
   Args:
@@ -46,12 +47,12 @@ def ld_alpha(pairs: PairScores, *, ld_alpha: float = 1.0) -> PairScores:
     ld_alpha: weight of the tail in [0, 1]; 1 changes nothing.
 
   Returns:
-    The pairs with `head + ld_alpha * (whole - head)` in place of the sums.
+    The pairs with these sums in place of those over all tokens.
   """
 
   def discounted(name):
-    whole, head = getattr(pairs, name), getattr(pairs, f'{name}_head')
-    return head + ld_alpha * (whole - head)
+    total, head = getattr(pairs, name), getattr(pairs, f'{name}_head')
+    return head + ld_alpha * (total - head)
 
   names = ('policy_chosen', 'policy_rejected')
   names += ('reference_chosen', 'reference_rejected')
@@ -76,20 +77,21 @@ def f_divergence(
   ] = 'reverse_kl',
   f_alpha: float = 0.5,
 ) -> PairScores:
-  """Another divergence from the reference than the reverse KL.
+  """f-DPO: another divergence from the reference than the reverse KL.
 
-  `1 - exp(-a)` (forward_kl), `log 2 + log s(a)` (js_divergence),
-  `(exp((f_alpha-1) a) - 1)/(f_alpha-1)` (alpha_divergence) for `a`. Source:
-  arXiv:2309.16240.
+  In place of `a`: `1 - exp(-a)` (forward_kl), `log 2 + log s(a)`
+  (js_divergence), `(exp((f_alpha-1) a) - 1)/(f_alpha-1)` (alpha_divergence).
+
+  Source: arXiv:2309.16240.
 
   Args:
     pairs: scores of the comparisons.
-    f_divergence: which; 'reverse_kl' changes nothing.
+    f_divergence: the divergence; 'reverse_kl' changes nothing.
     f_alpha: order of the alpha-divergence; 1 is the reverse KL.
 
   Returns:
-    The pairs whose log-ratios a are f'(exp(a)), 0 where a is 0. Exponents end
-    at 40, where the gradient does too.
+    The pairs whose log-ratios are f'(exp(a)); 0 at a = 0. Exponents are at
+    most 40, beyond which the gradient is 0.
   """
   transforms = {
     'reverse_kl': lambda a: a,
@@ -98,6 +100,7 @@ def f_divergence(
     'alpha_divergence': lambda a: _alpha_divergence(a, f_alpha),
   }
   transform = transforms[f_divergence]
+  # With a reference of 0 the log-ratio is the policy's field.
   return pairs._replace(
     policy_chosen=transform(pairs.chosen_log_ratio),
     policy_rejected=transform(pairs.rejected_log_ratio),
@@ -113,23 +116,24 @@ def update_beta_dpo(
   beta_dpo_momentum: Array,
   **_: Array,
 ) -> dict[str, Array]:
-  """Takes a batch into the moving mean and deviation of the gap h.
+  """Updates the moving mean and deviation of the gap h with a batch.
 
   Args:
-    state: `mean` and `std` in nats, from 0 as in the authors' code (where a
-      policy starts at its reference every gap is 0); `num_draws`.
+    state: `mean` and `std` in nats, which start at 0 as in the authors' code
+      (every gap is 0 if the policy starts at its reference); `num_draws`.
     pairs: scores of the comparisons.
-    beta_dpo_momentum: share of the old value.
+    beta_dpo_momentum: weight of the old value in [0, 1).
 
   Returns:
     The new state, this batch included.
   """
-  there = (pairs.weight > 0).astype(pairs.weight.dtype)
-  count = jnp.sum(there)
-  gap = jnp.where(there > 0, pairs.log_ratio_gap, 0.0)
+  is_real = (pairs.weight > 0).astype(pairs.weight.dtype)
+  count = jnp.sum(is_real)
+  gap = jnp.where(is_real > 0, pairs.log_ratio_gap, 0.0)
   mean = jnp.sum(gap) / jnp.maximum(count, 1)
-  squares = jnp.sum(there * (gap - mean) ** 2)
-  std = jnp.sqrt(squares / jnp.maximum(count - 1, 1))  # unbiased, as theirs
+  squares = jnp.sum(is_real * (gap - mean) ** 2)
+  # The unbiased deviation, as in the authors' code.
+  std = jnp.sqrt(squares / jnp.maximum(count - 1, 1))
 
   def mixed(old, new):
     return beta_dpo_momentum * old + (1 - beta_dpo_momentum) * new
@@ -146,31 +150,31 @@ def select_beta_dpo(
 ) -> Array:
   """Draws the comparisons that a training step keeps.
 
-  floor((1 - rho) count) of them, at least one, without replacement and with
-  chances exp(-((h - mean) / std)^2 / 2), by the largest of log-chance plus
-  Gumbel noise. The noise follows from the number of draws so far, so that a
-  resumed run draws the same.
+  It keeps floor((1 - rho) count) of them, at least one, drawn without
+  replacement with chances proportional to exp(-((h - mean) / std)^2 / 2):
+  those with the largest log-chance plus Gumbel noise. The noise depends on
+  the number of draws so far alone, so that a resumed run draws the same.
 
   Args:
     state: of `update_beta_dpo`, this batch included.
     pairs: scores of the comparisons.
-    beta_dpo_rho: share that is dropped.
+    beta_dpo_rho: share of the comparisons to leave out.
 
   Returns:
-    Bool [P].
+    Bool [P], True for the comparisons that are kept.
   """
-  there = pairs.weight > 0
+  is_real = pairs.weight > 0
   scaled = (pairs.log_ratio_gap - state['mean']) / jnp.maximum(
     state['std'], _SMALLEST_STD
   )
   draw = jnp.mod(state['num_draws'], _MOST_DRAWS).astype(jnp.uint32)
   key = jax.random.fold_in(jax.random.key(0), draw)
-  noise = jax.random.gumbel(key, there.shape, pairs.weight.dtype)
-  score = jnp.where(there, noise - scaled**2 / 2, -jnp.inf)
+  noise = jax.random.gumbel(key, is_real.shape, pairs.weight.dtype)
+  score = jnp.where(is_real, noise - scaled**2 / 2, -jnp.inf)
   rank = jnp.argsort(jnp.argsort(-score))
-  # A float32 product such as 0.8 * 5 may lie just below the whole number.
-  num_kept = jnp.floor((1 - beta_dpo_rho) * jnp.sum(there) + 1e-3)
-  return there & (rank < jnp.maximum(num_kept, 1))
+  # A float32 product such as 0.8 * 5 may lie just below the integer.
+  num_kept = jnp.floor((1 - beta_dpo_rho) * jnp.sum(is_real) + 1e-3)
+  return is_real & (rank < jnp.maximum(num_kept, 1))
 
 
 @register_option(
@@ -195,21 +199,21 @@ def beta_dpo(
   beta_dpo_rho: float = 0.2,
   beta_dpo_momentum: float = 0.9,
 ) -> Array:
-  """Beta grows with a comparison's lead over the moving mean lead.
+  """beta-DPO: beta grows with the gap h over its moving mean.
 
-  `beta_i = max(beta (1 + a (h_i - EMA h)), 1e-3)`, without gradient; the gap
-  h is in nats, as in the authors' code. A training step keeps only the
-  comparisons that `select_beta_dpo` draws; an evaluation keeps all.
+  `beta_i = max(beta (1 + a (h_i - EMA h)), 1e-3)`, without gradient; h is in
+  nats, as in the authors' code. A training step keeps only the comparisons
+  that `select_beta_dpo` draws; an evaluation keeps all.
 
   Source: arXiv:2407.08639.
 
   Args:
     beta: the loss's beta, per nat.
     pairs: scores of the comparisons.
-    state: of `update_beta_dpo`, the current batch included.
+    state: of `update_beta_dpo`, this batch included.
     beta_dpo_a: the paper's alpha, per nat; 0 changes no beta.
     beta_dpo_rho: share of comparisons that a training step leaves out.
-    beta_dpo_momentum: share of the old mean and deviation.
+    beta_dpo_momentum: weight of the old mean and deviation.
 
   Returns:
     Betas [P].
@@ -230,17 +234,19 @@ def beta_dpo(
   needs=('sum_sq_probs',),
 )
 def wpo(values: Array, pairs: PairScores) -> Array:
-  """Comparisons that the policy itself might have written count more.
+  """WPO: comparisons that the policy is likely to write itself count more.
 
-  `x sg[exp(mean aligned lp_w) exp(mean aligned lp_l)]`, aligned = `log p - log
-  sum p^2`. Source: arXiv:2406.11827, eq. 2.
+  Factor `sg[exp(mean aligned lp_w) exp(mean aligned lp_l)]`, means over
+  tokens, aligned = `log p - log sum p^2`.
+
+  Source: arXiv:2406.11827, eq. 2.
 
   Args:
     values: losses [P].
     pairs: scores of the comparisons, with aligned log-probabilities.
 
   Returns:
-    Losses [P] times a weight without gradient.
+    Losses [P] times that factor.
   """
   chosen = pairs.chosen_aligned / pairs.chosen_tokens
   rejected = pairs.rejected_aligned / pairs.rejected_tokens
@@ -264,18 +270,19 @@ def tr_dpo(
   tr_alpha: float = 0.6,
   tr_tau: float = 512.0,
 ) -> Params:
-  """The reference follows the policy, softly and now and then.
+  """TR-DPO: every tr_tau steps the reference moves towards the policy.
 
-  `tr_alpha pi + (1 - tr_alpha) ref` every tr_tau steps, for `ref`. Source:
-  arXiv:2404.09656, soft update.
+  `ref <- tr_alpha pi + (1 - tr_alpha) ref`.
+
+  Source: arXiv:2404.09656, soft update.
 
   Args:
-    reference: the reference's weights.
-    policy: the policy's, of the same structure; with an adapter its merged
-      weights, since a mean of adapters is not the adapter of the mean.
-    step: updates done, the one just done included.
+    reference: weights of the reference.
+    policy: weights of the policy, of the same structure. With an adapter its
+      merged weights: a mean of adapters is not the adapter of the mean.
+    step: updates done, the last one included.
     tr_alpha: share of the policy; 1 is the paper's hard update.
-    tr_tau: updates between two changes.
+    tr_tau: updates between two moves of the reference.
 
   Returns:
     The reference for the next update.
@@ -290,12 +297,12 @@ def tr_dpo(
 
 
 def _exp_minus_1(x: Array) -> Array:
-  """exp(x) - 1, its exponent at most 40."""
+  """exp(x) - 1, with x cut to at most 40."""
   return jnp.expm1(jnp.minimum(x, _LARGEST_EXPONENT))
 
 
 def _alpha_divergence(a: Array, order: Array) -> Array:
-  """(exp((order - 1) a) - 1) / (order - 1); a itself where order is 1."""
+  """(exp((order - 1) a) - 1) / (order - 1); a itself at order 1."""
   near_1 = jnp.abs(order - 1) < 1e-6
   scale = jnp.where(near_1, 1.0, order - 1)
   return jnp.where(near_1, a, _exp_minus_1(scale * a) / scale)

@@ -1,6 +1,6 @@
-"""Losses of the difference between the chosen and the rejected answer.
+"""Losses of the difference between the chosen and the rejected completion.
 
-Comes in: PairScores [P]. Goes out: one value a comparison, [P], not reduced.
+Comes in: PairScores [P]. Goes out: one value per comparison [P], not reduced.
 Notation as in the papers: a_w and a_l the log-ratios to the reference,
 h = a_w - a_l, D = beta * h, s the logistic function.
 """
@@ -10,8 +10,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from dpo_jax.losses.pairs import PairScores
 from dpo_jax.losses.registry import register
+from dpo_jax.losses.views import PairScores
 from dpo_jax.types import Array
 
 _SMALLEST_GAP = 1e-6  # of two scores, in the data's own unit
@@ -61,7 +61,7 @@ def sigmoid(
 def robust(
   pairs: PairScores, *, beta: float = 0.1, label_smoothing: float = 0.1
 ) -> Array:
-  """Robust DPO: unbiased where labels are flipped with a known probability.
+  """Robust DPO: unbiased if labels are flipped with a known probability.
 
   `[-(1 - e) log s(D) + e log s(-D)] / (1 - 2 e)`. Its mean over flips with
   probability e is the sigmoid loss of the true labels. Unlike cDPO it has no
@@ -100,8 +100,9 @@ def ipo(
 ) -> Array:
   """IPO: regression of the log-ratio gap to 1 / (2 beta).
 
-  `(x - 1/(2 beta))^2`, x = `a_w/|w| - a_l/|l|` or `h`. Source:
-  arXiv:2310.12036, eq. 17.
+  `(x - 1/(2 beta))^2`, x = `a_w/|w| - a_l/|l|` or `h`.
+
+  Source: arXiv:2310.12036, eq. 17.
 
   Args:
     pairs: scores of the comparisons.
@@ -157,8 +158,9 @@ def exo_pair(
 ) -> Array:
   """EXO on pairs: reverse KL from the policy's preference to the label's.
 
-  `q_w (log q_w - log(1-e)) + q_l (log q_l - log e)`, q = `s(+-D)`. Source:
-  arXiv:2402.00856, eq. 16.
+  `q_w (log q_w - log(1-e)) + q_l (log q_l - log e)`, q = `s(+-D)`.
+
+  Source: arXiv:2402.00856, eq. 16.
 
   Args:
     pairs: scores of the comparisons.
@@ -170,8 +172,8 @@ def exo_pair(
   """
   logits = beta * pairs.log_ratio_gap
   log_q_w, log_q_l = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
-  # The label's logarithms are float32 whatever the scores are, like every
-  # hyper-parameter: TRL's float64 numbers have them so.
+  # The label's logarithms are float32 like every hyper-parameter, whatever
+  # the dtype of the scores: so are those of TRL's float64 golden numbers.
   smoothing = jnp.asarray(label_smoothing, jnp.float32).astype(logits.dtype)
   log_p_w = jnp.log1p(-smoothing).astype(jnp.float32)
   log_p_l = jnp.log(smoothing).astype(jnp.float32)
@@ -193,8 +195,9 @@ def discopop(
 ) -> Array:
   """DiscoPOP's log-ratio modulated loss, found by a language model.
 
-  `-log s(D) (1-m) + exp(-D) m`, m = `s(D/tau)`. Source: arXiv:2406.08414, eq.
-  5.
+  `-log s(D) (1-m) + exp(-D) m`, m = `s(D/tau)`.
+
+  Source: arXiv:2406.08414, eq. 5.
 
   Args:
     pairs: scores of the comparisons.
@@ -208,7 +211,7 @@ def discopop(
   logits = beta * pairs.log_ratio_gap
   log_m = jax.nn.log_sigmoid(logits / discopop_tau)
   log_rest = jax.nn.log_sigmoid(-logits / discopop_tau)
-  # exp(-D) m in one exponent: exp(-D) alone overflows where m is 0.
+  # exp(-D) m as one exponential: exp(-D) alone overflows where m is 0.
   exponential = jnp.exp(jnp.minimum(log_m - logits, 80.0))
   return -jax.nn.log_sigmoid(logits) * jnp.exp(log_rest) + exponential
 
@@ -223,13 +226,15 @@ def discopop(
   bounds={'beta': '(0, inf)'},
 )
 def sigmoid_norm(pairs: PairScores, *, beta: float = 5.0) -> Array:
-  """DPO of log-ratios that are means over tokens, `-log s(beta x)`.
+  """DPO of log-ratios that are means over tokens.
 
-  Here x = `a_w/|w| - a_l/|l|`. Source: arXiv:2411.15124, eq. 6.
+  `-log s(beta x)`, x = `a_w/|w| - a_l/|l|`.
+
+  Source: arXiv:2411.15124, eq. 6.
 
   Args:
     pairs: scores of the comparisons.
-    beta: per nat a token; about the length times DPO's.
+    beta: per nat per token; DPO's beta times about the number of tokens.
 
   Returns:
     Losses [P] in nats; ln 2 where policy and reference agree.
@@ -249,12 +254,14 @@ def sigmoid_norm(pairs: PairScores, *, beta: float = 5.0) -> Array:
 def rdpo(pairs: PairScores, *, beta: float = 0.1, alpha: float = 0.01) -> Array:
   """Length-regularised DPO: a longer winner gets a smaller gradient.
 
-  `-log s(D + alpha (|w| - |l|))`. Source: arXiv:2403.19159.
+  `-log s(D + alpha (|w| - |l|))`.
+
+  Source: arXiv:2403.19159.
 
   Args:
     pairs: scores of the comparisons.
     beta: strength of the pull to the reference, per nat.
-    alpha: per token of the difference in length.
+    alpha: nats of margin per token of the difference in length.
 
   Returns:
     Losses [P] in nats; the sigmoid loss at equal lengths.
@@ -275,7 +282,9 @@ def rdpo(pairs: PairScores, *, beta: float = 0.1, alpha: float = 0.01) -> Array:
 def odpo(pairs: PairScores, *, beta: float = 0.1, alpha: float = 1.0) -> Array:
   """DPO with an offset: the margin must exceed alpha log(score gap).
 
-  `-log s(D - alpha log(score_w - score_l))`. Source: arXiv:2402.10571.
+  `-log s(D - alpha log(score_w - score_l))`.
+
+  Source: arXiv:2402.10571.
 
   Args:
     pairs: scores of the comparisons; a gap of the data's scores below 1e-6
@@ -331,7 +340,7 @@ def reward_aware_rpo(
   reward_scale: float = 1.0,
   distance: Literal['backward_kl', 'forward_kl', 'squared'] = 'backward_kl',
 ) -> Array:
-  """RPO: the implied reward margin approaches the data's.
+  """Reward-aware RPO: the implied reward margin approaches the data's.
 
   With p = s(reward_scale (score_w - score_l)) and q = s(D), `backward_kl`
   is KL(p, q) (the paper's D[a||b]), `forward_kl` is KL(q, p), each over the
@@ -344,7 +353,7 @@ def reward_aware_rpo(
     pairs: scores of the comparisons.
     beta: strength of the pull to the reference, per nat.
     reward_scale: the paper's eta, nats per unit of the data's score.
-    distance: which distance.
+    distance: one of the three above.
 
   Returns:
     Losses [P]; 0 where the margins are equal.
@@ -359,7 +368,7 @@ def reward_aware_rpo(
 
 
 def smoothed_log_loss(logits: Array, label_smoothing: Array) -> Array:
-  """-(1-e) log s(logits) - e log s(-logits)."""
+  """-(1-e) log s(logits) - e log s(-logits), of every element."""
   kept = (1 - label_smoothing) * jax.nn.log_sigmoid(logits)
   return -kept - label_smoothing * jax.nn.log_sigmoid(-logits)
 

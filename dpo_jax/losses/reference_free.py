@@ -1,14 +1,14 @@
-"""Losses that read the policy's likelihoods alone, and no reference.
+"""Losses of the policy's likelihoods alone, without a reference.
 
-Comes in: PairScores [P]. Goes out: one value a comparison, [P], not reduced.
+Comes in: PairScores [P]. Goes out: one value per comparison [P], not reduced.
 Notation: log pi_w, log pi_l sums over |w|, |l| tokens; NLL_w = -log pi_w/|w|.
 """
 
 import jax
 import jax.numpy as jnp
 
-from dpo_jax.losses.pairs import PairScores
 from dpo_jax.losses.registry import register
+from dpo_jax.losses.views import PairScores
 from dpo_jax.types import Array
 
 _LARGEST_EXPONENT = 40.0  # e^40: its square is finite in float32
@@ -28,14 +28,15 @@ def slic_hf(
 ) -> Array:
   """SLiC-HF: rank calibration with a hinge, and a cross-entropy anchor.
 
-  `max(0, delta - log pi_w + log pi_l) + nll_weight NLL_w`. Source:
-  arXiv:2305.10425.
+  `max(0, delta - log pi_w + log pi_l) + nll_weight NLL_w`.
+
+  Source: arXiv:2305.10425.
 
   Args:
     pairs: scores of the comparisons.
     delta: margin of the log-likelihoods, nats.
-    nll_weight: the paper's lambda; the anchor is the chosen answer, nats a
-      token.
+    nll_weight: the paper's lambda, of the cross-entropy of the chosen
+      completion in nats per token.
 
   Returns:
     Losses [P] in nats.
@@ -56,12 +57,13 @@ def slic_hf(
 def simpo(pairs: PairScores, *, beta: float = 2.0, gamma: float = 1.0) -> Array:
   """SimPO: the mean log-likelihood is the reward, with a target margin.
 
-  `-log s(beta (log pi_w/|w| - log pi_l/|l|) - gamma)`. Source:
-  arXiv:2405.14734, eq. 6.
+  `-log s(beta (log pi_w/|w| - log pi_l/|l|) - gamma)`.
+
+  Source: arXiv:2405.14734, eq. 6.
 
   Args:
     pairs: scores of the comparisons.
-    beta: per nat a token.
+    beta: per nat per token.
     gamma: target margin, in units of the reward (not a ratio to beta).
 
   Returns:
@@ -90,14 +92,16 @@ def alphapo(
 ) -> Array:
   """AlphaPO: SimPO with a reward whose shape alpha bends.
 
-  `-log s(beta (r_w - r_l) - gamma)`, r = `(1 - p^-alpha)/alpha`, p = `exp(log
-  pi/|y|)`. Source: arXiv:2501.03884.
+  `-log s(beta (r_w - r_l) - gamma)`, r = `(1 - p^-alpha)/alpha`,
+  p = `exp(log pi/|y|)`.
+
+  Source: arXiv:2501.03884.
 
   Args:
     pairs: scores of the comparisons.
     beta: per unit of the reward.
     gamma: target margin, in units of the reward.
-    alpha: shape; SimPO at 0.
+    alpha: shape of the reward; SimPO at 0.
 
   Returns:
     Losses [P] in nats.
@@ -120,13 +124,15 @@ def alphapo(
 def cpo(pairs: PairScores, *, beta: float = 0.1, alpha: float = 1.0) -> Array:
   """CPO: DPO with a uniform reference, and a cross-entropy anchor.
 
-  `-log s(beta (log pi_w - log pi_l)) + alpha NLL_w`. Source: arXiv:2401.08417.
+  `-log s(beta (log pi_w - log pi_l)) + alpha NLL_w`.
+
+  Source: arXiv:2401.08417.
 
   Args:
     pairs: scores of the comparisons.
     beta: per nat.
-    alpha: weight of the chosen answer's negative log-likelihood, nats a
-      token.
+    alpha: weight of the negative log-likelihood of the chosen completion,
+      in nats per token.
 
   Returns:
     Losses [P] in nats.
@@ -146,17 +152,19 @@ def cpo(pairs: PairScores, *, beta: float = 0.1, alpha: float = 1.0) -> Array:
   bounds={'odds_weight': '(0, inf)'},
 )
 def orpo(pairs: PairScores, *, odds_weight: float = 0.1) -> Array:
-  """ORPO: cross-entropy on the chosen answer and a log odds ratio.
+  """ORPO: cross-entropy of the chosen completion, and a log odds ratio.
 
-  `NLL_w - odds_weight log s(log odds_w - log odds_l)`, odds = `P/(1-P)`, P =
-  `exp(log pi/|y|)`. Source: arXiv:2403.07691, eqs. 6 and 7.
+  `NLL_w - odds_weight log s(log odds_w - log odds_l)`, odds = `P/(1-P)`,
+  P = `exp(log pi/|y|)`.
+
+  Source: arXiv:2403.07691, eqs. 6 and 7.
 
   Args:
     pairs: scores of the comparisons.
     odds_weight: the paper's lambda.
 
   Returns:
-    Losses [P] in nats; finite also where an answer is certain.
+    Losses [P] in nats; finite also where a completion is certain.
   """
   chosen, rejected = _mean_chosen(pairs), _mean_rejected(pairs)
   ratio = _log_odds(chosen) - _log_odds(rejected)
@@ -172,20 +180,21 @@ def alpha_reward(mean_logps: Array, alpha: Array) -> Array:
 
 
 def _mean_chosen(pairs: PairScores) -> Array:
-  """log pi_w / |w|, nats a token: -NLL_w."""
+  """log pi_w / |w|, nats per token: -NLL_w."""
   return pairs.policy_chosen / pairs.chosen_tokens
 
 
 def _mean_rejected(pairs: PairScores) -> Array:
+  """log pi_l / |l|, nats per token."""
   return pairs.policy_rejected / pairs.rejected_tokens
 
 
 def _log_odds(mean_logps: Array) -> Array:
   """log(P / (1 - P)) with log P = mean_logps, finite as P goes to 1."""
-  # 1 - P is kept at one step of the float or more.
+  # 1 - P stays at least one step of the float.
   log_p = jnp.minimum(mean_logps, -jnp.finfo(mean_logps.dtype).eps)
-  # log(1 - P) in two forms, each where it loses no digits; the other one is
-  # fed a harmless number, so that no gradient is infinite times zero.
+  # log(1 - P) has two forms, each used where it loses no digits. The unused
+  # one gets a harmless number, so that no gradient is infinity times zero.
   near_one = log_p > -jnp.log(2.0)
   small, large = (
     jnp.where(near_one, log_p, -1.0),

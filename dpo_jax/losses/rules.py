@@ -1,43 +1,20 @@
-"""What losses and options may be combined, and the words of a refusal.
+"""Rules of what goes together: losses, options, values, reference, data.
 
-Comes in: what is registered about losses and options, and what was chosen.
-Goes out: nothing, or InputError naming the config key, the value and the fix.
-Imports no jax: the config checks with it before any device is touched, and
-`losses.make_objective` with the same words in a notebook.
+Comes in: records of the losses and options that were chosen, and what they
+are to be used with. Goes out: nothing, or an InputError that names the config
+key, the value and the fix. Imports no jax, so that the config is checked
+before any device is touched; `losses.make_objective` refuses in the same
+words in a notebook.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from dpo_jax import errors
+from dpo_jax.losses.records import Loss, Option
+from dpo_jax.types import InputError
 
-# What a loss or an option may need, and what that means.
-NEEDS = {
-  'reference': 'scores of the frozen reference',
-  'whole_batch': 'the whole batch at once',
-  'margin': "the data's margin column",
-  'scores': "the data's score of every completion",
-  'labels': 'completions that are desirable or not',
-  'mismatched': "every prompt scored with another prompt's answer",
-  'state': 'running means in the checkpoint',
-  'heads': 'sums over the first tokens',
-  'sum_sq_probs': 'sum of squared probabilities a token',
-  'distributions': "the reference's full distribution a token",
-}
-# What the first argument of a loss is: see losses.pairs and losses.views.
-VIEWS = ('comparisons', 'completions', 'lists')
-# What a loss reads, for the options to accept or refuse.
-KINDS = (
-  'difference',  # the log-ratios of winner and loser, only as a difference
-  'absolute',  # the two log-ratios, each by itself
-  'transport',  # sorted over the batch
-  'reference_free',  # the policy's log-probabilities
-  'likelihood',  # of the chosen answer alone: every option leaves it as it is
-  'other',  # no option is defined for it
-)
-# What an option changes.
-CHANGES = ('scores', 'log_ratios', 'beta', 'values', 'reference')
 # Published mixes of terms, {name: ({term: weight}, source)}.
 MIXES = {
   'rpo': (
@@ -49,42 +26,76 @@ MIXES = {
     'Wang et al. 2024, arXiv:2411.10442',
   ),
 }
-# What the reference's scores cannot be precomputed for, and why.
+# {need: why precomputed scores of the reference cannot serve it}
 _NOT_CACHED = {
   'distributions': 'which reads whole distributions, not scores',
   'heads': 'which reads sums over the first tokens',
   'mismatched': 'whose mismatched answers change with every batch',
 }
+# {view of a loss: columns of the data, any one of which is enough}
+_COLUMNS = {
+  'comparisons': {'comparisons'},
+  'completions': {'comparisons', 'labels'},
+  'lists': {'lists'},
+}
+
+
+def unknown_loss(name: str, known: Iterable[str]) -> InputError:
+  """The error for a loss that does not exist."""
+  hint = errors.did_you_mean(name, known)
+  return errors.refuse(
+    f'config.loss.terms.{name}',
+    'there is no such loss',
+    f'{hint}losses are {", ".join(known)}',
+  )
+
+
+def unknown_option(name: str, known: Iterable[str]) -> InputError:
+  """The error for an option that does not exist."""
+  hint = errors.did_you_mean(name, known)
+  return errors.refuse(
+    f'config.loss.{name}',
+    'there is no such option',
+    f'{hint}options are {", ".join(known)}',
+  )
+
+
+def accepts(option: Option, loss: Loss) -> bool:
+  """Whether the option applies to the loss."""
+  if option.changes == 'reference':
+    return 'reference' in loss.needs
+  has_beta = option.changes != 'beta' or 'beta' in loss.hyper
+  return loss.kind in option.accepts and has_beta
 
 
 def check_options(
-  losses: Mapping[str, Any],
-  options: Mapping[str, Any],
+  losses: Mapping[str, Loss],
+  options: Mapping[str, Option],
   values: Mapping[str, Any] | None = None,
 ) -> None:
   """Refuses an option with a loss that it is not defined for.
 
   Args:
-    losses: {name: what is registered} of the chosen terms; `kind`, `needs`
-      and `hyper` are read.
-    options: {name: what is registered} of the options that are on; `accepts`
-      and `changes` are read.
-    values: {option: what it was set to}, for the message; True where absent.
+    losses: the chosen terms by name.
+    options: the options that are on, by name.
+    values: {option: the value that it was set to}, for the message; True for
+      an option that is absent.
 
   Raises:
-    InputError: an option that a chosen loss does not take.
+    InputError: a chosen loss does not accept an option.
   """
   for name, option in options.items():
-    taken = [k for k, loss in losses.items() if accepts(option, loss)]
-    refused = [
+    accepting = [k for k, loss in losses.items() if accepts(option, loss)]
+    refusing = [
       k
       for k, loss in losses.items()
-      if k not in taken and loss.kind != 'likelihood'
+      if k not in accepting and loss.kind != 'likelihood'
     ]
-    if option.changes == 'reference' and taken:
-      refused = []  # a term without a reference does not notice
-    if refused or not taken:
-      loss = (refused or list(losses))[0]
+    # A moving reference leaves a term without a reference as it is.
+    if option.changes == 'reference' and accepting:
+      refusing = []
+    if refusing or not accepting:
+      loss = (refusing or list(losses))[0]
       raise errors.refuse(
         f'config.loss.{name}',
         f'{(values or {}).get(name, True)!r} is not allowed with {loss}, '
@@ -93,35 +104,28 @@ def check_options(
       )
 
 
-def accepts(option: Any, loss: Any) -> bool:
-  """Whether the option applies to the loss."""
-  if option.changes == 'reference':
-    return 'reference' in loss.needs
-  has_beta = option.changes != 'beta' or 'beta' in loss.hyper
-  return loss.kind in option.accepts and has_beta
-
-
 def check_values(
-  losses: Mapping[str, Any],
-  options: Mapping[str, Any],
+  losses: Mapping[str, Loss],
+  options: Mapping[str, Option],
   values: Mapping[str, Any],
 ) -> None:
   """Refuses hyper-parameters that are unused, out of bounds or ambiguous.
 
   Args:
-    losses: {name: what is registered} of the chosen terms.
-    options: likewise, of the options that are on.
-    values: {name: number or choice} that were set; the rest is default.
+    losses: the chosen terms by name.
+    options: the options that are on, by name.
+    values: {name: number or choice} of the keys that were set; all others
+      have their defaults.
 
   Raises:
     InputError: at the first such value.
   """
   chosen = {**losses, **options}
   for key, value in values.items():
-    users = [n for n, it in chosen.items() if key in it.hyper]
-    users += [n for n, it in chosen.items() if key in it.static]
+    users = [name for name, entry in chosen.items() if key in entry.hyper]
+    users += [name for name, entry in chosen.items() if key in entry.static]
     if not users:
-      known = sorted({k for it in chosen.values() for k in it.hyper})
+      known = sorted({k for entry in chosen.values() for k in entry.hyper})
       raise errors.refuse(
         f'config.loss.{key}',
         f'not used by {", ".join(chosen)}',
@@ -147,27 +151,27 @@ def check_values(
 
 
 def check_reference(
-  mode: str, losses: Mapping[str, Any], options: Mapping[str, Any]
+  mode: str, losses: Mapping[str, Loss], options: Mapping[str, Option]
 ) -> None:
-  """Refuses a way to the reference that a loss or an option cannot take.
+  """Refuses a kind of reference that a loss or an option cannot use.
 
   Args:
     mode: config.reference.mode.
-    losses: {name: what is registered} of the chosen terms.
-    options: likewise, of the options that are on.
+    losses: the chosen terms by name.
+    options: the options that are on, by name.
 
   Raises:
-    InputError: at the first that it cannot serve.
+    InputError: at the first loss or option that it cannot serve.
   """
-  for name, it in {**losses, **options}.items():
-    for need, reason in _NOT_CACHED.items():
-      if mode == 'cache' and need in it.needs:
-        raise errors.refuse(
-          'config.reference.mode',
-          f"'cache' is not allowed with {name}, {reason}",
-          "use 'params'",
-        )
-    if getattr(it, 'changes', '') == 'reference' and mode != 'params':
+  for name, entry in {**losses, **options}.items():
+    reason = why_not_cached(entry.needs)
+    if mode == 'cache' and reason:
+      raise errors.refuse(
+        'config.reference.mode',
+        f"'cache' is not allowed with {name}, {reason}",
+        "use 'params'",
+      )
+    if getattr(entry, 'changes', '') == 'reference' and mode != 'params':
       raise errors.refuse(
         'config.reference.mode',
         f"{mode!r} is not allowed with {name}, which changes the reference's "
@@ -176,24 +180,31 @@ def check_reference(
       )
 
 
-def why_not_cached(needs: Iterable[str]) -> str:
-  """Why precomputed reference scores cannot serve these needs, or ''."""
-  return next((_NOT_CACHED[n] for n in sorted(needs) if n in _NOT_CACHED), '')
+def why_not_cached(needs: Collection[str]) -> str:
+  """Why precomputed scores of the reference cannot serve these needs.
+
+  Args:
+    needs: of a loss, an option or a whole objective, see records.NEEDS.
+
+  Returns:
+    A clause for a message, 'which reads ...'; '' if they can.
+  """
+  reasons = (text for need, text in _NOT_CACHED.items() if need in needs)
+  return next(reasons, '')
 
 
 def check_data(
-  losses: Mapping[str, Any],
+  losses: Mapping[str, Loss],
   columns: Iterable[str],
   where: str = 'config.data.train',
 ) -> None:
   """Refuses data that a loss cannot be computed from.
 
   Args:
-    losses: {name: what is registered} of the chosen terms; `view` and `needs`
-      are read.
-    columns: what the data has, of 'comparisons', 'labels', 'scores',
-      'margin' and 'lists' (a prompt with two completions or more), see
-      data/length_table.py.
+    losses: the chosen terms by name.
+    columns: the columns of the data: any of 'comparisons', 'labels',
+      'scores', 'margin' and 'lists' (a prompt with two completions or more),
+      see length_table.columns.
     where: the config key of the data, for the message.
 
   Raises:
@@ -201,11 +212,7 @@ def check_data(
   """
   has = set(columns)
   for name, loss in losses.items():
-    wanted = {
-      'comparisons': {'comparisons'},
-      'completions': {'comparisons', 'labels'},
-      'lists': {'lists'},
-    }[loss.view]
+    wanted = _COLUMNS[loss.view]
     missing = [] if wanted & has else [' or '.join(sorted(wanted))]
     missing += sorted({'scores', 'margin'} & loss.needs - has)
     if missing:
@@ -218,14 +225,14 @@ def check_data(
 
 
 def within(value: float, bounds: str) -> bool:
-  """Whether a number is in an interval written as '[0, 0.5)'."""
+  """Whether a number is in an interval, written as '[0, 0.5)'."""
   low, high = (float(text) for text in bounds[1:-1].split(','))
   above = value > low or (bounds[0] == '[' and value == low)
   below = value < high or (bounds[-1] == ']' and value == high)
   return math.isfinite(value) and above and below
 
 
-def _reason(option: Any, loss: Any) -> str:
+def _reason(option: Option, loss: Loss) -> str:
   if option.changes == 'reference':
     return 'which reads no reference'
   if option.changes == 'beta' and 'beta' not in loss.hyper:
@@ -233,7 +240,7 @@ def _reason(option: Any, loss: Any) -> str:
   return f'a loss of kind {loss.kind!r}'
 
 
-def _wanted(option: Any) -> str:
+def _wanted(option: Option) -> str:
   if option.changes == 'reference':
     return 'a loss that reads a reference'
   beta = ' with a beta' if option.changes == 'beta' else ''
@@ -241,9 +248,9 @@ def _wanted(option: Any) -> str:
 
 
 def _check_only_with(
-  options: Mapping[str, Any], values: Mapping[str, Any]
+  options: Mapping[str, Option], values: Mapping[str, Any]
 ) -> None:
-  """A keyword that counts with one choice of another is refused without."""
+  """Refuses a keyword that is set without the choice that it requires."""
   for option in options.values():
     for key, (other, choice) in option.only_with.items():
       default = option.static[other][0]
@@ -255,8 +262,8 @@ def _check_only_with(
         )
 
 
-def _check_defaults(losses: Mapping[str, Any], values: Iterable[str]) -> None:
-  """Terms that share a keyword must agree on its default, or it is set."""
+def _check_defaults(losses: Mapping[str, Loss], values: Iterable[str]) -> None:
+  """Refuses a shared keyword with two defaults, unless it is set."""
   defaults: dict[str, tuple[str, float]] = {}
   for name, loss in losses.items():
     for key, default in loss.hyper.items():

@@ -1,15 +1,15 @@
-"""Losses that weigh the drift of every token's whole distribution.
+"""Losses of the KL divergence of every token's whole distribution.
 
-Comes in: PairScores [P] with the sequences' KL divergences. Goes out: one
-value a comparison, [P], not reduced. Notation: h the gap of the log-ratios,
-K = sum over the completion's tokens of KL(ref, pi) over the vocabulary, sg
+Comes in: PairScores [P] with KL divergences. Goes out: one value per
+comparison [P], not reduced. Notation: h the gap of the log-ratios, K = sum
+over the completion's tokens of KL(ref, pi) over the vocabulary, sg
 stop-gradient.
 """
 
 import jax
 
-from dpo_jax.losses.pairs import PairScores
 from dpo_jax.losses.registry import register
+from dpo_jax.losses.views import PairScores
 from dpo_jax.types import Array
 
 
@@ -22,9 +22,11 @@ from dpo_jax.types import Array
   bounds={'beta': '(0, inf)'},
 )
 def tdpo1(pairs: PairScores, *, beta: float = 0.1) -> Array:
-  """Token-level DPO, first form: the difference of the sequences' KL counts.
+  """Token-level DPO, first form: h less the difference of the KL sums.
 
-  `-log s(beta (h - (K_l - K_w)))`. Source: arXiv:2404.11999.
+  `-log s(beta (h - (K_l - K_w)))`.
+
+  Source: arXiv:2404.11999.
 
   Args:
     pairs: scores of the comparisons, with KL divergences.
@@ -46,14 +48,16 @@ def tdpo1(pairs: PairScores, *, beta: float = 0.1) -> Array:
   bounds={'beta': '(0, inf)', 'alpha': '[0, inf)'},
 )
 def tdpo2(pairs: PairScores, *, beta: float = 0.1, alpha: float = 0.5) -> Array:
-  """Token-level DPO, second form: the chosen answer's KL has no gradient.
+  """Token-level DPO, second form: K of the chosen completion has no gradient.
 
-  `-log s(beta (h - alpha (K_l - sg K_w)))`. Source: arXiv:2404.11999.
+  `-log s(beta (h - alpha (K_l - sg K_w)))`.
+
+  Source: arXiv:2404.11999.
 
   Args:
     pairs: scores of the comparisons, with KL divergences.
     beta: strength of the pull to the reference, per nat.
-    alpha: weight of the difference of the sequences' KL.
+    alpha: weight of the difference of the KL sums.
 
   Returns:
     Losses [P] in nats; ln 2 where policy and reference agree.

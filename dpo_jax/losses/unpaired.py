@@ -1,7 +1,7 @@
 """Losses of single completions that are desirable or not.
 
-Comes in: LabelledScores [E]. Goes out: one value a completion, [E], not
-reduced. Paired data is read as a desirable and an undesirable completion.
+Comes in: LabelledScores [E]. Goes out: one value per completion [E], not
+reduced. A comparison is read as a desirable and an undesirable completion.
 Notation: a the log-ratio to the reference, r = beta a, s the logistic
 function, sg stop-gradient.
 """
@@ -35,14 +35,14 @@ def kto(
   desirable_weight: float = 1.0,
   undesirable_weight: float = 1.0,
 ) -> Array:
-  """KTO: gains and losses against a reference point of the whole batch.
+  """KTO: gains and losses against a baseline of the whole batch.
 
-  The reference point z is an estimate of the KL divergence of policy and
-  reference: the mean log-ratio of *mismatched* completions, each an answer
-  to another prompt of the batch, never its own.
+  `lambda_D (1 - s(r - z))` of desirable completions, `lambda_U (1 - s(z - r))`
+  of undesirable ones, z = `sg[beta max(0, mean mismatched a)]`. The baseline z
+  estimates the KL divergence of policy and reference by the mean log-ratio of
+  *mismatched* completions: each is scored with a prompt that is not its own.
 
-  `lambda_D (1 - s(r - z))` where desirable, `lambda_U (1 - s(z - r))` else, z =
-  `sg[beta max(0, mean mismatched a)]`. Source: arXiv:2402.01306, eq. 7.
+  Source: arXiv:2402.01306, eq. 7.
 
   Args:
     completions: scores of desirable and undesirable completions.
@@ -51,7 +51,7 @@ def kto(
     undesirable_weight: the paper's lambda_U.
 
   Returns:
-    Losses [E]; half their weight where policy and reference agree.
+    Losses [E]; lambda / 2 where policy and reference agree.
   """
   baseline = jax.lax.stop_gradient(
     jnp.maximum(beta * completions.mismatched_log_ratio, 0.0)
@@ -67,11 +67,11 @@ def kto(
 def update_bco(
   state: dict[str, Array], completions: LabelledScores, *, beta: Array
 ) -> dict[str, Array]:
-  """Takes a batch into the running mean rewards of either label.
+  """Updates the running mean rewards of both labels with a batch.
 
   Args:
     state: `desirable`, `undesirable`: mean reward of all completions so far;
-      `num_desirable`, `num_undesirable`: their weights.
+      `num_desirable`, `num_undesirable`: the sums of their weights.
     completions: the batch.
     beta: as in the loss.
 
@@ -110,21 +110,21 @@ def update_bco(
 def bco(
   completions: LabelledScores, state: dict[str, Array], *, beta: float = 0.1
 ) -> Array:
-  """Binary classifier optimisation with the reward shift.
+  """Binary classifier optimisation (BCO) with the reward shift.
 
-  `E_D[-log s(r - d)] + E_U[-log s(-(r - d))]`: on pairs, the formula of one
-  comparison. The shift d is a number, without gradient: half the sum of the
-  running means of desirable and undesirable rewards, this batch included.
+  `E_D[-log s(r - d)] + E_U[-log s(-(r - d))]`, E_D and E_U the means over
+  desirable and undesirable completions. The shift d has no gradient: half the
+  sum of the running mean rewards of both labels, this batch included.
 
   Source: arXiv:2404.04656.
 
   Args:
     completions: scores of desirable and undesirable completions.
-    state: of `update_bco`.
+    state: of `update_bco`, this batch included.
     beta: strength of the pull to the reference, per nat.
 
   Returns:
-    Losses [E] in nats.
+    Losses [E] in nats; ln 2 at step 0, where policy and reference agree.
   """
   shift = jax.lax.stop_gradient(state['desirable'] + state['undesirable']) / 2
   above = beta * completions.log_ratio - shift

@@ -1,8 +1,9 @@
-"""What a loss of completions or of lists reads, gathered from the scores.
+"""Views of the scores: what a loss takes as its first argument.
 
-Comes in: CompletionScores [C] and the batch. Goes out: LabelledScores [E] for
-losses of single completions, ListScores [C] for losses of all completions of
-a prompt. Comparisons are in `pairs.py`.
+Comes in: CompletionScores [C] of policy and reference, and the batch. Goes
+out: PairScores [P] for losses of comparisons, LabelledScores [E] for losses
+of single completions, ListScores [C] for losses of all completions of a
+prompt, with the quantities of the papers' formulas. Computes no loss.
 """
 
 from typing import NamedTuple
@@ -14,11 +15,56 @@ from dpo_jax import types
 from dpo_jax.types import Array
 
 
+class PairScores(NamedTuple):
+  """Scores of the comparisons of a batch; every field is float32 [P]."""
+
+  policy_chosen: Array  # log pi(y_w | x), summed over tokens, nats
+  policy_rejected: Array  # log pi(y_l | x)
+  reference_chosen: Array  # log ref(y_w | x); 0 without a reference
+  reference_rejected: Array  # log ref(y_l | x)
+  chosen_tokens: Array  # |y_w|
+  rejected_tokens: Array  # |y_l|
+  weight: Array  # weight of the comparison; 0 = padding
+  margin: Array  # the data's margin
+  score_chosen: Array  # the data's score of y_w
+  score_rejected: Array  # the data's score of y_l
+  # Only if a loss or an option needs them:
+  policy_chosen_head: Array | None = None  # of the first min(|w|, |l|) tokens
+  policy_rejected_head: Array | None = None
+  reference_chosen_head: Array | None = None
+  reference_rejected_head: Array | None = None
+  chosen_aligned: Array | None = None  # sum of log p - log sum_v p_v^2
+  rejected_aligned: Array | None = None
+  chosen_kl: Array | None = None  # sum of KL(ref, pi) over the vocabulary
+  rejected_kl: Array | None = None
+
+  @property
+  def chosen_log_ratio(self) -> Array:
+    """a_w = log pi(y_w|x) - log ref(y_w|x)."""
+    return self.policy_chosen - self.reference_chosen
+
+  @property
+  def rejected_log_ratio(self) -> Array:
+    """a_l = log pi(y_l|x) - log ref(y_l|x)."""
+    return self.policy_rejected - self.reference_rejected
+
+  @property
+  def log_ratio_gap(self) -> Array:
+    """h = a_w - a_l; beta times h is the argument of DPO's sigmoid."""
+    return self.chosen_log_ratio - self.rejected_log_ratio
+
+  @property
+  def mean_log_ratio_gap(self) -> Array:
+    """a_w/|w| - a_l/|l|: h of log-ratios that are means over tokens."""
+    chosen = self.chosen_log_ratio / self.chosen_tokens
+    return chosen - self.rejected_log_ratio / self.rejected_tokens
+
+
 class LabelledScores(NamedTuple):
   """Completions that are desirable or not; float32 [E], E = 2 P + C.
 
-  First the winners of the comparisons, then their losers, then the labelled
-  completions: so paired and unpaired data are one thing to a loss.
+  The order is: winners of the comparisons, their losers, labelled
+  completions. So a loss reads paired and unpaired data alike.
   """
 
   policy: Array  # log pi(y | x), summed over tokens, nats
@@ -26,8 +72,8 @@ class LabelledScores(NamedTuple):
   num_tokens: Array  # |y|
   desirable: Array  # 1 desirable, 0 undesirable
   weight: Array  # 0 = padding
-  mismatched_log_ratio: Array  # scalar: mean log-ratio of the batch's
-  # mismatched completions, 0 where there is none
+  mismatched_log_ratio: Array  # scalar: mean log-ratio of the mismatched
+  # completions of the batch; 0 if the batch has none
 
   @property
   def log_ratio(self) -> Array:
@@ -36,13 +82,17 @@ class LabelledScores(NamedTuple):
 
 
 class ListScores(NamedTuple):
-  """All completions of every prompt; [C] but where it says otherwise."""
+  """All completions of every prompt; every field is [C].
+
+  `weight` belongs to prompts, not to completions: a batch has at most C of
+  them.
+  """
 
   policy: Array  # log pi(y | x), summed over tokens, nats
-  reference: Array  # log ref(y | x)
+  reference: Array  # log ref(y | x); 0 without a reference
   scores: Array  # the data's score
   prompt: Array  # int32: prompt in the batch; -1 = none
-  weight: Array  # a prompt, [C] of them; 0 = less than two completions
+  weight: Array  # of each prompt; 0 = less than two completions
 
   @property
   def log_ratio(self) -> Array:
@@ -51,7 +101,7 @@ class ListScores(NamedTuple):
 
   def log_softmax(self, values: Array) -> Array:
     """log softmax of values [C] over the completions of each prompt."""
-    # A completion of no prompt is left out of every sum, and gets 0.
+    # A completion of no prompt enters no sum, and its result is 0.
     member = self.prompt >= 0
     top = jax.ops.segment_max(values, self.prompt, values.shape[0])
     top = jax.lax.stop_gradient(jnp.where(member, top[self.prompt], values))
@@ -59,51 +109,82 @@ class ListScores(NamedTuple):
     return values - top - jnp.log(jnp.where(member, total, 1.0))
 
   def sum(self, values: Array) -> Array:
-    """Sums values [C] by prompt, [C] prompts."""
+    """Sums of values [C] over the completions of each prompt, [C]."""
     return jax.ops.segment_sum(values, self.prompt, values.shape[0])
+
+
+def gather_pairs(
+  policy: types.CompletionScores,
+  reference: types.CompletionScores | None,
+  batch: types.Batch,
+) -> PairScores:
+  """Gathers scores [C] by comparison.
+
+  Args:
+    policy: scores of the policy.
+    reference: scores of the reference, or None for losses that need none.
+    batch: its comparisons (indices into [C]) and the data's scores are read.
+
+  Returns:
+    PairScores [P]; weight 0 where a completion is absent.
+  """
+  comparisons = present(batch.comparisons, policy.num_tokens)
+  winner, loser = comparisons.winner, comparisons.loser
+  ref_logps = _reference_logps(policy, reference)
+  num_tokens = _lengths(policy)
+  pairs = PairScores(
+    policy_chosen=policy.logps[winner],
+    policy_rejected=policy.logps[loser],
+    reference_chosen=ref_logps[winner],
+    reference_rejected=ref_logps[loser],
+    chosen_tokens=num_tokens[winner],
+    rejected_tokens=num_tokens[loser],
+    weight=comparisons.weight,
+    margin=comparisons.margin,
+    score_chosen=batch.scores[winner],
+    score_rejected=batch.scores[loser],
+  )
+  return pairs._replace(**_token_sums(policy, reference, winner, loser))
 
 
 def gather_labelled(
   policy: types.CompletionScores,
   reference: types.CompletionScores | None,
-  comparisons: types.Comparisons,
   batch: types.Batch,
 ) -> LabelledScores:
   """Reads winners as desirable, losers as undesirable, and the labels.
 
-  A comparison counts where neither of its completions is labelled, so that
-  nothing counts twice; a demonstration (winner = loser) never does.
+  A comparison counts only if neither of its completions is labelled, so that
+  no completion counts twice. A demonstration (winner = loser) never counts.
 
   Args:
-    policy: the policy's scores [C].
-    reference: the reference's, or None.
-    comparisons: those of the batch, weight 0 where one is not there.
-    batch: labels and mismatched completions are read.
+    policy: scores of the policy [C].
+    reference: scores of the reference, or None.
+    batch: comparisons, labels and mismatched completions are read.
 
   Returns:
     LabelledScores [2 P + C].
   """
+  comparisons = present(batch.comparisons, policy.num_tokens)
   winner, loser = comparisons.winner, comparisons.loser
   known = batch.labels >= 0
   counts = ~known[winner] & ~known[loser] & (winner != loser)
   pair_weight = jnp.where(counts, comparisons.weight, 0.0)
   index = jnp.concatenate([winner, loser, jnp.arange(known.shape[0])])
-  there = (known & (policy.num_tokens > 0)).astype(policy.logps.dtype)
-  ref_logps = (
-    jnp.zeros_like(policy.logps) if reference is None else reference.logps
-  )
+  label_weight = (known & _is_present(policy)).astype(policy.logps.dtype)
+  ref_logps = _reference_logps(policy, reference)
   return LabelledScores(
     policy=policy.logps[index],
     reference=ref_logps[index],
-    num_tokens=jnp.maximum(policy.num_tokens, 1)[index],
+    num_tokens=_lengths(policy)[index],
     desirable=jnp.concatenate(
       [
-        jnp.ones_like(there, shape=winner.shape),
-        jnp.zeros_like(there, shape=loser.shape),
-        (batch.labels == 1).astype(there.dtype),
+        jnp.ones_like(label_weight, shape=winner.shape),
+        jnp.zeros_like(label_weight, shape=loser.shape),
+        (batch.labels == 1).astype(label_weight.dtype),
       ]
     ),
-    weight=jnp.concatenate([pair_weight, pair_weight, there]),
+    weight=jnp.concatenate([pair_weight, pair_weight, label_weight]),
     mismatched_log_ratio=_mismatched(policy, ref_logps, batch.mismatched),
   )
 
@@ -113,37 +194,85 @@ def gather_lists(
   reference: types.CompletionScores | None,
   batch: types.Batch,
 ) -> ListScores:
-  """Groups the completions that are there by prompt.
+  """Groups the completions of the batch by prompt.
 
   Args:
-    policy: the policy's scores [C].
-    reference: the reference's, or None.
+    policy: scores of the policy [C].
+    reference: scores of the reference, or None.
     batch: scores, prompt_index and mismatched completions are read.
 
   Returns:
-    ListScores; prompts with one completion have weight 0.
+    ListScores [C]; prompts with one completion have weight 0.
   """
-  there = policy.num_tokens > 0
+  member = _is_present(policy)
+  # A mismatched completion answers another prompt: it is in no list.
   if batch.mismatched is not None:
-    there = there & (batch.mismatched == 0)
-  prompt = jnp.where(there, batch.prompt_index, -1)
-  count = jax.ops.segment_sum(there.astype(jnp.int32), prompt, there.shape[0])
-  ref_logps = (
-    jnp.zeros_like(policy.logps) if reference is None else reference.logps
-  )
+    member = member & (batch.mismatched == 0)
+  prompt = jnp.where(member, batch.prompt_index, -1)
+  count = jax.ops.segment_sum(member.astype(jnp.int32), prompt, member.shape[0])
   return ListScores(
     policy=policy.logps,
-    reference=ref_logps,
+    reference=_reference_logps(policy, reference),
     scores=batch.scores,
     prompt=prompt,
     weight=(count >= 2).astype(policy.logps.dtype),
   )
 
 
+def present(
+  comparisons: types.Comparisons, num_tokens: Array
+) -> types.Comparisons:
+  """The comparisons, with weight 0 where a completion is absent.
+
+  Args:
+    comparisons: of the batch [P].
+    num_tokens: float [C]; 0 = absent, as in another microbatch.
+  """
+  is_present = num_tokens > 0
+  both = is_present[comparisons.winner] & is_present[comparisons.loser]
+  weight = jnp.where(both, comparisons.weight, 0.0)
+  return comparisons._replace(weight=weight)
+
+
+def _reference_logps(policy, reference) -> Array:
+  """log ref(y | x) [C]; zeros without a reference."""
+  if reference is None:
+    return jnp.zeros_like(policy.logps)
+  return reference.logps
+
+
+def _lengths(policy) -> Array:
+  """|y| [C], at least 1: an index may point at an absent completion."""
+  return jnp.maximum(policy.num_tokens, 1)
+
+
+def _is_present(policy) -> Array:
+  """Bool [C]: whether these scores hold the completion."""
+  return policy.num_tokens > 0
+
+
+def _token_sums(policy, reference, winner, loser) -> dict[str, Array]:
+  """The fields that only some losses need, as far as the scores have them."""
+  sums = {}
+  if policy.log_sum_sq_probs is not None:
+    aligned = policy.logps - policy.log_sum_sq_probs
+    sums['chosen_aligned'] = aligned[winner]
+    sums['rejected_aligned'] = aligned[loser]
+  if policy.kl is not None:
+    sums['chosen_kl'] = policy.kl[winner]
+    sums['rejected_kl'] = policy.kl[loser]
+  for side, scores in (('policy', policy), ('reference', reference)):
+    if scores is not None and scores.heads_2P is not None:
+      chosen, rejected = scores.heads_2P
+      sums[f'{side}_chosen_head'] = chosen
+      sums[f'{side}_rejected_head'] = rejected
+  return sums
+
+
 def _mismatched(policy, ref_logps, mismatched) -> Array:
-  """Mean log-ratio of the mismatched completions that are there."""
+  """Mean log-ratio of the mismatched completions; 0 if there are none."""
   if mismatched is None:
     return jnp.zeros((), policy.logps.dtype)
-  there = (mismatched == 1) & (policy.num_tokens > 0)
-  log_ratio = jnp.where(there, policy.logps - ref_logps, 0.0)
-  return jnp.sum(log_ratio) / jnp.maximum(jnp.sum(there), 1)
+  counts = (mismatched == 1) & _is_present(policy)
+  log_ratio = jnp.where(counts, policy.logps - ref_logps, 0.0)
+  return jnp.sum(log_ratio) / jnp.maximum(jnp.sum(counts), 1)

@@ -16,7 +16,6 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import errors
-from dpo_jax.config import rules as config_rules
 from dpo_jax.data.batches import length_table, mismatch, split
 from dpo_jax.data.sources import conversations, files, mixture, synthetic
 from dpo_jax.data.sources import source as sources
@@ -288,7 +287,7 @@ def _encode_options(
     add_bos=data.add_bos,
     use_chat_template=data.use_chat_template == 'always',
     chat_template=_read_template(data.chat_template, tokenizer),
-    template_args=config_rules.json_object(data.template_args),
+    template_args=config_lib.template_args(config),
     train_on=data.train_on,
     allow_control_tokens=data.allow_control_tokens,
     # A source taken more than once is meant to repeat its records.

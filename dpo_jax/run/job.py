@@ -316,16 +316,11 @@ def _count_steps(config, num_records: int) -> int:
 
 def _make_optimizer(config):
   """The optimizer of a config; what it leaves unset is optim's default."""
-  options = {
-    k: config.optim[k]
-    for k in ('b1', 'b2', 'eps')
-    if config.optim[k] is not None
-  }
   return optim.make_optimizer(
     config.optim.name,
     weight_decay=config.optim.weight_decay,
     clip_norm=config.optim.clip_norm,
-    **options,
+    **config_lib.optimizer_options(config),
   )
 
 
@@ -338,5 +333,5 @@ def _make_schedule(config, num_steps: int):
     config.optim.schedule,
     num_steps=num_steps,
     warmup_steps=warmup,
-    final_fraction=config.optim.final_fraction,
+    **config_lib.schedule_options(config),
   )

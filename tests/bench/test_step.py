@@ -1,4 +1,4 @@
-"""Benchmark of the step: it runs, on drawn and given data."""
+"""Benchmark of the step: it runs, on drawn and on given data."""
 
 import json
 import pathlib

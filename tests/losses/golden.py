@@ -1,8 +1,8 @@
 """TRL's numbers for 113 settings, and the arrays that a test needs of them.
 
-`load()` reads the compact copy beside this file, or, where the environment
-variable DPO_JAX_GOLDEN names a folder, the `trl_losses.json.gz` in it. The
-copy is made of such a folder by `python tests/losses/golden.py FOLDER`.
+`load()` reads the compact copy beside this file; if the environment variable
+DPO_JAX_GOLDEN names a folder, it reads the `trl_losses.json.gz` there instead.
+`python tests/losses/golden.py FOLDER` makes the copy from such a folder.
 """
 
 import gzip
@@ -14,7 +14,7 @@ import sys
 import numpy as np
 
 _COPY = pathlib.Path(__file__).with_name('trl_losses.npz')
-_TOKENS = {  # name here -> in the JSON, each [2B, T-1] a case
+_TOKENS = {  # our name: name in the JSON; [2B, T-1] per case
   'mask': 'completion_mask',
   'policy': 'policy_token_logps',
   'reference': 'reference_token_logps',

@@ -1,9 +1,10 @@
 """Batches whose scores are given by their log-ratios, for every view.
 
 A comparison is a prompt with three completions: the winner, the loser, and
-another prompt's answer. A loss of completions reads the first two as
-desirable and undesirable, one of lists as the two answers of a prompt. All
-batches have NUM comparisons: one shape, so that tests compile little.
+the mismatched one of another prompt. A loss of completions reads the first two
+as desirable and undesirable, a loss of lists as the two completions of a
+prompt. All batches have NUM comparisons: one shape, so that tests compile
+little.
 """
 
 import functools
@@ -45,7 +46,7 @@ def scores_of(
   def pairs_of(values):
     return values.reshape(NUM, 3)[:, :2].T
 
-  mine = types.CompletionScores(
+  policy = types.CompletionScores(
     logps,
     num_tokens,
     log_sum_sq_probs=spread(*log_sum_sq, 0.0),
@@ -55,7 +56,7 @@ def scores_of(
   reference = types.CompletionScores(
     logps - log_ratio, num_tokens, heads_2P=pairs_of(heads - drift)
   )
-  return mine, reference
+  return policy, reference
 
 
 def batch_of(*, scores=(2.5, 1.0), margin=0.5, weight=(1, 1, 1, 1)):
@@ -89,7 +90,7 @@ def evaluate(name, scores, batch=None, options=(), **values):
 def _program(name, options, static):
   """The traced, not compiled, function behind `evaluate`.
 
-  That it can be traced once for all numbers is part of every test.
+  It is traced once and used for all numbers, as a sweep does.
   """
   objective = losses.make_objective((name,), dict(static), options)
 

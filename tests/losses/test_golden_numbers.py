@@ -17,7 +17,7 @@ ARRAYS = ('policy', 'reference', 'mask', 'log_sum_sq')
 
 
 def structure(case):
-  """What the settings of one group share: 'sigmoid+nll', options."""
+  """The losses and options of a setting, as in 'sigmoid+nll,wpo'."""
   setting = case['setting']
   words = ['+'.join(setting['loss_types'])]
   words += [f'{k}={setting[k]}' for k in OPTIONS[:1] if k in setting]
@@ -39,10 +39,10 @@ def make_objective(setting):
 
 
 def hyper_of(objective, setting):
-  """{name: number} of what the objective reads, and beta for the rewards."""
+  """{name: number} that the objective reads, and beta for the rewards."""
   given = {'beta': setting['beta']}
-  for it in (*objective.losses, *objective.transforms):
-    given |= {k: setting.get(k, v) for k, v in it.hyper.items()}
+  for entry in (*objective.losses, *objective.transforms):
+    given |= {k: setting.get(k, v) for k, v in entry.hyper.items()}
   if 'f_alpha' in given:
     given['f_alpha'] = setting['alpha']
   weights = zip(objective.terms, setting['weights'])
@@ -115,8 +115,10 @@ def run(group, dtype):
 
 
 def log1p_of_the_c_library(x):
-  """log(1 + x) of a float32, as TRL's exo_pair has it of e: its own last
-  place is off by one at e = .2, where jax rounds correctly."""
+  """log(1 + x) of a float32 as TRL's exo_pair computes it of e.
+
+  At e = .2 its last place is off by one, where jax rounds correctly.
+  """
   result = jax.ShapeDtypeStruct(x.shape, x.dtype)
   return jax.pure_callback(
     lambda v: np.log1p(v.astype(np.float32)).astype(v.dtype),
@@ -135,8 +137,8 @@ def dtype(request):
 @pytest.mark.parametrize('name', GROUPS)
 def test_value_gradient_and_rewards_are_trls(name, dtype, monkeypatch):
   group = GROUPS[name]
-  # TRL's alpha_divergence accepts float32 only, so that its six settings
-  # were run in it and hold no more digits.
+  # TRL's alpha_divergence accepts float32 only: its six settings hold no more
+  # digits.
   exact = dtype == np.float64 and 'alpha_divergence' not in name
   if name == 'exo_pair' and exact:
     monkeypatch.setattr(jnp, 'log1p', log1p_of_the_c_library)
@@ -144,8 +146,8 @@ def test_value_gradient_and_rewards_are_trls(name, dtype, monkeypatch):
   for i, case in enumerate(group):
     rtol = 1e-9 if exact else 2e-5
     np.testing.assert_allclose(value[i], case['loss'], rtol=rtol)
-    # In float32 an element is as exact as the whole gradient: where chosen
-    # and rejected terms cancel it has fewer digits of its own.
+    # In float32 an element is as exact as the whole gradient: it has fewer
+    # digits where chosen and rejected terms cancel.
     atol = 0 if exact else 2e-5 * np.abs(case['gradient']).max()
     np.testing.assert_allclose(
       gradient[i], case['gradient'], rtol=rtol, atol=atol
@@ -162,13 +164,13 @@ def test_the_copy_has_every_setting(shared):
   copy = golden.read_copy()
   original = golden.read_folder(shared / 'golden')
   assert len(copy) == len(original)
-  for mine, theirs in zip(copy, original):
-    assert mine.keys() == theirs.keys()
-    assert mine['setting'] == theirs['setting']
+  for ours, trl in zip(copy, original):
+    assert ours.keys() == trl.keys()
+    assert ours['setting'] == trl['setting']
     jax.tree.map(
       np.testing.assert_array_equal,
-      {k: v for k, v in mine.items() if k != 'setting'},
-      {k: v for k, v in theirs.items() if k != 'setting'},
+      {k: v for k, v in ours.items() if k != 'setting'},
+      {k: v for k, v in trl.items() if k != 'setting'},
     )
 
 

@@ -134,7 +134,7 @@ def test_every_loss_has_a_golden_row():
   assert {row[0] for row in GOLDEN} == set(losses.names())
 
 
-# Where policy and reference agree: (loss, keywords, value), docs/LOSSES.md.
+# Where policy and reference agree, as docstrings say: (loss, keywords, value).
 AT_STEP_0 = [
   ('sigmoid', {'label_smoothing': 0.3}, LN2),
   ('robust', {'label_smoothing': 0.3}, LN2),

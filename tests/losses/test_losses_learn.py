@@ -2,7 +2,7 @@
 
 stories260K on pairs of stories_lexicon: after 20 updates the held-out loss is
 lower than before, and the gap of the rewards is wider. The losses of a group
-are terms of one objective, whose traced weights pick one at a time: so a group
+are terms of one objective, whose traced weights select one at a time: a group
 compiles one step.
 """
 
@@ -41,16 +41,16 @@ GROUPS = {
     },
   ),
 }
-# A default that is out of the bounds of another loss of the group, and dpop's:
-# 50 times what held-out answers lose by chance is more than 20 updates gain.
+# A default out of the bounds of another loss of the group, and that of dpop: 50
+# times what held-out completions lose by chance is more than 20 updates gain.
 SETTINGS = {'label_smoothing': 0.1, 'penalty': 1.0}
 # At D = 0 discopop's slope is (1 - ln 2) / (4 tau) - 3/4 = .78 > 0: its first
-# updates close the gap. So says eq. 5, whose golden row is in test_losses.py.
+# updates close the gap, as eq. 5 says (its golden row is in test_losses.py).
 FALLS_WITH_MARGIN = ('discopop',)
 
 
 def write_data(shared, folder):
-  """Pairs that differ by 3 words or more, and each answer with its label."""
+  """Writes pairs that differ by 3 words or more, and the same unpaired."""
   path = shared / 'data/prefs/stories_lexicon.jsonl.gz'
   with gzip.open(path, 'rt', encoding='utf-8') as file:
     rows = [row for row in map(json.loads, file) if row['margin'] >= 3]
@@ -66,7 +66,7 @@ def write_data(shared, folder):
 
 
 def make_config(shared, folder, data, names, options):
-  """The config of all losses of a group at once."""
+  """The config of all losses of a group together."""
   config = config_lib.base()
   config.data.train = str(folder / f'{data}.jsonl')
   config.data.use_token_ids = data == 'pairs'

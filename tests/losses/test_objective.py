@@ -25,7 +25,7 @@ def nls(x):
 
 
 def scores(logps, num_tokens):
-  """CompletionScores [C], filled up with completions that are not there."""
+  """CompletionScores [C], filled up with absent completions."""
   fields = (
     np.resize(np.append(x, np.zeros(C)), C) for x in (logps, num_tokens)
   )
@@ -150,7 +150,7 @@ def test_labels_and_comparisons_say_the_same():
 
 
 def test_kto_on_unpaired_data_by_hand():
-  # Completion 3 is mismatched: a = 1, so z = .1; 4 is not there.
+  # Completion 3 is mismatched: a = 1, so z = .1; 4 is absent.
   policy = scores([-4.0, -6.0, -10.0, -8.0, 0.0], [2, 3, 5, 4, 0])
   reference = scores([-6.0, -5.0, -9.0, -9.0, 0.0], [2, 3, 5, 4, 0])
   batch = batch_of(labels=[1, 0, 0, -1, 1], mismatched=[0, 0, 0, 1, 1])
@@ -172,7 +172,7 @@ def test_kto_on_unpaired_data_by_hand():
 def test_bco_shifts_by_the_running_mean_of_both_labels():
   state = losses.make_objective(('bco',)).init_state()['bco']
 
-  def seen(log_ratios, labels):
+  def labelled(log_ratios, labels):
     zeros = jnp.zeros(len(labels))
     return views.LabelledScores(
       jnp.asarray(log_ratios),
@@ -184,13 +184,13 @@ def test_bco_shifts_by_the_running_mean_of_both_labels():
     )
 
   state = unpaired.update_bco(
-    state, seen([1.0, 3.0, -1.0], [1.0, 1.0, 0.0]), beta=0.5
+    state, labelled([1.0, 3.0, -1.0], [1.0, 1.0, 0.0]), beta=0.5
   )
-  state = unpaired.update_bco(state, seen([5.0], [1.0]), beta=0.5)
+  state = unpaired.update_bco(state, labelled([5.0], [1.0]), beta=0.5)
   # Rewards .5, 1.5, 2.5 and -.5.
   np.testing.assert_allclose(state['desirable'], 1.5, rtol=1e-6)
   np.testing.assert_allclose(state['undesirable'], -0.5, rtol=1e-6)
-  value = unpaired.bco(seen([2.0, -1.0], [1.0, 0.0]), state, beta=0.5)
+  value = unpaired.bco(labelled([2.0, -1.0], [1.0, 0.0]), state, beta=0.5)
   np.testing.assert_allclose(value, [nls(0.5), nls(1.0)], rtol=1e-6)
 
 

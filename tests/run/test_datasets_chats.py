@@ -13,8 +13,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent / 'data'))
 
 import toy_tokenizers as toy  # noqa: E402
 
+from dpo_jax import config as config_lib  # noqa: E402
 from dpo_jax import main as main_lib  # noqa: E402
-from dpo_jax.config import experiment_files  # noqa: E402
 from dpo_jax.data.text import tokenizer  # noqa: E402
 from dpo_jax.run import datasets, inputs  # noqa: E402
 
@@ -122,7 +122,7 @@ def test_a_template_of_the_tokenizer_by_its_name(tmp_path):
   question = [{'role': 'user', 'content': 'Why?'}]
   file = tmp_path / 'file.jinja'
   file.write_text(source)
-  config = experiment_files.get_config(*QUICKSTART.split(':'))
+  config = config_lib.load(QUICKSTART)
   config.sample.prompts = f'{tmp_path}/chats.jsonl'
   for tools in (None, [{}]):
     prepare(tmp_path, named, tools=tools, prompt=question)
@@ -143,7 +143,7 @@ def test_options_that_no_row_used_are_said(tmp_path, is_used):
   data = tmp_path / 'text.jsonl'
   data.write_text(''.join(json.dumps(row) + '\n' for row in rows))
   (tmp_path / 'a.jinja').write_text(toy.CHATML)
-  config = experiment_files.get_config(*QUICKSTART.split(':'))
+  config = config_lib.load(QUICKSTART)
   config.data.train = str(data)
   config.data.chat_template = f'{tmp_path}/a.jinja'
   config.data.train_on = 'all_assistant'

@@ -1,8 +1,8 @@
-"""Everything about encoded records but their tokens, as one table.
+"""records -> lengths: encoded records without their tokens, as one table.
 
-Comes in: encoded records. Goes out: a `LengthTable` of numpy arrays, small
-enough to stay in memory, from which batches are planned. Holds no tokens and
-touches no disk: `storage/token_store.py` keeps both.
+Comes in: encoded records. Goes out: a `LengthTable` of numpy arrays, from which
+batches are planned; it is small enough to stay in memory. Holds no tokens and
+touches no disk: `storage/token_store.py` keeps tokens and table.
 """
 
 import math
@@ -18,8 +18,9 @@ from dpo_jax.types import Comparison, EncodedRecord
 class LengthTable(NamedTuple):
   """Everything about N encoded records except their tokens, numpy arrays.
 
-  Record i owns `offsets[i]` to `offsets[i + 1]` of the arrays that are flat
-  over completions, and likewise with those that are flat over comparisons.
+  Record i owns the entries `offsets[i]` to `offsets[i + 1]` of the arrays that
+  are flat over completions, and `comparison_offsets[i]` to
+  `comparison_offsets[i + 1]` of those that are flat over comparisons.
   """
 
   prompt_lengths: np.ndarray  # int32 [N], tokens
@@ -39,7 +40,7 @@ class LengthTable(NamedTuple):
 
 
 def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
-  """The table of records, in one pass; a list of records is then a store."""
+  """Makes the table in one pass. A list of the records can serve as a store."""
   prompt_lengths, completion_lengths, uids, prompts = [], [], [], []
   num_completions, num_comparisons, num_trained = [], [], []
   comparisons: list[Comparison] = []
@@ -81,31 +82,31 @@ def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
 
 
 def columns(table: LengthTable, indices: np.ndarray) -> frozenset[str]:
-  """What is known of these records, in the words of loss_rules.check_data.
+  """Returns which data these records have, as losses.rules.check_data needs it.
 
   Args:
     table: of the store.
     indices: int [N], the records that are used.
 
   Returns:
-    'comparisons', 'labels' and 'margin' where any record has one (a margin
-    other than 0), 'lists' where any has two completions or more, 'scores'
-    where every completion has one: 0 would be read in place of the others.
+    'comparisons', 'labels', 'margin' (other than 0): some record has one.
+    'lists': some record has two or more completions.
+    'scores': every completion has one, since a missing one would be read as 0.
   """
-  used, mine = _used(table, indices)
+  used, completions = _used(table, indices)
   margins = table.margin[np.repeat(used, table.num_comparisons)]
-  found = {
+  has = {
     'comparisons': len(margins) > 0,
-    'labels': (table.labels[mine] >= 0).any(),
-    'scores': not np.isnan(table.scores[mine]).any(),
+    'labels': (table.labels[completions] >= 0).any(),
+    'scores': not np.isnan(table.scores[completions]).any(),
     'margin': margins.any(),
     'lists': (np.diff(table.offsets)[used] > 1).any(),
   }
-  return frozenset(name for name, there in found.items() if there)
+  return frozenset(name for name, is_present in has.items() if is_present)
 
 
 def longest_text(table: LengthTable, indices: np.ndarray) -> int:
-  """Tokens of the longest prompt with one completion, of these records."""
+  """Returns the tokens of the longest prompt + completion of these records."""
   counts = np.diff(table.offsets)
   text = np.repeat(table.prompt_lengths, counts) + table.completion_lengths
   return int(text[_used(table, indices)[1]].max())
@@ -114,18 +115,18 @@ def longest_text(table: LengthTable, indices: np.ndarray) -> int:
 def _used(
   table: LengthTable, indices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Masks of these records [N] and, flat, of their completions."""
+  """Masks of these records [N], and of their completions in the flat arrays."""
   used = np.zeros(len(table.prompt_lengths), bool)
   used[indices] = True
   return used, np.repeat(used, np.diff(table.offsets))
 
 
 def _hash(prompt: np.ndarray) -> bytes:
-  """The first 32 hex digits of sha256 over the tokens as int32."""
+  """The first 32 hex digits of the sha256 over the tokens as int32."""
   tokens = np.ascontiguousarray(prompt, '<i4')
   return files.bytes_digest([tokens])[:32].encode()
 
 
 def _starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
-  """Where each of the counted groups starts, and where the last ends."""
+  """The start of each of the counted groups, and the end of the last."""
   return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

@@ -1,15 +1,16 @@
-"""tokens -> rows: whose answer a prompt is scored with for KTO's baseline.
+"""tokens -> rows: the mismatched answers of a batch, for KTO's baseline.
 
 Comes in: the records of a global batch, as indices into a `LengthTable`. Goes
-out: for each the record whose first completion is read after its prompt, as
-one more branch, or none. Reads no tokens but those it is given.
+out: for each record, the record whose first completion is also read after its
+prompt, as one more branch; or none. Reads no files.
 
-The rule is a cyclic shift, so that every answer is as likely a baseline: the
-next record of the batch that has another prompt, and whose first completion
-fits: no answer is cut, and no text is longer than data.max_length. It is the
-global batch's, whatever its microbatches and devices. A record without such
-a neighbour has no mismatched completion, and the baseline is the mean of the
-others'; `Plan.summary` counts them.
+The rule is a cyclic shift, which uses every answer equally often: a prompt
+takes the answer of the next record of the batch that has another prompt and
+whose first completion fits. No answer is cut, and no text is longer than
+data.max_length. The batch is the global one, whatever its microbatches and
+devices. A record without such a neighbour has no mismatched answer; the
+baseline is then the mean over the other records. `Plan.summary` counts the
+records that have one.
 """
 
 import numpy as np
@@ -22,37 +23,39 @@ from dpo_jax.types import EncodedRecord
 def choose(
   table: LengthTable, records: np.ndarray, max_length: int
 ) -> np.ndarray:
-  """The record that each record of a batch takes its mismatched answer from.
+  """Returns the records whose first completions are the mismatched answers.
 
   Args:
     table: of the store.
     records: int [B], indices into the table; -1 = empty place.
-    max_length: most tokens of a prompt and its mismatched completion.
+    max_length: most tokens of a prompt and its mismatched answer.
 
   Returns:
     int64 [B], indices into the table; -1 = none.
   """
   chosen = np.full(len(records), -1, np.int64)
   places = np.flatnonzero(records >= 0)
-  mine = records[places]
-  prompts, lengths = table.prompts[mine], table.prompt_lengths[mine]
-  answers = table.completion_lengths[table.offsets[mine]]
-  for shift in range(1, len(mine)):
+  present = records[places]
+  prompts, lengths = table.prompts[present], table.prompt_lengths[present]
+  answers = table.completion_lengths[table.offsets[present]]
+  # Nearest neighbours first; a later shift only fills what is still empty.
+  for shift in range(1, len(present)):
     fits = lengths + np.roll(answers, -shift) <= max_length
-    other = prompts != np.roll(prompts, -shift)
-    take = (chosen[places] < 0) & fits & other
-    chosen[places[take]] = np.roll(mine, -shift)[take]
+    is_other = prompts != np.roll(prompts, -shift)
+    take = (chosen[places] < 0) & fits & is_other
+    chosen[places[take]] = np.roll(present, -shift)[take]
     if (chosen[places] >= 0).all():
       break
   return chosen
 
 
 def marks(others: np.ndarray, completions_per_prompt: int) -> np.ndarray:
-  """1 at the completions that answer another prompt, int32 [C].
+  """Returns 1 for completions that answer another prompt, else 0, int32 [C].
 
   Args:
-    others: int [B], what `choose` gave.
-    completions_per_prompt: C / B; the last of each prompt is the mismatched.
+    others: int [B], from `choose`.
+    completions_per_prompt: C / B; the last of each prompt is the mismatched
+      answer.
   """
   marks_BK = np.zeros((len(others), completions_per_prompt), np.int32)
   marks_BK[:, -1] = others >= 0
@@ -65,7 +68,7 @@ def check(table: LengthTable, indices: np.ndarray, batch_size: int) -> None:
   Args:
     table: of the store.
     indices: int [N], the records that are used.
-    batch_size: prompts a batch.
+    batch_size: prompts per batch.
 
   Raises:
     InputError: batches of one prompt, or data of one prompt.
@@ -89,7 +92,14 @@ def check(table: LengthTable, indices: np.ndarray, batch_size: int) -> None:
 def with_answer(
   record: EncodedRecord, other: EncodedRecord | None, place: int
 ) -> EncodedRecord:
-  """The record with another's first completion as its completion `place`."""
+  """Returns the record with an answer of another as its completion `place`.
+
+  Args:
+    record: whose prompt stays.
+    other: its first completion is taken; None = the record stays as it is.
+    place: at least the number of the record's completions; the places between
+      are empty completions.
+  """
   if other is None:
     return record
   empty = np.zeros(0, np.int32)
@@ -103,6 +113,7 @@ def with_answer(
 
 
 def masks(record: EncodedRecord) -> tuple[np.ndarray, ...]:
-  """Which tokens of each completion are trained, bool [n_k], spelt out."""
-  whole = (np.ones(len(ids), bool) for ids in record.completions)
-  return tuple(whole) if record.trained is None else record.trained
+  """Returns the trained tokens of each completion, bool [n_k], never None."""
+  if record.trained is not None:
+    return record.trained
+  return tuple(np.ones(len(ids), bool) for ids in record.completions)

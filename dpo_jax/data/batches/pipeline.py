@@ -1,10 +1,10 @@
 """tokens -> rows: the plan of every batch, from (seed, step, lengths) alone.
 
-Comes in: a `LengthTable`, and for `Plan.batch` a store, anything that has
+Comes in: a `LengthTable`; for `Plan.batch` also a store, any object with
 `store[i] -> EncodedRecord`. Goes out: `StepPlan`s and `types.Batch`es of numpy
-arrays. Every process computes the same global plan, and reads only the records
-of its own rows; resuming needs the step number and nothing else. Knows no
-paths, no devices and no model.
+arrays. Every process computes the same global plan and reads only the records
+of its own rows. Resuming needs only the step number. Knows no paths, no
+devices and no model.
 """
 
 import functools
@@ -16,23 +16,26 @@ import grain
 import numpy as np
 
 from dpo_jax import errors
-from dpo_jax.data.batches import length_table, mismatch
+from dpo_jax.data.batches import judgements, length_table, mismatch
 from dpo_jax.data.batches import rows as rows_lib
 from dpo_jax.data.batches.length_table import LengthTable
-from dpo_jax.types import Batch, Comparisons, EncodedRecord, InputError
+from dpo_jax.types import Batch, EncodedRecord
 
-_SIMULATED_STEPS = 1000  # enough to see the spread of row counts in an epoch
+_SIMULATED_STEPS = 1000  # enough to show the spread of row counts in an epoch
+
+# One microbatch: the units of each row, without the empty rows.
+_Placed = list[list[rows_lib.Unit]]
 
 
 class StepPlan(NamedTuple):
   """One batch before its tokens are read; the same in every process."""
 
   records: np.ndarray  # int64 [B], index into the store; -1 = empty place
-  rows: tuple[list[list[rows_lib.Unit]], ...]  # [M]; without the empty rows
-  num_rows: int  # R: rows of each microbatch, the empty ones included
+  rows: tuple[_Placed, ...]  # [M]; without the empty rows
+  num_rows: int  # R: rows of each microbatch, including the empty ones
   filled_slots: int  # slots in use, of M * R * L
-  # int64 [B]: the record whose first completion is each one's mismatched
-  # answer; -1 = none. None where the plan has none at all.
+  # int64 [B]: the record whose first completion is the mismatched answer of
+  # each place; -1 = none. None if the plan has no mismatched answers.
   others: np.ndarray | None = None
 
 
@@ -54,21 +57,21 @@ def make_plan(
 
   Args:
     table: lengths of the records of a store.
-    seed: of the order; unused where `shuffle` is False.
-    batch_size: B, prompts an update, over all microbatches and processes.
+    seed: of the order; not used if `shuffle` is False.
+    batch_size: B, prompts per update, over all microbatches and processes.
     microbatches: M; each holds B / M prompts with all their completions.
-    row_length: L, slots in a row.
+    row_length: L, slots per row.
     layout: 'shared', 'packed' or 'padded', see `rows.make_units`.
-    row_multiple: every row count is a multiple of this (of the device count).
-    max_shapes: how many row counts to choose at most.
-    shuffle: True: epoch after epoch, each in its own order, without end.
-      False: once through in the given order, the last batch partly empty.
-    indices: the records to use, in this order; all where None.
-    mismatched_length: above 0, every prompt is also read with another one's
-      answer, see mismatch.py, of at most this many tokens with the prompt.
+    row_multiple: every row count is a multiple of this, the device count.
+    max_shapes: most row counts to choose; each is one compiled program.
+    shuffle: True: epochs without end, each in its own order. False: a single
+      pass in the given order, whose last batch may be partly empty.
+    indices: the records to use, in this order; None = all.
+    mismatched_length: if above 0, every prompt is also read with another
+      prompt's answer (mismatch.py). Most tokens of the two together.
 
   Raises:
-    InputError: for values that cannot be planned, naming the config key.
+    InputError: a value cannot be planned; names the config key.
   """
   indices = np.arange(len(table.prompt_lengths)) if indices is None else indices
   indices = np.asarray(indices, np.int64)
@@ -88,6 +91,8 @@ def make_plan(
     row_multiple=row_multiple,
     mismatched_length=min(mismatched_length, row_length),
   )
+  # Row counts are chosen for the steps of one epoch; a later step that needs
+  # more rows than any of them takes what it needs.
   num_steps = min(plan.steps_per_epoch, _SIMULATED_STEPS)
   needs = Counter(plan.rows_needed(t) for t in range(num_steps))
   plan.row_counts = rows_lib.choose_row_counts(needs, max_shapes)
@@ -97,11 +102,12 @@ def make_plan(
 class Plan:
   """The batches of a run: `step(t)` and `batch(t, store)`, made by make_plan.
 
-  Sizes that hold for every batch: `num_completions` C is batch_size times the
-  most completions a record has, and completion k of prompt i of the batch is
-  number `i * C / batch_size + k`; the mismatched answer, where there is one,
-  is one more completion, the last. `num_comparisons` P likewise, and at least
-  batch_size. `row_counts` are the sizes chosen for R, ascending.
+  Every batch has the same sizes. `num_completions` C is batch_size times the
+  most completions of any record; completion k of the prompt in place i has the
+  number `i * C / batch_size + k`. A plan with mismatched answers has one more
+  completion per prompt, the last. `num_comparisons` P is batch_size times the
+  most comparisons of any record, and at least batch_size. `row_counts` are the
+  sizes chosen for R, ascending.
   """
 
   def __init__(
@@ -117,7 +123,7 @@ class Plan:
     row_multiple: int,
     mismatched_length: int = 0,
   ):
-    """See make_plan; seed None is the given order, once."""
+    """See make_plan. seed None: a single pass in the given order."""
     self.table = table
     self.batch_size = batch_size
     self.microbatches = microbatches
@@ -126,27 +132,29 @@ class Plan:
     self.row_multiple = row_multiple
     self.mismatched_length = mismatched_length
     self.row_counts: tuple[int, ...] = ()
-    self.steps_per_epoch = -(-len(indices) // batch_size)  # the last in part
+    # Rounded up: the last step of an epoch may be partly of the next.
+    self.steps_per_epoch = -(-len(indices) // batch_size)
     self._indices = indices
     self._order = None
     if seed is not None:
       order = grain.MapDataset.range(len(indices)).seed(seed)
       self._order = order.shuffle().repeat()
     counts = np.diff(table.offsets)
-    # The last place is the mismatched answer's, and no record fills it.
+    # The last completion of each prompt is left for the mismatched answer.
     self._most_completions = int(counts[indices].max()) + self.is_mismatched
     self._most_comparisons = max(1, int(table.num_comparisons[indices].max()))
     self.num_completions = batch_size * self._most_completions
     self.num_comparisons = batch_size * self._most_comparisons
+    # Asked for several times per step: by step(), batch() and summary().
     self._placed = functools.lru_cache(maxsize=16)(self._place)
 
   @property
   def is_mismatched(self) -> bool:
-    """Whether prompts are also read with another prompt's answer."""
+    """Whether prompts are also read with the answer of another prompt."""
     return self.mismatched_length > 0
 
   def records(self, t: int) -> np.ndarray:
-    """Store indices of step t's prompts, int64 [B]; -1 = empty place."""
+    """Returns the store indices of step t, int64 [B]; -1 = empty place."""
     first = t * self.batch_size
     last = first + self.batch_size
     if self._order is not None:
@@ -159,7 +167,7 @@ class Plan:
     return chosen
 
   def step(self, t: int) -> StepPlan:
-    """The plan of step t, a pure function of (seed, t, lengths)."""
+    """Returns the plan of step t, a pure function of (seed, t, lengths)."""
     records, others, placed = self._placed(t)
     need = self._round_up(max(map(len, placed)))
     num_rows = min((n for n in self.row_counts if n >= need), default=need)
@@ -167,17 +175,19 @@ class Plan:
     return StepPlan(records, placed, num_rows, filled, others)
 
   def rows_needed(self, t: int) -> int:
-    """The fewest rows, a multiple of row_multiple, that step t fits in."""
+    """Returns the fewest rows that hold step t, a multiple of row_multiple."""
     *_, placed = self._placed(t)
     return self._round_up(max(map(len, placed)))
 
   def completion_index(self, t: int) -> np.ndarray:
-    """Which completion of the table each of step t's is, int64 [C]; -1 none.
+    """Returns the index in the table of each completion, int64 [C]; -1 = none.
 
-    A mismatched answer is none of the table's: its prompt is another one.
+    A mismatched answer has none: the table's entry belongs to another prompt.
     """
-    offsets = self.table.offsets
-    return self._flat_index(t, offsets, self._most_completions)
+    records, *_ = self._placed(t)
+    return judgements.flat_index(
+      self.table.offsets, records, self._most_completions
+    )
 
   def batch(
     self,
@@ -185,12 +195,13 @@ class Plan:
     store: Mapping[int, EncodedRecord] | Sequence[EncodedRecord],
     rows: slice | None = None,
   ) -> Batch:
-    """Step t's arrays: `Rows` [M, R, L], or only some rows of every microbatch.
+    """Returns the batch of step t, with `Rows` [M, R, L] or a slice of them.
 
     Args:
       t: the step, from 0.
-      store: where the tokens are; only the records of the rows are read.
-      rows: the slice of [0, R) to fill, R / processes rows say; all where None.
+      store: holds the tokens; only the records of the chosen rows are read.
+      rows: the slice of [0, R) to fill in every microbatch, such as the rows
+        of one process; None = all.
     """
     plan = self.step(t)
     parts = []
@@ -207,15 +218,27 @@ class Plan:
         )
       )
     rows_MRL = rows_lib.Rows(*(np.stack(field) for field in zip(*parts)))
-    return self._judgements(t)._replace(rows=rows_MRL)
+    batch = judgements.make_batch(
+      self.table,
+      plan.records,
+      plan.others,
+      most_completions=self._most_completions,
+      most_comparisons=self._most_comparisons,
+    )
+    return batch._replace(rows=rows_MRL)
 
   def summary(self, num_steps: int | None = None) -> dict[str, Any]:
-    """Counts over the first steps (an epoch, at most 1,000, where None).
+    """Returns counts over the first steps.
 
-    `packing_efficiency` is `num_tokens`, the filled slots, over `num_slots`,
-    M * R * L of all steps. `num_separate_tokens` is what the model would read
-    with one sequence a completion and no padding. `num_mismatched` is how many
-    prompts are also read with another one's answer, in a plan of such.
+    Args:
+      num_steps: how many; None = one epoch, at most 1,000.
+
+    Returns:
+      Counts by name. `packing_efficiency` is `num_tokens` (filled slots) over
+      `num_slots` (M * R * L, all steps). `num_separate_tokens` is the number
+      of tokens with one sequence per completion and no padding.
+      `num_mismatched`, only of a plan with mismatched answers, is the number
+      of prompts that have one.
     """
     if num_steps is None:
       num_steps = min(self.steps_per_epoch, _SIMULATED_STEPS)
@@ -227,15 +250,15 @@ class Plan:
     slots = sum(r * n for r, n in shapes.items())
     slots *= self.microbatches * self.row_length
     tokens = sum(plan.filled_slots for plan in plans)
-    found = {}
+    counts = {}
     if self.is_mismatched:
       marks = [int((plan.others >= 0).sum()) for plan in plans]
-      found['num_mismatched'] = sum(marks)
-    return found | {
+      counts['num_mismatched'] = sum(marks)
+    return counts | {
       'num_steps': num_steps,
       'num_prompts': sum(int((plan.records >= 0).sum()) for plan in plans),
       'steps_per_epoch': self.steps_per_epoch,
-      'row_shapes': dict(sorted(shapes.items())),  # R -> how many steps
+      'row_shapes': dict(sorted(shapes.items())),  # R -> number of steps
       'num_slots': slots,
       'num_tokens': tokens,
       'num_predicted_tokens': self._num_trained(plans),
@@ -244,7 +267,7 @@ class Plan:
     }
 
   def _num_trained(self, plans: Sequence[StepPlan]) -> int:
-    """How many tokens these steps predict."""
+    """Number of tokens that these steps predict."""
     num, starts = self.table.num_trained, self.table.offsets[:-1]
     of_record, total = np.add.reduceat(num, starts), 0
     for plan in plans:
@@ -254,7 +277,7 @@ class Plan:
     return int(total)
 
   def _read(self, plan: StepPlan, i: int, store) -> EncodedRecord:
-    """The record of place i, its mismatched answer the last completion."""
+    """The record in place i, with its mismatched answer as last completion."""
     record = store[int(plan.records[i])]
     if plan.others is None or plan.others[i] < 0:
       return record
@@ -263,10 +286,8 @@ class Plan:
 
   def _place(
     self, t: int
-  ) -> tuple[
-    np.ndarray, np.ndarray | None, tuple[list[list[rows_lib.Unit]], ...]
-  ]:
-    """Step t's records, others, and rows a microbatch without empty ones."""
+  ) -> tuple[np.ndarray, np.ndarray | None, tuple[_Placed, ...]]:
+    """StepPlan's records, others and rows of step t."""
     records, others = self.records(t), None
     if self.is_mismatched:
       others = mismatch.choose(self.table, records, self.mismatched_length)
@@ -301,54 +322,18 @@ class Plan:
     )
 
   def _lengths(self, record: int, other: int) -> list[int]:
-    """Tokens of a record's completions, then of the mismatched one."""
+    """Tokens of a record's completions, then of its mismatched answer."""
     lengths, offsets = self.table.completion_lengths, self.table.offsets
-    mine = lengths[offsets[record] : offsets[record + 1]].tolist()
+    own = lengths[offsets[record] : offsets[record + 1]].tolist()
     if other >= 0:
-      mine += [0] * (self._most_completions - 1 - len(mine))
-      mine.append(int(lengths[offsets[other]]))
-    return mine
+      # Length 0: a completion that the record does not have.
+      own += [0] * (self._most_completions - 1 - len(own))
+      own.append(int(lengths[offsets[other]]))
+    return own
 
   def _round_up(self, num_rows: int) -> int:
-    """The next multiple of row_multiple, at least one."""
+    """The next multiple of row_multiple, at least row_multiple itself."""
     return max(1, -(-num_rows // self.row_multiple)) * self.row_multiple
-
-  def _flat_index(self, t: int, offsets: np.ndarray, most: int) -> np.ndarray:
-    """Flat table indices of what step t's records own, [B * most]; -1 none."""
-    records, *_ = self._placed(t)
-    first = offsets[records][:, None]
-    index = first + np.arange(most)
-    there = (index < offsets[records + 1][:, None]) & (records >= 0)[:, None]
-    return np.where(there, index, -1).reshape(-1)
-
-  def _judgements(self, t: int) -> Batch:
-    """Everything of the batch but its rows, from the table alone."""
-    table = self.table
-    c = self.completion_index(t)
-    _, others, _ = self._placed(t)
-    there, extra = c >= 0, None
-    if others is not None:
-      extra = mismatch.marks(others, self._most_completions)
-      there = there | (extra == 1)
-    p = self._flat_index(t, table.comparison_offsets, self._most_comparisons)
-    first = np.arange(self.num_comparisons) // self._most_comparisons
-    first = np.where(p >= 0, first * self._most_completions, 0)
-    first = first.astype(np.int32)
-    return Batch(
-      rows=None,
-      comparisons=Comparisons(
-        winner=first + _pick(table.winner, p, 0, np.int32),
-        loser=first + _pick(table.loser, p, 0, np.int32),
-        weight=_pick(table.weight, p, 0, np.float32),
-        margin=_pick(table.margin, p, 0, np.float32),
-      ),
-      labels=_pick(table.labels, c, -1, np.int32),
-      scores=np.nan_to_num(_pick(table.scores, c, 0, np.float32)),
-      prompt_index=np.where(
-        there, np.arange(len(c)) // self._most_completions, -1
-      ).astype(np.int32),
-      mismatched=extra,
-    )
 
 
 def _check(
@@ -359,40 +344,27 @@ def _check(
   max_shapes: int,
   shuffle: bool,
 ) -> None:
-  """Refuses what cannot be planned."""
-  problem = None
+  """Refuses values that cannot be planned, naming the config key."""
   if layout not in rows_lib.LAYOUTS:
-    near = errors.nearest(layout, rows_lib.LAYOUTS, cutoff=0)
-    names = ', '.join(rows_lib.LAYOUTS)
-    problem = (
-      f'config.data.layout: {layout!r} is not among {names}; fix: {near!r}?'
+    raise errors.refuse(
+      'config.data.layout',
+      f'{layout!r} is not among {", ".join(rows_lib.LAYOUTS)}',
+      f'{errors.did_you_mean(layout, rows_lib.LAYOUTS)}use one of them',
     )
-  elif num_records < 1:
-    problem = (
-      'config.data.max_length: no record is left to train or evaluate on;'
-      ' fix: see the counts of dropped records, raise it or change the data'
+  if num_records < 1:
+    raise errors.refuse(
+      'config.data.max_length',
+      'no record is left to train or evaluate on',
+      'see the counts of dropped records, raise it or change the data',
     )
-  elif batch_size < 1:
-    problem = f'config.train.batch_size: {batch_size}; fix: 1 or more'
-  elif microbatches < 1 or batch_size % microbatches:
-    problem = (
-      f'config.train.microbatches: {microbatches} do not divide the batch of'
-      f' {batch_size} prompts; fix: a divisor of train.batch_size'
+  if batch_size < 1:
+    raise errors.refuse('config.train.batch_size', f'{batch_size}', '1 or more')
+  rows_lib.check_microbatches(batch_size, microbatches)
+  if shuffle and num_records < batch_size:
+    raise errors.refuse(
+      'config.train.batch_size',
+      f'{batch_size} prompts, but the data has only {num_records}',
+      f'at most {num_records}, or more data',
     )
-  elif shuffle and num_records < batch_size:
-    problem = (
-      f'config.train.batch_size: {batch_size} prompts, but the data has only'
-      f' {num_records}; fix: at most {num_records}, or more data'
-    )
-  elif max_shapes < 1:
-    problem = f'config.data.max_shapes: {max_shapes}; fix: 1 or more'
-  if problem:
-    raise InputError(problem)
-
-
-def _pick(
-  values: np.ndarray, index: np.ndarray, empty: float, dtype: type
-) -> np.ndarray:
-  """values[index], and `empty` where index is -1."""
-  padded = np.append(values, np.array(empty, values.dtype))
-  return padded[index].astype(dtype)
+  if max_shapes < 1:
+    raise errors.refuse('config.data.max_shapes', f'{max_shapes}', '1 or more')

@@ -1,20 +1,22 @@
 """tokens -> rows: the branch layout, from lengths to int32 arrays.
 
-Comes in: the lengths of prompts and completions, then the tokens of those
-records whose rows are wanted. Goes out: which unit lies in which row, and
-`types.Rows`. Chooses neither records nor their order: `pipeline.py` does.
+Comes in: the lengths of prompts and completions, then the tokens of the records
+whose rows are filled. Goes out: the units of each row, and `types.Rows`.
+Chooses neither records nor their order: `pipeline.py` does.
 
 A unit is a trunk and its branches, side by side in one row. A prompt of T
-tokens has a trunk of T - 1 slots, all but its last token. A branch of n tokens
-has n slots: it starts with a copy of the prompt's last token, which predicts
-the completion's first, and leaves out the completion's last token, which
-predicts nothing. So a unit takes T - 1 + n_1 + n_2 + ... slots. A token of a
-completion that is not trained takes its slot, and no position predicts it.
+tokens has a trunk of T - 1 slots: all tokens except the last. A completion of n
+tokens has a branch of n slots. It starts with a copy of the prompt's last
+token, which predicts the completion's first. It ends before the completion's
+last token, which predicts nothing. A unit therefore takes T - 1 + n_1 + n_2 +
+... slots. A completion token that is not trained has its slot, but no position
+predicts it.
 """
 
 import bisect
 import heapq
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -30,13 +32,13 @@ class Unit(NamedTuple):
   """A trunk and the branches that share it, in one row."""
 
   prompt: int  # the prompt's place in the batch, from 0
-  branches: tuple[int, ...]  # which of its completions, from 0
+  branches: tuple[int, ...]  # numbers of its completions, from 0
   trunk: int  # slots of the trunk
   lengths: tuple[int, ...]  # slots of each branch
 
   @property
   def num_slots(self) -> int:
-    """How much of a row the unit takes."""
+    """Slots that the unit takes in a row."""
     return self.trunk + sum(self.lengths)
 
 
@@ -48,25 +50,25 @@ def make_units(
   row_length: int,
   layout: str,
 ) -> list[Unit]:
-  """Cuts one prompt and its completions into units that each fit a row.
+  """Makes units of one prompt and its completions, each of which fits a row.
 
-  'shared' makes one unit, or as few as it can with the trunk repeated where
-  the branches do not fit one row; 'packed' and 'padded' make one a completion.
-  A completion of length 0 is not there.
+  'shared' makes one unit; if the branches do not fit one row, it makes several
+  and repeats the trunk. 'packed' and 'padded' make one unit per completion. A
+  completion of length 0 does not exist.
   """
   trunk = prompt_length - 1
   check_row_length(trunk + max(completion_lengths), row_length)
-  there = [(k, n) for k, n in enumerate(completion_lengths) if n]
-  branches, lengths = zip(*there)
-  whole = Unit(prompt, branches, trunk, lengths)
+  present = [(k, n) for k, n in enumerate(completion_lengths) if n]
+  branches, lengths = zip(*present)
+  shared = Unit(prompt, branches, trunk, lengths)
   if layout != 'shared':
-    return _split(whole)
-  if whole.num_slots <= row_length:
-    return [whole]
+    return _split(shared)
+  if shared.num_slots <= row_length:
+    return [shared]
   groups: list[list[Unit]] = []
   free: list[tuple[int, int]] = []
-  for branch in sorted(_split(whole), key=_by_size):
-    # Branches alone share the room that one trunk leaves.
+  for branch in sorted(_split(shared), key=_by_size):
+    # Each group repeats the trunk, so its branches share what that leaves.
     _put(groups, free, branch, sum(branch.lengths), row_length - trunk)
   return [_join(group) for group in groups]
 
@@ -74,16 +76,17 @@ def make_units(
 def place(
   units: Sequence[Unit], *, row_length: int, layout: str
 ) -> list[list[Unit]]:
-  """Packs units into few rows; 'padded' gives each a row of its own.
+  """Packs units into few rows; 'padded' gives each unit its own row.
 
-  A 'shared' unit may be cut in two or more, its trunk repeated, where that
-  fills gaps and saves a row. The result depends on the arguments alone.
+  A 'shared' unit may be split, with its trunk repeated, if that fills gaps and
+  saves a row. The result is a pure function of the arguments.
   """
   if layout == 'padded':
     return [[unit] for unit in units]
   units = sorted(units, key=_by_size)
   rows = _pack(units, row_length, may_split=False)
   slots = sum(unit.num_slots for unit in units)
+  # Splitting can save a row only if all slots would fit in one row fewer.
   if layout == 'shared' and (len(rows) - 1) * row_length >= slots:
     gapless = _pack(units, row_length, may_split=True)
     rows = min(rows, [_merge(row) for row in gapless], key=len)
@@ -91,12 +94,16 @@ def place(
 
 
 def deal(sizes: Sequence[int], hands: int, most: int) -> list[list[int]]:
-  """Deals items to `hands` of at most `most` items, of nearly equal sums.
+  """Deals items to `hands` of at most `most` items and nearly equal sums.
 
-  Largest first, each to the hand that holds least and is not full.
+  The largest item comes first; each goes to the hand with the least sum that
+  is not full.
+
+  Returns:
+    The indices of each hand's items.
   """
   dealt: list[list[int]] = [[] for _ in range(hands)]
-  heap = [(0, h) for h in range(hands)]
+  heap = [(0, h) for h in range(hands)]  # (sum, hand) of those not full
   for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
     total, h = heapq.heappop(heap)
     dealt[h].append(i)
@@ -112,12 +119,12 @@ def fill(
   row_length: int,
   completions_per_prompt: int,
 ) -> Rows:
-  """Writes the arrays of these rows, and of no others.
+  """Writes the arrays of these rows.
 
   Args:
     rows: the units of each row; an empty row is padding.
     records: `records[unit.prompt]` for every unit in `rows`.
-    row_length: slots in a row.
+    row_length: slots per row.
     completions_per_prompt: completion k of prompt i has the completion_id
       `i * completions_per_prompt + k`.
 
@@ -142,18 +149,19 @@ def fill(
 def choose_row_counts(
   needs: Mapping[int, int], max_shapes: int
 ) -> tuple[int, ...]:
-  """Row counts, ascending, that leave the fewest rows empty.
+  """Chooses the row counts that leave the fewest rows empty.
 
-  A step takes the smallest count that it fits in. Dynamic programme over the
-  needs in ascending order: the best cover of the first j with n + 1 counts is
-  the best of the first i < j with n, and need j for all between.
+  A step takes the smallest count that holds its rows. This is a dynamic
+  programme over the needs in ascending order: the best cover of the first j
+  needs with n + 1 counts is the best cover of the first i < j with n counts,
+  and the j-th need as the count for those between.
 
   Args:
-    needs: row count -> how many steps need just that many.
-    max_shapes: how many to choose at most, from 1.
+    needs: row count -> number of steps that need exactly this count.
+    max_shapes: most counts to choose, at least 1.
 
   Returns:
-    At most max_shapes of the needs, the largest among them.
+    At most max_shapes of the needs, ascending, including the largest.
   """
   sizes = sorted(needs)
   steps = list(itertools.accumulate((needs[s] for s in sizes), initial=0))
@@ -175,22 +183,41 @@ def choose_row_counts(
   return best[len(sizes)][1]
 
 
-def check_row_length(longest: int, row_length: int) -> None:
-  """Refuses rows that cannot hold the longest prompt + one completion."""
+def check_row_length(longest: int, row_length: int, what: str = '') -> None:
+  """Refuses rows too short for the longest prompt + one completion.
+
+  Args:
+    longest: its slots.
+    row_length: slots of a row.
+    what: the name of what is that long, for the message.
+  """
   if longest > row_length:
+    what = what or f'a prompt and one completion of {longest}'
     raise errors.refuse(
       'config.data.row_length',
-      f'{row_length} slots cannot hold a prompt and one completion of '
-      f'{longest}',
-      f'data.row_length >= {longest}, or a lower data.max_length (at most '
-      'data.row_length)',
+      f'{row_length} slots cannot hold {what}',
+      f'use 0 (= data.max_length) or at least {longest}, or a data.max_length '
+      f'of at most {row_length}',
+    )
+
+
+def check_microbatches(batch_size: int, microbatches: int) -> None:
+  """Refuses microbatches that would not hold equally many prompts."""
+  if microbatches < 1 or batch_size % microbatches:
+    up_to_root = range(1, math.isqrt(batch_size) + 1)
+    small = [n for n in up_to_root if batch_size % n == 0]
+    divisors = sorted({*small, *(batch_size // n for n in small)})
+    raise errors.refuse(
+      'config.train.microbatches',
+      f'{microbatches} do not divide train.batch_size={batch_size}',
+      f'use one of {", ".join(map(str, divisors))}',
     )
 
 
 def _fill_unit(
   row: Rows, start: int, unit: Unit, record: EncodedRecord, first_id: int
 ) -> None:
-  """Writes one unit's trunk and branches into arrays of one row."""
+  """Writes the trunk and the branches of a unit into the arrays of a row."""
   stop = start + unit.trunk
   row.tokens[start:stop] = record.prompt[:-1]
   row.positions[start:stop] = np.arange(unit.trunk)
@@ -212,10 +239,11 @@ def _fill_unit(
 def _pack(
   units: Sequence[Unit], row_length: int, may_split: bool
 ) -> list[list[Unit]]:
-  """Best-fit decreasing over units that come largest first."""
+  """Best-fit decreasing; the units come largest first."""
   rows: list[list[Unit]] = []
   free: list[tuple[int, int]] = []
   for unit in units:
+    # `free` is in the order of room: the last row has the most.
     full = not free or free[-1][0] < unit.num_slots
     pieces = _split(unit) if full and may_split else []
     if len(pieces) > 1 and _fit_gaps(pieces, free):
@@ -233,9 +261,9 @@ def _put(
   size: int,
   capacity: int,
 ) -> None:
-  """Puts a unit where the least room stays, or into a new bin.
+  """Puts a unit into the bin with the least sufficient room, or a new bin.
 
-  `free` holds (room left, bin) of the bins that are not full, in that order.
+  `free` holds (room left, bin) of the bins that are not full, sorted.
   """
   at = bisect.bisect_left(free, (size, -1))
   if at < len(free):
@@ -249,7 +277,7 @@ def _put(
 
 
 def _fit_gaps(pieces: Sequence[Unit], free: list[tuple[int, int]]) -> bool:
-  """Whether every piece fits an open row, without trying to put it there."""
+  """Whether every piece fits into an open row; places none of them."""
   left = list(free)
   for piece in sorted(pieces, key=_by_size):
     at = bisect.bisect_left(left, (piece.num_slots, -1))
@@ -261,7 +289,7 @@ def _fit_gaps(pieces: Sequence[Unit], free: list[tuple[int, int]]) -> bool:
 
 
 def _split(unit: Unit) -> list[Unit]:
-  """A unit for each branch, every one with its own trunk."""
+  """One unit per branch, each with its own trunk."""
   return [
     Unit(unit.prompt, (k,), unit.trunk, (n,))
     for k, n in zip(unit.branches, unit.lengths)
@@ -269,7 +297,7 @@ def _split(unit: Unit) -> list[Unit]:
 
 
 def _merge(row: Sequence[Unit]) -> list[Unit]:
-  """Joins pieces of one prompt that came to lie in the same row."""
+  """Joins the pieces of each prompt that are in the same row."""
   pieces: dict[int, list[Unit]] = {}
   for unit in row:
     pieces.setdefault(unit.prompt, []).append(unit)
@@ -277,7 +305,7 @@ def _merge(row: Sequence[Unit]) -> list[Unit]:
 
 
 def _join(units: Sequence[Unit]) -> Unit:
-  """One unit of the branches of several with the same trunk, by branch."""
+  """Joins units with the same trunk; their branches are sorted by number."""
   branches, lengths = zip(
     *sorted(pair for u in units for pair in zip(u.branches, u.lengths))
   )
@@ -285,5 +313,5 @@ def _join(units: Sequence[Unit]) -> Unit:
 
 
 def _by_size(unit: Unit) -> int:
-  """Sorts the largest unit first; sorted() is stable, so ties keep order."""
+  """Sort key: the largest unit first. Ties keep their order."""
   return -unit.num_slots

@@ -1,8 +1,8 @@
-"""Which records are held out: by the hash of the prompt, never by chance.
+"""lengths -> indices: the records held out, chosen by the hash of the prompt.
 
-Comes in: a `LengthTable`. Goes out: indices for training and evaluation. A
-prompt is on one side only; the order of the file does not matter. Reads no
-tokens.
+Comes in: a `LengthTable`. Goes out: indices for training and for evaluation.
+All records of a prompt are on one side, and the order of the file does not
+matter. Uses no random numbers and reads no tokens.
 """
 
 import numpy as np
@@ -14,32 +14,32 @@ from dpo_jax.data.batches.length_table import LengthTable
 def split_by_prompt_hash(
   table: LengthTable, num_eval_comparisons: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
-  """Holds out whole prompts until their comparisons are a given number.
+  """Holds out complete prompts until they have a given number of comparisons.
 
   Prompts are taken in the order of sha256(prompt tokens), the records of one
   prompt in the order of their uids. A record is held out if its comparisons
-  still fit. Once a prompt is reached whose comparisons do not all fit, what
-  does not fit of it belongs to neither side. If the number is not complete by
-  then, the prompts after it are looked through for records that complete it,
-  and prompts without one stay in training.
+  still fit into the number. If some of a prompt's records fit and others do
+  not, the others belong to neither side. A prompt of which no record fits
+  stays in training. Later prompts are searched until the number is complete.
 
   Args:
-    table: of the records; one without comparisons (labels, scores) counts as
-      one comparison.
-    num_eval_comparisons: how many to hold out; 0 for none.
+    table: of the records. A record without comparisons (labels, scores)
+      counts as one comparison.
+    num_eval_comparisons: comparisons to hold out; 0 = none.
 
   Returns:
     Indices to train on [N], ascending; indices to evaluate on [M], ascending;
     the number of surplus comparisons, which belong to neither.
 
   Raises:
-    InputError: there are not that many, or no whole records make that number.
+    InputError: the data has fewer comparisons, or no set of complete records
+      has exactly this number.
   """
   sizes = np.maximum(table.num_comparisons, 1).tolist()
   total = sum(sizes)
   if not 0 <= num_eval_comparisons < max(1, total):
     raise errors.refuse(
-      'data.eval_pairs',
+      'config.data.eval_pairs',
       f'{num_eval_comparisons} of {total} comparisons cannot be held out',
       'hold out fewer than there are',
     )
@@ -58,7 +58,7 @@ def split_by_prompt_hash(
     surplus += rest if fitting else ()
   if left:
     raise errors.refuse(
-      'data.eval_pairs',
+      'config.data.eval_pairs',
       f'no whole records make {num_eval_comparisons} comparisons',
       f'hold out {num_eval_comparisons - left}',
     )

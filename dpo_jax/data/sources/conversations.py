@@ -1,11 +1,11 @@
-"""The forms of text in a row: strings, lists of messages, dialogues.
+"""value -> text: strings, lists of messages and dialogues in a row.
 
 Comes in: one value of a row, its key and where it was found. Goes out: the
-checked value, or prompt and answers taken apart, or a types.InputError naming
-the key. Renders no template: see templates.py.
+checked value, or the prompt and the answers that it contains, or a
+types.InputError that names the key. Renders no template: see text/templates.py.
 
-A message is {'role': ..., 'content': string}; other keys (name, tool_calls)
-stay in it for the template.
+A message is {'role': ..., 'content': string}. Its other keys (name,
+tool_calls) are kept for the template.
 """
 
 import json
@@ -16,7 +16,7 @@ from dpo_jax import errors
 from dpo_jax.types import InputError
 
 ROLES = ('system', 'developer', 'user', 'assistant', 'tool')
-ANSWER_MARK = '\n\nAssistant:'  # opens each of the model's turns in HH's text
+ANSWER_MARK = '\n\nAssistant:'  # begins each turn of the model in HH
 
 _OTHER_NAMES = {'human': 'user', 'gpt': 'assistant', 'model': 'assistant'}
 
@@ -24,7 +24,7 @@ Messages = tuple[dict[str, Any], ...]
 
 
 def text(value: Any, key: str, where: str) -> str:
-  """A string that UTF-8 can hold; it may be empty."""
+  """Checks a string, which may be empty and must have a UTF-8 form."""
   if not isinstance(value, str):
     raise errors.wrong_type(key, value, 'a string', where)
   if not value.isascii():
@@ -41,7 +41,7 @@ def text(value: Any, key: str, where: str) -> str:
 
 
 def messages(value: Any, key: str, where: str) -> Messages:
-  """A list of one message or more, as a tuple."""
+  """Checks a list of one or more messages; returns it as a tuple."""
   if not isinstance(value, list) or not value:
     raise errors.wrong_type(key, value, 'a list of messages', where)
   for i, message in enumerate(value):
@@ -53,7 +53,7 @@ def messages(value: Any, key: str, where: str) -> Messages:
     for part in ('role', 'content'):
       if message.get(part) is None:
         if part == 'content' and message.get('tool_calls'):
-          continue  # an assistant that only calls a tool
+          continue  # the assistant only calls a tool
         raise _without(part, message, name, where)
       text(message[part], f'{name}.{part}', where)
     if message['role'] not in ROLES:
@@ -62,22 +62,24 @@ def messages(value: Any, key: str, where: str) -> Messages:
 
 
 def tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
-  """Function schemas: a list of objects, or its JSON text."""
-  found = value
+  """Checks function schemas: a list of objects, or its JSON text."""
+  schemas = value
   if isinstance(value, str):
     try:
-      found = json.loads(value)
+      schemas = json.loads(value)
     except (ValueError, RecursionError):
-      pass
-  if not isinstance(found, list) or not all(isinstance(t, dict) for t in found):
+      pass  # still a string, which is refused below
+  if not isinstance(schemas, list) or not all(
+    isinstance(schema, dict) for schema in schemas
+  ):
     raise errors.wrong_type(
       'tools', value, 'a list of function schemas, or its JSON text', where
     )
-  return tuple(found)
+  return tuple(schemas)
 
 
 def answer(value: Any, key: str, where: str) -> Messages:
-  """Messages that begin with the assistant's."""
+  """Checks messages of which the first is the assistant's."""
   turns = messages(value, key, where)
   if turns[0]['role'] != 'assistant':
     raise errors.refuse(
@@ -91,11 +93,12 @@ def answer(value: Any, key: str, where: str) -> Messages:
 def split(
   prompt: Any, chosen: Messages, rejected: Messages, where: str
 ) -> tuple[Messages, Messages, Messages]:
-  """Prompt and answers where the row names a prompt.
+  """Returns prompt, chosen and rejected of a row that names a prompt.
 
-  A list of messages is the prompt; sides that repeat it lose it. A string is
-  the question in words (UltraFeedback): it is the shared beginning of the
-  sides where they have one, and else the one user message before them.
+  If `prompt` is a list of messages, it is the prompt, and sides that repeat it
+  lose it. If it is a string (UltraFeedback), it only restates the question:
+  the prompt is then the beginning that both sides share or, for sides that
+  begin with an answer, one user message with this string.
   """
   if isinstance(prompt, str):
     text(prompt, 'prompt', where)
@@ -121,12 +124,12 @@ def split(
 def split_shared(
   chosen: Messages, rejected: Messages, where: str
 ) -> tuple[Messages, Messages, Messages]:
-  """Prompt and answers where both sides are whole conversations.
+  """Returns prompt, chosen and rejected of two complete conversations.
 
-  The prompt is the longest common beginning after which both sides go on with
-  an assistant message.
+  The prompt is the longest common beginning that an assistant message follows
+  on both sides.
   """
-  best = 0
+  best = 0  # messages in the prompt
   for size in range(1, min(len(chosen), len(rejected))):
     if not _same(chosen[size - 1 : size], rejected[size - 1 : size]):
       break
@@ -143,17 +146,17 @@ def split_shared(
 
 
 def is_dialogue(value: Any) -> bool:
-  """Whether a value is text in the Human/Assistant form of Anthropic's HH."""
+  """Whether a value is a Human/Assistant text, as in Anthropic's HH."""
   return isinstance(value, str) and ANSWER_MARK in value
 
 
 def split_dialogue(
   chosen: str, rejected: str, where: str
 ) -> tuple[str, str, str]:
-  r"""Prompt and answers of two dialogues in HH's form.
+  r"""Returns prompt, chosen and rejected of two dialogues in HH's form.
 
-  The prompt is the longest common beginning that ends in '\n\nAssistant:';
-  the answers keep their leading space.
+  The prompt is the longest common beginning that ends in '\n\nAssistant:'. The
+  answers keep their leading space.
   """
   shared = os.path.commonprefix([chosen, rejected])
   size = shared.rfind(ANSWER_MARK) + len(ANSWER_MARK)
@@ -179,19 +182,18 @@ def _without(
 ) -> InputError:
   if part in message:
     return errors.wrong_type(f'{name}.{part}', None, 'a string', where)
-  found = ', '.join(errors.show(key, 20) for key in list(message)[:6])
+  keys = ', '.join(errors.show(key, 20) for key in list(message)[:6])
   return errors.refuse(
     where,
-    f'message {name} has no {part!r} (its keys: {found or "none"})',
+    f'message {name} has no {part!r} (its keys: {keys or "none"})',
     "write messages as {'role': ..., 'content': ...}",
   )
 
 
 def _unknown_role(role: str, name: str, where: str) -> InputError:
-  match = _OTHER_NAMES.get(role.lower()) or errors.nearest(role, ROLES)
-  hint = f' (did you mean {match!r}?)' if match else ''
+  meant = _OTHER_NAMES.get(role.lower(), role)
   return errors.refuse(
     where,
-    f'unknown role {errors.show(role, 30)} in {name}{hint}',
-    f'use one of {", ".join(ROLES)}',
+    f'unknown role {errors.show(role, 30)} in {name}',
+    f'{errors.did_you_mean(meant, ROLES)}use one of {", ".join(ROLES)}',
   )

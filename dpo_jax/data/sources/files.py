@@ -1,9 +1,9 @@
-"""One data file on disk: what it is, its rows, its fingerprint.
+"""file -> rows: one data file on disk, its kind, its rows, its fingerprint.
 
-Comes in: a path ending in .jsonl, .jsonl.gz, .json, .json.gz (one object a
-line in all four) or .parquet. Goes out: (row number from 1, dict) pairs and
-the sha256 of the bytes. Whatever is wrong with the file is a types.InputError
-of the form `path:line: problem; fix: ...`, line 0 being the file as a whole.
+Comes in: a path ending in .jsonl, .jsonl.gz, .json, .json.gz (all four hold
+one object per line) or .parquet. Goes out: (row number from 1, dict) pairs and
+the sha256 of the bytes. Any fault of the file is a types.InputError of the
+form `path:line: problem; fix: ...`. Line 0 stands for the file itself.
 Does not look at the columns: see records.py.
 """
 
@@ -34,12 +34,12 @@ _OTHER_MAGIC = {
 def read_rows(
   path: str, columns: Iterable[str] | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-  """Yields (row number, row) after checking what the file is.
+  """Yields (row number, row) after checking the kind of the file.
 
   Args:
-    path: the file; its extension says how it is read.
-    columns: the columns worth decoding, where the format can leave others
-      out (Parquet); the others are then None. All of them by default.
+    path: the file. Its extension decides how it is read.
+    columns: the columns to decode from a Parquet file, by default all. The
+      others are None in the rows.
 
   Raises:
     InputError: a missing, misnamed, damaged or malformed file.
@@ -54,7 +54,7 @@ def read_rows(
 
 
 def fingerprint(paths: Iterable[str], text: str = '') -> str:
-  """The sha256, in hex, of the bytes of the files in order, and of `text`."""
+  """Returns the sha256, in hex, of the files' bytes and then of `text`."""
   digest = hashlib.sha256()
   for path in paths:
     with open(path, 'rb') as file:
@@ -65,7 +65,7 @@ def fingerprint(paths: Iterable[str], text: str = '') -> str:
 
 
 def check(path: str) -> None:
-  """Refuses what cannot be a data file, from its name and first bytes."""
+  """Refuses a file whose name or first bytes are not those of a data file."""
   where = f'{path}:0'
   try:
     status = os.stat(path)
@@ -94,7 +94,7 @@ def check(path: str) -> None:
 
 
 def _check_start(path: str, start: bytes, where: str) -> None:
-  """Refuses a file whose first bytes are not what its name says."""
+  """Refuses a file whose first bytes contradict its name."""
   lowered = start.lstrip(b'\xef\xbb\xbf \t\r\n').lower()
   if lowered.startswith(b'version https://git-lfs'):
     raise errors.refuse(
@@ -134,7 +134,8 @@ def _check_start(path: str, start: bytes, where: str) -> None:
 def _parquet_rows(
   path: str, columns: Iterable[str] | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-  import pyarrow  # here: half a second that JSONL users need not wait
+  # Imported here: it takes half a second, which JSONL files do not need.
+  import pyarrow
   import pyarrow.parquet
 
   number = 0
@@ -165,8 +166,8 @@ def _missing(path: str, where: str) -> Exception:
       where, 'no such file, and no such folder', 'correct the path'
     )
   match = errors.nearest(name, names)
-  hint = f' (did you mean {os.path.join(folder, match)!r}?)' if match else ''
-  return errors.refuse(where, f'no such file{hint}', 'correct the path')
+  hint = f'did you mean {os.path.join(folder, match)!r}? ' if match else ''
+  return errors.refuse(where, 'no such file', f'{hint}correct the path')
 
 
 def _not_a_file(path: str, where: str, is_folder: bool) -> Exception:

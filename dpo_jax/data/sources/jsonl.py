@@ -1,9 +1,9 @@
-"""Lines of JSON: an open binary file in, (line number, row) pairs out.
+"""lines -> rows: an open file of JSON lines.
 
 Comes in: a binary file object, plain or decompressing, and its name. Goes
-out: one dict a line, numbered from 1. Every way in which a line can fail to be
-one JSON object in UTF-8 is a types.InputError naming the line and the fix. A
-byte-order mark, CRLF, blank lines and U+2028 inside strings are accepted. Does
+out: one dict per line, numbered from 1. A line that is not one JSON object in
+UTF-8 is a types.InputError that names the line, the likely cause and the fix.
+Accepts a byte-order mark, CRLF, blank lines and U+2028 inside strings. Does
 not open files and does not look at the keys: see files.py and records.py.
 """
 
@@ -39,7 +39,7 @@ def read_rows(file: BinaryIO, path: str) -> Iterator[tuple[int, dict]]:
 
 
 def parse_line(line: bytes, where: str) -> dict[str, Any]:
-  """One line as a dict; `where` is its path:line, for the message."""
+  """Parses one line; `where` is its path:line, for messages."""
   if b'\0' in line:
     raise errors.refuse(
       where,
@@ -58,7 +58,8 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
     row = _DECODER.decode(text)
   except json.JSONDecodeError as error:
     raise _diagnose(text, error, where) from None
-  except (RecursionError, ValueError) as error:  # depth; repeated key; digits
+  # Nested too deeply, a key given twice, or an integer of too many digits.
+  except (RecursionError, ValueError) as error:
     raise errors.refuse(
       where, f'not usable JSON: {error}', 'correct this line'
     ) from None
@@ -68,6 +69,7 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """The object of these pairs; Python's own would keep the last of two."""
   row = dict(pairs)
   if len(row) < len(pairs):
     keys = [key for key, _ in pairs]
@@ -80,7 +82,9 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
 def _read_line(file: BinaryIO, where: str) -> bytes:
+  """The next line, b'' at the end of the file."""
   try:
+    # One byte more than allowed, to tell a line of full length from a longer.
     line = file.readline(MAX_LINE_BYTES + 1)
   except EOFError:
     raise errors.refuse(
@@ -102,7 +106,7 @@ def _read_line(file: BinaryIO, where: str) -> bytes:
 
 
 def _strip_mark(line: bytes, where: str) -> bytes:
-  """The first line without its byte-order mark."""
+  """Returns the first line without its byte-order mark."""
   if line.startswith(b'\x1f\x8b'):
     raise errors.refuse(
       where, 'gzip data inside gzip data', 'decompress it once (gzip -d)'
@@ -117,7 +121,7 @@ def _strip_mark(line: bytes, where: str) -> bytes:
 
 
 def _diagnose(text: str, error: json.JSONDecodeError, where: str) -> Exception:
-  """Says what a line that is not JSON most likely is."""
+  """The error for a line that is not JSON, with its most likely cause."""
   start = text.strip()
   if start.startswith(_MERGE_MARKERS):
     return errors.refuse(

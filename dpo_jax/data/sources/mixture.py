@@ -1,12 +1,13 @@
-"""Several sources as one: each taken whole, in part, or several times.
+"""sources -> records: a mixture of sources, each with its proportion.
 
-Comes in: opened sources, a proportion for each, a seed. Goes out: records,
-source by source; the plan of a run shuffles them. A proportion multiplies the
-size of its own source: 1 is every record once, 0.5 a seeded half, 2 every
-record twice, 1.5 every record once and a seeded half again. So adding a source
-changes nothing about the others, and nothing is cut off where the shortest
-source ends. Copies are equal records: encoding that drops duplicates drops
-them too.
+Comes in: opened sources, one proportion per source, a seed. Goes out: records,
+source by source. Does not shuffle them: the plan of batches does.
+
+A proportion is a multiple of its source's size: 1 takes every record once, 0.5
+a seeded half, 2 every record twice, 1.5 every record once and a seeded half
+again. Adding a source therefore changes nothing about the others, and no
+source is cut to the length of the shortest. Copies are equal records, so
+encoding with drop_duplicates drops them.
 """
 
 import collections
@@ -23,28 +24,29 @@ from dpo_jax.types import PreferenceRecord
 def mix(
   sources: Sequence[Source], proportions: Sequence[float], seed: int
 ) -> Iterator[PreferenceRecord]:
-  """Yields the records of a mixture, a function of its arguments alone.
+  """Yields the records of a mixture, a pure function of the arguments.
 
   Args:
-    sources: from sources.open_source, no two with the same bytes.
-    proportions: one a source, >= 0, in multiples of the source's size.
-    seed: which part is taken where a proportion is not whole.
+    sources: from source.open_source, no two with the same bytes.
+    proportions: one per source, >= 0, in multiples of the source's size.
+    seed: chooses the part of a source that a fractional proportion takes.
 
   Raises:
-    InputError: the proportions do not fit, or one leaves no record of its
-      source; and whatever is wrong with a source's records.
+    InputError: a proportion is invalid or leaves no record of its source, or
+      a source has a faulty record.
   """
   _check(sources, proportions)
   for source, proportion in zip(sources, proportions):
     if proportion == 0:
       continue
+    # The proportion needs the number of records, so all are held at once.
     records = list(source.records())
     chosen = take(
       len(records), proportion, seed=seed, key=int(source.fingerprint, 16)
     )
     if not len(chosen):
       raise errors.refuse(
-        'data.proportions',
+        'config.data.proportions',
         f'{proportion} of the {len(records)} records of {source.name} is none',
         'raise the proportion, or set it to 0',
       )
@@ -53,28 +55,29 @@ def mix(
 
 
 def take(size: int, proportion: float, *, seed: int, key: int) -> np.ndarray:
-  """Which of `size` records a proportion takes.
+  """Returns the records that a proportion takes, of `size` records.
 
-  A smaller proportion takes a subset of what a larger one takes.
+  The indices of a smaller proportion are a subset of those of a larger one.
 
   Args:
     size: number of records.
     proportion: >= 0; floor(proportion * size + 0.5) indices are taken.
-    seed: of the choice.
-    key: of the source, so that sources of one size are cut differently.
+    seed: seed of the choice.
+    key: a number of the source, so that two sources of the same size are cut
+      differently.
 
   Returns:
-    int64 indices in increasing order, with repeats above proportion 1.
+    int64 indices, ascending, with repeats if the proportion is above 1.
   """
   count = math.floor(proportion * size + 0.5)
   copies, part = divmod(count, size) if size else (0, 0)
   order = np.random.default_rng([seed, key]).permutation(size)
-  whole = np.tile(np.arange(size), copies)
-  return np.sort(np.concatenate([whole, order[:part]]))
+  repeated = np.tile(np.arange(size), copies)
+  return np.sort(np.concatenate([repeated, order[:part]]))
 
 
 def _check(sources: Sequence[Source], proportions: Sequence[float]) -> None:
-  where = 'data.proportions'
+  where = 'config.data.proportions'
   if len(sources) != len(proportions):
     raise errors.refuse(
       where,
@@ -82,7 +85,8 @@ def _check(sources: Sequence[Source], proportions: Sequence[float]) -> None:
       'give one a source',
     )
   for source, proportion in zip(sources, proportions):
-    if not (0 <= proportion < math.inf):  # also where it is NaN
+    # Written so that NaN, for which both comparisons are false, is refused.
+    if not (0 <= proportion < math.inf):
       raise errors.refuse(
         where,
         f'{proportion} for {source.name}',

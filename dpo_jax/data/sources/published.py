@@ -1,12 +1,11 @@
-"""The named public sets: their files as published, and how to read a row.
+"""published row -> row: the public sets by name, their files and columns.
 
-Comes in: a source name `NAME[/CONFIG]:SPLIT` or one published row. Goes out:
-which files the split is made of, where they are downloaded from, and the row
-in a format of records.py. Touches no disk and imports no TFDS: see
-tfds_builders.py.
+Comes in: a source name `NAME[/CONFIG]:SPLIT`, or one row as published. Goes
+out: the files of the split, their addresses, and the row in a format of
+formats.py. Touches no disk and imports no TFDS: see tfds_sets.py.
 
-Files keep the names and folders that they are published under, inside the
-folder NAME of the manual directory, e.g.
+A downloaded file keeps its published name and folders, inside the folder NAME
+of the manual directory, e.g.
   MANUAL_DIR/hh_rlhf/harmless-base/train.jsonl.gz
 """
 
@@ -24,28 +23,33 @@ Row = dict[str, Any]
 
 
 class PublishedSet(NamedTuple):
-  """One public set."""
+  """A public set: description, files and columns."""
 
   description: str
   homepage: str
   licence: str
-  url: str  # the files are at url + name of the file
+  url: str  # a file is at url + its name
   configs: dict[str, dict[str, tuple[str, ...]]]  # config -> split -> files
   columns: dict[str, str]  # column -> 'text', 'number' or 'messages'
-  convert: Callable[[Row, str, str], Row | None]  # (row, split, where)
+  # (row, split, where) -> the row with these columns; None: of another split
+  convert: Callable[[Row, str, str], Row | None]
 
 
 class Asked(NamedTuple):
-  """A source name, taken apart and checked."""
+  """The checked parts of a source name."""
 
   name: str
   config: str
   spec: str  # split with its slice, e.g. 'train[:100]' or 'train+test'
-  splits: tuple[str, ...]  # the splits that it is made of
+  splits: tuple[str, ...]  # names of the splits in `spec`
 
 
 def parse_name(text: str, *, where: str) -> Asked:
-  """Takes `NAME[/CONFIG]:SPLIT` apart; a wrong part gets its nearest match."""
+  """Parses `NAME[/CONFIG]:SPLIT`; without CONFIG the set's first one is taken.
+
+  Raises:
+    InputError: a part is unknown; the fix names the nearest match.
+  """
   path, _, spec = text.partition(':')
   name, _, config = path.partition('/')
   _check(name, SETS, 'data set', where)
@@ -77,7 +81,7 @@ def _hh_row(row: Row, split: str, where: str) -> Row:
 
 
 def _shp_row(row: Row, split: str, where: str) -> Row:
-  """`labels` 1: answer A is the better one. The score is Reddit's."""
+  """`labels` is 1 if answer A is preferred. Scores are Reddit's votes."""
   keys = ('history', 'human_ref_A', 'human_ref_B')
   history, *answers = _strings(row, keys, where)
   scores = [_field(row, key, where) for key in ('score_A', 'score_B')]
@@ -97,7 +101,7 @@ def _ultrafeedback_row(row: Row, split: str, where: str) -> Row:
 
 
 def _tldr_row(row: Row, split: str, where: str) -> Row | None:
-  """A row belongs to the split that it names itself."""
+  """All splits share their files: the row's own `split` column decides."""
   if _strings(row, ('split',), where)[0] != split:
     return None
   info = _field(row, 'info', where)
@@ -143,7 +147,7 @@ def _unlike(key: str, where: str) -> InputError:
 
 
 def _merged(configs: dict[str, dict[str, tuple[str, ...]]]):
-  """The configs with one before them, 'all', that joins their files."""
+  """The configs, after one more, 'all', that has the files of all of them."""
   joined: dict[str, tuple[str, ...]] = {}
   for splits in configs.values():
     for split, names in splits.items():
@@ -180,7 +184,7 @@ _SHP_CONFIGS = (
   'explainlikeimfive',
   'legaladvice',
 )
-# The Reddit batches of the published comparisons; cnndm*.json are news.
+# The Reddit batches of the published comparisons. cnndm*.json are news.
 _TLDR_FILES = tuple(
   f'comparisons/{name}.json'
   for name in (*(f'batch{i}' for i in (*range(3, 21), 22)), 'edit_b2_eval_test')
@@ -259,7 +263,7 @@ SETS = {
 
 
 def fix(name: str, file: str, manual_dir: str) -> str:
-  """What to do where a published file is not in the manual directory."""
+  """Returns the fix for a file that is not in the manual directory."""
   path = shlex.quote(os.path.join(manual_dir, name, file))
   return (
     f'put it there (curl -L --create-dirs -o {path} {SETS[name].url}{file}) '

@@ -2,9 +2,9 @@
 
 Comes in: a path (see files.py for its kinds) or `tfds:NAME[/CONFIG]:SPLIT`
 (see published.py for the names). Goes out: a Source, whose records can be
-iterated any number of times. The format is detected from the first row and
-then holds for the whole file. Iterating to the end is the validation: each
-fault is a types.InputError naming the row. Encodes and drops nothing.
+iterated any number of times. The format is detected from the first row, and
+every other row must have it. A faulty row raises a types.InputError when the
+iteration reaches it. Encodes and drops nothing.
 """
 
 import functools
@@ -22,12 +22,12 @@ _Rows = Iterator[tuple[str, dict[str, Any]]]  # (where, row)
 
 
 class Source(NamedTuple):
-  """Where records come from; nothing is held in memory."""
+  """An opened source of records; holds none of them in memory."""
 
-  name: str  # as the user wrote it; also record.source
+  name: str  # as the user wrote it
   fingerprint: str  # sha256, hex, of the bytes behind the records
   row_format: str  # a key of records.FORMATS
-  records: Callable[[], Iterator[PreferenceRecord]]  # a fresh iterator a call
+  records: Callable[[], Iterator[PreferenceRecord]]  # each call: a new iterator
 
 
 def open_source(
@@ -38,21 +38,21 @@ def open_source(
   manual_dir: str | os.PathLike | None = None,
   data_dir: str | os.PathLike | None = None,
 ) -> Source:
-  """Checks that a source is there and reads its first row.
+  """Opens a source and checks its first row.
 
   Args:
     name_or_path: a data file, or `tfds:NAME[/CONFIG]:SPLIT` such as
       `tfds:hh_rlhf/harmless-base:train` or `tfds:shp/askvet:test[:100]`.
     row_format: a key of records.FORMATS, or 'auto' to detect it.
-    use_token_ids: train on the rows' `*_ids` columns and ignore their text,
-      where the first row has such columns.
+    use_token_ids: if the first row has `*_ids` columns, train on these and
+      ignore the text.
     manual_dir: the folder with the downloaded files of public sets; by
       default `downloads/manual` in data_dir.
-    data_dir: where TFDS keeps prepared sets; by default $TFDS_DATA_DIR or
+    data_dir: the folder of prepared TFDS sets; by default $TFDS_DATA_DIR or
       ~/tensorflow_datasets.
 
   Returns:
-    The Source; its first row is known to be good, the others when iterated.
+    The Source. Its first row is valid; the others are checked when iterated.
 
   Raises:
     InputError: one line `where: problem; fix: ...`.
@@ -79,8 +79,7 @@ def open_source(
     for where, row in rows():
       if is_detected:
         _same_format(row, row_format, where)
-      record = records.parse_row(row, row_format, where=where)
-      yield record._replace(source=name)
+      yield records.parse_row(row, row_format, where=where)
 
   return Source(name, make_fingerprint(), row_format, iterate)
 
@@ -96,14 +95,15 @@ def _tfds_rows(
   data_dir: str | os.PathLike | None,
 ) -> tuple[Callable[[], _Rows], Callable[[], str]]:
   asked = published.parse_name(name.removeprefix(TFDS), where=name)
-  from dpo_jax.data import tfds_builders  # here: importing TFDS takes seconds
+  # Imported here: TFDS takes seconds to import.
+  from dpo_jax.data.sources import tfds_sets
 
-  prepared = tfds_builders.prepare(
+  prepared = tfds_sets.prepare(
     asked, where=name, manual_dir=manual_dir, data_dir=data_dir
   )
 
   def rows() -> _Rows:
-    for index, row in enumerate(tfds_builders.read(prepared)):
+    for index, row in enumerate(tfds_sets.read(prepared)):
       yield f'{name}[{index}]', row
 
   return rows, lambda: prepared.fingerprint
@@ -120,12 +120,12 @@ def _check_format(row_format: str) -> None:
 
 
 def _same_format(row: dict[str, Any], row_format: str, where: str) -> None:
-  found = records.detect_format(row, where)
-  if found != row_format:
+  other = records.detect_format(row, where)
+  if other != row_format:
     raise errors.refuse(
       where,
       f'mixed formats: the first row is {row_format!r} '
-      f'({records.FORMATS[row_format]}), this one is {found!r} '
-      f'({records.FORMATS[found]})',
+      f'({records.FORMATS[row_format]}), this one is {other!r} '
+      f'({records.FORMATS[other]})',
       'give each format a file of its own',
     )

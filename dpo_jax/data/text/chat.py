@@ -1,13 +1,14 @@
-"""record -> text: a record of messages becomes a prompt, answers, and spans.
+"""record -> text: a record of messages becomes a prompt, answers and spans.
 
-Comes in: messages of a prompt and of its answers, a chat template. Goes out:
-the prompt's text, each answer's as what follows it, and which characters of an
-answer are trained. Renders nothing itself (templates.py) and encodes nothing.
+Comes in: the messages of a prompt and of its answers, and a chat template. Goes
+out: the text of the prompt, the text that each answer adds to it, and the
+trained characters of each answer. Renders nothing itself (templates.py does)
+and encodes nothing.
 
-What is trained of an answer: where the template marks `{% generation %}`, what
-it marks; else the assistant's turns. A turn begins after the generation prompt
-and ends with the first stop token that the template writes, or where the
-conversation up to it ends.
+The trained part of an answer: what the template marks by `{% generation %}`.
+If it marks nothing, the assistant's turns. A turn begins after the generation
+prompt. It ends with the first stop token that the template writes after that,
+or at the end of the conversation rendered up to this turn.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ Spans = tuple[tuple[int, int], ...]
 
 
 class Rendered(NamedTuple):
-  """A record's texts."""
+  """The texts of a record."""
 
   prompt: tuple[Piece, ...]
   completions: list[tuple[Piece, ...]]
@@ -33,7 +34,7 @@ class Rendered(NamedTuple):
 
 
 def as_messages(record: PreferenceRecord) -> PreferenceRecord:
-  """Plain text as the turns of a user and an assistant."""
+  """Returns plain text as the turns of a user and an assistant."""
   return record._replace(
     prompt=({'role': 'user', 'content': record.prompt},),
     completions=tuple(
@@ -43,7 +44,11 @@ def as_messages(record: PreferenceRecord) -> PreferenceRecord:
 
 
 def from_first_answer(record: PreferenceRecord) -> PreferenceRecord:
-  """The record whose answers begin with the prompt's first assistant turn."""
+  """Moves the prompt's turns from the first assistant turn on to the answers.
+
+  They are then trained as well. An assistant turn that opens the prompt stays,
+  since no prompt would be left.
+  """
   turns = record.prompt
   roles = [turn['role'] for turn in turns]
   first = roles.index('assistant', 1) if 'assistant' in roles[1:] else None
@@ -56,7 +61,7 @@ def from_first_answer(record: PreferenceRecord) -> PreferenceRecord:
 
 
 def says_something(messages: Messages) -> bool:
-  """Whether any message has more than white space, or calls a tool."""
+  """Whether any message has text besides white space, or calls a tool."""
   return any(
     str(m.get('content') or '').strip() or m.get('tool_calls') for m in messages
   )
@@ -69,7 +74,14 @@ def unused(
   template_args: Mapping[str, Any],
   train_on: str,
 ) -> str:
-  """Says which options nothing was rendered with; '' where all had a use."""
+  """Returns a line naming the chat options that no record used, or ''.
+
+  Args:
+    num_chats: records that went through a chat template.
+    chat_template: the option data.chat_template, None if not set.
+    template_args: the option data.template_args.
+    train_on: the option data.train_on, one of TRAIN_ON.
+  """
   given = {
     'data.chat_template': chat_template is not None,
     'data.template_args': bool(template_args),
@@ -93,12 +105,19 @@ def make_template(
   where: str,
   has_tools: bool = False,
 ) -> ChatTemplate:
-  """The template of a source, or else of the tokenizer, fit for the options.
+  """Compiles the template that renders a record.
 
-  A tokenizer's template 'tool_use' is taken where the record has tools.
+  Args:
+    tokenizer: its template is used if `source` is None: the one named
+      'tool_use' for a record with tools, if there is one, else 'default'.
+    source: Jinja, or None.
+    template_args: variables that the template must read.
+    train_on: one of TRAIN_ON.
+    where: the record, for messages.
+    has_tools: whether the record has tools.
 
   Raises:
-    InputError: there is none, or it has no use for an option.
+    InputError: no template, or it does not use an option.
   """
   named = tokenizer.chat_templates
   own = source or (has_tools and named.get('tool_use')) or named.get('default')
@@ -145,20 +164,20 @@ def render_record(
   ends_turn: Callable[[Piece], int] = lambda piece: 0,
   **options: Any,
 ) -> Rendered:
-  """Renders the prompt once and each completion as what follows it.
+  """Renders the prompt once, and each completion as the text that follows it.
 
   Args:
     template: the chat template.
-    prompt: the messages before the answer, one or more.
-    completions: for each answer its messages.
+    prompt: one or more messages before the answer.
+    completions: the messages of each answer.
     where: the record, for messages.
-    ends_turn: how many characters of a piece its first stop token ends after;
-      0 where it has none.
-    **options: of ChatTemplate.render.
+    ends_turn: (piece) -> characters up to the end of its first stop token; 0
+      if it has none.
+    **options: options of ChatTemplate.render.
 
   Raises:
-    InputError: the whole conversation's rendering does not begin with the
-      prompt's, so that no token sequence is prompt + completion.
+    InputError: the rendering of prompt and answer does not begin with that of
+      the prompt, so that it cannot be split into prompt + completion.
   """
 
   def render(messages: Messages, **more: Any):
@@ -169,22 +188,24 @@ def render_record(
   size = len(opened.text)
   rests, spans = [], []
   for completion in completions:
-    whole = render((*prompt, *completion))
-    _check_beginning(opened.text, whole.text, place)
-    rests.append(after(whole.pieces, size))
-    found = whole.spans
-    if found is None and len(completion) > 1:
-      found = _turns(render, prompt, completion, whole, ends_turn, place)
-    if found is not None:
-      found = tuple(
-        (max(a, size) - size, b - size) for a, b in found if b > size
+    chat = render((*prompt, *completion))
+    _check_beginning(opened.text, chat.text, place)
+    rests.append(after(chat.pieces, size))
+    trained = chat.spans
+    # A single message is trained entirely; several need the assistant's turns.
+    if trained is None and len(completion) > 1:
+      trained = _turns(render, prompt, completion, chat, ends_turn, place)
+    if trained is not None:
+      # From characters of the conversation to characters of the answer.
+      trained = tuple(
+        (max(a, size) - size, b - size) for a, b in trained if b > size
       )
-    spans.append(found)
+    spans.append(trained)
   return Rendered(opened.pieces, rests, spans)
 
 
 def after(pieces: Sequence[Piece], offset: int) -> tuple[Piece, ...]:
-  """The pieces from a character on."""
+  """Returns the pieces without their first `offset` characters."""
   rest = []
   for piece in pieces:
     if offset < len(piece.text):
@@ -193,27 +214,32 @@ def after(pieces: Sequence[Piece], offset: int) -> tuple[Piece, ...]:
   return tuple(rest)
 
 
-def _turns(render, prompt, completion, whole, ends_turn, place) -> Spans:
-  """The assistant's turns of an answer, in characters of the whole."""
+def _turns(render, prompt, completion, chat, ends_turn, place) -> Spans:
+  """The assistant's turns of an answer, in characters of the conversation."""
   spans = []
   for i, message in enumerate(completion):
     if message['role'] != 'assistant':
       continue
     before = (*prompt, *completion[:i])
     opened = render(before, add_generation_prompt=True).text
-    _check_beginning(opened, whole.text, place)
+    _check_beginning(opened, chat.text, place)
     done = render((*before, message)).text
-    stop = _first_stop(after(whole.pieces, len(opened)), ends_turn)
+    stop = _first_stop(after(chat.pieces, len(opened)), ends_turn)
     end = len(opened) + stop
-    if not stop or whole.text.startswith(done) and len(done) < end:
-      _check_beginning(done, whole.text, place)
+    # Without a stop token, or with one that a later turn writes, the turn ends
+    # where the conversation up to it ends.
+    if not stop or chat.text.startswith(done) and len(done) < end:
+      _check_beginning(done, chat.text, place)
       end = len(done)
     spans.append((len(opened), end))
   return tuple(spans)
 
 
 def _first_stop(pieces: Sequence[Piece], ends_turn) -> int:
-  """Characters up to the first stop token of template text; 0 = none."""
+  """Characters up to the end of the first stop token; 0 = none.
+
+  Only template text counts: a stop token that a message contains is content.
+  """
   size = 0
   for piece in pieces:
     end = 0 if piece.is_content else ends_turn(piece)

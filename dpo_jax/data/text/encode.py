@@ -1,23 +1,19 @@
 """text -> tokens: PreferenceRecords become EncodedRecords, with a ledger.
 
 Comes in: records, a tokenizer, options. Goes out: token ids of the prompt and
-of each completion, and a count of everything that was dropped, cut or changed.
-Touches no disk and places nothing in rows. What is learnt is each completion,
-of a chat what chat.py says; masks never come of comparing ids.
+of each completion, and counts of everything that was dropped, cut or changed.
+Touches no disk and places nothing in rows. Every completion token is a target;
+in a chat, chat.py selects which. Masks come from lengths and characters, never
+from comparing token ids.
 
 The rules:
-  Boundary. Prompt and completion are tokenised apart, the completion as the
-    continuation of a text (encoders.py). All completions of a record follow
-    the identical prompt tokens, and generation starts from just those.
-  BOS. A prompt begins with what the tokenizer puts before every text, once:
-    where a chat template has written it, none is added.
-  EOS. Every completion ends with EOS once. A rendered completion that ends,
-    but for white space, with a stop token (EOS, or another eos_token_id of
-    generation_config.json) ends right there; else EOS is added.
-  An empty prompt is BOS, else EOS, alone.
-  Token ids are taken as they are: nothing is added.
-  Truncation is one of truncation.POLICIES; where an answer is cut, no EOS is
-    put or trained.
+  Boundary. Prompt and completion are tokenised separately, the completion as
+    the continuation of a text (encoders.py). All completions of a record
+    follow the same prompt tokens, and generation starts from these.
+  BOS and EOS. ends.py adds each once.
+  Token ids given in the data are used as they are: nothing is added.
+  Truncation follows one of truncation.POLICIES. A truncated completion gets
+    no EOS.
 """
 
 import itertools
@@ -30,39 +26,42 @@ from dpo_jax import errors
 from dpo_jax.data.sources import conversations
 from dpo_jax.data.text import chat, preferences, templates, truncation
 from dpo_jax.data.text.encoders import Tokenizer
-from dpo_jax.data.text.ledger import REASONS, Ledger
+from dpo_jax.data.text.ends import Ends
+from dpo_jax.data.text.ledger import REASONS, Dropped, Ledger
 from dpo_jax.data.text.templates import Piece
 from dpo_jax.types import EncodedRecord, PreferenceRecord
 
 _CHUNK = 1000  # records that go to the tokenizer at once
 
 
+# Field names and values are part of the token cache's key: a change of either
+# makes every run encode its data again.
 class EncodeOptions(NamedTuple):
-  """How records are encoded."""
+  """Options of encoding."""
 
   max_length: int  # tokens of prompt + longest completion
   truncation: str = 'drop'  # one of truncation.POLICIES
   prompt_max_length: int | None = None  # tokens of the prompt
-  stage: str = 'dpo'  # 'sft': the best completion of each record only
+  stage: str = 'dpo'  # 'sft': only the best completion of each record
   add_eos: bool = True  # completions end with EOS
-  add_bos: bool | None = None  # None: as the tokenizer does
-  use_chat_template: bool = False  # plain text too: a user's, an assistant's
+  add_bos: bool | None = None  # None: the tokenizer decides
+  use_chat_template: bool = False  # for plain text too, as user and assistant
   chat_template: str | None = None  # Jinja; None: the tokenizer's
   template_args: Mapping[str, Any] | tuple = ()  # further template variables
-  train_on: str = 'last'  # of a chat, one of chat.TRAIN_ON
-  allow_control_tokens: bool = False  # as text they stay control tokens
+  train_on: str = 'last'  # trained part of a chat, one of chat.TRAIN_ON
+  allow_control_tokens: bool = False  # typed ones act as control tokens
   drop_duplicates: bool = True
-  strict: bool = False  # refuse what would be dropped
+  strict: bool = False  # refuse a record instead of dropping it
 
 
 class _Draft(NamedTuple):
-  """A record whose text is known, on its way to the tokenizer."""
+  """A record with its texts, before it is tokenised."""
 
   record: PreferenceRecord
   form: str  # 'text', 'chat' or 'ids'
-  prompt: Any  # pieces; token ids where form is 'ids'
-  completions: Sequence[Any]  # likewise
-  ended: tuple[bool, ...]  # completions that end with a stop token
+  prompt: Any  # pieces; token ids if form is 'ids'
+  completions: Sequence[Any]  # of each: pieces, or token ids
+  ended: tuple[bool, ...]  # whether each completion ends with a stop token
   spans: tuple[chat.Spans | None, ...] = ()  # trained characters; None = all
 
 
@@ -74,16 +73,16 @@ def encode_all(
   """Encodes every record.
 
   Args:
-    records: in the order to keep.
-    tokenizer: see tokenizer.load.
+    records: encoded in this order.
+    tokenizer: from tokenizer.load.
     options: see EncodeOptions.
 
   Returns:
     The encoded records in order, and the balanced ledger.
 
   Raises:
-    InputError: a token id outside the vocabulary, a template that refuses the
-      messages, chat records without a template; with options.strict, any
+    InputError: a token id is outside the vocabulary, a template refuses the
+      messages, or a chat has no template; with options.strict, also any
       record that would be dropped.
   """
   ledger = Ledger()
@@ -96,7 +95,7 @@ def encode_stream(
   options: EncodeOptions,
   ledger: Ledger,
 ) -> Iterator[EncodedRecord]:
-  """encode_all, a chunk at a time; `ledger` is filled on the way."""
+  """Yields the records of encode_all; `ledger` is filled on the way."""
   encoder = _Encoder(tokenizer, options, ledger)
   records = iter(records)
   while chunk := list(itertools.islice(records, _CHUNK)):
@@ -104,7 +103,7 @@ def encode_stream(
 
 
 class _Encoder:
-  """Tokenizer, options and ledger, with the uids that were seen."""
+  """Tokenizer, options and ledger, with the uids seen so far."""
 
   def __init__(
     self, tokenizer: Tokenizer, options: EncodeOptions, ledger: Ledger
@@ -113,28 +112,30 @@ class _Encoder:
     self.tokenizer = tokenizer
     self.options = options
     self.ledger = ledger
-    self.begin = tuple(tokenizer.begin)
-    if options.add_bos is not None:
-      self.begin = (tokenizer.bos_id,) if options.add_bos else ()
-    if None in self.begin:
-      raise errors.refuse(
-        'config.data.add_bos',
-        f'tokenizer {tokenizer.name} has no BOS to add',
-        'leave data.add_bos at None, or name a bos_token in its files',
-      )
-    self.templates: dict[bool, templates.ChatTemplate] = {}  # by having tools
+    self.ends = Ends(
+      tokenizer,
+      add_bos=options.add_bos,
+      add_eos=options.add_eos,
+      counters=ledger.counters,
+    )
+    # Compiled on first use; True: for records with tools.
+    self.templates: dict[bool, templates.ChatTemplate] = {}
     self.seen: set[str] = set()
 
   def encode(self, chunk: list[PreferenceRecord]) -> list[EncodedRecord]:
-    """The records of a chunk that are kept."""
+    """Returns the records of a chunk that are kept."""
     self.ledger.read += len(chunk)
+    # One call of the tokenizer per chunk: it works on many texts in parallel.
     drafts = [self.draft(record) for record in chunk]
-    tokens = iter(self.tokenise([d for d in drafts if not _is_reason(d)]))
+    usable = [draft for draft in drafts if not isinstance(draft, Dropped)]
+    tokens = iter(self.tokenise(usable))
     kept = []
     for record, draft in zip(chunk, drafts):
-      done = draft if _is_reason(draft) else self.finish(draft, *next(tokens))
-      if _is_reason(done):
-        self.drop(done, record.where)
+      done = draft
+      if not isinstance(draft, Dropped):
+        done = self.finish(draft, *next(tokens))
+      if isinstance(done, Dropped):
+        self.drop(done.reason, record.where)
       elif self.options.drop_duplicates and done.uid in self.seen:
         self.ledger.duplicates += 1
       else:
@@ -144,16 +145,16 @@ class _Encoder:
     return kept
 
   def drop(self, reason: str, where: str) -> None:
-    """Counts the record, or refuses it."""
+    """Counts a dropped record; with options.strict, refuses it."""
     if self.options.strict:
       problem, fix = REASONS[reason]
       raise errors.refuse(where, f'{problem} ({reason})', fix)
     self.ledger.drop(reason, where)
 
-  def draft(self, record: PreferenceRecord) -> _Draft | str:
-    """What to tokenise, or the reason why nothing."""
+  def draft(self, record: PreferenceRecord) -> _Draft | Dropped:
+    """Returns the texts to tokenise, or Dropped."""
     record = preferences.for_stage(record, self.options.stage)
-    if _is_reason(record):
+    if isinstance(record, Dropped):
       return record
     form = _form(record)
     if form == 'ids':
@@ -170,29 +171,30 @@ class _Encoder:
       if form == 'text':
         record = chat.as_messages(record)
       if not record.prompt:
-        return 'empty_prompt'
+        return Dropped('empty_prompt')
       if not all(map(chat.says_something, record.completions)):
-        return 'empty_completion'
+        return Dropped('empty_completion')
+      # SFT on all turns: those of the prompt are then part of the answer.
       if self.options.train_on != 'last' and self.options.stage == 'sft':
         record = chat.from_first_answer(record)
       try:
         prompt, completions, spans = self.render(record)
       except templates.UnsafeText:
-        return 'control_tokens'
+        return Dropped('control_tokens')
       self.ledger.counters['chats'] += 1
       form = 'chat'
-    ends = [self.trim(pieces) for pieces in completions]
+    trimmed = [self.ends.trim(pieces) for pieces in completions]
     return _Draft(
       record,
       form,
       prompt,
-      [pieces for pieces, _ in ends],
-      tuple(ended for _, ended in ends),
-      tuple(spans) if form == 'chat' else (None,) * len(ends),
+      [pieces for pieces, _ in trimmed],
+      tuple(is_ended for _, is_ended in trimmed),
+      tuple(spans) if form == 'chat' else (None,) * len(trimmed),
     )
 
   def render(self, record: PreferenceRecord) -> chat.Rendered:
-    """A chat record through the template, which is compiled when needed."""
+    """Renders a chat; the template is compiled for the first one."""
     options = self.options
     has_tools = record.tools is not None
     if has_tools not in self.templates:
@@ -215,20 +217,11 @@ class _Encoder:
       **dict(options.template_args),
     )
 
-  def trim(self, pieces: tuple[Piece, ...]) -> tuple[tuple[Piece, ...], bool]:
-    """Without white space after a final stop token; whether there is one."""
-    if not pieces or pieces[-1].is_content:
-      return pieces, False
-    text = pieces[-1].text.rstrip()
-    last = Piece(text, False)
-    if not self.tokenizer.ends_turn(last):
-      return pieces, False
-    if text != pieces[-1].text:
-      self.ledger.counters['trimmed_after_eos'] += 1
-    return (*pieces[:-1], last), True
-
   def tokenise(self, drafts: list[_Draft]) -> list[tuple]:
-    """(prompt ids, completions' ids, masks) of each, nothing added."""
+    """Returns (prompt ids, completions' ids, masks) per draft.
+
+    Neither BOS nor EOS is added. A mask is None if every token is trained.
+    """
     texts = [draft for draft in drafts if draft.form != 'ids']
     encode = self.tokenizer.encode_batch
     prompts = iter(encode([draft.prompt for draft in texts]))
@@ -250,15 +243,15 @@ class _Encoder:
   def mask(
     self, pieces: Sequence[Piece], spans: chat.Spans | None
   ) -> np.ndarray | None:
-    """The trained tokens of a completion; None where all are."""
+    """Returns the trained tokens of a completion; None = all."""
     if spans is None:
       return None
     mask = self.tokenizer.masks([pieces], [spans])[0]
     return None if mask.all() else mask
 
   def count_merges(self, drafts: list[_Draft]) -> None:
-    """Counts the records where joint tokenisation crosses the boundary."""
-    owners, pairs = [], []
+    """Counts records in which a joint tokenisation would cross the boundary."""
+    owners, pairs = [], []  # index of the draft; (prompt, completion)
     for i, draft in enumerate(drafts):
       prompt = _text(draft.prompt)
       for completion in draft.completions:
@@ -267,7 +260,7 @@ class _Encoder:
           pairs.append((prompt, _text(completion)))
     merged = self.tokenizer.merges(pairs)
     self.ledger.counters['boundary_merges'] += len(
-      {owner for owner, found in zip(owners, merged) if found}
+      {owner for owner, is_merged in zip(owners, merged) if is_merged}
     )
 
   def finish(
@@ -276,27 +269,37 @@ class _Encoder:
     prompt: Sequence[int],
     completions: list[Sequence[int]],
     masks: list[np.ndarray | None],
-  ) -> EncodedRecord | str:
-    """Adds BOS and EOS, cuts, checks and names; or the reason to drop."""
+  ) -> EncodedRecord | Dropped:
+    """Adds BOS and EOS, truncates, checks, and gives the record its uid.
+
+    Args:
+      draft: the record.
+      prompt: token ids from `tokenise`.
+      completions: token ids of each completion, from `tokenise`.
+      masks: trained tokens of each completion; None = all.
+
+    Returns:
+      The encoded record, or Dropped.
+    """
     record = draft.record
     if draft.form == 'ids':
       self.check_ids((prompt, *completions), record.where)
     else:
-      prompt = self.with_begin(prompt, draft.form)
-      completions = self.with_eos(completions, draft.ended)
+      prompt = self.ends.with_begin(prompt, is_chat=draft.form == 'chat')
+      completions = self.ends.with_eos(completions, draft.ended)
     if not len(prompt):
-      return 'empty_prompt'
+      return Dropped('empty_prompt')
     if not all(map(len, completions)):
-      return 'empty_completion'
+      return Dropped('empty_completion')
     cut = truncation.fit(
       prompt,
       completions,
       self.options.truncation,
       self.options.max_length,
       self.options.prompt_max_length,
-      num_begin=len(self.begin_of(prompt)),
+      num_begin=len(self.ends.begin_of(prompt)),
     )
-    if _is_reason(cut):
+    if isinstance(cut, Dropped):
       return cut
     counters = self.ledger.counters
     counters['truncated_prompts'] += len(cut[0]) < len(prompt)
@@ -306,13 +309,14 @@ class _Encoder:
     arrays = tuple(np.asarray(ids, np.int32) for ids in cut[1])
     trained = truncation.fit_masks(arrays, masks)
     if trained is not None and not all(map(np.any, trained)):
-      return 'nothing_trained'
+      return Dropped('nothing_trained')
     counters['untrained_tokens'] += sum(
       len(mask) - int(np.count_nonzero(mask)) for mask in trained or ()
     )
+    # After truncation, which can make two sides equal.
     left = preferences.without_identical(record.comparisons, arrays)
     if record.comparisons and not left and record.labels is None:
-      return 'identical_sides'
+      return Dropped('identical_sides')
     counters['identical_comparisons'] += len(record.comparisons) - len(left)
     return preferences.with_uid(
       EncodedRecord(
@@ -325,39 +329,8 @@ class _Encoder:
       )
     )
 
-  def begin_of(self, prompt: Sequence[int]) -> tuple[int, ...]:
-    """The ids of `begin`, where the prompt begins with them."""
-    size = len(self.begin)
-    return self.begin if tuple(prompt[:size]) == self.begin else ()
-
-  def with_begin(self, prompt: list[int], form: str) -> list[int]:
-    """The prompt with BOS where it belongs."""
-    if self.begin and not self.begin_of(prompt):
-      self.ledger.counters['bos_added_to_template'] += form == 'chat'
-      prompt = [*self.begin, *prompt]
-    if prompt:
-      return prompt
-    known = (self.tokenizer.bos_id, self.tokenizer.eos_id)
-    return [token for token in known if token is not None][:1]
-
-  def with_eos(
-    self, completions: list[list[int]], ended: tuple[bool, ...]
-  ) -> list[list[int]]:
-    """Completions with their one EOS; one without other tokens stays empty."""
-    done = []
-    for ids, is_ended in zip(completions, ended):
-      if len(ids) == is_ended:
-        ids = []
-      elif self.options.add_eos and not is_ended:
-        if self.tokenizer.eos_id is None:
-          self.ledger.counters['completions_without_eos'] += 1
-        else:
-          ids = [*ids, self.tokenizer.eos_id]
-      done.append(ids)
-    return done
-
   def check_ids(self, texts: Sequence[Sequence[int]], where: str) -> None:
-    """Refuses ids that are not of the vocabulary."""
+    """Refuses ids outside the vocabulary."""
     size = self.tokenizer.vocab_size
     for ids in texts:
       for token in (min(ids, default=0), max(ids, default=0)):
@@ -370,12 +343,8 @@ class _Encoder:
           )
 
 
-def _is_reason(value: Any) -> bool:
-  return isinstance(value, str)
-
-
 def _form(record: PreferenceRecord) -> str:
-  """'text', 'chat' or 'ids': what prompt and completions all are."""
+  """'text', 'chat' or 'ids': the form of the prompt and all completions."""
   forms = set()
   for value in (record.prompt, *record.completions):
     if isinstance(value, str):

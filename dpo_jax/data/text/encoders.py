@@ -1,17 +1,18 @@
-"""text -> tokens: pieces of text become token ids, and ids text.
+"""text -> tokens: the tokenizer interface and the byte tokenizer.
 
-Comes in: Pieces (templates.py). Goes out: token ids. Holds the interface and
-the byte tokenizer; hf_tokenizer.py runs files. Touches no disk, adds no BOS
-and no EOS: encode.py does, by `begin` and `stop_ids`.
+Comes in: Pieces (templates.py). Goes out: token ids; also ids back to text.
+hf_tokenizer.py implements the interface for tokenizer.json files. Touches no
+disk and adds neither BOS nor EOS: ends.py does, from `begin` and `stop_ids`.
 
 Rules of every tokenizer:
-  Control tokens come of template text only (Piece.is_content False); content
-  is encoded with special tokens off. A text that is template text throughout
-  goes to the tokenizer whole: its ids are those that `transformers` gives.
+  Control tokens are made from template text only (Piece.is_content False).
+    Content is encoded with special tokens switched off.
+  A text without content goes to the tokenizer in one part, so its ids are
+    those of `transformers`.
   A text that continues another (a completion) is encoded as the middle of a
-  text: what a tokenizer puts before the beginning of a text (Llama's '▁', a
-  prefix space) is left out.
-  Masks and lengths never come of comparing ids.
+    text, without what a tokenizer adds at the beginning (Llama's '▁', a
+    prefix space).
+  Masks and lengths never come from comparing ids.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,16 +26,16 @@ from dpo_jax.storage import files
 _BYTE_NAMES = ('<|bos|>', '<|eos|>', '<|pad|>')
 
 
-class Job(NamedTuple):
-  """A text for the library."""
+class TextPart(NamedTuple):
+  """A part of a text that the tokenizer encodes by itself."""
 
   text: str
-  special: bool  # control tokens in it are control tokens
-  middle: bool  # it is not the beginning of a text
+  special: bool  # control tokens in the text become their special ids
+  middle: bool  # the part is not the beginning of a text
 
 
 class Tokenizer:
-  """What encoding needs of a tokenizer."""
+  """Interface of a tokenizer."""
 
   name: str
   fingerprint: str  # sha256 of everything that decides token ids
@@ -43,49 +44,49 @@ class Tokenizer:
   eos_id: int | None
   pad_id: int | None
   begin: tuple[int, ...]  # ids that every text begins with; () = none
-  stop_ids: frozenset[int]  # EOS, and what else ends the model's turn
+  stop_ids: frozenset[int]  # EOS and the other tokens that end the model's turn
   # Jinja by name: 'default', 'tool_use' (for conversations with tools), others.
   chat_templates: dict[str, str]
   special_tokens: dict[str, str]  # 'bos_token' -> string, for templates
 
   def __init__(self, control_ids: dict[str, int]):
-    """Takes the special tokens: string -> id."""
+    """Takes the special tokens as string -> id."""
     self._control_ids = control_ids
     self.control_tokens = ControlTokens(control_ids)
 
-  @property
-  def adds_bos(self) -> bool:
-    """Whether every text begins with BOS."""
-    return bool(self.begin)
-
   def encode(self, text: str, allow_special: bool = False) -> list[int]:
-    """Token ids of a text, without BOS and EOS."""
+    """Returns the token ids of a text, without BOS and EOS."""
     return self.encode_pieces((Piece(text, not allow_special),))
 
   def encode_pieces(
     self, pieces: Sequence[Piece], *, continues: bool = False
   ) -> list[int]:
-    """Token ids of one rendered text; `continues`: it continues another."""
+    """Returns the token ids of one rendered text.
+
+    Args:
+      pieces: their texts joined are the text.
+      continues: the text continues another one, as a completion does.
+    """
     return self.encode_batch([pieces], continues=continues)[0]
 
   def encode_batch(
     self, texts: Sequence[Sequence[Piece]], *, continues: bool = False
   ) -> list[list[int]]:
-    """encode_pieces of many texts; what is equal is encoded once."""
+    """Returns encode_pieces of many texts; equal parts are encoded once."""
     plans = [self._plan(pieces, continues) for pieces in texts]
-    jobs = dict.fromkeys(
-      part for plan in plans for part in plan if isinstance(part, Job)
+    parts = dict.fromkeys(
+      part for plan in plans for part in plan if isinstance(part, TextPart)
     )
-    found = self._run(list(jobs))
+    ids_of = self._encode_parts(list(parts))
     return [
-      found[plan[0]]
-      if len(plan) == 1 and isinstance(plan[0], Job)
-      else _joined(plan, found)
+      ids_of[plan[0]]
+      if len(plan) == 1 and isinstance(plan[0], TextPart)
+      else _joined(plan, ids_of)
       for plan in plans
     ]
 
   def ends_turn(self, piece: Piece) -> bool:
-    """Whether a piece of template text ends with a stop token."""
+    """Whether a piece is template text that ends with a stop token."""
     return not piece.is_content and any(
       piece.text.endswith(text)
       for text, token in self._control_ids.items()
@@ -93,7 +94,7 @@ class Tokenizer:
     )
 
   def first_stop(self, piece: Piece) -> int:
-    """Characters of template text up to its first stop token's end; 0: none."""
+    """Returns where the first stop token ends, in characters; 0 = none."""
     for match in self.control_tokens.pattern.finditer(piece.text):
       if self._control_ids[match.group()] in self.stop_ids:
         return match.end()
@@ -104,26 +105,28 @@ class Tokenizer:
     texts: Sequence[Sequence[Piece]],
     spans: Sequence[Sequence[tuple[int, int]]],
   ) -> list[np.ndarray]:
-    """Which tokens of continuing texts have a character in a span, bool [n].
+    """Returns the tokens that have a character in a span, bool [n] per text.
 
     Args:
       texts: as for encode_batch(..., continues=True).
-      spans: of each text, characters [start, stop) of all its pieces joined.
+      spans: for each text, ranges [start, stop) of characters of its joined
+        pieces.
     """
     return [
-      self._mask(pieces, some)
-      for pieces, some in zip(texts, spans, strict=True)
+      self._mask(pieces, spans_of_one)
+      for pieces, spans_of_one in zip(texts, spans, strict=True)
     ]
 
   def _mask(self, pieces, spans) -> np.ndarray:
     text = ''.join(piece.text for piece in pieces)
     names = {token: name for name, token in self._control_ids.items()}
-    where_N2, at = [], 0
+    where_N2, at = [], 0  # characters [start, stop) of each token
     for part in self._plan(pieces, True):
-      is_job = isinstance(part, Job)
-      name = part.text if is_job else names[part]
-      at = text.index(name, at)  # white space beside a token may be left out
-      offsets = self._offsets(part) if is_job else ((0, len(name)),)
+      is_text = isinstance(part, TextPart)
+      name = part.text if is_text else names[part]
+      # Not `at` itself: the plan may leave out white space beside a token.
+      at = text.index(name, at)
+      offsets = self._offsets(part) if is_text else ((0, len(name)),)
       where_N2 += [(at + start, at + stop) for start, stop in offsets]
       at += len(name)
     where_N2 = np.array(where_N2, np.int64).reshape(-1, 2)
@@ -133,30 +136,35 @@ class Tokenizer:
     return mask
 
   def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-    """The text of ids; special tokens are left out, or written by name."""
+    """Returns the text of ids; special tokens are left out or spelt out."""
     raise NotImplementedError
 
   def merges(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    """For each (left, right): do they share a token where they meet?
+    """Returns, for each (left, right), whether a token spans the boundary.
 
-    A few dozen characters to either side are looked at.
+    Only a few dozen characters on either side are read.
     """
     raise NotImplementedError
 
-  def _plan(self, pieces: Sequence[Piece], continues: bool) -> list[Job | int]:
+  def _plan(
+    self, pieces: Sequence[Piece], continues: bool
+  ) -> list[TextPart | int]:
+    """The parts of a text to encode, and the ids of its control tokens."""
     raise NotImplementedError
 
-  def _run(self, jobs: list[Job]) -> dict[Job, list[int]]:
+  def _encode_parts(self, parts: list[TextPart]) -> dict[TextPart, list[int]]:
+    """The token ids of each part."""
     raise NotImplementedError
 
-  def _offsets(self, job: Job) -> Sequence[tuple[int, int]]:
-    """Characters [start, stop) of each token of a job."""
+  def _offsets(self, part: TextPart) -> Sequence[tuple[int, int]]:
+    """Characters [start, stop) of each token of a part."""
     raise NotImplementedError
 
   def _split(self, pieces: Sequence[Piece]) -> list[str]:
-    """Text, control token, text, control token, ..., text.
+    """Splits a text into text, control token, text, control token, ..., text.
 
-    Control tokens are looked for in each stretch of template text by itself.
+    A control token lies in template text entirely: one that is partly content
+    is text.
     """
     parts = ['']
     for is_content, text in _stretches(pieces):
@@ -188,7 +196,7 @@ class ByteTokenizer(Tokenizer):
     self.special_tokens = dict(zip(keys, _BYTE_NAMES))
 
   def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-    """Bytes that are not UTF-8 become U+FFFD."""
+    """Returns the text of ids; bytes that are not UTF-8 become U+FFFD."""
     names = ('', '', '') if skip_special else _BYTE_NAMES
     parts = (
       names[i - 256].encode() if i >= 256 else bytes((i,))
@@ -197,26 +205,29 @@ class ByteTokenizer(Tokenizer):
     return b''.join(parts).decode('utf-8', errors='replace')
 
   def merges(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    """A byte belongs to one text."""
+    """Returns False for every pair: a byte never spans a boundary."""
     return [False] * len(pairs)
 
-  def _plan(self, pieces: Sequence[Piece], continues: bool) -> list[Job | int]:
-    parts = self._split(pieces)
+  def _plan(
+    self, pieces: Sequence[Piece], continues: bool
+  ) -> list[TextPart | int]:
+    # _split alternates text (even) and control tokens (odd).
     return [
-      self._control_ids[part] if i % 2 else Job(part, False, False)
-      for i, part in enumerate(parts)
+      self._control_ids[part] if i % 2 else TextPart(part, False, False)
+      for i, part in enumerate(self._split(pieces))
     ]
 
-  def _offsets(self, job: Job) -> Sequence[tuple[int, int]]:
-    chars = enumerate(job.text)
-    return [(i, i + 1) for i, char in chars for _ in char.encode('utf-8')]
+  def _encode_parts(self, parts: list[TextPart]) -> dict[TextPart, list[int]]:
+    return {part: list(part.text.encode('utf-8')) for part in parts}
 
-  def _run(self, jobs: list[Job]) -> dict[Job, list[int]]:
-    return {job: list(job.text.encode('utf-8')) for job in jobs}
+  def _offsets(self, part: TextPart) -> Sequence[tuple[int, int]]:
+    # Each byte of a character has the character's span.
+    chars = enumerate(part.text)
+    return [(i, i + 1) for i, char in chars for _ in char.encode('utf-8')]
 
 
 def _stretches(pieces: Sequence[Piece]) -> list[tuple[bool, str]]:
-  """(is_content, text), neighbours of one kind joined."""
+  """The pieces as (is_content, text), with neighbours of one kind joined."""
   stretches: list[tuple[bool, str]] = []
   for piece in pieces:
     if stretches and stretches[-1][0] == piece.is_content:
@@ -226,8 +237,10 @@ def _stretches(pieces: Sequence[Piece]) -> list[tuple[bool, str]]:
   return stretches
 
 
-def _joined(plan: list[Job | int], found: dict[Job, list[int]]) -> list[int]:
+def _joined(
+  plan: list[TextPart | int], ids_of: dict[TextPart, list[int]]
+) -> list[int]:
   ids: list[int] = []
   for part in plan:
-    ids.extend(found[part] if isinstance(part, Job) else (part,))
+    ids.extend(ids_of[part] if isinstance(part, TextPart) else (part,))
   return ids

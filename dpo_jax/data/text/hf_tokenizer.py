@@ -1,12 +1,13 @@
 """text -> tokens: a tokenizer.json, run by the `tokenizers` library.
 
-Comes in: the contents of a tokenizer's files. Goes out: an encoders.Tokenizer.
-Touches no disk (tokenizer.py does); the rules are those of encoders.py.
+Comes in: the contents of a tokenizer's files. Goes out: an encoders.Tokenizer,
+which follows the rules of encoders.py. Touches no disk: tokenizer.py does.
 
-Ids by name come from tokenizer_config.json or special_tokens_map.json, else
-config.json, else generation_config.json; so do EOS and padding that the former
-leave null. `add_bos_token` of
-tokenizer_config.json, where it is written, overrules the post-processor of
+BOS, EOS and padding are those that tokenizer_config.json or
+special_tokens_map.json names, else those of config.json, else those of
+generation_config.json. An EOS or padding token that is null in the first two
+is looked up in the others; a BOS that is null there is none. If
+tokenizer_config.json has `add_bos_token`, it overrides the post-processor of
 tokenizer.json, as in transformers.
 """
 
@@ -18,15 +19,15 @@ import tokenizers
 
 from dpo_jax import errors
 from dpo_jax.data.text import encoders
-from dpo_jax.data.text.encoders import Job
+from dpo_jax.data.text.encoders import TextPart
 from dpo_jax.data.text.templates import Piece
 from dpo_jax.storage import files as storage_files
 
-BOUNDARY_WINDOW = 32  # characters looked at on each side of a boundary
+BOUNDARY_WINDOW = 32  # characters read on each side of a boundary
 
 
 class TokenizerFiles(NamedTuple):
-  """The contents of a tokenizer's folder."""
+  """Contents of a tokenizer's folder."""
 
   name: str
   where: str  # path of tokenizer.json, for messages
@@ -38,14 +39,19 @@ class TokenizerFiles(NamedTuple):
 
 
 class FileTokenizer(encoders.Tokenizer):
-  """A tokenizer.json, run by the `tokenizers` library."""
+  """A tokenizer.json, run by the `tokenizers` library.
+
+  Two engines encode: `_start` for a text that begins, and `_middle` for one
+  that continues another. They are the same object if the tokenizer adds
+  nothing before a text.
+  """
 
   def __init__(self, files: TokenizerFiles):
-    """Padding, truncation, dropout and post-processor are switched off.
+    """Switches padding, truncation, dropout and the post-processor off.
 
     Raises:
-      InputError: the library cannot read the file, or BOS or EOS have names
-        that it does not know.
+      InputError: the library cannot read the file, or does not know the name
+        of BOS or EOS.
     """
     spec, self._start = _parse(files)
     self._first_only = 'first' in _prepend_schemes(spec)
@@ -78,16 +84,16 @@ class FileTokenizer(encoders.Tokenizer):
     self.fingerprint = self._hash(files)
 
   def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-    """As the library's decoder writes it.
+    """Returns the text as the library's decoder writes it.
 
-    Some decoders drop a space at the beginning: the text of a completion is
-    what decode(prompt + completion) has after decode(prompt).
+    Some decoders drop a space at the beginning. The text of a completion is
+    therefore decode(prompt + completion) without its beginning decode(prompt).
     """
     ids = [int(i) for i in ids]
     return self._start.decode(ids, skip_special_tokens=skip_special)
 
   def merges(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    """The joint text, BOUNDARY_WINDOW characters to either side."""
+    """Encodes each joint text, BOUNDARY_WINDOW characters on either side."""
     windows = [
       (left[-BOUNDARY_WINDOW:], right[:BOUNDARY_WINDOW])
       for left, right in pairs
@@ -97,68 +103,77 @@ class FileTokenizer(encoders.Tokenizer):
     encodings = self._middle.encode_batch(
       [left + right for left, right in unique], add_special_tokens=False
     )
-    found = {
+    is_merged = {
       (left, right): any(a < len(left) < b for a, b in encoding.offsets)
       for (left, right), encoding in zip(unique, encodings)
     }
-    return [found[window] for window in windows]
+    return [is_merged[window] for window in windows]
 
-  def _plan(self, pieces: Sequence[Piece], continues: bool) -> list[Job | int]:
+  def _plan(
+    self, pieces: Sequence[Piece], continues: bool
+  ) -> list[TextPart | int]:
     has_prefix = self._middle is not self._start
     middle = continues and has_prefix
     text = ''.join(piece.text for piece in pieces)
+    # Text of one kind is one part: the library finds its control tokens, or
+    # none of them.
     if all(piece.is_content for piece in pieces):
-      return [Job(text, False, middle)]
+      return [TextPart(text, False, middle)]
     if not middle and not any(piece.is_content for piece in pieces):
-      return [Job(text, True, False)]
-    plan: list[Job | int] = []
+      return [TextPart(text, True, False)]
+    plan: list[TextPart | int] = []
+    # Text (even places) and control tokens (odd places) in turn.
     parts = self._split(pieces)
     for i in range(0, len(parts), 2):
       text = parts[i]
+      # A token with rstrip swallows the white space to its right, one with
+      # lstrip that to its left.
       if i and self._special[parts[i - 1]].rstrip:
         text = text.lstrip()
       if i + 1 < len(parts) and self._special[parts[i + 1]].lstrip:
         text = text.rstrip()
       if text:
+        # After a control token, 'first' schemes add no prefix; others do.
         inside = has_prefix and self._first_only if i else middle
-        plan.append(Job(text, False, inside))
+        plan.append(TextPart(text, False, inside))
       if i + 1 < len(parts):
         plan.append(self._control_ids[parts[i + 1]])
     return plan
 
-  def _run(self, jobs: list[Job]) -> dict[Job, list[int]]:
-    found = {}
+  def _encode_parts(self, parts: list[TextPart]) -> dict[TextPart, list[int]]:
+    ids_of = {}
     for special in (False, True):
       for middle in (False, True):
-        some = [j for j in jobs if (j.special, j.middle) == (special, middle)]
+        alike = [p for p in parts if (p.special, p.middle) == (special, middle)]
         engine = self._middle if middle else self._start
+        # The library's switch means: encode special tokens as plain text.
         engine.encode_special_tokens = not special
         encodings = engine.encode_batch_fast(
-          [job.text for job in some], add_special_tokens=False
+          [part.text for part in alike], add_special_tokens=False
         )
-        found.update(zip(some, (encoding.ids for encoding in encodings)))
-    return found
+        ids_of.update(zip(alike, (encoding.ids for encoding in encodings)))
+    return ids_of
 
-  def _offsets(self, job: Job) -> Sequence[tuple[int, int]]:
-    engine = self._middle if job.middle else self._start
-    engine.encode_special_tokens = not job.special
-    return engine.encode(job.text, add_special_tokens=False).offsets
+  def _offsets(self, part: TextPart) -> Sequence[tuple[int, int]]:
+    engine = self._middle if part.middle else self._start
+    engine.encode_special_tokens = not part.special
+    return engine.encode(part.text, add_special_tokens=False).offsets
 
   def _named_id(
     self, files: TokenizerFiles, names: dict[str, str], key: str
   ) -> int | None:
     if f'{key}_token' in files.settings:
       name = names.get(f'{key}_token')
-      found = None if name is None else self._start.token_to_id(name)
-      if name is not None and found is None and key != 'pad':
+      token = None if name is None else self._start.token_to_id(name)
+      if name is not None and token is None and key != 'pad':
         raise errors.refuse(
           files.where,
           f'has no token {name!r}, which tokenizer_config.json names as '
           f'{key}_token',
           'use the tokenizer_config.json that belongs to this tokenizer.json',
         )
-      if found is not None or key == 'bos':
-        return found
+      if token is not None or key == 'bos':
+        return token
     for config in (files.model, files.generation):
       for value in _as_list(config.get(f'{key}_token_id')):
         if type(value) is int and 0 <= value < self.vocab_size:
@@ -176,7 +191,7 @@ class FileTokenizer(encoders.Tokenizer):
     )
 
   def _make_special(self, names: Iterable[str]) -> None:
-    """What the configs call special is special, as in transformers."""
+    """Makes the tokens that the configs name special, as in transformers."""
     stops = (self._start.id_to_token(i) for i in self.stop_ids)
     known = self._start.get_added_tokens_decoder().values()
     special = {token.content for token in known if token.special}
@@ -201,7 +216,7 @@ class FileTokenizer(encoders.Tokenizer):
 
 
 def _parse(files: TokenizerFiles) -> tuple[dict, tokenizers.Tokenizer]:
-  """The JSON without padding, truncation and dropout, and its tokenizer."""
+  """Returns tokenizer.json without padding, truncation, dropout; its engine."""
   text = files.tokenizer_json
   try:
     spec = json.loads(text)
@@ -222,17 +237,17 @@ def _parse(files: TokenizerFiles) -> tuple[dict, tokenizers.Tokenizer]:
 
 
 def _post_processed_begin(tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:
-  """What the post-processor of tokenizer.json puts before a text."""
-  whole = tokenizer.encode('a').ids
+  """The ids that the post-processor of tokenizer.json puts before a text."""
+  processed = tokenizer.encode('a').ids
   text = tokenizer.encode('a', add_special_tokens=False).ids
-  for i in range(len(whole) - len(text) + 1):
-    if whole[i : i + len(text)] == text:
-      return tuple(whole[:i])
+  for i in range(len(processed) - len(text) + 1):
+    if processed[i : i + len(text)] == text:
+      return tuple(processed[:i])
   return ()
 
 
 def _special_names(settings: dict[str, Any]) -> dict[str, str]:
-  """'bos_token' -> its string, and so on for every special token."""
+  """'bos_token' -> its string, and so for every special token."""
   names = {}
   for key, value in settings.items():
     if key.endswith('_token'):
@@ -247,7 +262,7 @@ def _special_names(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def _prepend_schemes(spec: dict) -> set[str]:
-  """When each Metaspace of the pre-tokenizer prepends."""
+  """The prepend_scheme of each Metaspace of the pre-tokenizer."""
   return {
     part.get('prepend_scheme', 'always')
     for part in _parts(spec.get('pre_tokenizer'), 'pretokenizers')
@@ -256,9 +271,12 @@ def _prepend_schemes(spec: dict) -> set[str]:
 
 
 def _drop_prefixes(spec: dict) -> bool:
-  """Takes out of the JSON what it puts before a text; whether there was any.
+  """Removes from tokenizer.json everything that is added before a text.
 
-  Also the post-processor, which puts BOS there.
+  The post-processor, which adds BOS, is removed too.
+
+  Returns:
+    Whether the normalizer or the pre-tokenizer changed.
   """
   before = json.dumps([spec.get('normalizer'), spec.get('pre_tokenizer')])
   spec['post_processor'] = None
@@ -279,7 +297,7 @@ def _drop_prefixes(spec: dict) -> bool:
 
 
 def _parts(part: dict | None, key: str) -> list[dict]:
-  """A normalizer or pre-tokenizer, with all that its sequences hold."""
+  """A normalizer or pre-tokenizer, and the parts of its sequences."""
   if not part:
     return []
   return [part, *(p for q in part.get(key, ()) for p in _parts(q, key))]

@@ -1,14 +1,14 @@
-"""What became of every record that was read.
+"""encoding -> counts: what became of every record that was read.
 
-Comes in: events of encoding. Goes out: counts that must balance, as a summary
-for people and as JSON for the run directory. Encodes nothing, prints nothing.
+Comes in: events of encoding. Goes out: counts that must balance, as lines of
+text and as JSON for the run directory. Encodes nothing, prints nothing.
 """
 
 import collections
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
-# Why a record is dropped: what is wrong with it, and what a user can do.
+# Reasons to drop a record, each with the problem and the fix.
 REASONS = {
   'empty_prompt': (
     'the prompt has no tokens and the tokenizer has neither BOS nor EOS',
@@ -61,7 +61,7 @@ REASONS = {
   ),
 }
 
-# What else is counted, and of what.
+# Further counts, each with the thing that is counted.
 COUNTERS = {
   'truncated_prompts': 'records whose prompt lost its beginning',
   'truncated_completions': 'completions that lost their end, and so their EOS',
@@ -82,9 +82,15 @@ COUNTERS = {
 }
 
 
+class Dropped(NamedTuple):
+  """The result of encoding a record that cannot be used."""
+
+  reason: str  # a key of REASONS
+
+
 @dataclasses.dataclass
 class Ledger:
-  """Counts of records; read == kept + sum(dropped) + duplicates."""
+  """Counts of records: read == kept + sum(dropped) + duplicates."""
 
   read: int = 0
   kept: int = 0
@@ -97,7 +103,7 @@ class Ledger:
   )  # by name, a key of COUNTERS
   first: dict[str, str] = dataclasses.field(
     default_factory=dict
-  )  # where the first record dropped for a reason was found
+  )  # reason -> place (`path:line`) of the first record dropped for it
 
   def drop(self, reason: str, where: str) -> None:
     """Counts a dropped record."""
@@ -105,11 +111,11 @@ class Ledger:
     self.first.setdefault(reason, where)
 
   def balanced(self) -> bool:
-    """Whether every record that was read is accounted for."""
+    """Whether kept, dropped and duplicates add up to the records read."""
     return self.read == self.kept + self.dropped.total() + self.duplicates
 
   def lines(self) -> list[str]:
-    """A summary for people: one line, two or three."""
+    """Returns a summary for people, in one to three lines."""
     dropped = self.dropped.total()
     lines = [
       f'records: read {self.read:,} = kept {self.kept:,} + dropped '
@@ -130,7 +136,7 @@ class Ledger:
     return lines
 
   def as_dict(self) -> dict[str, Any]:
-    """Plain JSON, every counter there; Ledger.from_dict reads it."""
+    """Returns plain JSON with every counter; Ledger.from_dict reads it."""
     return {
       'read': self.read,
       'kept': self.kept,
@@ -142,7 +148,7 @@ class Ledger:
 
   @classmethod
   def from_dict(cls, values: dict[str, Any]) -> 'Ledger':
-    """The ledger that as_dict wrote."""
+    """Returns the ledger that as_dict wrote."""
     return cls(
       **{
         **values,

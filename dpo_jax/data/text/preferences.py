@@ -1,8 +1,7 @@
-"""What a stage of training takes of a record, and what names a record.
+"""record -> record of a stage: what SFT or preference training uses of it.
 
-Comes in: PreferenceRecords, token ids. Goes out: the record as SFT or
-preference training needs it, or the reason (a key of ledger.REASONS) why it
-needs none of it; uids. Encodes nothing.
+Comes in: PreferenceRecords, then token ids. Goes out: the record as the stage
+needs it, or ledger.Dropped; the uid of an encoded record. Encodes nothing.
 """
 
 import math
@@ -10,39 +9,43 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dpo_jax.data.text.ledger import Dropped
 from dpo_jax.storage import files
 from dpo_jax.types import Comparison, EncodedRecord, PreferenceRecord
 
 
-def for_stage(record: PreferenceRecord, stage: str) -> PreferenceRecord | str:
-  """The record that a stage trains on, or the reason why there is none.
+def for_stage(
+  record: PreferenceRecord, stage: str
+) -> PreferenceRecord | Dropped:
+  """Returns the record that a stage trains on, or Dropped.
 
   Args:
     record: as it was read.
-    stage: 'sft' takes the best completion (most comparisons won less lost,
-      else the highest score; of labelled ones, each that is desirable), as
-      Comparison(k, k); any other stage takes the completions with their
-      comparisons, labels and scores, and no demonstrations.
+    stage: 'sft' takes completions to imitate, as Comparison(k, k): the one
+      with the most comparisons won minus lost; without comparisons, the one
+      with the highest score; without scores, every one labelled desirable.
+      Any other stage takes all completions with their comparisons, labels and
+      scores, and drops demonstrations.
   """
   numbers = (
     *(value for c in record.comparisons for value in (c.weight, c.margin)),
     *(record.scores or ()),
   )
   if not all(map(math.isfinite, numbers)):
-    return 'non_finite'
+    return Dropped('non_finite')
   if stage == 'sft':
     return _best(record)
   real = tuple(c for c in record.comparisons if c.winner != c.loser)
   scores_differ = len(set(record.scores or ())) > 1
   if not (real or record.labels is not None or scores_differ):
-    return 'no_preference'
+    return Dropped('no_preference')
   return record._replace(comparisons=real)
 
 
 def without_identical(
   comparisons: Sequence[Comparison], completions: Sequence[np.ndarray]
 ) -> tuple[Comparison, ...]:
-  """The comparisons whose two sides are not the same tokens."""
+  """Returns the comparisons whose two sides differ, and demonstrations."""
   return tuple(
     c
     for c in comparisons
@@ -52,12 +55,13 @@ def without_identical(
 
 
 def with_uid(record: EncodedRecord) -> EncodedRecord:
-  """The record with the uid that its content gives it.
+  """Returns the record with the uid of its content.
 
-  sha256 over lengths, token ids, comparisons, labels, scores, and masks where
-  there are any; the first 16 hex digits. The source and the place in it do
-  not enter.
+  The uid is the first 16 hex digits of the sha256 over lengths, token ids,
+  comparisons, labels, scores and, if it has any, masks. The source of the
+  record and its place there do not enter.
   """
+  # Numbers are converted, so that 1 and 1.0 give the same uid.
   known = [
     [
       [int(c[0]), int(c[1]), float(c[2]), float(c[3])]
@@ -78,7 +82,7 @@ def with_uid(record: EncodedRecord) -> EncodedRecord:
   return record._replace(uid=digest[:16])
 
 
-def _best(record: PreferenceRecord) -> PreferenceRecord | str:
+def _best(record: PreferenceRecord) -> PreferenceRecord | Dropped:
   num = len(record.completions)
   if record.comparisons:
     points = np.zeros(num)
@@ -92,15 +96,15 @@ def _best(record: PreferenceRecord) -> PreferenceRecord | str:
     return _only(record, [int(np.argmax(record.scores))])
   if record.labels is not None:
     return _only(record, [k for k in range(num) if record.labels[k]])
-  return _only(record, [0]) if num == 1 else 'no_preference'
+  return _only(record, [0]) if num == 1 else Dropped('no_preference')
 
 
 def _only(
   record: PreferenceRecord, kept: list[int], weight: float = 1.0
-) -> PreferenceRecord | str:
+) -> PreferenceRecord | Dropped:
   """The record as demonstrations of these completions."""
   if not kept:
-    return 'undesirable'
+    return Dropped('undesirable')
   return record._replace(
     completions=tuple(record.completions[k] for k in kept),
     comparisons=tuple(Comparison(i, i, weight) for i in range(len(kept))),

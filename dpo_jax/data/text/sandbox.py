@@ -1,18 +1,17 @@
-"""The Jinja environment that runs a stranger's chat template.
+"""template -> text: the Jinja environment that runs untrusted chat templates.
 
-Comes in: template source. Goes out: a compiled template in an immutable
-sandbox that behaves as the one of `transformers` does (trim_blocks,
-lstrip_blocks, loop controls, tojson, raise_exception, strftime_now, the
-generation block), with a budget: loops, calls and characters are counted, and
-what would take too much of them stops with LimitError before it is computed.
-Where a generation block begins and ends can be marked in the text.
-Reads no file, knows nothing of messages or tokens.
+Comes in: template source and variables. Goes out: the rendered text. The
+template runs in an immutable sandbox with the settings of `transformers`
+(trim_blocks, lstrip_blocks, loop controls, tojson, raise_exception,
+strftime_now, the generation block). Loops, calls and characters are counted by
+budget.py; an operation that would exceed the budget raises LimitError before
+it is computed. The beginning and end of each generation block can be marked in
+the text. Reads no file and knows neither messages nor tokens.
 """
 
 import datetime
 import functools
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -24,29 +23,17 @@ import jinja2.sandbox
 import jinja2.utils
 from jinja2 import nodes
 
-MAX_CHARS = 10_000_000  # characters of a string, and of the rendering
-MAX_ITEMS = 500_000  # items of a list, with those inside its items
-MAX_STEPS = 1_000_000  # loop turns, calls, and characters / 64
-_MAX_BITS = 4096  # of an integer
+from dpo_jax.data.text.budget import Budget, LimitError
 
-# No chat template needs these, and what they take is hard to foresee.
+# No chat template needs these, and their cost is hard to foresee.
 _NO_FILTERS = ('sum', 'pprint', 'urlize', 'xmlattr', 'wordwrap')
 _NO_METHODS = ('translate', 'format_map', 'maketrans')
-_WITH_WIDTH = (
-  *('center', 'ljust', 'rjust', 'zfill', 'expandtabs'),
-  *('indent', 'batch', 'slice', 'truncate'),
-)
-# With what `map` and `select` return, these fail in jinja2 too.
+# For a generator (from `map`, `select`), these fail in jinja2 too; the others
+# get its items as a list, which can be counted.
 _NO_GENERATOR = ('tojson', 'length', 'count')
-_GROWING = (*_WITH_WIDTH, 'round', 'replace', 'format', 'join', 'tojson')
-
 
 UndefinedError = jinja2.exceptions.UndefinedError
 SecurityError = jinja2.exceptions.SecurityError
-
-
-class LimitError(jinja2.TemplateRuntimeError):
-  """The template asks for more time or room than a chat can need."""
 
 
 def compile_template(source: str) -> 'Template':
@@ -71,7 +58,8 @@ class Template:
       raise jinja2.TemplateError(f'{type(error).__name__}: {error}') from None
 
     self.has_generation = self._environment.has_generation
-    # Names that it reads from its caller: a local one of them may be there too.
+    # Names that the template reads from its caller. A name that it also
+    # assigns in some branch is among them.
     self.variables = frozenset(
       jinja2.meta.find_undeclared_variables(tree)
     ).difference(self._environment.globals)
@@ -79,30 +67,34 @@ class Template:
   def render(
     self, variables: Mapping[str, Any], marks: tuple[str, str] = ('', '')
   ) -> str:
-    """The text; raises jinja2.TemplateError and what expressions raise.
+    """Renders the template.
 
     Args:
-      variables: what the template may read.
-      marks: written where a generation block begins, and where it ends.
+      variables: the names that the template may read.
+      marks: texts written at the beginning and end of a generation block.
+
+    Raises:
+      jinja2.TemplateError: among them LimitError; and whatever an expression
+        of the template raises.
     """
-    self._environment.steps = 0
+    budget = self._environment.budget = Budget()
     self._environment.marks = marks
     pieces, size = [], 0
     for piece in self._template.generate(**variables):
       size += len(piece)
-      self._environment.bound(size)
+      budget.bound(size)
       pieces.append(piece)
     return ''.join(pieces)
 
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-  """The sandbox; every operation that can grow passes through the budget."""
+  """The sandbox. Every operation that can grow passes through the budget."""
 
   intercepted_binops = frozenset(['+', '*', '**', '%'])
 
   def __init__(self, **options: Any):
     super().__init__(**options)
-    self.steps = 0
+    self.budget = Budget()  # of the current rendering
     self.marks = ('', '')  # of generation blocks
     self.has_generation = False  # set by the block's parser
     self.finalize = self.bounded
@@ -120,92 +112,65 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
       'strftime_now': _strftime_now,
     }
 
-  def spend(self, chars: int = 0) -> None:
-    """Counts one step and the characters it makes."""
-    self.steps += 1 + chars // 64
-    if self.steps > MAX_STEPS:
-      raise LimitError(f'the template takes more than {MAX_STEPS} steps')
-
-  def bound(self, size: int) -> None:
-    """Refuses a size before it is made."""
-    if size > MAX_CHARS:
-      raise LimitError(f'the template makes more than {MAX_CHARS} characters')
-
   def bounded(self, value: Any) -> Any:
-    """The value, once its text is known to fit; every output passes here."""
-    self.spend(self._size(value))
+    """Returns an output's value after counting it; jinja2's `finalize`."""
+    self.budget.spend(self.budget.size(value))
     return value
 
   def counted(self, iterable: Any) -> Any:
-    """What a `for` goes over, each turn counted."""
-    return _Counted(iterable, self.spend)
+    """Returns the iterable of a `for`, with each turn counted."""
+    return _Counted(iterable, self.budget.spend)
 
   def mark(self, side: int) -> str:
-    """What a generation block writes at its beginning (0) or end (1)."""
+    """Returns the mark at the beginning (0) or end (1) of a block."""
     return self.marks[side]
 
   def joined(self, *values: Any) -> str:
-    """The operator ~."""
-    size = sum(map(self._size, values))
-    self.bound(size)
-    self.spend(size)
+    """Computes the operator ~."""
+    size = sum(map(self.budget.size, values))
+    self.budget.bound(size)
+    self.budget.spend(size)
     return ''.join(map(str, values))
 
   def unsafe_undefined(self, obj, attribute):
-    """Private attributes are refused, also where they are only printed."""
+    """Refuses private attributes, which jinja2 would print as ''."""
     kind = type(obj).__name__
     raise jinja2.exceptions.SecurityError(
       f'access to attribute {attribute!r} of {kind!r} is unsafe'
     )
 
+  # The underscores keep `self` and `context` free as keywords of a template.
   def call(__self, __context, __obj, *args, **kwargs):  # noqa: B902, N805
     """Calls a macro, global or method; a method's result is foreseen."""
+    budget = __self.budget
     owner = getattr(getattr(__obj, '__wrapped__', __obj), '__self__', None)
     if isinstance(__obj, jinja2.runtime.LoopContext):
       args = (__self.counted(args[0]), *args[1:])
     elif isinstance(__obj, jinja2.runtime.Macro):
-      __self.spend(512)  # a call takes as long as eight turns of a loop
+      # A call takes as long as 9 turns of a loop: 1 + 512 / 64 steps.
+      budget.spend(512)
     elif isinstance(owner, str):
       name = __obj.__name__
       if name in _NO_METHODS:
         raise LimitError(f'str.{name} is not for chat templates')
       args = tuple(map(_as_list, args))
       text, values = owner, (*args, *kwargs.values())
-      if name == 'join':  # the other way round than the filter
+      if name == 'join':  # str.join takes the items; the filter is given them
         text, values = args[0], (owner,)
-      __self._foresee(name, text, values)
+      budget.foresee(name, text, values)
     result = super().call(__context, __obj, *args, **kwargs)
-    __self.spend(len(result) if isinstance(result, str) else 0)
+    budget.spend(len(result) if isinstance(result, str) else 0)
     return result
 
   def call_binop(self, context, operator, left, right):
-    """The operators of intercepted_binops."""
-    kinds = (str, list, tuple)
-    if isinstance(left, int) and isinstance(right, int):
-      bits = abs(left).bit_length()
-      if operator == '**':
-        bits *= max(right, 0)
-      elif operator == '*':
-        bits += abs(right).bit_length()
-      if bits > _MAX_BITS:
-        raise LimitError(f'the template makes a number of {bits} bits')
-    elif operator == '*':
-      for many, times in ((left, right), (right, left)):
-        if isinstance(many, kinds) and isinstance(times, int):
-          unit = 1 if isinstance(many, str) else MAX_CHARS // MAX_ITEMS
-          self.bound(len(many) * max(times, 0) * unit)
-    elif operator == '+' and isinstance(left, kinds):
-      self.bound(len(left) + (len(right) if isinstance(right, kinds) else 0))
-    elif operator == '%' and isinstance(left, str):
-      self._foresee(
-        'format', left, right if isinstance(right, tuple) else (right,)
-      )
+    """Computes an operator of intercepted_binops."""
+    self.budget.foresee_operator(operator, left, right)
     result = super().call_binop(context, operator, left, right)
-    self.spend(len(result) if isinstance(result, kinds) else 0)
+    self.budget.spend_result(result)
     return result
 
   def _generate(self, source, name, filename, defer_init=False):
-    """Rewrites loops and ~ of the syntax tree so that they are counted."""
+    """Rewrites loops and ~ in the syntax tree so that they are counted."""
     for loop in list(source.find_all(nodes.For)):
       loop.iter = _environment_call('counted', [loop.iter])
     for node in list(source.find_all(nodes.Node)):
@@ -217,7 +182,8 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     return super()._generate(source, name, filename, defer_init)
 
   def _guarded(self, name: str, function: Callable) -> Callable:
-    """A filter whose result is foreseen, and counted."""
+    """Returns the filter with its result foreseen and counted."""
+    # Some filters take the context or environment before their arguments.
     skip = int(hasattr(function, 'jinja_pass_arg'))
 
     @functools.wraps(function)
@@ -225,62 +191,15 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
       if name not in _NO_GENERATOR:
         args = [*args[:skip], *map(_as_list, args[skip:])]
       if len(args) > skip:
-        self._foresee(name, args[skip], (*args[skip + 1 :], *kwargs.values()))
+        values = (*args[skip + 1 :], *kwargs.values())
+        self.budget.foresee(name, args[skip], values)
       result = function(*args, **kwargs)
       if isinstance(result, (str, list)):
-        self.bound(len(result))
-        self.spend(len(result))
+        self.budget.bound(len(result))
+        self.budget.spend(len(result))
       return result
 
     return guarded
-
-  def _foresee(self, name: str, text: Any, values: tuple) -> None:
-    """Refuses a filter or method whose result would be too large."""
-    if isinstance(text, str) and name not in _GROWING:
-      self.spend(len(text))
-      return
-    size = self._size(text)
-    longest = max(map(self._size, values), default=0)
-    number = max((abs(v) for v in values if isinstance(v, int)), default=0)
-    if name in _WITH_WIDTH:
-      lines = text.count('\n') + text.count('\t') if _is_text(text) else 0
-      size += max(number, longest) * (lines + 1)
-    elif name == 'round':
-      size += number * (MAX_CHARS // _MAX_BITS)
-    elif name == 'replace' and len(values) > 1:
-      size += (str(text).count(str(values[0])) + 1) * self._size(values[1])
-    elif name == 'format':
-      widths = map(int, re.findall(r'\d+', text[:MAX_CHARS]))
-      fields = text.count('{') + text.count('%')
-      size += sum(widths) + fields * (longest + number)
-    elif name == 'tojson':
-      size += number * size
-    elif name == 'join':
-      size += longest * (len(text) if hasattr(text, '__len__') else 0)
-    self.bound(size)
-    self.spend(size)
-
-  def _size(self, value: Any) -> int:
-    """Characters of str(value), at least; stops counting at the bounds."""
-    if isinstance(value, str):
-      self.bound(len(value))
-      return len(value)
-    size, num_items, todo = 0, 0, [value]
-    while todo:
-      item = todo.pop()
-      if isinstance(item, str):
-        size += len(item)
-        continue
-      size += 1
-      if isinstance(item, (Mapping, list, tuple)):
-        num_items += len(item)
-        if num_items > MAX_ITEMS:
-          raise LimitError(f'the template makes more than {MAX_ITEMS} items')
-        todo.extend(item)
-        if isinstance(item, Mapping):
-          todo.extend(item.values())
-    self.bound(size)
-    return size
 
   def _to_json(
     self,
@@ -290,7 +209,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     separators=None,
     sort_keys=False,
   ):
-    """Plain JSON: jinja2's own filter escapes HTML."""
+    """Returns plain JSON; jinja2's own filter escapes HTML."""
     return json.dumps(
       value,
       ensure_ascii=ensure_ascii,
@@ -301,7 +220,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 
 class _Counted:
-  """An iterable whose turns are counted; sized where the iterable is."""
+  """An iterable whose turns are counted; has a length if the iterable has."""
 
   def __init__(self, iterable: Any, spend: Callable[[], None]):
     self._iterable = iterable
@@ -317,12 +236,12 @@ class _Counted:
 
 
 class _Generation(jinja2.ext.Extension):
-  """{% generation %}...{% endgeneration %}: its body, in a scope of its own."""
+  """{% generation %}...{% endgeneration %}, with its body in its own scope."""
 
   tags = {'generation'}
 
   def parse(self, parser):
-    """The body between its two marks."""
+    """Returns the body between its two marks."""
     line = next(parser.stream).lineno
     body = parser.parse_statements(('name:endgeneration',), drop_needle=True)
     self.environment.has_generation = True
@@ -334,7 +253,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 class _Dict:
-  """dict(...) of a template, without the class's attributes."""
+  """dict(...) of a template, without the attributes of the class."""
 
   def __call__(self, *args: Any, **kwargs: Any) -> dict:
     return dict(*args, **kwargs)
@@ -377,10 +296,6 @@ def _concat_call(value: Any) -> Any:
   return value
 
 
-def _is_text(value: Any) -> bool:
-  return isinstance(value, str)
-
-
 def _as_list(value: Any) -> Any:
-  """A generator's items, to be counted; other things as they are."""
+  """The items of a generator, to be counted; other values as they are."""
   return list(value) if hasattr(value, '__next__') else value

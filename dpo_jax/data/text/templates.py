@@ -1,19 +1,19 @@
 """record -> text: a chat template turns messages into pieces of text.
 
 Comes in: messages, tools and the Jinja source of a template. Goes out: Pieces
-whose texts joined are what `transformers` renders, split where a message holds
-text that reads like a control token, and which characters the template marks
-as the assistant's (`{% generation %}`). Reads no file and encodes nothing.
+whose joined texts are the rendering of `transformers`, cut where a message
+contains a control token's text; and the characters that the template marks as
+the assistant's (`{% generation %}`). Reads no file and encodes nothing.
 
-How typed control tokens are told from the template's own: only strings of the
-messages that hold one (`<|im_end|>` typed by a user), or that could make one
-together with what the template writes beside them, are wrapped in a pair of
-Unicode noncharacters before rendering. All other messages, nearly all there
-are, reach the template untouched, so it may trim, split and test them freely.
-With wrapped text the template runs twice, and the wrapped rendering must equal
-the plain one but for the wrapping; where it does not (a template that measures
-or rewrites control tokens in messages), UnsafeText is raised and encoding
-drops the record as `control_tokens`.
+A control token typed in a message (`<|im_end|>`) must not act as one. A string
+of the messages that contains one, or that could complete one together with
+the template's own text, is therefore wrapped in two Unicode noncharacters
+before rendering. Nearly all messages contain none: they reach the template
+unchanged, which may trim, split and test them. If something was wrapped, the
+template runs twice, and the two renderings must be equal after the wrapping is
+removed. They differ if the template measures or rewrites the control tokens of
+messages. Then UnsafeText is raised, and encoding drops the record as
+`control_tokens`.
 """
 
 import re
@@ -24,10 +24,11 @@ from dpo_jax import errors
 from dpo_jax.data.text import sandbox
 from dpo_jax.types import InputError
 
-# Pairs of noncharacters: no text should hold them, and no encoder sees them.
+# Pairs of noncharacters, which Unicode reserves for internal use: texts should
+# not contain them. They are removed before encoding.
 _MARKS = tuple((chr(c), chr(c + 1)) for c in range(0xFDD0, 0xFDEF, 2))
 _REASONING = ('reasoning_content', 'thinking', 'reasoning')
-_NOT_TEXT = ('role', 'type')  # keys of a message that hold names
+_NOT_TEXT = ('role', 'type')  # keys of a message whose values are names
 _FIX_RENDER = 'give messages that this template takes, or another template'
 _FIX_UNDEFINED = (
   'set what it reads in data.template_args, give messages that have it, or '
@@ -40,15 +41,15 @@ class Piece(NamedTuple):
   """A part of a rendered text."""
 
   text: str
-  is_content: bool  # a message's: no control token may come of it
+  is_content: bool  # from a message: no control token may be made from it
 
 
 class Rendering(NamedTuple):
   """A rendered conversation."""
 
-  pieces: tuple[Piece, ...]  # their texts joined are the rendering
-  # Characters [start, stop) of its generation blocks, ascending and apart;
-  # None where the template has no such block.
+  pieces: tuple[Piece, ...]  # joined, their texts are the rendering
+  # Characters [start, stop) of the generation blocks, ascending, disjoint;
+  # None if the template has no such block.
   spans: tuple[tuple[int, int], ...] | None
 
   @property
@@ -58,14 +59,15 @@ class Rendering(NamedTuple):
 
 
 class UnsafeText(InputError):
-  """A message's control tokens cannot be told from the template's."""
+  """Control tokens of a message cannot be told from those of the template."""
 
 
 class ControlTokens:
   """The strings that a tokenizer turns into special tokens."""
 
   def __init__(self, tokens: Iterable[str]):
-    """Takes the strings, longest match first."""
+    """Takes the strings, in any order."""
+    # Longest first: a regular expression takes the first alternative that fits.
     tokens = sorted(filter(None, set(tokens)), key=lambda t: (-len(t), t))
     self.pattern = re.compile('|'.join(map(re.escape, tokens)) or r'(?!)')
     self._heads = {t[:i] for t in tokens for i in range(1, len(t))}
@@ -73,15 +75,15 @@ class ControlTokens:
     self._longest = max(map(len, tokens), default=0)
 
   def found_in(self, value: Any) -> bool:
-    """Whether a text, or any text of messages, holds a control token."""
+    """Whether a text, or a text in messages, contains a control token."""
     return any(self.pattern.search(text) for text in _texts(value))
 
   def is_near(self, value: Any) -> bool:
-    """The same, or part of a token at the end of a text."""
+    """As `found_in`; also true for part of a token at either end of a text."""
     return any(self._spans(text) for text in _texts(value))
 
   def mark(self, text: str, marks: tuple[str, str]) -> str:
-    """The text with each span that could make a control token wrapped."""
+    """Returns the text with all possible (parts of) control tokens wrapped."""
     done, parts = 0, []
     for start, stop in self._spans(text):
       parts += (text[done:start], marks[0], text[start:stop], marks[1])
@@ -89,9 +91,10 @@ class ControlTokens:
     return ''.join((*parts, text[done:]))
 
   def _spans(self, text: str) -> list[tuple[int, int]]:
-    """Whole tokens, and at either end of the text a token's beginning or end.
+    """Spans of tokens, and of parts of tokens at the ends of the text.
 
-    The ends are looked for inside of white space, which templates trim.
+    The end of a token may open the text, and the beginning of one may close
+    it. White space around the text is skipped, since templates trim it.
     """
     spans = [match.span() for match in self.pattern.finditer(text)]
     stop = len(text.rstrip())
@@ -123,12 +126,12 @@ class ChatTemplate:
 
     Args:
       source: Jinja.
-      special_tokens: what the template may write by name ('bos_token', ...).
-      control_tokens: what messages must not be able to write.
-      where: where the template came from, for messages.
+      special_tokens: tokens that the template reads by name ('bos_token').
+      control_tokens: tokens that a message must not be able to make.
+      where: the origin of the template, for messages.
 
     Raises:
-      InputError: the source is no Jinja template.
+      InputError: the source is not a valid Jinja template.
     """
     self.source = source
     self.where = where
@@ -142,7 +145,7 @@ class ChatTemplate:
         f'is no chat template that can be compiled: {_with_line(error)}',
         'give a Jinja template as transformers takes it',
       ) from None
-    self.variables = self._template.variables  # names that it reads
+    self.variables = self._template.variables  # names that the template reads
     self.has_generation = self._template.has_generation
 
   def render(
@@ -158,16 +161,16 @@ class ChatTemplate:
 
     Args:
       messages: `{'role': ..., 'content': ...}`, oldest first.
-      add_generation_prompt: end with what opens the assistant's turn.
-      allow_control_tokens: control tokens typed in messages stay what they
-        look like; everything is one piece.
+      add_generation_prompt: end with the text that opens an assistant's turn.
+      allow_control_tokens: control tokens typed in messages act as control
+        tokens; the rendering is one piece.
       where: the record, for messages.
-      **extra: further variables of the template ('tools', 'documents', ...);
-        control tokens in 'tools' are content, as in messages.
+      **extra: further variables of the template ('tools', 'documents', ...).
+        Control tokens in 'tools' are content, as those in messages.
 
     Raises:
-      InputError: the template refuses the messages, or takes too much.
-      UnsafeText: see the head of this file.
+      InputError: the template refuses the messages or exceeds its budget.
+      UnsafeText: see the docstring of this file.
     """
     plain = {'messages': _plain(messages), 'tools': extra.pop('tools', None)}
     extra = {
@@ -193,10 +196,12 @@ class ChatTemplate:
     )
     pieces = _split_marked(self._run(wrapped, extra, where), marks)
     if ''.join(piece.text for piece in pieces) != text:
-      raise UnsafeText(
-        f'{where or self.where}: a message holds control tokens that the chat '
-        'template rewrites; fix: remove them from the message'
+      refusal = errors.refuse(
+        where or self.where,
+        'a message holds control tokens that the chat template rewrites',
+        'remove them from the message',
       )
+      raise UnsafeText(str(refusal))
     return Rendering(pieces, spans)
 
   def _run(
@@ -208,7 +213,7 @@ class ChatTemplate:
   ) -> str:
     try:
       return self._template.render({**extra, **plain}, marks)
-    except Exception as error:  # an expression of a template may raise anything
+    except Exception as error:  # an expression in a template may raise anything
       verb, fix = 'cannot render the messages', _FIX_RENDER
       if isinstance(error, sandbox.UndefinedError):
         fix = _FIX_UNDEFINED
@@ -222,22 +227,24 @@ class ChatTemplate:
       ) from None
 
   def _free_marks(self, plain: Any) -> list[tuple[str, str]]:
-    """Two pairs of noncharacters that are in no text."""
+    """Two pairs of noncharacters that occur in no text."""
     used = set(self.source).union(*_texts(plain))
     free = [marks for marks in _MARKS if not used.intersection(marks)]
     if len(free) > 1:
       return free[:2]
-    raise UnsafeText(
-      f'{self.where}: a message holds control tokens and every Unicode '
-      'noncharacter; fix: remove them from the message'
+    refusal = errors.refuse(
+      self.where,
+      'a message holds control tokens and every Unicode noncharacter',
+      'remove them from the message',
     )
+    raise UnsafeText(str(refusal))
 
 
 def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-  """Copies for the template, as transformers' apply_chat_template makes them.
+  """Copies of messages, as transformers' apply_chat_template makes them.
 
-  A null is as no key at all ('content' beside 'tool_calls'), and reasoning
-  goes by each of its names.
+  A key whose value is null is left out ('content' beside 'tool_calls'), and
+  reasoning is given under each of its names.
   """
   copies = []
   for message in messages:
@@ -252,7 +259,7 @@ def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
-  """JSON data with each string changed, but for keys, roles and types."""
+  """JSON data with each string changed, except keys, roles and types."""
   if isinstance(value, str):
     return change(value)
   if isinstance(value, Mapping):
@@ -273,7 +280,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-  """Sorted spans, those that touch or overlap made one."""
+  """The spans in order; those that touch or overlap become one."""
   merged: list[tuple[int, int]] = []
   for start, stop in sorted(spans):
     if merged and start <= merged[-1][1]:
@@ -284,7 +291,7 @@ def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _split_marked(text: str, marks: tuple[str, str]) -> tuple[Piece, ...]:
-  """Cuts at the marks; what is between an opening and a closing is content."""
+  """Cuts a text at the marks; a part between two marks is content."""
   pieces = []
   for part in re.split(f'({marks[0]}[^{marks[1]}]*{marks[1]})', text):
     is_content = part.startswith(marks[0])
@@ -297,7 +304,10 @@ def _split_marked(text: str, marks: tuple[str, str]) -> tuple[Piece, ...]:
 def _take_spans(
   text: str, marks: tuple[str, str]
 ) -> tuple[str, tuple[tuple[int, int], ...]]:
-  """The text without marks, and what was between an opening and a closing."""
+  """The text without marks, and the spans that were between two marks.
+
+  Generation blocks may be nested; the outermost give the spans.
+  """
   parts, spans, size, depth, start = [], [], 0, 0, 0
   for part in re.split(f'([{marks[0]}{marks[1]}])', text):
     if part == marks[0]:
@@ -314,7 +324,7 @@ def _take_spans(
 
 
 def _with_line(error: Exception) -> str:
-  """The error's message, with the line of the template where it has one."""
+  """The error's message, after the template's line if the error has one."""
   line = getattr(error, 'lineno', None)
   text = getattr(error, 'message', None) or str(error)
   return f'line {line}: {text}' if line else text

@@ -1,11 +1,10 @@
-"""Tokenizer files: a folder in Hugging Face layout -> a Tokenizer.
+"""folder -> Tokenizer: reads tokenizer files in Hugging Face layout.
 
-Comes in: 'byte', a folder that holds tokenizer.json, or the path of a
-tokenizer.json, read with the files beside it (tokenizer_config.json,
+Comes in: 'byte', a folder with tokenizer.json, or the path of a tokenizer.json.
+The files beside it are read too, if they exist: tokenizer_config.json,
 special_tokens_map.json, config.json, generation_config.json,
-chat_template.jinja, additional_chat_templates/NAME.jinja; each may be missing).
-Goes out: a Tokenizer, or a types.InputError. Reads tokenizer files and nothing
-else, encodes nothing.
+chat_template.jinja, additional_chat_templates/NAME.jinja. Goes out: a
+Tokenizer, or a types.InputError. Encodes nothing.
 """
 
 import pathlib
@@ -30,11 +29,11 @@ def load(name_or_path: str) -> Tokenizer:
     name_or_path: 'byte' (the built-in one), a folder, or a tokenizer.json.
 
   Returns:
-    The tokenizer; its `name` is the argument.
+    The tokenizer. Its `name` is the argument.
 
   Raises:
-    InputError: there is none, or its files cannot be read or do not go
-      together.
+    InputError: no tokenizer exists there, its files cannot be read, or they
+      contradict each other.
   """
   name = str(name_or_path)
   if name == 'byte':
@@ -72,7 +71,7 @@ def _read_folder(path: pathlib.Path, name: str) -> TokenizerFiles:
 
 
 def _template_files(path: pathlib.Path) -> dict[str, str]:
-  """The templates in files of their own; transformers reads no others then."""
+  """Templates in .jinja files. If any exist, transformers reads no others."""
   others = path.with_name('additional_chat_templates').glob('*.jinja')
   paths = {file.stem: file for file in sorted(others)}
   default = path.with_name('chat_template.jinja')
@@ -81,17 +80,17 @@ def _template_files(path: pathlib.Path) -> dict[str, str]:
 
 
 def _listed_templates(path: pathlib.Path, config: dict) -> dict[str, str]:
-  """Those of tokenizer_config.json: one, or named ones."""
-  found = config.get('chat_template')
-  if found is None:
+  """Templates in tokenizer_config.json: a single one, or several by name."""
+  given = config.get('chat_template')
+  if given is None:
     return {}
-  if isinstance(found, list):  # [{'name': 'default', 'template': ...}, ...]
-    found = {
+  if isinstance(given, list):  # [{'name': 'default', 'template': ...}, ...]
+    given = {
       entry.get('name'): entry.get('template')
-      for entry in found
+      for entry in given
       if isinstance(entry, dict)
     }
-  named = found if isinstance(found, dict) else {'default': found}
+  named = given if isinstance(given, dict) else {'default': given}
   for name, source in named.items():
     if not isinstance(name, str) or not isinstance(source, str):
       raise errors.refuse(

@@ -1,8 +1,8 @@
-"""Cutting a record's token ids to a window.
+"""tokens -> tokens that fit: cuts a record to the maximum length.
 
 Comes in: token ids of one prompt and of all its completions. Goes out: ids
-that fit, or the reason (a key of ledger.REASONS) why the record is dropped.
-All completions of a record keep the identical prompt.
+that fit, or ledger.Dropped. All completions of a record keep the identical
+prompt. Does not count what was cut: encode.py does.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from dpo_jax import errors
+from dpo_jax.data.text.ledger import Dropped
 
-# What is done where prompt + longest completion exceed the window.
+# Policies for a record whose prompt + longest completion exceed max_length.
 POLICIES = {
   'drop': 'the record is dropped',
   'keep_prompt_end': 'the prompt loses its beginning; a BOS stays',
@@ -22,7 +23,7 @@ Ids = Sequence[int]
 
 
 def check(policy: str) -> None:
-  """Refuses a policy that there is not."""
+  """Refuses an unknown policy."""
   if policy not in POLICIES:
     raise errors.refuse(
       'config.data.truncation',
@@ -40,55 +41,65 @@ def fit(
   prompt_max_length: int | None = None,
   *,
   num_begin: int = 0,
-) -> tuple[Ids, list[Ids]] | str:
-  """Cuts prompt or completions.
+) -> tuple[Ids, list[Ids]] | Dropped:
+  """Cuts the prompt or the completions of a record.
 
   Args:
-    prompt: one token or more.
-    completions: likewise, each.
+    prompt: one or more tokens.
+    completions: one or more tokens each.
     policy: a key of POLICIES.
-    max_length: tokens of prompt + longest completion.
-    prompt_max_length: tokens of the prompt; with 'drop' a longer one is
-      dropped, else it loses its beginning before anything else is cut.
-    num_begin: tokens at the prompt's beginning (BOS) that a cut leaves there.
+    max_length: most tokens of prompt + longest completion.
+    prompt_max_length: most tokens of the prompt. With 'drop', a record with a
+      longer prompt is dropped; otherwise the prompt loses its beginning
+      before anything else is cut.
+    num_begin: tokens at the beginning of the prompt (BOS) that a cut keeps.
 
   Returns:
-    Prompt and completions, one token or more each, or the reason to drop.
+    Prompt and completions, one or more tokens each; or Dropped.
   """
   longest = max(map(len, completions))
   if prompt_max_length is not None and len(prompt) > prompt_max_length:
     if policy == 'drop':
-      return 'prompt_too_long'
+      return Dropped('prompt_too_long')
     prompt = _end_of(prompt, prompt_max_length, num_begin)
   if len(prompt) + longest <= max_length:
     return prompt, list(completions)
   if policy == 'keep_prompt_end':
     if longest >= max_length:
-      return 'completion_fills_window'
+      return Dropped('completion_fills_window')
     return _end_of(prompt, max_length - longest, num_begin), list(completions)
   if len(prompt) >= max_length:
-    return 'prompt_fills_window'
+    return Dropped('prompt_fills_window')
   if policy == 'drop':
-    return 'too_long'
+    return Dropped('too_long')
   return prompt, [ids[: max_length - len(prompt)] for ids in completions]
 
 
 def fit_masks(
   completions: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]
 ) -> tuple[np.ndarray, ...] | None:
-  """Masks of the length of their completions; an EOS put there is trained."""
+  """Fits masks to completions that were cut or got an EOS, which is trained.
+
+  Args:
+    completions: final token ids, int32 [n_k] each.
+    masks: trained tokens of each completion before EOS and truncation, bool;
+      None = all.
+
+  Returns:
+    bool [n_k] per completion; None if every token of every one is trained.
+  """
   if all(mask is None for mask in masks):
     return None
   trained = []
   for ids, mask in zip(completions, masks):
-    whole = np.ones(len(ids), bool)
+    fitted = np.ones(len(ids), bool)
     if mask is not None:
-      whole[: len(mask)] = mask[: len(ids)]
-    trained.append(whole)
+      fitted[: len(mask)] = mask[: len(ids)]
+    trained.append(fitted)
   return tuple(trained)
 
 
 def _end_of(prompt: Ids, size: int, num_begin: int) -> list[int]:
-  """The last tokens of a prompt, after its BOS where there is room for it."""
+  """The last tokens of a prompt, after its BOS if that fits too."""
   num_begin = num_begin if num_begin < size else 0
   return [*prompt[:num_begin], *prompt[len(prompt) - size + num_begin :]]

@@ -47,18 +47,18 @@ def plan_of(records, **changes):
 def brute_force(records, batch, max_length):
   """The rule of the docstring, one record at a time."""
   batch = [int(i) for i in batch if i >= 0]
-  found = []
-  for i, mine in enumerate(batch):
-    prompt = records[mine].prompt
+  chosen = []
+  for i, own in enumerate(batch):
+    prompt = records[own].prompt
     for other in batch[i + 1 :] + batch[:i]:
       is_other = records[other].prompt.tolist() != prompt.tolist()
       answer = records[other].completions[0]
       if is_other and len(prompt) + len(answer) <= max_length:
-        found.append(other)
+        chosen.append(other)
         break
     else:
-      found.append(-1)
-  return found
+      chosen.append(-1)
+  return chosen
 
 
 def test_distinct_prompts_are_shifted_by_one():
@@ -90,8 +90,8 @@ def test_follows_the_rule_and_never_the_identity(seed):
   records = drawn(30, seed, num_prompts=4)
   batch = np.random.default_rng(seed).permutation(30)[:16]
   for max_length in (9, 11, LONG):
-    found = choose(records, batch, max_length)
-    assert found == brute_force(records, batch, max_length)
+    chosen = choose(records, batch, max_length)
+    assert chosen == brute_force(records, batch, max_length)
 
 
 @pytest.mark.parametrize('layout', ['shared', 'packed', 'padded'])
@@ -106,11 +106,11 @@ def test_the_branch_is_in_its_prompts_row(layout, microbatches):
   assert step.others.tolist() == others
   for i, (index, other) in enumerate(zip(step.records, others)):
     c = i * each + each - 1
-    mine = batch.rows.completion_id == c
+    own = batch.rows.completion_id == c
     answer = records[other].completions[0]
-    assert sorted(batch.rows.targets[mine]) == sorted(answer)
+    assert sorted(batch.rows.targets[own]) == sorted(answer)
     prompt = records[index].prompt
-    where = np.argwhere(mine)[0]
+    where = np.argwhere(own)[0]
     row = types.Rows(*(field[tuple(where[:2])] for field in batch.rows))
     unit = row.prompt_id == row.prompt_id[where[2]]
     branch = row.branch[where[2]]
@@ -134,23 +134,23 @@ def test_all_else_of_the_batch_is_that_of_another_loss():
   assert b.mismatched is None and without.step(1).others is None
   assert np.array_equal(with_one.records(1), without.records(1))
   for name in ('labels', 'scores', 'prompt_index'):
-    mine = getattr(a, name).reshape(8, 4)[:, :3]
-    assert np.array_equal(mine.reshape(-1), getattr(b, name)), name
+    own = getattr(a, name).reshape(8, 4)[:, :3]
+    assert np.array_equal(own.reshape(-1), getattr(b, name)), name
   assert 'num_mismatched' not in without.summary()
 
 
 def test_processes_fill_their_rows_of_the_same_batch():
   records = drawn(64)
   options = dict(row_multiple=2, microbatches=2, batch_size=16)
-  whole = plan_of(records, **options).batch(3, records)
+  full = plan_of(records, **options).batch(3, records)
   half = plan_of(records, **options).step(3).num_rows // 2
   parts = [
     plan_of(records, **options).batch(3, records, rows=slice(k, k + half))
     for k in (0, half)
   ]
-  for field, pieces in zip(whole.rows, zip(*(part.rows for part in parts))):
+  for field, pieces in zip(full.rows, zip(*(part.rows for part in parts))):
     assert np.array_equal(field, np.concatenate(pieces, axis=1))
-  assert np.array_equal(parts[1].mismatched, whole.mismatched)
+  assert np.array_equal(parts[1].mismatched, full.mismatched)
 
 
 def test_the_last_batch_of_an_evaluation():
@@ -159,9 +159,9 @@ def test_the_last_batch_of_an_evaluation():
   last = plan.batch(2, records)  # one record: no other prompt
   assert not last.mismatched.any()
   each = plan.num_completions // 8
-  there = len(records[16].completions)
+  num_present = len(records[16].completions)
   index = np.full(8 * each, -1)
-  index[:there] = 0
+  index[:num_present] = 0
   assert last.prompt_index.tolist() == index.tolist()
   assert plan.summary()['num_mismatched'] == 16
   assert plan.summary()['num_prompts'] == 17

@@ -97,11 +97,11 @@ def test_a_shared_unit_by_hand():
 def test_tokens_that_are_not_trained_are_read_and_not_predicted():
   masks = (np.array([False, True]), np.array([True, False, False, True]))
   example = record(3, (2, 4), first=5)
-  _, whole = layout_of([example], 10, 'shared', 2)
+  _, all_trained = layout_of([example], 10, 'shared', 2)
   example = example._replace(trained=masks)
   _, filled = layout_of([example], 10, 'shared', 2)
   for name in ('tokens', 'positions', 'prompt_id', 'branch'):
-    assert np.array_equal(getattr(filled, name), getattr(whole, name))
+    assert np.array_equal(getattr(filled, name), getattr(all_trained, name))
   assert filled.targets.tolist() == [[0, 0, 0, 9, 10, 0, 0, 13, 0, 0]]
   assert filled.completion_id.tolist() == [
     [-1, -1, -1, 0, 1, -1, -1, 1, -1, -1]

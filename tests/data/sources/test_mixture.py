@@ -26,21 +26,21 @@ def _prompts(opened, proportions, seed=0):
 
 
 def test_proportions_are_multiples_of_each_source(two):
-  whole = _prompts(two, (1, 1))
-  assert whole == [f'a{i}' for i in range(10)] + [f'b{i}' for i in range(40)]
+  once = _prompts(two, (1, 1))
+  assert once == [f'a{i}' for i in range(10)] + [f'b{i}' for i in range(40)]
   counts = collections.Counter(_prompts(two, (2.5, 0.25)))
   a = [count for prompt, count in counts.items() if prompt[0] == 'a']
   b = [count for prompt, count in counts.items() if prompt[0] == 'b']
-  # 2.5 x 10: all twice and a half a third time; 0.25 x 40: ten of them once
+  # 2.5 * 10: all twice, and half of them a third time. 0.25 * 40: ten, once.
   assert sorted(a) == [2] * 5 + [3] * 5
   assert b == [1] * 10
-  assert _prompts(two, (0, 1)) == whole[10:]
+  assert _prompts(two, (0, 1)) == once[10:]
 
 
 def test_a_mixture_is_a_function_of_its_arguments(two):
   assert _prompts(two, (0.5, 0.5)) == _prompts(two, (0.5, 0.5))
   assert _prompts(two, (0.5, 0.5)) != _prompts(two, (0.5, 0.5), seed=1)
-  # A source's part does not depend on the others, nor on the order.
+  # A source's part depends neither on the other sources nor on their order.
   first = _prompts(two, (0.5, 0.5))
   other = _prompts(two[::-1], (1, 0.5))
   assert [p for p in other if p[0] == 'a'] == first[:5]
@@ -52,13 +52,16 @@ def test_a_smaller_share_is_part_of_a_larger_one():
   assert (len(small), len(large)) == (30, 50)
   assert set(small) < set(large)
   assert list(large) == sorted(large)
-  # Sources of one size are cut differently.
+  # Another source of the same size is cut differently.
   assert set(mixture.take(100, 0.5, seed=3, key=10)) != set(large)
 
 
 def test_sources_are_named_in_their_records(two):
-  found = {r.source for r in mixture.mix(two, (1, 1), 0)}
-  assert found == {two[0].name, two[1].name}
+  places = [r.where for r in mixture.mix(two, (1, 1), 0)]
+  assert {place.rpartition(':')[0] for place in places} == {
+    two[0].name,
+    two[1].name,
+  }
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_sources_are_named_in_their_records(two):
 def test_proportions_that_cannot_be(two, proportions, part):
   with pytest.raises(types.InputError, match=part) as caught:
     _prompts(two, proportions)
-  assert str(caught.value).startswith('data.proportions: ')
+  assert str(caught.value).startswith('config.data.proportions: ')
 
 
 def test_one_source_twice_is_refused(two):

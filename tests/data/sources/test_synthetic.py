@@ -1,4 +1,4 @@
-"""The planted rule holds in every record, and every seed gives its own."""
+"""The planted rule holds in every record; each seed gives other records."""
 
 import re
 
@@ -12,7 +12,7 @@ PROMPT = re.compile(r'Pick: (\w+), (\w+) or (\w+)\.')
 
 
 def read(record, k):
-  """(polite, names the first thing) of a completion, from its text alone."""
+  """Reads (is polite, names the first thing) from a completion's text."""
   things = PROMPT.fullmatch(record.prompt).groups()
   manner, thing = ANSWER.fullmatch(record.completions[k]).groups()
   assert (manner in synthetic.POLITE) != (manner in synthetic.RUDE)

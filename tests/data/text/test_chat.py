@@ -94,8 +94,8 @@ def test_tokens_and_masks_are_those_of_transformers(tmp_path, name, train_on):
     return
   record, ledger = run(tokens, row, train_on=train_on)
   ids = record.completions[0]
-  whole = tokens.decode([*record.prompt, *ids], skip_special=False)
-  assert whole == TEXT
+  text = tokens.decode([*record.prompt, *ids], skip_special=False)
+  assert text == TEXT
   if train_on == 'last':
     assert record.trained is None
     assert tokens.decode(ids, skip_special=False) == TRAINED[-1]
@@ -213,22 +213,6 @@ def test_a_folder_with_a_template_for_tools_alone(tmp_path):
     InputError, match="f:1: .* no template 'default', just 'tool_use'; fix: "
   ):
     run(tokens, row)
-
-
-@pytest.mark.parametrize('tools', ['{"name": "f"}', 'x', {'a': 1}, ['f'], 3])
-def test_tools_that_are_no_list_of_schemas_are_refused(tools):
-  with pytest.raises(InputError, match="^f:1: 'tools' is .*; fix: "):
-    records.parse_row({'messages': list(TURNS), 'tools': tools}, where='f:1')
-  row = {'prompt': 'a', 'completion': 'b', 'tools': tools}  # provenance
-  assert records.parse_row(row, where='f:1').tools is None
-
-
-def test_sides_that_call_different_tools_share_no_turn():
-  other = {'role': 'assistant', 'tool_calls': [{'name': 'night'}]}
-  chosen = [*TURNS[:2], TURNS[2], *TURNS[3:5]]
-  rejected = [*TURNS[:2], other, *TURNS[3:5]]
-  row = {'chosen': chosen, 'rejected': rejected}
-  assert records.parse_row(row, where='f:1').prompt == TURNS[:2]
 
 
 def test_first_answer():

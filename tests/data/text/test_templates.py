@@ -204,13 +204,13 @@ def test_typed_control_tokens_are_content_and_change_no_text(name, typed):
   assert len(plain) == 1 and joined(pieces) == plain[0].text
   # The control tokens of the template text are those of a chat without any.
   clean = tuple({**m, 'content': 'x'} for m in CHAT)
-  found = [
+  tokens = [
     token
     for piece in pieces
     if not piece.is_content
     for token in CONTROLS.pattern.findall(piece.text)
   ]
-  assert found == CONTROLS.pattern.findall(joined(template.render(clean)))
+  assert tokens == CONTROLS.pattern.findall(joined(template.render(clean)))
 
 
 def test_a_token_made_of_a_message_and_the_template_is_no_token():

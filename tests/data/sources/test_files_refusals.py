@@ -1,7 +1,6 @@
 """Files that must be refused: one line with path, line, problem and fix.
 
-The faults are those of the issue's list 'Bad input gets', and what users of
-other trainers fed them (docs RELIABILITY 10).
+The faults are those that users of other trainers reported.
 """
 
 import gzip
@@ -141,7 +140,7 @@ FILES = [
    CHAT.replace(b'[{"role": "assistant", "content": "a"}]', b'"a"'), 1,
    ["'chosen' is str 'a', not a list of messages"]),
   ('unknown role', 'a.jsonl', CHAT.replace(b'"user"', b'"usr"'), 1,
-   ["role 'usr' in prompt[0] (did you mean 'user'?)"]),
+   ["role 'usr' in prompt[0]; fix: did you mean 'user'?"]),
   ('role by another name', 'a.jsonl', CHAT.replace(b'"user"', b'"human"'), 1,
    ["did you mean 'user'?"]),
   ('no content', 'a.jsonl', CHAT.replace(b', "content": "a"', b''), 1,
@@ -213,35 +212,6 @@ def test_the_table_is_long_enough():
   assert len({case[0] for case in FILES}) == len(FILES)
 
 
-@pytest.mark.parametrize(
-  'name,part',
-  [
-    ('no.jsonl', 'no such file'),
-    ('none/no.jsonl', 'no such folder'),
-    ('folder.jsonl/a.jsonl/b.jsonl', 'no such file'),
-    ('folder', 'a folder, not a file'),
-    ('folder.jsonl', "name one file in it, such as '"),
-    ('pipe.jsonl', 'not a regular file'),
-    ('a\nb.jsonl', 'no such file'),
-    ('a\0b.jsonl', 'cannot be read'),
-    ('\udcff.jsonl', 'no such file'),
-    ('link.jsonl', 'no such file'),
-    ('x' * 300 + '.jsonl', 'cannot be read'),
-  ],
-)
-def test_paths_that_are_no_file(tmp_path, name, part):
-  (tmp_path / 'folder').mkdir()
-  (tmp_path / 'folder.jsonl').mkdir()
-  (tmp_path / 'folder.jsonl' / 'a.jsonl').write_bytes(OK)
-  os.mkfifo(tmp_path / 'pipe.jsonl')
-  os.symlink(tmp_path / 'gone', tmp_path / 'link.jsonl')
-  with pytest.raises(types.InputError) as caught:
-    sources.open_source(f'{tmp_path}/{name}')
-  message = str(caught.value)
-  assert part in message and ':0: ' in message and '; fix: ' in message
-  assert message.isprintable()
-
-
 LONG = b'"A longer text, so that most faults fall into it \xc3\xa9 \\n."'
 SEEDS = {
   'a.jsonl': OK.replace(b'"p"', LONG) * 2,
@@ -302,16 +272,17 @@ def test_mutated_files_are_read_or_refused(
     except types.InputError as error:
       assert str(error).isprintable() and '; fix: ' in str(error)
       refused += 1
-  assert read > count / 10 and refused > count / 10  # neither dull nor fatal
+  # Mutations that all pass, or all fail, would test little.
+  assert read > count / 10 and refused > count / 10
 
 
 def test_mutated_decompressed_data_is_read_or_refused(tmp_path):
   # Valid gzip around mutated deflate data: errors from zlib itself.
   random_ = random.Random(7)
   path = tmp_path / 'a.jsonl.gz'
-  whole = gzip.compress(OK * 50)
+  intact = gzip.compress(OK * 50)
   for _ in range(200):
-    data = bytearray(whole)
+    data = bytearray(intact)
     data[random_.randrange(10, len(data) - 8)] ^= 1 << random_.randrange(8)
     path.write_bytes(data)
     with pytest.raises((zlib.error, OSError, EOFError)):

@@ -1,0 +1,76 @@
+"""config -> plain values of what it chooses: sources, losses, optimizer.
+
+Comes in: a ConfigDict of base()'s structure. Goes out: names, weights and
+keyword arguments for the code below, which takes no ConfigDict. Checks nothing:
+`check.py` does.
+"""
+
+from typing import Any
+
+from ml_collections.config_dict import ConfigDict
+
+from dpo_jax.config import knobs, rules
+from dpo_jax.losses import catalogue
+from dpo_jax.storage import files
+
+
+def source_names(value: str | tuple[str, ...]) -> tuple[str, ...]:
+  """Names in data.train: a tuple, or one text with commas between them."""
+  return rules.split_names(value)
+
+
+def proportions(config: ConfigDict) -> tuple[float, ...]:
+  """How many times each source of data.train is taken; 1 if not given."""
+  given = rules.split_numbers(config.data.proportions)
+  return given or (1.0,) * len(source_names(config.data.train))
+
+
+def template_args(config: ConfigDict) -> dict[str, Any]:
+  """The arguments that data.template_args adds to those of a chat template."""
+  return files.parse_object(config.data.template_args)
+
+
+def loss_terms(config: ConfigDict) -> dict[str, float]:
+  """{loss: weight} of the terms whose weight is not 0."""
+  return {k: v for k, v in config.loss.terms.items() if v != 0}
+
+
+def loss_hyper(config: ConfigDict) -> dict[str, float]:
+  """The losses' traced hyper-parameters that the config sets."""
+  return {
+    key: float(config.loss[key])
+    for key in catalogue.hyper_names()
+    if config.loss[key] is not None
+  }
+
+
+def loss_static(config: ConfigDict) -> dict[str, Any]:
+  """The losses' static choices that the config sets."""
+  return {
+    key: config.loss[key]
+    for key in catalogue.static_choices()
+    if config.loss[key] is not None
+  }
+
+
+def loss_options(config: ConfigDict) -> tuple[str, ...]:
+  """The options that are on: those whose own key is set, and not to False."""
+  return tuple(
+    name
+    for name in catalogue.read_options()
+    if config.loss[name] is not None and config.loss[name] is not False
+  )
+
+
+def optimizer_options(config: ConfigDict) -> dict[str, float]:
+  """The keyword arguments of the chosen optimizer that the config sets."""
+  return _set(config.optim, knobs.optimizers()[config.optim.name])
+
+
+def schedule_options(config: ConfigDict) -> dict[str, float]:
+  """The keyword arguments of the chosen schedule that the config sets."""
+  return _set(config.optim, knobs.schedules()[config.optim.schedule])
+
+
+def _set(section: ConfigDict, keys) -> dict[str, float]:
+  return {key: section[key] for key in keys if section[key] is not None}

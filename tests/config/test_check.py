@@ -1,0 +1,170 @@
+"""config.check: what does not go together, meshes, structure, paths."""
+
+import pathlib
+
+import pytest
+
+from dpo_jax import config
+from dpo_jax.config import check
+from dpo_jax.types import InputError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+# (stage, overrides, key named, words)
+BAD_TOGETHER = [
+  ('dpo', 'loss.terms.sigmoid=0', 'loss.terms', 'sigmoid=1'),
+  ('dpo', 'loss.reduction=sum', 'loss.reduction', 'ipo'),
+  ('dpo', 'loss.terms.ipo=1 loss.reduction=max', 'loss.reduction', 'mean, sum'),
+  ('sft', 'loss.beta=0.1', 'loss.beta', 'sigmoid'),
+  ('sft', 'loss.terms.sigmoid=1', 'loss.terms', 'nll alone'),
+  ('sft', 'reference.mode=params', 'reference.mode', 'none'),
+  ('dpo', 'stage=sft', 'loss.terms', 'nll'),
+  ('dpo', 'reference.mode=none', 'reference.mode', 'params or cache'),
+  ('sft', 'reference.init_from=x', 'reference.init_from', 'none'),
+  ('dpo', 'reference.mode=adapter_off', 'reference.mode', 'adapter.rank=16'),
+  ('dpo', 'adapter.alpha=32', 'adapter.alpha', 'not used with adapter.rank=0'),
+  ('dpo', 'adapter.base=nf4', 'adapter.base', 'adapter.rank=16'),
+  ('dpo', 'adapter.rank=2 adapter.targets=quary', 'adapter.targets', "'query'"),
+  ('dpo', 'adapter.rank=2 adapter.targets=q(', 'adapter.targets', 'regular'),
+  (
+    'dpo',
+    'adapter.rank=2 adapter.init_from=x adapter.init=a_zero',
+    'adapter.init',
+    'adapter.init_from',
+  ),
+  (
+    'dpo',
+    'adapter.rank=2 reference.mode=adapter_off reference.init_from=x',
+    'reference.init_from',
+    'adapter_off',
+  ),
+  ('dpo', 'train.microbatches=3', 'train.microbatches', '1, 2, 4, 8'),
+  ('dpo', 'train.num_epochs=1', 'train.num_steps', 'both are set'),
+  ('dpo', 'train.num_steps=0', 'train.num_steps', 'neither is set'),
+  ('dpo', 'optim.warmup_steps=2', 'optim.warmup_steps', 'train.num_steps=2'),
+  (
+    'dpo',
+    'optim.warmup_steps=1 optim.warmup_fraction=0.1',
+    'optim.warmup_fraction',
+    'are both set',
+  ),
+  ('dpo', 'optim.name=lion optim.eps=1e-8', 'optim.eps', 'not used by lion'),
+  (
+    'dpo',
+    'optim.schedule=constant optim.final_fraction=0.1',
+    'optim.final_fraction',
+    'constant',
+  ),
+  ('dpo', 'data.row_length=64', 'data.row_length', 'data.max_length=128'),
+  ('dpo', 'data.prompt_max_length=128', 'data.prompt_max_length', '128'),
+  ('dpo', 'data.train=a,b data.proportions=1', 'data.proportions', '2 sources'),
+  ('dpo', 'data.train_on=generation', 'data.train_on', "stage 'sft'"),
+  ('dpo', 'data.train_on=all', 'data.train_on', 'last, all_assistant'),
+  ('dpo', 'data.template_args=[1]', 'data.template_args', 'a JSON object'),
+  ('dpo', 'data.template_args={"tools":1}', 'data.template_args', "'tools' is"),
+  (
+    'dpo',
+    'data.use_chat_template=yes',
+    'data.use_chat_template',
+    'auto, always',
+  ),
+  (
+    'dpo',
+    'data.use_token_ids=true data.chat_template=x.jinja',
+    'data.chat_template',
+    'use_token_ids',
+  ),
+  ('dpo', 'model.init_from=x', 'model.init_from', 'both are set'),
+  ('dpo', 'model.preset=', 'model.init_from', 'neither is set'),
+  ('dpo', 'tokenizer=', 'tokenizer', 'byte'),
+  (
+    'dpo',
+    'model.preset= model.init_from=x model.vocab_size=9',
+    'model.vocab_size',
+    'leave it 0',
+  ),
+  ('dpo', 'mesh.fsdp=-1', 'mesh', 'one axis'),
+]
+
+
+@pytest.mark.parametrize('stage,overrides,key,words', BAD_TOGETHER)
+def test_refuses_what_does_not_go_together(
+  refusal, stage, overrides, key, words
+):
+  message = refusal(stage, overrides)
+  assert message.startswith(f'config.{key}: ')
+  assert words in message
+
+
+@pytest.mark.parametrize(
+  'overrides,num_devices,fits',
+  [
+    ('mesh.data=-1', 8, True),
+    ('mesh.data=4 mesh.fsdp=2', 8, True),
+    ('mesh.data=1 mesh.fsdp=-1 mesh.tensor=2', 8, True),
+    ('mesh.data=4', 8, False),  # 4 of 8 devices would idle
+    ('mesh.fsdp=3', 8, False),
+    ('mesh.data=16', 8, False),
+  ],
+)
+def test_mesh_must_fit_the_devices(load, overrides, num_devices, fits):
+  loaded = load('dpo', overrides)
+  if fits:
+    config.validate(loaded, num_devices)
+  else:
+    with pytest.raises(InputError, match=f'not fit {num_devices} device'):
+      config.validate(loaded, num_devices)
+
+
+def test_validate_refuses_another_structure(quickstart):
+  loaded = config.load(quickstart('dpo'))
+  with loaded.unlocked():
+    loaded.train.steps = 3
+  with pytest.raises(InputError, match='config.train.steps: no such key'):
+    config.validate(loaded)
+  with loaded.unlocked():
+    del loaded.train['steps'], loaded.train['batch_size']
+  with pytest.raises(InputError, match='config.train.batch_size: is missing'):
+    config.validate(loaded)
+
+
+def test_the_stories_experiment_finds_its_files(shared, monkeypatch):
+  monkeypatch.chdir(ROOT)  # its paths are relative to the repository
+  if not pathlib.Path('../shared').exists():
+    pytest.skip(f'{shared} is not beside the repository')
+  check.check_paths(config.load('experiments/stories_dpo.py'))
+
+
+@pytest.mark.parametrize(
+  'key,value,words',
+  [
+    ('data.train', 'synthetik', ("did you mean 'synthetic'?",)),
+    ('data.eval', 'synthetic_demonstration', ("'synthetic_demonstrations'?",)),
+    ('tokenizer', 'gpt', ("'gpt' is not there", 'the path of a folder')),
+    ('model.init_from', 'experimenty', ("did you mean 'experiments'? give",)),
+    ('data.manual_dir', 'x' * 5000, ('the path of a folder',)),
+    ('data.chat_template', './a.jinja', ('the path of a file',)),
+  ],
+)
+def test_a_missing_path_is_refused_by_its_key(
+  load, monkeypatch, key, value, words
+):
+  monkeypatch.chdir(ROOT)
+  loaded = load('dpo', '')
+  check.check_paths(loaded)
+  section, _, name = key.rpartition('.')
+  (loaded[section] if section else loaded)[name] = value
+  with pytest.raises(InputError) as error:
+    check.check_paths(loaded)
+  assert str(error.value).startswith(f'config.{key}: ')
+  for word in words:
+    assert word in str(error.value)
+
+
+@pytest.mark.parametrize('key', ['data.train', 'data.eval', 'sample.prompts'])
+def test_a_missing_data_file_is_refused_by_its_path(load, tmp_path, key):
+  loaded = load('dpo', '')
+  section, _, name = key.partition('.')
+  loaded[section][name] = f'{tmp_path}/no.jsonl'
+  with pytest.raises(InputError, match=f'{tmp_path}/no.jsonl:0: no '):
+    check.check_paths(loaded)
