@@ -6,8 +6,6 @@ agree with it, or `Unsound`. Does not choose steps and never writes.
 """
 
 import gc
-import hashlib
-import json
 import logging
 import re
 import sys
@@ -23,6 +21,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from dpo_jax import errors, tree
+from dpo_jax.storage import files
 
 ITEM = 'meta'  # the item that holds the record; no caller's item is so named
 
@@ -45,10 +44,7 @@ class Unsound(Exception):
 
 
 def make(
-  step: int,
-  items: dict[str, dict[str, Any]],
-  meta: dict[str, Any],
-  score: float | None,
+  step: int, items: dict[str, dict[str, Any]], meta: dict[str, Any]
 ) -> dict[str, Any]:
   """Returns the record of a step: JSON types, with a digest of itself.
 
@@ -56,7 +52,6 @@ def make(
     step: number of the step, so that a renamed folder is noticed.
     items: by item name, arrays by leaf name.
     meta: the caller's, kept as JSON keeps it (tuples become lists).
-    score: for the best step; None or not finite is kept as null.
   """
   if ITEM in items:
     raise ValueError(f'an item may not be named {ITEM!r}')
@@ -70,15 +65,9 @@ def make(
       name: [list(leaf.shape), tree.dtype_name(leaf), hashes[name]]
       for name, leaf in flat.items()
     }
-  finite = score is not None and np.isfinite(score)
-  record = {
-    'step': step,
-    'score': float(score) if finite else None,
-    'leaves': leaves,
-    'meta': meta,
-  }
-  record = json.loads(json.dumps(record))
-  return record | {'sha256': _digest(record)}
+  record = {'step': step, 'leaves': leaves, 'meta': meta}
+  record = files.as_json(record)
+  return record | {'sha256': files.digest(record)}
 
 
 def save_args(
@@ -106,7 +95,7 @@ def read(
   def parse() -> dict[str, Any]:
     args = ocp.args.Composite(**{ITEM: ocp.args.JsonRestore()})
     record = dict(manager.restore(step, args=args)[ITEM])
-    if record.pop('sha256', None) != _digest(record):
+    if record.pop('sha256', None) != files.digest(record):
       raise Unsound('its record does not match its digest')
     if record['step'] != step:
       raise Unsound(f'it is step {record["step"]} under another number')
@@ -286,8 +275,3 @@ def _empty(leaf: Any) -> Any:
   if isinstance(leaf, np.ndarray | np.generic):
     return np.zeros(leaf.shape, leaf.dtype)
   return jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
-
-
-def _digest(record: dict[str, Any]) -> str:
-  """Returns the sha256 of a record's canonical JSON."""
-  return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -12,7 +12,6 @@ On disk: <folder>/<step>/<item>/, each leaf under its name ('a/b/c'), and
 
 import contextlib
 import logging
-import math
 import os
 import shutil
 from collections.abc import Callable
@@ -44,7 +43,6 @@ class Checkpoints:
     folder: where the steps lie; made at the first save. Readers change
       nothing: only saving removes what a killed run left unfinished.
     keep: how many of the latest steps to keep, at least 1.
-    best: 'min' or 'max' keeps the step of the best `score` too.
     log: takes one line a step that was skipped, set aside or lost.
   """
 
@@ -53,24 +51,20 @@ class Checkpoints:
     folder: str | os.PathLike,
     *,
     keep: int = 2,
-    best: str | None = None,
     log: Callable[[str], None] = print,
   ):
     """Opens the folder for reading and, with `save`, for writing."""
-    if keep < 1 or best not in (None, 'min', 'max'):
-      raise ValueError(f'keep={keep} (>= 1), best={best!r} (None, min, max)')
+    if keep < 1:
+      raise ValueError(f'keep={keep}, at least 1')
     path = os.fspath(folder)
     self.folder = epath.Path(path if '://' in path else os.path.abspath(path))
-    self._keep, self._best, self._log = keep, best, log
+    self._keep, self._log = keep, log
     self._pending: int | None = None  # the step that is being written
     self._pending_bytes = 0
     self._sound: set[int] = set()  # saved or restored by this object
     self._saving = False  # whether anything was saved: readers remove nothing
-    self._scores: dict[int, float] = {}
     logging.getLogger('absl').addFilter(_not_from_orbax)
     self._manager = self._open()
-    if best:
-      self._read_scores()
 
   def __enter__(self) -> 'Checkpoints':
     """Returns itself."""
@@ -90,17 +84,8 @@ class Checkpoints:
     found = [found.step for found in _STEP_NAMES.find_all(self.folder)]
     return sorted(step for step in found if step != self._pending)
 
-  def best_step(self) -> int | None:
-    """Returns the step of the best score among those on disk."""
-    return self._best_of(self.steps())
-
   def save(
-    self,
-    step: int,
-    items: dict[str, Any],
-    meta: dict[str, Any],
-    *,
-    score: float | None = None,
+    self, step: int, items: dict[str, Any], meta: dict[str, Any]
   ) -> bool:
     """Starts writing a step; the arrays may be donated when it returns.
 
@@ -111,7 +96,6 @@ class Checkpoints:
       step: number of the step.
       items: pytree of arrays by item name; no typed PRNG keys.
       meta: anything JSON takes (data position, ledger, config digest).
-      score: what `best` compares; None or NaN is never the best.
 
     Returns:
       False where this object saved or restored that step already.
@@ -125,15 +109,13 @@ class Checkpoints:
     if step in self._sound:
       return False
     flat = {item: _flat(value) for item, value in items.items()}
-    record = checkpoint_record.make(step, flat, meta, score)
+    record = checkpoint_record.make(step, flat, meta)
     self._pending_bytes = sum(
       leaf.nbytes for leaves in flat.values() for leaf in leaves.values()
     )
     try:
       self._make_room(step)
       self._pending = step
-      if score is not None and math.isfinite(score):
-        self._scores[step] = float(score)
       args = checkpoint_record.save_args(flat, record)
       with jax.transfer_guard('allow'):
         self._manager.save(step, args=args, force=True)
@@ -213,10 +195,10 @@ class Checkpoints:
     self.wait()
     steps, abstract = self.steps(), abstract or {}
     step = max(self._sound, default=max(steps, default=0))
-    again = 'fix: check the disk and run the same command again'
+    again = 'check the disk and run the same command again'
     if step not in steps:
-      raise InputError(
-        f'{self.folder}: there is no step {step}, only {steps}; {again}'
+      raise errors.refuse(
+        self.folder, f'there is no step {step}, only {steps}', again
       )
     with self._open() as fresh:
       try:
@@ -225,8 +207,8 @@ class Checkpoints:
           wanted = {item: abstract.get(item)}
           checkpoint_record.read_step(fresh, step, self.folder, wanted, True)
       except checkpoint_record.Unsound as damage:
-        raise InputError(
-          f'{self.folder / str(step)}: not sound on disk, {damage}; {again}'
+        raise errors.refuse(
+          self.folder / str(step), f'not sound on disk, {damage}', again
         ) from damage
     return step
 
@@ -241,14 +223,13 @@ class Checkpoints:
 
   def _open(self) -> ocp.CheckpointManager:
     """Returns a new manager of the folder; touches nothing on disk."""
-    preserve = [policies.LatestN(self._keep), _PreserveBest(self._best_of)]
     options = ocp.CheckpointManagerOptions(
       create=False,
       save_root_metadata=False,
       atomicity_options=_ATOMICITY,
       step_name_format=_STEP_NAMES,
       todelete_subdir=_TRASH,
-      preservation_policy=policies.AnyPreservationPolicy(preserve),
+      preservation_policy=policies.LatestN(self._keep),
       # At once: made in the background, a failure takes minutes to show.
       async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     )
@@ -285,7 +266,6 @@ class Checkpoints:
   def _lost(self, error: Exception) -> InputError:
     """Forgets the pending step, frees its bytes, and says what happened."""
     step, self._pending = self._pending, None
-    self._scores.pop(step, None)
     steps = []
     with contextlib.suppress(OSError):  # the folder itself may be what is bad
       steps = self.steps()
@@ -334,38 +314,6 @@ class Checkpoints:
     """Removes a folder, if it is there, on the first process."""
     if jax.process_index() == 0:
       path.rmtree(missing_ok=True)
-
-  def _read_scores(self) -> None:
-    """Fills in the scores of the steps on disk whose records can be read."""
-    for step in self.steps():
-      try:
-        record = checkpoint_record.read(self._manager, step, self.folder)
-      except checkpoint_record.Unsound:
-        continue  # restoring says what is wrong with it
-      if record['score'] is not None:
-        self._scores[step] = record['score']
-
-  def _best_of(self, steps: list[int]) -> int | None:
-    """Returns the step of the best score; the later one of equals."""
-    scored = [step for step in steps if step in self._scores]
-    if self._best is None or not scored:
-      return None
-    sign = 1 if self._best == 'max' else -1
-    return max(scored, key=lambda step: (sign * self._scores[step], step))
-
-
-class _PreserveBest:
-  """An Orbax policy: preserves the one step that `best_of` names."""
-
-  def __init__(self, best_of: Callable[[list[int]], int | None]):
-    self._best_of = best_of
-
-  def should_preserve(self, checkpoints, *, context) -> list[bool]:
-    """Returns which of Orbax's checkpoints to keep."""
-    del context
-    steps = [info.step for info in checkpoints]
-    best = self._best_of(steps)
-    return [step == best for step in steps]
 
 
 def _flat(value: Any) -> dict[str, Any]:

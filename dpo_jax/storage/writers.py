@@ -24,8 +24,7 @@ import rich.progress
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from dpo_jax import errors
-from dpo_jax.storage import run_dir
+from dpo_jax.storage import files, metrics_file
 
 # Shown in the progress line, where there: metric, label, format.
 _SHOWN = (
@@ -66,7 +65,7 @@ class MetricWriter:
     """Cuts metrics.jsonl back to start_step and opens everything."""
     workdir = pathlib.Path(workdir)
     self._path = workdir / 'metrics.jsonl'
-    with run_dir.storage_errors(self._path):
+    with files.storage_errors(self._path):
       self._written = _cut_back(self._path, start_step)
       self._file = open(self._path, 'a', encoding='utf-8')
       self._board = _Board(workdir / 'tensorboard', start_step)
@@ -103,7 +102,7 @@ class MetricWriter:
     line |= {name: None if name in bad else v for name, v in values.items()}
     if bad:
       line['nonfinite'] = ', '.join(f'{k}={v}' for k, v in bad.items())
-    with run_dir.storage_errors(self._path):
+    with files.storage_errors(self._path):
       self._file.write(json.dumps(line, allow_nan=False) + '\n')
       self._file.flush()
       finite = {f'{split}/{k}': v for k, v in values.items() if k not in bad}
@@ -117,7 +116,7 @@ class MetricWriter:
 
   def write_text(self, step: int, name: str, text: str) -> None:
     """Shows a text in TensorBoard."""
-    with run_dir.storage_errors(self._path):
+    with files.storage_errors(self._path):
       self._board.write_text(step, name, text)
 
   def log(self, message: str) -> None:
@@ -132,39 +131,12 @@ class MetricWriter:
       self._board.close()
 
 
-def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """Returns the objects of a metrics.jsonl, without a torn last line.
-
-  Raises:
-    InputError: a line before the last is not a JSON object; names it.
-  """
-  path = pathlib.Path(path)
-  with run_dir.storage_errors(path):
-    lines = path.read_bytes().split(b'\n')
-  objects = []
-  for number, line in enumerate(lines, 1):
-    try:
-      if line.strip():
-        entry = json.loads(line)
-        entry['step'] + 0, entry['split'] + ''  # the two that all have
-        objects.append(entry)
-    except (ValueError, TypeError, KeyError) as error:
-      if number == len(lines):  # no newline after it: the writer was killed
-        break
-      raise errors.refuse(
-        f'{path}:{number}',
-        f'not a line of metrics ({error})',
-        'delete the line',
-      ) from error
-  return objects
-
-
 def _cut_back(path: pathlib.Path, step: int) -> set[tuple[int, str]]:
   """Drops later lines; returns the (step, split) of those that stay."""
   if not path.exists():
     return set()
-  kept = [entry for entry in read_metrics(path) if entry['step'] <= step]
-  with run_dir.atomic_file(path) as file:
+  kept = [entry for entry in metrics_file.read(path) if entry['step'] <= step]
+  with files.atomic_file(path) as file:
     file.writelines(json.dumps(entry).encode() + b'\n' for entry in kept)
   return {(entry['step'], entry['split']) for entry in kept}
 
