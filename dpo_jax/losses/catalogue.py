@@ -120,6 +120,7 @@ def _parse(path: pathlib.Path) -> ast.Module:
 
 def _literals(path, keywords: list[ast.keyword]) -> dict[str, Any]:
   """The values of a decorator's keywords, except those that name functions."""
+  # A bare name is a function of that file, such as update=update_bco.
   return {
     keyword.arg: _literal(path, keyword.value)
     for keyword in keywords

@@ -100,7 +100,7 @@ def f_divergence(
     'alpha_divergence': lambda a: _alpha_divergence(a, f_alpha),
   }
   transform = transforms[f_divergence]
-  # With a reference of 0 the log-ratio is the policy's field.
+  # The reference becomes 0, so that the policy's field is the log-ratio.
   return pairs._replace(
     policy_chosen=transform(pairs.chosen_log_ratio),
     policy_rejected=transform(pairs.rejected_log_ratio),

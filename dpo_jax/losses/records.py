@@ -103,9 +103,7 @@ class Option(NamedTuple):
   state: Mapping[str, float] = {}  # initial running numbers
   fn: Callable | None = None  # its form follows `changes`, see options.py
   update: Callable | None = None  # update(state, pairs, *, hyper...) -> state
-  select: Callable | None = (
-    None  # select(state, pairs, *, hyper...) -> bool [P]
-  )
+  select: Callable | None = None  # select(state, pairs, ...) -> bool [P]
 
 
 def make_loss(
@@ -176,7 +174,7 @@ def _prepared(
       )
   rest = {key: value for key, value in fields.items() if key != 'needs'}
   needs = frozenset(fields.get('needs', ()))
-  # dict() raises TypeError if the declaration has one of these itself.
+  # dict() raises TypeError if the decorator sets name, hyper or static.
   return dict(name=name, needs=needs, hyper=hyper, static=static, **rest)
 
 

@@ -38,6 +38,7 @@ def register(**fields) -> Callable:
   def decorate(fn: Callable) -> Callable:
     name = fn.__name__
     loss = records.make_loss(name, fields, _keywords(fn), fn)
+    # The same module again is a reload, as in a notebook.
     if name in _LOSSES and _LOSSES[name].fn.__module__ != fn.__module__:
       raise ValueError(f'{name}: registered twice')
     _LOSSES[name] = loss

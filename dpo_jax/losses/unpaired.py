@@ -53,6 +53,7 @@ def kto(
   Returns:
     Losses [E]; lambda / 2 where policy and reference agree.
   """
+  # Clipped at 0: a KL divergence is not negative, its estimate may be.
   baseline = jax.lax.stop_gradient(
     jnp.maximum(beta * completions.mismatched_log_ratio, 0.0)
   )
@@ -83,6 +84,7 @@ def update_bco(
   for label, value in (('desirable', 1), ('undesirable', 0)):
     weight = completions.weight * (completions.desirable == value)
     num = state[f'num_{label}'] + jnp.sum(weight)
+    # Padding may hold infinities; 0 times them would be NaN.
     off = jnp.where(weight > 0, weight * (rewards - state[label]), 0.0)
     new[label] = state[label] + jnp.sum(off) / jnp.maximum(num, 1e-6)
     new[f'num_{label}'] = num
