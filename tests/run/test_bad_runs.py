@@ -1,23 +1,19 @@
 """Bad data through the real command: exit 2, one line, nothing on disk.
 
-The files are those of data/test_bad_inputs.py.
+The files are those of tests/data/sources/test_files_refusals.py.
 """
 
 import pathlib
-import sys
 
 import numpy as np
 import pytest
+import test_files_refusals
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent / 'data'))
-
-import test_bad_inputs  # noqa: E402
-
-from dpo_jax import main as main_lib  # noqa: E402
-from dpo_jax import tree  # noqa: E402
-from dpo_jax.models import presets  # noqa: E402
-from dpo_jax.models.decoder_config import param_dims  # noqa: E402
-from dpo_jax.storage import hf_checkpoint  # noqa: E402
+from dpo_jax import main as main_lib
+from dpo_jax import tree
+from dpo_jax.models import presets
+from dpo_jax.models.decoder_config import param_dims
+from dpo_jax.storage import hf_checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = f'--config={ROOT}/experiments/quickstart.py:stage=dpo,runlocal'
@@ -36,8 +32,8 @@ def refuse(arguments, tmp_path, capsys):
 
 @pytest.mark.parametrize(
   'name,data,line,parts',
-  [case[1:] for case in test_bad_inputs.FILES],
-  ids=[case[0] for case in test_bad_inputs.FILES],
+  [case[1:] for case in test_files_refusals.FILES],
+  ids=[case[0] for case in test_files_refusals.FILES],
 )
 def test_bad_data_leaves_no_file(tmp_path, capsys, name, data, line, parts):
   path = tmp_path / name

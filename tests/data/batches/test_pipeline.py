@@ -129,13 +129,11 @@ def test_a_batch_holds_its_records_and_nothing_else(layout, microbatches):
   assert set(collections.Counter(owner.values()).values()) == {
     8 // microbatches
   }
-  is_present = batch.prompt_index >= 0
-  assert is_present.sum() == sum(
-    len(records[i].completions) for i in step.records
-  )
-  assert (batch.labels[~is_present] == -1).all() and not batch.scores[
-    ~is_present
-  ].any()
+  padding = batch.prompt_index < 0
+  num_completions = sum(len(records[i].completions) for i in step.records)
+  assert (~padding).sum() == num_completions
+  assert (batch.labels[padding] == -1).all()
+  assert not batch.scores[padding].any()
   assert (batch.rows.prompt_id > 0).sum() == step.filled_slots
 
 
