@@ -306,7 +306,7 @@ FORMATS = (
     forms=(
       Form(
         'messages',
-        'messages: a conversation whose last turn is learnt (SFT)',
+        'messages: a conversation whose last turn is trained (SFT)',
         _messages,
         is_chat=True,
       ),
