@@ -145,7 +145,7 @@ def test_padding_counts_nothing_and_a_mesh_changes_nothing():
   (want, aux), grads = run(model, params, rows)
   assert aux['router'].chosen_NE.shape == (2, 6)
   np.testing.assert_allclose(aux['router'].tokens_N, 16)
-  mesh = sharding.make_mesh(2, 2, 2)
+  mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
   where = sharding.param_shardings(mesh, model.logical_axes, params)
   up = where['layers']['experts']['up']['kernel']
   assert tuple(up.spec) == (None, None, 'fsdp', 'tensor')

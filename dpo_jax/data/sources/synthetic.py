@@ -113,3 +113,10 @@ def _record(
     completions=tuple(f' {manner} The {thing}.' for manner, thing in answers),
     where=f'synthetic[{i}]',
   )
+
+
+# The embedded data sets by source name: no file, no download.
+EMBEDDED = {
+  'synthetic': make_records,
+  'synthetic_demonstrations': make_demonstrations,
+}
