@@ -71,4 +71,3 @@ def test_an_empty_answer_of_a_chat_is_empty_whatever_the_template_adds(
     assert dropped(record, tokens=tokens) == {'empty_completion': 1}
 
 
-# The ledger
