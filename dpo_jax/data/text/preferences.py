@@ -4,14 +4,13 @@ Comes in: PreferenceRecords, then token ids. Goes out: the record as the stage
 needs it, or ledger.Dropped; the uid of an encoded record. Encodes nothing.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from dpo_jax.data.text.ledger import Dropped
+from dpo_jax.storage import files
 from dpo_jax.types import Comparison, EncodedRecord, PreferenceRecord
 
 
@@ -72,12 +71,15 @@ def with_uid(record: EncodedRecord) -> EncodedRecord:
     None if record.scores is None else [float(x) for x in record.scores],
     [len(record.prompt), *map(len, record.completions)],
   ]
-  digest = hashlib.sha256(json.dumps(known).encode())
-  for ids in (record.prompt, *record.completions):
-    digest.update(np.ascontiguousarray(ids, '<i4'))
-  for mask in record.trained or ():
-    digest.update(np.ascontiguousarray(mask, '?'))
-  return record._replace(uid=digest.hexdigest()[:16])
+  pieces = [(ids, '<i4') for ids in (record.prompt, *record.completions)]
+  pieces += [(mask, '?') for mask in record.trained or ()]
+  digest = files.bytes_digest(
+    [
+      files.canonical(known),
+      *(np.ascontiguousarray(array, dtype) for array, dtype in pieces),
+    ]
+  )
+  return record._replace(uid=digest[:16])
 
 
 def _best(record: PreferenceRecord) -> PreferenceRecord | Dropped:
