@@ -1,14 +1,13 @@
-"""file -> rows: one data file on disk, its kind, its rows, its fingerprint.
+"""file -> rows: one data file on disk, its kind and its rows.
 
 Comes in: a path ending in .jsonl, .jsonl.gz, .json, .json.gz (all four hold
-one object per line) or .parquet. Goes out: (row number from 1, dict) pairs and
-the sha256 of the bytes. Any fault of the file is a types.InputError of the
-form `path:line: problem; fix: ...`. Line 0 stands for the file itself.
-Does not look at the columns: see records.py.
+one object per line) or .parquet. Goes out: (row number from 1, dict) pairs.
+Any fault of the file is a types.InputError of the form `path:line: problem;
+fix: ...`. Line 0 stands for the file itself. Does not look at the columns: see
+records.py.
 """
 
 import gzip
-import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -51,17 +50,6 @@ def read_rows(
   opener = gzip.open if path.endswith('.gz') else open
   with opener(path, 'rb') as file:
     yield from jsonl.read_rows(file, path)
-
-
-def fingerprint(paths: Iterable[str], text: str = '') -> str:
-  """Returns the sha256, in hex, of the files' bytes and then of `text`."""
-  digest = hashlib.sha256()
-  for path in paths:
-    with open(path, 'rb') as file:
-      while block := file.read(2**20):
-        digest.update(block)
-  digest.update(text.encode())
-  return digest.hexdigest()
 
 
 def check(path: str) -> None:
