@@ -66,11 +66,13 @@ def open_source(
     path = os.path.expanduser(name)
     rows = functools.partial(_file_rows, path)
     make_fingerprint = functools.partial(storage_files.file_digest, path)
+  # `rows` makes a new iterator per call: the first row is read again later.
   where, first = next(rows(), (f'{name}:0', None))
   if first is None:
     raise errors.refuse(where, 'no rows in it', 'write or copy it again')
   if use_token_ids and any(key.endswith('_ids') for key in first):
     row_format = 'token_ids'
+  # A format that the user names is not compared with the columns.
   is_detected = row_format == 'auto'
   if is_detected:
     row_format = records.detect_format(first, where)
