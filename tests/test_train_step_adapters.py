@@ -81,38 +81,6 @@ def test_loss_at_step_0_is_ln2(golden_models, base, dtype, limit):
     )
 
 
-@pytest.mark.parametrize(
-  ('base', 'bits', 'largest'), [('int8', 8.5, 0.01), ('nf4', 5.1, 0.2)]
-)
-def test_quantised_kernels_are_near_and_small(
-  golden_models, base, bits, largest
-):
-  config, params = golden(golden_models / 'llama')
-  stored = quantized.leaves(quantized.quantize(params, base))
-  used, there = 0.0, 0
-  for name, leaf in quantized.leaves(params).items():
-    if not quantized.is_quantized(stored[name]):
-      assert stored[name] is leaf  # norms, embedding, head: the same arrays
-      continue
-    again = quantized.dense(stored[name], jnp.float32)
-    error = np.linalg.norm(again - leaf) / np.linalg.norm(leaf)
-    assert 1e-4 < error < largest, name
-    parts = (stored[name].qvalue, stored[name].scale)
-    widths = [
-      4 if x.dtype == jnp.uint4 else 8 * x.dtype.itemsize for x in parts
-    ]
-    used += sum(w * x.size for w, x in zip(widths, parts))
-    there += leaf.size
-  # 8 or 4 bits, and a float32 scale a channel or a block of 64 inputs.
-  assert there and used / there < bits
-  again = adapters.merge(types.Adapted(quantized.quantize(params, base), None))
-  kernel = 'layers/mlp/up/kernel'
-  np.testing.assert_array_equal(
-    again['layers']['mlp']['up']['kernel'],
-    quantized.dense(stored[kernel], jnp.float32),
-  )
-
-
 def test_two_updates_then_the_merged_export_scores_alike(
   golden_models, tmp_path
 ):

@@ -1,6 +1,7 @@
 """The sampling loop: batches, files, refusals; and training beside it."""
 
 import json
+import types
 
 import numpy as np
 import pytest
