@@ -58,6 +58,7 @@ def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
     num_completions.append(count)
     num_comparisons.append(len(record.comparisons))
     comparisons.extend(record.comparisons)
+    # Sentinels keep the flat arrays aligned with the completions.
     labels.extend(record.labels or [-1] * count)
     scores.extend(record.scores or [math.nan] * count)
     uids.append(record.uid.encode())
@@ -93,6 +94,7 @@ def columns(table: LengthTable, indices: np.ndarray) -> frozenset[str]:
     'lists': some record has two or more completions.
     'scores': every completion has one, since a missing one would be read as 0.
   """
+  # Masks of all N records: repeating them reaches the flat arrays.
   used, completions = _used(table, indices)
   margins = table.margin[np.repeat(used, table.num_comparisons)]
   has = {
@@ -123,6 +125,7 @@ def _used(
 
 def _hash(prompt: np.ndarray) -> bytes:
   """The first 32 hex digits of the sha256 over the tokens as int32."""
+  # A fixed byte order: the digest must not depend on the machine.
   tokens = np.ascontiguousarray(prompt, '<i4')
   return files.bytes_digest([tokens])[:32].encode()
 

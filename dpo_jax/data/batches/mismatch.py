@@ -80,6 +80,7 @@ def check(table: LengthTable, indices: np.ndarray, batch_size: int) -> None:
       "another prompt's answer",
       '2 or more',
     )
+  # `prompts` are hashes: equal ones are one prompt.
   if len(set(table.prompts[indices])) < 2:
     raise errors.refuse(
       'config.data.train',
@@ -102,9 +103,11 @@ def with_answer(
   """
   if other is None:
     return record
+  # The answer is the last completion, whatever number the record has.
   empty = np.zeros(0, np.int32)
   missing = (empty,) * (place - len(record.completions))
   answers = (*record.completions, *missing, other.completions[0])
+  # A mask is needed for all completions as soon as one has a mask.
   trained = None
   if record.trained or other.trained:
     trained = (*masks(record), *(empty.astype(bool) for _ in missing))

@@ -76,6 +76,7 @@ def make_plan(
   indices = np.arange(len(table.prompt_lengths)) if indices is None else indices
   indices = np.asarray(indices, np.int64)
   _check(len(indices), batch_size, microbatches, layout, max_shapes, shuffle)
+  # A text of n tokens takes n - 1 slots: its last token predicts nothing.
   longest = length_table.longest_text(table, indices)
   rows_lib.check_row_length(longest - 1, row_length)
   if mismatched_length and shuffle:
@@ -157,6 +158,7 @@ class Plan:
     """Returns the store indices of step t, int64 [B]; -1 = empty place."""
     first = t * self.batch_size
     last = first + self.batch_size
+    # grain's shuffle is an index: any place of any epoch in constant time.
     if self._order is not None:
       return self._indices[[self._order[i] for i in range(first, last)]]
     if not 0 <= first < len(self._indices):
@@ -169,6 +171,7 @@ class Plan:
   def step(self, t: int) -> StepPlan:
     """Returns the plan of step t, a pure function of (seed, t, lengths)."""
     records, others, placed = self._placed(t)
+    # All microbatches have one shape, that of the fullest.
     need = self._round_up(max(map(len, placed)))
     num_rows = min((n for n in self.row_counts if n >= need), default=need)
     filled = sum(u.num_slots for part in placed for row in part for u in row)
@@ -208,6 +211,7 @@ class Plan:
     for placed in plan.rows:
       empty = plan.num_rows - len(placed)
       chosen = [*placed, *([] for _ in range(empty))][rows or slice(None)]
+      # Only the records of these rows are read from the store.
       wanted = sorted({unit.prompt for row in chosen for unit in row})
       parts.append(
         rows_lib.fill(
@@ -244,6 +248,7 @@ class Plan:
       num_steps = min(self.steps_per_epoch, _SIMULATED_STEPS)
     plans = [self.step(t) for t in range(num_steps)]
     units = [u for plan in plans for part in plan.rows for r in part for u in r]
+    # Without sharing, each branch would repeat its trunk.
     separate = sum(unit.trunk * len(unit.lengths) for unit in units)
     separate += sum(sum(unit.lengths) for unit in units)
     shapes = Counter(plan.num_rows for plan in plans)
@@ -269,6 +274,7 @@ class Plan:
   def _num_trained(self, plans: Sequence[StepPlan]) -> int:
     """Number of tokens that these steps predict."""
     num, starts = self.table.num_trained, self.table.offsets[:-1]
+    # The sum over each record's completions.
     of_record, total = np.add.reduceat(num, starts), 0
     for plan in plans:
       total += of_record[plan.records[plan.records >= 0]].sum()
@@ -313,6 +319,7 @@ class Plan:
           row_length=self.row_length,
           layout=self.layout,
         )
+        # Microbatches get equal numbers of prompts and nearly equal slots.
         for part in rows_lib.deal(
           [sum(u.num_slots for u in us) for us in units],
           self.microbatches,

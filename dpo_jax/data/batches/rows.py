@@ -83,6 +83,7 @@ def place(
   """
   if layout == 'padded':
     return [[unit] for unit in units]
+  # Best-fit decreasing: large units first, small ones fill the gaps.
   units = sorted(units, key=_by_size)
   rows = _pack(units, row_length, may_split=False)
   slots = sum(unit.num_slots for unit in units)
@@ -133,8 +134,10 @@ def fill(
   """
   shape = (len(rows), row_length)
   out = Rows(*(np.zeros(shape, np.int32) for _ in Rows._fields))
+  # 0 is padding in every field but this one, where it is a completion.
   out.completion_id.fill(-1)
   for r, units in enumerate(rows):
+    # Views of one row: writing to them fills `out`.
     row = Rows(*(array_RL[r] for array_RL in out))
     start = 0
     for prompt_id, unit in enumerate(units, 1):
@@ -163,6 +166,7 @@ def choose_row_counts(
   Returns:
     At most max_shapes of the needs, ascending, including the largest.
   """
+  # Sums over the first j needs: of steps, and of the rows that they fill.
   sizes = sorted(needs)
   steps = list(itertools.accumulate((needs[s] for s in sizes), initial=0))
   full = list(itertools.accumulate((s * needs[s] for s in sizes), initial=0))
@@ -224,6 +228,7 @@ def _fill_unit(
   for branch, k in enumerate(unit.branches, 1):
     completion = record.completions[k]
     start, stop = stop, stop + len(completion)
+    # The branch's first slot repeats the prompt's last token, at its position.
     row.tokens[start] = record.prompt[-1]
     row.tokens[start + 1 : stop] = completion[:-1]
     row.positions[start:stop] = unit.trunk + np.arange(len(completion))
@@ -232,6 +237,7 @@ def _fill_unit(
     row.completion_id[start:stop] = first_id + k
     if record.trained is not None:
       untrained = start + np.flatnonzero(~record.trained[k])
+      # Read as input, but predicted by no position.
       row.targets[untrained] = 0
       row.completion_id[untrained] = -1
 
@@ -265,6 +271,7 @@ def _put(
 
   `free` holds (room left, bin) of the bins that are not full, sorted.
   """
+  # -1 is below every bin's number: the first entry with room >= size.
   at = bisect.bisect_left(free, (size, -1))
   if at < len(free):
     room, b = free.pop(at)

@@ -50,11 +50,13 @@ def split_by_prompt_hash(
   for key in sorted(prompts):
     if not left:
       break
+    # Records that still fit are held out; `left` shrinks on the way.
     fitting, rest = [], []
     for i in sorted(prompts[key], key=lambda i: (table.uids[i], i)):
       (fitting if sizes[i] <= left else rest).append(i)
       left -= sizes[i] if sizes[i] <= left else 0
     held += fitting
+    # In training, they would show a prompt that is held out.
     surplus += rest if fitting else ()
   if left:
     raise errors.refuse(

@@ -27,6 +27,7 @@ def text(value: Any, key: str, where: str) -> str:
   """Checks a string, which may be empty and must have a UTF-8 form."""
   if not isinstance(value, str):
     raise errors.wrong_type(key, value, 'a string', where)
+  # ASCII, the usual case, cannot contain a surrogate.
   if not value.isascii():
     try:
       value.encode('utf-8')
@@ -107,6 +108,7 @@ def split(
     turns: Messages = ({'role': 'user', 'content': prompt},)
   else:
     turns = messages(prompt, 'prompt', where)
+  # Both sides repeat the prompt, or neither does.
   size = len(turns)
   if all(_same(side[:size], turns) for side in (chosen, rejected)):
     chosen, rejected = chosen[size:], rejected[size:]
@@ -130,6 +132,7 @@ def split_shared(
   on both sides.
   """
   best = 0  # messages in the prompt
+  # At least one message of each side must follow the prompt.
   for size in range(1, min(len(chosen), len(rejected))):
     if not _same(chosen[size - 1 : size], rejected[size - 1 : size]):
       break
@@ -158,6 +161,7 @@ def split_dialogue(
   The prompt is the longest common beginning that ends in '\n\nAssistant:'. The
   answers keep their leading space.
   """
+  # commonprefix compares characters; it knows nothing of paths.
   shared = os.path.commonprefix([chosen, rejected])
   size = shared.rfind(ANSWER_MARK) + len(ANSWER_MARK)
   if size < len(ANSWER_MARK):
@@ -171,6 +175,7 @@ def split_dialogue(
 
 
 def _same(left: Messages, right: Messages) -> bool:
+  # Other keys (name, timestamps) do not make a turn another one.
   return len(left) == len(right) and all(
     all(a.get(k) == b.get(k) for k in ('role', 'content', 'tool_calls'))
     for a, b in zip(left, right)

@@ -5,12 +5,12 @@ the set's files, and their sha256; a missing file is an InputError with the
 command that fetches it. Downloads nothing and reads no rows.
 """
 
-import hashlib
 import os
 from typing import NamedTuple
 
 from dpo_jax import errors
-from dpo_jax.data.sources import files, published
+from dpo_jax.data.sources import published
+from dpo_jax.storage import files
 
 
 class Downloads(NamedTuple):
@@ -61,12 +61,12 @@ def require(
 def digest(path: str) -> str:
   """Returns the sha256 of a file, or of the names and sizes in a folder."""
   if os.path.isfile(path):
-    return files.fingerprint([path])
-  sha = hashlib.sha256()
+    return files.file_digest(path)
+  lines = []
   for folder, folders, names in os.walk(path):
     folders.sort()  # os.walk then visits them in this order
     for name in sorted(names):
       file = os.path.join(folder, name)
       line = f'{os.path.relpath(file, path)} {os.path.getsize(file)}\n'
-      sha.update(line.encode('utf-8', 'surrogateescape'))
-  return sha.hexdigest()
+      lines.append(line.encode('utf-8', 'surrogateescape'))
+  return files.bytes_digest(lines)

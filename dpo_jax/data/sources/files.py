@@ -1,14 +1,13 @@
-"""file -> rows: one data file on disk, its kind, its rows, its fingerprint.
+"""file -> rows: one data file on disk, its kind and its rows.
 
 Comes in: a path ending in .jsonl, .jsonl.gz, .json, .json.gz (all four hold
-one object per line) or .parquet. Goes out: (row number from 1, dict) pairs and
-the sha256 of the bytes. Any fault of the file is a types.InputError of the
-form `path:line: problem; fix: ...`. Line 0 stands for the file itself.
-Does not look at the columns: see records.py.
+one object per line) or .parquet. Goes out: (row number from 1, dict) pairs.
+Any fault of the file is a types.InputError of the form `path:line: problem;
+fix: ...`. Line 0 stands for the file itself. Does not look at the columns: see
+records.py.
 """
 
 import gzip
-import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -21,6 +20,7 @@ EXTENSIONS = ('.jsonl', '.jsonl.gz', '.json', '.json.gz', '.parquet')
 
 _GZIP = b'\x1f\x8b'
 _PARQUET = b'PAR1'
+# First bytes of files that are often given by mistake: name and fix.
 _OTHER_MAGIC = {
   b'PK\x03\x04': ('a zip archive', 'unpack it'),
   b'\x28\xb5\x2f\xfd': ('zstd data', 'decompress it (zstd -d)'),
@@ -48,20 +48,10 @@ def read_rows(
   if path.endswith('.parquet'):
     yield from _parquet_rows(path, columns)
     return
+  # The name decides: `check` has refused a file whose bytes contradict it.
   opener = gzip.open if path.endswith('.gz') else open
   with opener(path, 'rb') as file:
     yield from jsonl.read_rows(file, path)
-
-
-def fingerprint(paths: Iterable[str], text: str = '') -> str:
-  """Returns the sha256, in hex, of the files' bytes and then of `text`."""
-  digest = hashlib.sha256()
-  for path in paths:
-    with open(path, 'rb') as file:
-      while block := file.read(2**20):
-        digest.update(block)
-  digest.update(text.encode())
-  return digest.hexdigest()
 
 
 def check(path: str) -> None:
@@ -95,6 +85,7 @@ def check(path: str) -> None:
 
 def _check_start(path: str, start: bytes, where: str) -> None:
   """Refuses a file whose first bytes contradict its name."""
+  # A download that failed often leaves a page or a pointer under this name.
   lowered = start.lstrip(b'\xef\xbb\xbf \t\r\n').lower()
   if lowered.startswith(b'version https://git-lfs'):
     raise errors.refuse(
@@ -143,6 +134,7 @@ def _parquet_rows(
     with pyarrow.parquet.ParquetFile(path) as file:
       names = file.schema_arrow.names
       wanted = [n for n in names if columns is None or n in set(columns)]
+      # Columns that are not decoded still count as columns of the row.
       blank = dict.fromkeys(names)
       for batch in file.iter_batches(batch_size=256, columns=wanted):
         for index in range(batch.num_rows):

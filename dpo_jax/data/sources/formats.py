@@ -126,10 +126,11 @@ def _ranked(row: Row, chat: bool = False) -> PreferenceRecord:
   if len(scores) != len(answers):
     raise row.refuse(
       f"{len(answers)} 'completions' and {len(scores)} 'scores'",
-      'give one score a completion',
+      'give one score per completion',
     )
   _refuse_column(row, 'margin', 'ranked')
   weight = _weight(row)
+  # Equal scores give no comparison.
   comparisons = tuple(
     Comparison(i, j, weight, scores[i] - scores[j])
     for i in range(len(scores))
@@ -145,6 +146,7 @@ def _unpaired(row: Row, chat: bool = False) -> PreferenceRecord:
   """One answer, labelled desirable or not."""
   record = _demonstration(row, chat)
   label = row.get('label')
+  # Files from other tools have 0 and 1 for false and true.
   if not isinstance(label, bool) and label not in (0, 1):
     raise errors.wrong_type('label', label, 'true or false', row.where)
   _refuse_column(row, 'weight', 'unpaired')
@@ -306,7 +308,7 @@ FORMATS = (
     forms=(
       Form(
         'messages',
-        'messages: a conversation whose last turn is learnt (SFT)',
+        'messages: a conversation whose last turn is trained (SFT)',
         _messages,
         is_chat=True,
       ),

@@ -19,8 +19,8 @@ MAX_LINE_BYTES = 8 * 2**20  # a longer line is a mistake, not a record
 _UTF8_MARK = b'\xef\xbb\xbf'
 _UTF16_MARKS = (b'\xff\xfe', b'\xfe\xff')
 _MERGE_MARKERS = ('<<<<<<<', '=======', '>>>>>>>', '|||||||')
-_JQ_LINES = 'write one JSON object a line (jq -c . FILE > NEW.jsonl)'
-_JQ_ARRAY = "write one object a line (jq -c '.[]' FILE > NEW.jsonl)"
+_JQ_LINES = 'write one JSON object per line (jq -c . FILE > NEW.jsonl)'
+_JQ_ARRAY = "write one object per line (jq -c '.[]' FILE > NEW.jsonl)"
 
 
 def read_rows(file: BinaryIO, path: str) -> Iterator[tuple[int, dict]]:
@@ -122,6 +122,7 @@ def _strip_mark(line: bytes, where: str) -> bytes:
 
 def _diagnose(text: str, error: json.JSONDecodeError, where: str) -> Exception:
   """The error for a line that is not JSON, with its most likely cause."""
+  # By the first characters, then by where and how the decoder stopped.
   start = text.strip()
   if start.startswith(_MERGE_MARKERS):
     return errors.refuse(
@@ -140,6 +141,7 @@ def _diagnose(text: str, error: json.JSONDecodeError, where: str) -> Exception:
     return errors.refuse(
       where, f'text after the object: {errors.show(rest)}', _JQ_LINES
     )
+  # Nothing is left to read, or a string has no end.
   if not rest or error.msg.startswith('Unterminated string'):
     return errors.refuse(
       where,
@@ -162,11 +164,12 @@ def _not_json(start: str, where: str) -> Exception:
       f'an HTML or XML page, not JSON: {errors.show(start, 40)}',
       'download the data file itself, not the page that shows it',
     )
+  # A header line of CSV can only be the first line.
   if where.endswith(':1') and (',' in start or '\t' in start):
     return errors.refuse(
       where,
       f'looks like CSV, not JSON: {errors.show(start, 40)}',
-      'convert it to one JSON object a line with keys such as prompt, '
+      'convert it to one JSON object per line with keys such as prompt, '
       'chosen, rejected',
     )
   return errors.refuse(where, f'not JSON: {errors.show(start, 40)}', _JQ_LINES)
@@ -179,5 +182,5 @@ def _not_an_object(text: str, row: Any, where: str) -> Exception:
   return errors.refuse(
     where,
     f'{name}, not an object: {errors.show(text.strip(), 40)}',
-    'write one object with keys such as prompt, chosen, rejected a line',
+    'write one object per line with keys such as prompt, chosen, rejected',
   )

@@ -82,7 +82,7 @@ def _check(sources: Sequence[Source], proportions: Sequence[float]) -> None:
     raise errors.refuse(
       where,
       f'{len(proportions)} proportions for {len(sources)} sources',
-      'give one a source',
+      'give one per source',
     )
   for source, proportion in zip(sources, proportions):
     # Written so that NaN, for which both comparisons are false, is refused.

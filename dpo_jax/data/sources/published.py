@@ -56,6 +56,7 @@ def parse_name(text: str, *, where: str) -> Asked:
   configs = SETS[name].configs
   config = config or next(iter(configs))
   _check(config, configs, f'config of {name}', where)
+  # 'train[:100]+test' -> 'train', 'test'.
   splits = tuple(re.sub(r'\[.*', '', part) for part in spec.split('+'))
   for split in splits:
     _check(split, configs[config], f'split of {name}/{config}', where)
@@ -112,6 +113,7 @@ def _tldr_row(row: Row, split: str, where: str) -> Row | None:
     raise _unlike('summaries', where)
   subreddit, title, post = _strings(info, ('subreddit', 'title', 'post'), where)
   answers = [_strings(s, ('text',), where)[0] for s in summaries]
+  # Some of the published summaries begin with a space, others do not.
   answers = [' ' + a.removeprefix(' ') for a in answers]
   best = _choice(row, 'choice', where)
   return {
@@ -190,6 +192,7 @@ _TLDR_FILES = tuple(
   for name in (*(f'batch{i}' for i in (*range(3, 21), 22)), 'edit_b2_eval_test')
 )
 
+# In each set, the order of configs matters: the first one is the default.
 SETS = {
   'hh_rlhf': PublishedSet(
     'Anthropic HH: helpful and harmless dialogues, human labels.',

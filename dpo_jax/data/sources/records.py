@@ -63,6 +63,7 @@ def parse_row(
     row_format = detect_format(row, where, use_token_ids=use_token_ids)
   form = _FORMS[row_format]
   record = form.parse(Row(row, where, _REQUIRED))
+  # In rows of strings, `tools` is provenance.
   if row.get('tools') is None or not form.is_chat:
     return record
   return record._replace(tools=conversations.tools(row['tools'], where))
@@ -101,6 +102,7 @@ def _match(
       return matched, columns.missing(name, key)
   for name in formats.OPTIONAL:
     key = columns.misspelt(name, keys, _REQUIRED)
+    # The first letter must agree: columns of provenance may resemble a name.
     if name not in keys and key and key[0].lower() == name[0]:
       return matched, (
         f'unknown column {key!r}',

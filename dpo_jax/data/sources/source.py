@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from dpo_jax import errors
 from dpo_jax.data.sources import files, published, records
+from dpo_jax.storage import files as storage_files
 from dpo_jax.types import PreferenceRecord
 
 TFDS = 'tfds:'
@@ -64,12 +65,14 @@ def open_source(
   else:
     path = os.path.expanduser(name)
     rows = functools.partial(_file_rows, path)
-    make_fingerprint = functools.partial(files.fingerprint, [path])
+    make_fingerprint = functools.partial(storage_files.file_digest, path)
+  # `rows` makes a new iterator per call: the first row is read again later.
   where, first = next(rows(), (f'{name}:0', None))
   if first is None:
     raise errors.refuse(where, 'no rows in it', 'write or copy it again')
   if use_token_ids and any(key.endswith('_ids') for key in first):
     row_format = 'token_ids'
+  # A format that the user names is not compared with the columns.
   is_detected = row_format == 'auto'
   if is_detected:
     row_format = records.detect_format(first, where)

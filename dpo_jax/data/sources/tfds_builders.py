@@ -113,6 +113,7 @@ class ImdbReviews(imdb.Builder, skip_registration=True):
     super().__init__(**kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
+    # TFDS's own info, plus metadata to record the files in.
     info = super()._info()
     return tfds.core.DatasetInfo(
       builder=self,
@@ -126,6 +127,7 @@ class ImdbReviews(imdb.Builder, skip_registration=True):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     _record_files(self, self._downloads)
+    # All splits are in one archive.
     path = next(iter(self._downloads.paths.values()))
     return _with_rows(
       {

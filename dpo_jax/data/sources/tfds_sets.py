@@ -23,8 +23,9 @@ import tensorflow_datasets as tfds
 
 from dpo_jax import errors
 from dpo_jax.data.sources import downloads as downloads_lib
-from dpo_jax.data.sources import files, published, tfds_builders
+from dpo_jax.data.sources import published, tfds_builders
 from dpo_jax.data.sources.downloads import Downloads
+from dpo_jax.storage import files
 
 _FORMAT = 'array_record'
 _BATCH = 256  # examples read at once
@@ -93,7 +94,8 @@ def prepare(
     for split in asked.splits
     for path in builder.info.splits[split].filepaths
   ]
-  return Prepared(asked, examples, files.fingerprint(shards, asked.spec))
+  fingerprint = files.file_digest(*shards, text=asked.spec)
+  return Prepared(asked, examples, fingerprint)
 
 
 def read(prepared: Prepared) -> Iterator[dict[str, Any]]:

@@ -51,6 +51,7 @@ def from_first_answer(record: PreferenceRecord) -> PreferenceRecord:
   """
   turns = record.prompt
   roles = [turn['role'] for turn in turns]
+  # From index 1: an assistant turn at index 0 opens the conversation.
   first = roles.index('assistant', 1) if 'assistant' in roles[1:] else None
   if first is None:
     return record
@@ -120,6 +121,7 @@ def make_template(
     InputError: no template, or it does not use an option.
   """
   named = tokenizer.chat_templates
+  # The option comes first, then the tokenizer's template for tools.
   own = source or (has_tools and named.get('tool_use')) or named.get('default')
   if own is None:
     others = ', '.join(map(repr, named))
@@ -183,6 +185,7 @@ def render_record(
   def render(messages: Messages, **more: Any):
     return template.render(messages, where=where, **options, **more)
 
+  # The prompt is rendered once, so all answers follow the same text.
   place = f'{where}: {template.where}'
   opened = render(prompt, add_generation_prompt=True)
   size = len(opened.text)
@@ -255,6 +258,7 @@ def _check_beginning(start: str, text: str, where: str) -> None:
 
 
 def _not_a_beginning(start: str, text: str, where: str) -> InputError:
+  # The first character that differs, or the end of the shorter text.
   same = next((i for i, (a, b) in enumerate(zip(start, text)) if a != b), 0)
   same = same or min(len(start), len(text))
   return errors.refuse(

@@ -160,6 +160,7 @@ class _Encoder:
     if form == 'ids':
       return _Draft(record, form, record.prompt, record.completions, ())
     texts = [record.prompt, *record.completions]
+    # Counted whether or not they will act as control tokens.
     if self.tokenizer.control_tokens.found_in(texts):
       self.ledger.counters['control_tokens_in_text'] += 1
     if form == 'text' and not self.options.use_chat_template:
@@ -222,6 +223,7 @@ class _Encoder:
 
     Neither BOS nor EOS is added. A mask is None if every token is trained.
     """
+    # Two calls for all drafts; the results are dealt out in the same order.
     texts = [draft for draft in drafts if draft.form != 'ids']
     encode = self.tokenizer.encode_batch
     prompts = iter(encode([draft.prompt for draft in texts]))
@@ -246,6 +248,7 @@ class _Encoder:
     """Returns the trained tokens of a completion; None = all."""
     if spans is None:
       return None
+    # None for a mask of ones: such a record's uid then contains no mask.
     mask = self.tokenizer.masks([pieces], [spans])[0]
     return None if mask.all() else mask
 
@@ -291,21 +294,10 @@ class _Encoder:
       return Dropped('empty_prompt')
     if not all(map(len, completions)):
       return Dropped('empty_completion')
-    cut = truncation.fit(
-      prompt,
-      completions,
-      self.options.truncation,
-      self.options.max_length,
-      self.options.prompt_max_length,
-      num_begin=len(self.ends.begin_of(prompt)),
-    )
+    cut = self.fit(prompt, completions)
     if isinstance(cut, Dropped):
       return cut
     counters = self.ledger.counters
-    counters['truncated_prompts'] += len(cut[0]) < len(prompt)
-    counters['truncated_completions'] += sum(
-      len(a) < len(b) for a, b in zip(cut[1], completions)
-    )
     arrays = tuple(np.asarray(ids, np.int32) for ids in cut[1])
     trained = truncation.fit_masks(arrays, masks)
     if trained is not None and not all(map(np.any, trained)):
@@ -328,6 +320,26 @@ class _Encoder:
         trained=trained,
       )
     )
+
+  def fit(
+    self, prompt: Sequence[int], completions: list[Sequence[int]]
+  ) -> tuple[Sequence[int], list[Sequence[int]]] | Dropped:
+    """Truncates prompt and completions, and counts what was cut."""
+    cut = truncation.fit(
+      prompt,
+      completions,
+      self.options.truncation,
+      self.options.max_length,
+      self.options.prompt_max_length,
+      num_begin=len(self.ends.begin_of(prompt)),
+    )
+    if not isinstance(cut, Dropped):
+      counters = self.ledger.counters
+      counters['truncated_prompts'] += len(cut[0]) < len(prompt)
+      counters['truncated_completions'] += sum(
+        len(a) < len(b) for a, b in zip(cut[1], completions)
+      )
+    return cut
 
   def check_ids(self, texts: Sequence[Sequence[int]], where: str) -> None:
     """Refuses ids outside the vocabulary."""

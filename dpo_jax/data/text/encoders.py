@@ -73,6 +73,7 @@ class Tokenizer:
     self, texts: Sequence[Sequence[Piece]], *, continues: bool = False
   ) -> list[list[int]]:
     """Returns encode_pieces of many texts; equal parts are encoded once."""
+    # Prompts often repeat: dict.fromkeys keeps one of each part, in order.
     plans = [self._plan(pieces, continues) for pieces in texts]
     parts = dict.fromkeys(
       part for plan in plans for part in plan if isinstance(part, TextPart)
@@ -131,6 +132,7 @@ class Tokenizer:
       at += len(name)
     where_N2 = np.array(where_N2, np.int64).reshape(-1, 2)
     mask = np.zeros(len(where_N2), bool)
+    # A token counts if any of its characters is in the span.
     for start, stop in spans:
       mask |= (where_N2[:, 0] < stop) & (where_N2[:, 1] > start)
     return mask

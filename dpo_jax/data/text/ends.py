@@ -45,6 +45,7 @@ class Ends:
     self.tokenizer = tokenizer
     self.add_eos = add_eos
     self.counters = counters
+    # The option replaces whatever the tokenizer adds.
     self.begin = tuple(tokenizer.begin)
     if add_bos is not None:
       self.begin = (tokenizer.bos_id,) if add_bos else ()
@@ -61,6 +62,7 @@ class Ends:
     Returns:
       The pieces, and whether they end with a stop token.
     """
+    # What a message ends with is content and no stop token.
     if not pieces or pieces[-1].is_content:
       return pieces, False
     text = pieces[-1].text.rstrip()
@@ -83,6 +85,7 @@ class Ends:
       prompt = [*self.begin, *prompt]
     if prompt:
       return prompt
+    # The last prompt token predicts the first of the answer: one is needed.
     known = (self.tokenizer.bos_id, self.tokenizer.eos_id)
     return [token for token in known if token is not None][:1]
 

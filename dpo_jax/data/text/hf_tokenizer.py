@@ -6,7 +6,7 @@ which follows the rules of encoders.py. Touches no disk: tokenizer.py does.
 BOS, EOS and padding are those that tokenizer_config.json or
 special_tokens_map.json names, else those of config.json, else those of
 generation_config.json. An EOS or padding token that is null in the first two
-is looked up in the others; a BOS that is null there is none. If
+is looked up in the others. A BOS that is null there does not exist. If
 tokenizer_config.json has `add_bos_token`, it overrides the post-processor of
 tokenizer.json, as in transformers.
 """
@@ -98,6 +98,7 @@ class FileTokenizer(encoders.Tokenizer):
       (left[-BOUNDARY_WINDOW:], right[:BOUNDARY_WINDOW])
       for left, right in pairs
     ]
+    # Equal windows, as of one prompt's answers, are encoded once.
     unique = list(dict.fromkeys(windows))
     self._middle.encode_special_tokens = False
     encodings = self._middle.encode_batch(
@@ -192,6 +193,7 @@ class FileTokenizer(encoders.Tokenizer):
 
   def _make_special(self, names: Iterable[str]) -> None:
     """Makes the tokens that the configs name special, as in transformers."""
+    # An ordinary added token would be found in content too.
     stops = (self._start.id_to_token(i) for i in self.stop_ids)
     known = self._start.get_added_tokens_decoder().values()
     special = {token.content for token in known if token.special}
@@ -206,6 +208,7 @@ class FileTokenizer(encoders.Tokenizer):
   def _hash(self, files: TokenizerFiles) -> str:
     ids = [self.bos_id, self.eos_id, self.pad_id, *sorted(self.stop_ids)]
     others = dict(self.chat_templates)
+    # Everything that decides ids. It is part of the token cache's key.
     parts = (
       files.tokenizer_json,
       str(others.pop('default', None)),
@@ -221,6 +224,7 @@ def _parse(files: TokenizerFiles) -> tuple[dict, tokenizers.Tokenizer]:
   try:
     spec = json.loads(text)
     tokenizer = tokenizers.Tokenizer.from_str(text)
+    # BPE dropout would give other ids on every call.
     if spec['model'].get('dropout'):
       tokenizer.model.dropout = spec['model']['dropout'] = None
   except Exception as error:  # the library raises bare Exception

@@ -35,6 +35,7 @@ def for_stage(
     return Dropped('non_finite')
   if stage == 'sft':
     return _best(record)
+  # Comparison(k, k) is a demonstration.
   real = tuple(c for c in record.comparisons if c.winner != c.loser)
   scores_differ = len(set(record.scores or ())) > 1
   if not (real or record.labels is not None or scores_differ):
@@ -89,6 +90,7 @@ def _best(record: PreferenceRecord) -> PreferenceRecord | Dropped:
     for c in record.comparisons:
       points[c.winner] += 1
       points[c.loser] -= 1
+    # argmax takes the first of several that are best.
     best = int(points.argmax())
     won = (c.weight for c in record.comparisons if c.winner == best)
     return _only(record, [best], next(won, 1.0))

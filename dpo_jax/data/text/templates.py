@@ -96,6 +96,7 @@ class ControlTokens:
     The end of a token may open the text, and the beginning of one may close
     it. White space around the text is skipped, since templates trim it.
     """
+    # Complete tokens, then a head at the end and a tail at the beginning.
     spans = [match.span() for match in self.pattern.finditer(text)]
     stop = len(text.rstrip())
     start = len(text) - len(text.lstrip())
@@ -179,6 +180,7 @@ class ChatTemplate:
       **extra,
       'add_generation_prompt': add_generation_prompt,
     }
+    # Rendered once unwrapped; a second time, wrapped, only if it is needed.
     is_near = self._control_tokens.is_near(plain) and not allow_control_tokens
     marks = spans = None
     if is_near or self.has_generation:
@@ -293,6 +295,7 @@ def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 def _split_marked(text: str, marks: tuple[str, str]) -> tuple[Piece, ...]:
   """Cuts a text at the marks; a part between two marks is content."""
   pieces = []
+  # A group in the pattern makes re.split return the separators too.
   for part in re.split(f'({marks[0]}[^{marks[1]}]*{marks[1]})', text):
     is_content = part.startswith(marks[0])
     clean = part.replace(marks[0], '').replace(marks[1], '')
@@ -310,6 +313,7 @@ def _take_spans(
   """
   parts, spans, size, depth, start = [], [], 0, 0, 0
   for part in re.split(f'([{marks[0]}{marks[1]}])', text):
+    # `size` counts characters without marks, in which spans are measured.
     if part == marks[0]:
       start = size if not depth else start
       depth += 1

@@ -39,6 +39,7 @@ def load(name_or_path: str) -> Tokenizer:
   if name == 'byte':
     return encoders.ByteTokenizer()
   path = pathlib.Path(name).expanduser()
+  # A folder of an older layout is left to transformers to convert.
   if path.is_dir():
     path = path / 'tokenizer.json'
     if not path.is_file() and (path.parent / 'tokenizer_config.json').is_file():
@@ -63,6 +64,7 @@ def _read_folder(path: pathlib.Path, name: str) -> TokenizerFiles:
     name=name,
     where=str(path),
     tokenizer_json=_text(path),
+    # tokenizer_config.json overrides special_tokens_map.json.
     settings={**special_map, **config},
     model=_json(path.with_name('config.json')),
     generation=_json(path.with_name('generation_config.json')),

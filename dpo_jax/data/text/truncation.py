@@ -57,6 +57,7 @@ def fit(
   Returns:
     Prompt and completions, one or more tokens each; or Dropped.
   """
+  # One cut for all completions: they must follow the identical prompt.
   longest = max(map(len, completions))
   if prompt_max_length is not None and len(prompt) > prompt_max_length:
     if policy == 'drop':
@@ -68,6 +69,7 @@ def fit(
     if longest >= max_length:
       return Dropped('completion_fills_window')
     return _end_of(prompt, max_length - longest, num_begin), list(completions)
+  # Cutting completions, or dropping: both need room after the prompt.
   if len(prompt) >= max_length:
     return Dropped('prompt_fills_window')
   if policy == 'drop':

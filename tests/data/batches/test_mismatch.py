@@ -1,4 +1,4 @@
-"""KTO's mismatched answers: another prompt's, of the same global batch."""
+"""Mismatched answers for KTO: from another prompt of the same global batch."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ LONG = 40
 
 
 def record(prompt, *completions, **known):
-  """A record whose every token is its prompt's number, or an answer's."""
+  """A record with these token ids."""
   arrays = [np.asarray(c, np.int32) for c in completions]
   return types.EncodedRecord(
     np.asarray(prompt, np.int32), tuple(arrays), (), **known
@@ -18,7 +18,7 @@ def record(prompt, *completions, **known):
 
 
 def drawn(num_records, seed=0, num_prompts=1000, most=3):
-  """Records of random prompts, answers and labels; no token in two answers."""
+  """Random prompts, answers and labels; no two answers share a token."""
   rng = np.random.default_rng(seed)
   records, token = [], 5000
   for _ in range(num_records):
@@ -76,7 +76,7 @@ def test_an_answer_that_does_not_fit_is_passed_over():
   records = [record([i] * t, [i] * n) for i, (t, n) in enumerate(sizes)]
   # 9 + 8 > 12: prompt 1 takes the answer of 0.
   assert choose(records, [0, 1, 2], 12) == [1, 0, 0]
-  assert choose(records, [1, 2], 12) == [-1, 1]  # nothing else is there
+  assert choose(records, [1, 2], 12) == [-1, 1]  # no third record
 
 
 def test_empty_places_are_no_neighbours():
@@ -116,7 +116,7 @@ def test_the_branch_is_in_its_prompts_row(layout, microbatches):
     branch = row.branch[where[2]]
     text = row.tokens[unit & ((row.branch == 0) | (row.branch == branch))]
     assert text.tolist() == [*prompt, *answer[:-1]]
-    # In the microbatch of the prompt's own answers.
+    # It is in the microbatch of the prompt's own answers.
     own = np.argwhere(batch.rows.completion_id == i * each)[0]
     assert own[0] == where[0]
     assert (batch.labels[c], batch.scores[c]) == (-1, 0)
@@ -168,7 +168,7 @@ def test_the_last_batch_of_an_evaluation():
 
 
 def test_summary_counts_the_branches_tokens():
-  # Two prompts of 3 tokens, answers of 2 and 4: each takes the other's.
+  # Two prompts of 3 tokens with answers of 2 and 4 tokens, which they swap.
   records = [record([1] * 3, [4] * 2), record([2] * 3, [5] * 4)]
   summary = plan_of(records, batch_size=2, row_length=10).summary()
   assert summary['num_mismatched'] == 2
@@ -191,7 +191,7 @@ def test_a_mismatched_answer_keeps_its_mask():
   assert both.trained[:2] == masked.trained
   assert mismatch.with_answer(plain, plain, 2).trained is None
   summary = plan_of([plain, masked], batch_size=2).summary()
-  # 2 and 1 + 1 of the records' own, then each other's first: 1 and 2.
+  # Own answers: 2 and 1 + 1 trained tokens. Swapped first answers: 1 and 2.
   assert summary['num_predicted_tokens'] == 2 + 2 + 1 + 2
 
 

@@ -1,4 +1,4 @@
-"""Planned batches: exact, the same in every process, made from one number."""
+"""Planned batches: exact, equal in every process, resumed from the step."""
 
 import collections
 import gzip
@@ -43,7 +43,7 @@ def plan_of(records, **changes):
 
 
 class Spy:
-  """A store that remembers what was read."""
+  """A store that remembers which records were read."""
 
   def __init__(self, records):
     self.records = records
@@ -94,7 +94,7 @@ def test_epochs_run_on_where_the_batch_does_not_divide_the_data():
 def test_a_batch_is_a_function_of_seed_and_step():
   records = make_records(40)
   plan = plan_of(records)
-  for t in (0, 1, 2):  # a fresh plan starts anywhere
+  for t in (0, 1, 2):  # a new plan can start at any step
     plan.batch(t, records)
   resumed = plan_of(records)
   assert equal(resumed.batch(11, records), plan.batch(11, records))
@@ -129,13 +129,11 @@ def test_a_batch_holds_its_records_and_nothing_else(layout, microbatches):
   assert set(collections.Counter(owner.values()).values()) == {
     8 // microbatches
   }
-  is_present = batch.prompt_index >= 0
-  assert is_present.sum() == sum(
-    len(records[i].completions) for i in step.records
-  )
-  assert (batch.labels[~is_present] == -1).all() and not batch.scores[
-    ~is_present
-  ].any()
+  padding = batch.prompt_index < 0
+  num_completions = sum(len(records[i].completions) for i in step.records)
+  assert (~padding).sum() == num_completions
+  assert (batch.labels[padding] == -1).all()
+  assert not batch.scores[padding].any()
   assert (batch.rows.prompt_id > 0).sum() == step.filled_slots
 
 
@@ -154,7 +152,7 @@ def test_processes_fill_their_rows_of_the_same_batch(num_processes):
     assert equal(parts[-1]._replace(rows=()), full._replace(rows=()))
   for field, pieces in zip(full.rows, zip(*(part.rows for part in parts))):
     assert np.array_equal(field, np.concatenate(pieces, axis=1))
-  assert all(len(some) < 16 for some in read)  # nobody read everything
+  assert all(len(some) < 16 for some in read)  # no process reads all records
   assert set().union(*read) == set(plan.records(3))
 
 
@@ -177,7 +175,7 @@ def test_a_last_batch_smaller_than_the_microbatches():
   plan = plan_of(records, shuffle=False, microbatches=4)
   batch = plan.batch(1, records)
   assert (batch.prompt_index >= 0).tolist() == [True] + 7 * [False]
-  # No comparison anywhere: P is still the batch size, all of weight 0.
+  # The data has no comparisons: P is the batch size, with weights 0.
   assert batch.comparisons.weight.tolist() == 8 * [0]
 
 
@@ -188,13 +186,13 @@ def test_row_counts_are_few_and_multiples():
   shapes = plan.summary()['row_shapes']
   assert set(shapes) <= set(plan.row_counts)
   assert all(size % 2 == 0 for size in plan.row_counts)
-  # What a later epoch may need: the next multiple beyond the largest.
+  # A step that needs more than the largest count takes the next multiple.
   plan.row_counts = (2,)
   assert plan.step(0).num_rows == plan.rows_needed(0) > 2
 
 
 def test_summary_by_hand():
-  # Two prompts of 3 tokens with answers of 2 and 4: each 2 + 2 + 4 slots.
+  # Two prompts of 3 tokens with answers of 2 and 4: 2 + 2 + 4 slots each.
   prompt, short, long = (np.ones(n, np.int32) for n in (3, 2, 4))
   record = types.EncodedRecord(prompt, (short, long), ())
   plan = plan_of([record, record], batch_size=2, row_length=10)
@@ -241,7 +239,7 @@ def test_what_cannot_be_planned_is_refused(changes, message):
   'name, every', [('hh_harmless', 1), ('alpaca_eval', 9)]
 )
 def test_real_pairs_pack_well(shared, name, every):
-  # The issue's bar: efficiency >= 0.90 with rows of 1,024, at most 8 shapes.
+  # The goal: efficiency >= 0.90 with rows of 1,024 and at most 8 shapes.
   tokenizer = tokenizers.Tokenizer.from_file(
     str(shared / 'data/models/gpt2_tokenizer/tokenizer.json')
   )

@@ -1,4 +1,4 @@
-"""The branch layout, checked by rebuilding every text from its row alone."""
+"""The branch layout: every text can be rebuilt from its row."""
 
 import itertools
 
@@ -14,7 +14,7 @@ SETTINGS = hypothesis.settings(deadline=None, max_examples=60)
 
 
 def record(prompt_length, completion_lengths, first=1):
-  """Tokens first, first + 1, ...: no two alike, so a mix-up shows."""
+  """A record with tokens first, first + 1, ...: all differ, so mix-ups show."""
   ends = np.cumsum([prompt_length, *completion_lengths])
   tokens = np.arange(first, first + ends[-1], dtype=np.int32)
   prompt, *completions = np.split(tokens, ends[:-1])
@@ -47,7 +47,7 @@ def layout_of(records, row_length, layout, completions_per_prompt):
 
 
 def visible(row, query):
-  """Slots that a query sees, by the words of types.Rows."""
+  """The slots that a query sees, by the rule of types.Rows."""
   return [
     key
     for key in range(query + 1)
@@ -57,7 +57,7 @@ def visible(row, query):
 
 
 def check_rebuilds(filled, records, completions_per_prompt):
-  """Every completion's every token is predicted once, from its own text."""
+  """Checks that each completion token is predicted once, from its own text."""
   predicted = {}
   for r in range(len(filled.tokens)):
     row = types.Rows(*(field[r] for field in filled))
@@ -113,7 +113,7 @@ def test_tokens_that_are_not_trained_are_read_and_not_predicted():
   [
     ('shared', 1, 8),  # 2 + 2 + 4
     ('packed', 1, 10),  # (2 + 2) + (2 + 4)
-    ('padded', 2, 10),  # the same, a row each
+    ('padded', 2, 10),  # the same, in a row each
   ],
 )
 def test_slots_by_hand(layout, num_rows, num_filled):
@@ -130,7 +130,7 @@ def test_a_prompt_of_one_token_has_no_trunk():
 
 
 def test_branches_that_do_not_fit_take_more_rows_with_the_trunk_repeated():
-  # Room beside a trunk of 4 is 6: branches of 5, 4 and 2 make [5], [4, 2].
+  # A trunk of 4 leaves 6 slots: branches of 5, 4 and 2 make [5], [4, 2].
   records = [record(5, (5, 2, 4))]
   placed, filled = layout_of(records, 10, 'shared', 3)
   assert [unit.branches for row in placed for unit in row] == [(1, 2), (0,)]

@@ -1,4 +1,4 @@
-"""Held-out prompts: exact count, whole prompts, no matter the file's order."""
+"""Held-out prompts: exact counts, complete prompts, independent of order."""
 
 import hashlib
 
@@ -13,7 +13,7 @@ from dpo_jax.types import Comparison, EncodedRecord, InputError
 
 
 def record(prompt, number, num_comparisons=1):
-  """A record whose uid depends on prompt and number."""
+  """A record with the uid of this prompt and number."""
   return preferences.with_uid(
     EncodedRecord(
       np.asarray([prompt], np.int32),
@@ -28,7 +28,7 @@ def split_of(records, wanted):
 
 
 def by_hash(prompts):
-  """Prompts in the order of the docstring, computed apart from the code."""
+  """Prompts in the order of their hash, computed independently of the code."""
   key = {
     p: hashlib.sha256(p.to_bytes(4, 'little')).hexdigest() for p in prompts
   }
@@ -65,7 +65,7 @@ def test_exact_apart_and_the_same_for_any_order(data, wanted, seed):
   try:
     train, held, surplus = split_of(records, wanted)
   except InputError:
-    return  # too many, or no whole records make the number
+    return  # too many, or no complete records give the number
   assert sum(sizes[i] for i in held) == wanted
   assert sum(sizes[i] for i in train) == sum(sizes) - wanted - surplus
   assert not {data[i][0] for i in train} & {data[i][0] for i in held}

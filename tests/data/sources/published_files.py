@@ -1,4 +1,4 @@
-"""Small copies of published files, and sources opened from them."""
+"""Small published files for tests, and sources opened from them."""
 
 import gzip
 import json

@@ -22,19 +22,19 @@ def test_shared_prompt_ends_before_an_answer_of_both_sides():
   # They differ in a user's turn: the answers begin at the turn before it.
   split = conversations.split_shared((U, A, U, A), (U, A, other, B), 'f:1')
   assert split == ((U,), (A, U, A), (A, other, B))
-  # The longest of several.
+  # The longest of several common beginnings.
   assert conversations.split_shared((U, A, U, A), (U, A, U, B), 'f:1') == (
     (U, A, U),
     (A,),
     (B,),
   )
-  # Equal sides: the last answer is the completion (encoding drops the pair).
+  # Equal sides: the last answer is the completion. Encoding drops the pair.
   assert conversations.split_shared((U, A), (U, A), 'f:1') == (
     (U,),
     (A,),
     (A,),
   )
-  # One side goes on after the answer that both give.
+  # One side continues after the answer that both have.
   assert conversations.split_shared((U, A), (U, A, U, B), 'f:1') == (
     (U,),
     (A,),

@@ -1,4 +1,4 @@
-"""Downloaded files: which are there, which splits are complete, digests."""
+"""Downloaded files: paths, complete splits, digests."""
 
 from published_files import put_hh
 
@@ -12,7 +12,7 @@ def test_only_complete_splits_are_given(tmp_path):
   one = downloads.find(asked, manual)
   assert one.paths == {'harmless-base/test.jsonl.gz': str(path)}
   assert one.splits == {'test': ('harmless-base/test.jsonl.gz',)}
-  # The config 'all' has four files per split, of which one is there.
+  # The config 'all' has four files per split, and one exists.
   every = downloads.find(
     published.parse_name('hh_rlhf:test', where='x'), manual
   )

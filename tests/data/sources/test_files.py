@@ -1,4 +1,4 @@
-"""One file: which paths are refused, and the rows of Parquet files."""
+"""Data files: paths that are refused, and the rows of Parquet files."""
 
 import json
 import os

@@ -194,7 +194,7 @@ def test_refused_in_one_line(tmp_path, name, data, line, parts):
   with pytest.raises(types.InputError) as caught:
     list(sources.open_source(path).records())
   _assert_one_line(str(caught.value), path, line, parts)
-  assert os.listdir(tmp_path) == [name]  # nothing was left behind
+  assert os.listdir(tmp_path) == [name]  # no other file was written
 
 
 def _assert_one_line(message, path, line, parts):
@@ -277,7 +277,7 @@ def test_mutated_files_are_read_or_refused(
 
 
 def test_mutated_decompressed_data_is_read_or_refused(tmp_path):
-  # Valid gzip around mutated deflate data: errors from zlib itself.
+  # A valid gzip header around mutated deflate data: zlib itself fails.
   random_ = random.Random(7)
   path = tmp_path / 'a.jsonl.gz'
   intact = gzip.compress(OK * 50)

@@ -127,7 +127,7 @@ GOOD = [
     None,
     None,
   ),
-  # The imdb file: label and rating are provenance of a text.
+  # As in the imdb file: label and rating are provenance of the text.
   (
     {'id': 'x', 'text': 't', 'label': -1, 'rating': 0},
     'text',
@@ -173,7 +173,9 @@ def test_weight_margin_and_scores():
   assert record.scores == (8.0, 5.5)
   assert record.comparisons == (types.Comparison(0, 1, 0.5, 2.5),)  # 8 - 5.5
   record = records.parse_row(row | {'margin': 1}, where='f:1')
-  assert record.comparisons[0].margin == 1.0  # given beats derived
+  assert (
+    record.comparisons[0].margin == 1.0
+  )  # a given margin replaces the derived one
 
 
 def test_every_format_is_reached_by_a_sign_or_by_its_name():

@@ -1,4 +1,4 @@
-"""Lines of JSON: what is accepted besides plain lines.
+"""JSON lines: unusual forms that are accepted.
 
 test_files_refusals.py has the lines that are refused.
 """

@@ -35,7 +35,7 @@ def test_bad_row_of_a_published_file_names_its_line(tmp_path):
   path = put_hh(tmp_path, rows=[*HH, {'chosen': 'no dialogue'}])
   message = refused(tmp_path, 'tfds:hh_rlhf/harmless-base:test')
   assert message.startswith(f"{path}:21: 'rejected' is missing")
-  # Nothing is left that the next run would take for a prepared set.
+  # Nothing is left that the next run could take for a prepared set.
   put_hh(tmp_path)
   assert open_set(tmp_path, 'tfds:hh_rlhf/harmless-base:test')
 
@@ -60,7 +60,7 @@ def test_a_split_whose_file_came_later(tmp_path):
 
 
 def test_another_process_was_first(tmp_path, monkeypatch):
-  """The second of two gets FileExistsError from TFDS and reads the first's."""
+  """The second process gets FileExistsError and reads the set of the first."""
   from dpo_jax.data.sources import tfds_sets
 
   name = 'tfds:hh_rlhf/harmless-base:test'

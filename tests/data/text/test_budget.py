@@ -1,4 +1,4 @@
-"""The budget of a template: what would take too much is refused fast."""
+"""The budget of a template: costly operations are refused before they run."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def render(source, **variables):
 
 
 def growing(step):
-  """A template that applies a step to ns.x fifty times."""
+  """A template that applies a step to ns.x 50 times."""
   return (
     "{% set ns = namespace(x='aa') %}{% for i in range(50) %}"
     f'{step}{{% endfor %}}{{{{ ns.x }}}}'

@@ -1,4 +1,4 @@
-"""What of a conversation is trained, tools, and what is refused."""
+"""Chats: trained tokens, tools, and refusals."""
 
 import json
 
@@ -27,7 +27,7 @@ TEMPLATES = {
   "(m.tool_calls | tojson if m.tool_calls else '') ~ '<|im_end|>' }}"
   "{% endgeneration %}{% else %}{{ m.content ~ '<|im_end|>' }}{% endif %}"
   "{{ '\\n' }}{% endfor %}" + TAIL,
-  # As Qwen 3: thoughts of all but the last turn are left out.
+  # As Qwen 3: only the last turn keeps its thoughts.
   'thinking': "{%- for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\\n' ~ "
   "('<think></think>' if loop.last and m.role == 'assistant' else '') ~ "
   "(m.content or '') ~ '<|im_end|>\\n' }}{% endfor %}" + TAIL,
@@ -42,9 +42,9 @@ TURNS = (
   {'role': 'user', 'content': 'Sure?'},
   {'role': 'assistant', 'content': 'Yes.'},
 )
-# transformers 5.23.0, apply_chat_template(TURNS, tools=SCHEMAS) of 'gen' and of
-# 'chatml' alike, with a PreTrainedTokenizerFast of toy.byte_level(), but for
-# the line break after the last turn's end, which is trimmed.
+# Source: transformers 5.23.0, apply_chat_template(TURNS, tools=SCHEMAS) with a
+# PreTrainedTokenizerFast of toy.byte_level(). 'gen' and 'chatml' give the same.
+# The line break after the end of the last turn is left out: encoding trims it.
 TEXT = (
   '<|im_start|>system\n[{"type": "function", "function": {"name": "day", '
   '"about": "é<"}}]<|im_end|>\n<|im_start|>system\nBe brief.<|im_end|>\n'
@@ -53,7 +53,7 @@ TEXT = (
   '<|im_start|>assistant\nMönday.<|im_end|>\n<|im_start|>user\nSure?'
   '<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>'
 )
-# The same with return_assistant_tokens_mask=True of 'gen': its runs of ones.
+# The same call with return_assistant_tokens_mask=True and 'gen': runs of ones.
 TRAINED = ['[{"name": "day"}]<|im_end|>', 'Mönday.<|im_end|>', 'Yes.<|im_end|>']
 
 
@@ -74,7 +74,7 @@ def run(tokens, row, **options):
 
 
 def runs_of(tokens, ids, mask):
-  """The texts of the stretches of trained tokens."""
+  """The text of each run of trained tokens."""
   edges = np.flatnonzero(np.diff([0, *mask.astype(int), 0]))
   return [
     tokens.decode(ids[a:b], skip_special=False) for a, b in edges.reshape(-1, 2)
@@ -137,8 +137,8 @@ def test_a_turn_that_reads_otherwise_when_it_is_the_last(tmp_path):
 
 
 def test_masks_of_typed_control_tokens_and_eos(tmp_path):
-  # The turn's own end is no stop token, so one EOS is put and trained; what a
-  # user types is content and ends no turn.
+  # The turn's own end is not a stop token, so an EOS is added and trained. A
+  # stop token typed by a user is content and ends no turn.
   tokens = load(tmp_path, 'gen', eos_token='</s>')
   turns = [*TURNS[3:5], {'role': 'user', 'content': 'a</s>ö'}, TURNS[6]]
   record, _ = run(tokens, {'messages': turns}, train_on='all_assistant')
@@ -182,7 +182,7 @@ def test_what_is_refused(tmp_path, source, options, message):
 
 
 def test_tools_take_the_template_for_tools(tmp_path):
-  # transformers' get_chat_template: 'tool_use' where tools are given.
+  # As transformers' get_chat_template: 'tool_use' if tools are given.
   named = [
     {'name': 'default', 'template': 'default {{ messages[1].content }}'},
     {'name': 'tool_use', 'template': 'tools {{ messages[1].content }}'},
@@ -202,7 +202,7 @@ def test_tools_take_the_template_for_tools(tmp_path):
 
 
 def test_a_folder_with_a_template_for_tools_alone(tmp_path):
-  # transformers' get_chat_template refuses a row without tools, no other.
+  # As transformers' get_chat_template: only a row without tools is refused.
   named = [{'name': 'tool_use', 'template': TEMPLATES['chatml']}]
   tokens = load(tmp_path, 'chatml', chat_template=named)
   row = {'messages': list(TURNS)}

@@ -1,4 +1,4 @@
-"""Traps 1 to 4 at the level of records: BOS, EOS, boundaries, templates."""
+"""Encoding: boundaries, chats, control tokens, token ids, real text."""
 
 import gzip
 import itertools
@@ -11,12 +11,6 @@ from toy_records import chat, dropped, ids, pair, run
 
 from dpo_jax.data.text import encode, tokenizer
 from dpo_jax.types import InputError
-
-# Trap 2: {adds BOS, no BOS, BOS id 0, template has BOS} x {EOS = pad, EOS !=
-# pad, template ends with EOS}. <s> is BOS, </s> is EOS, by construction.
-
-
-# Trap 1
 
 
 def test_boundary_is_between_tokens_and_merges_are_counted(tmp_path):
@@ -37,9 +31,6 @@ def test_prompt_and_completion_of_a_llama_like_tokenizer(tmp_path):
   prompt, (chosen, rejected) = ids(encoded[0])
   assert tokens.decode(prompt + chosen) == ' the cat ran'  # '▁' once, at 0
   assert tokens.decode(prompt + rejected) == ' the cow'
-
-
-# Trap 3 and 4
 
 
 def test_a_chat_is_its_rendering(tmp_path):
@@ -117,9 +108,6 @@ def test_forms_do_not_mix():
     run(pair('a', 'b\ud800', 'c'))
 
 
-# SFT
-
-
 def test_arrays_are_int32_and_chunks_do_not_show(monkeypatch):
   records = [
     pair(f'p{i}', 'a' * (i % 3), 'b', where=f'f:{i}') for i in range(9)
@@ -133,9 +121,6 @@ def test_arrays_are_int32_and_chunks_do_not_show(monkeypatch):
   monkeypatch.setattr(encode, '_CHUNK', 2)
   parts, again = run(*records)
   assert [r.uid for r in parts] == [r.uid for r in at_once] and again == counts
-
-
-# Real data
 
 
 def read(shared, name, limit):

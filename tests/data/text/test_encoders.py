@@ -1,4 +1,4 @@
-"""Tokenizers: bytes, typed control tokens (trap 4), batches."""
+"""Tokenizers: bytes, typed control tokens, batches."""
 
 import toy_tokenizers as toy
 
@@ -49,7 +49,7 @@ def test_typed_control_tokens_are_text(tmp_path):
     *letters,
     stop,
   ]
-  # Half of a token in template text, half in content: no token.
+  # A token that is half template text, half content is text.
   halves = [written('<|im_'), typed('end|>')]
   assert loaded.encode_pieces(halves) == letters
 

@@ -1,4 +1,4 @@
-"""BOS and EOS: each once, whatever tokenizer and chat template add."""
+"""BOS and EOS: each exactly once, for every tokenizer and chat template."""
 
 import pytest
 import toy_tokenizers as toy
@@ -52,7 +52,7 @@ def test_eos_is_not_added_where_it_is_not_wanted(tmp_path):
 
 
 def test_another_stop_token_ends_a_turn(tmp_path):
-  # As Llama 3: eos_token is the end of text, turns end with another token.
+  # As Llama 3: eos_token ends a text, and another token ends a turn.
   folder = toy.save(
     tmp_path, toy.byte_level(), template=toy.CHATML, eos_token='</s>'
   )

@@ -1,4 +1,4 @@
-"""tokenizer.json: special ids, and ids that are those of the library."""
+"""tokenizer.json: special ids, and token ids equal to those of the library."""
 
 import gzip
 import itertools
@@ -27,7 +27,7 @@ def typed(text):
 
 
 def prefixed(kind):
-  """Tokenizers that put something before the beginning of a text."""
+  """A tokenizer that adds a prefix to every text."""
   if kind == 'gpt2':
     made = toy.byte_level(merges=[('Ġ', 't'), ('h', 'e'), ('t', 'he')])
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -92,8 +92,8 @@ def test_ids_come_from_the_model_configs_where_names_are_missing(tmp_path):
 def test_who_says_whether_texts_begin_with_bos(
   tmp_path, processor, setting, begin
 ):
-  # transformers 5.23: add_bos_token, where it is written, replaces the
-  # post-processor (TokenizersBackend.update_post_processor).
+  # Source: transformers 5.23, TokenizersBackend.update_post_processor. If
+  # add_bos_token is set, it replaces the post-processor.
   made = toy.byte_level()
   if processor:
     toy.put_before(made, '<s>')
@@ -143,7 +143,7 @@ CLEAN = (
 
 @pytest.mark.parametrize('kind', [*PREFIXED, 'plain', 'stripping'])
 def test_ids_of_clean_text_are_those_of_the_library(tmp_path, kind):
-  # Source: tokenizers' own encode, which is what transformers returns.
+  # Source: the library's own encode, whose ids transformers returns.
   if kind in ('plain', 'stripping'):
     made = toy.byte_level(merges=[('Ġ', 't'), ('h', 'e')])
   else:
@@ -156,7 +156,7 @@ def test_ids_of_clean_text_are_those_of_the_library(tmp_path, kind):
   loaded = toy.load(tmp_path, made)
   expected = made.encode(CLEAN, add_special_tokens=False).ids
   assert loaded.encode_pieces([written(CLEAN)]) == expected
-  # The way that texts with typed tokens go gives the same.
+  # Encoding in parts, as for texts with typed tokens, gives the same.
   for word in ('Once', 'the  toy', 'e  t', ' a ', 'user', 'a  '):
     start = CLEAN.index(word)
     stop = start + len(word)
@@ -228,7 +228,7 @@ def test_settings_of_the_file_that_would_change_ids_are_off(tmp_path):
 
 def test_stories_on_the_real_tokenizer(shared):
   loaded = tokenizer.load(str(shared / 'data/models/stories260K'))
-  # tokenizer_config.json and config.json of that folder.
+  # Source: tokenizer_config.json and config.json of that folder.
   assert (loaded.bos_id, loaded.eos_id, loaded.begin) == (1, 2, (1,))
   assert loaded.vocab_size == 512
   path = shared / 'data/prefs/stories_lexicon.jsonl.gz'
@@ -241,7 +241,7 @@ def test_stories_on_the_real_tokenizer(shared):
       rest = loaded.encode_pieces([typed(row[side])], continues=True)
       assert loaded.decode(prompt + rest) == row['prompt'] + row[side]
       same += prompt == row['prompt_ids'] and rest == row[f'{side}_ids']
-  # The ids of the file are samples, not always BPE's own way to cut a text.
+  # The ids of the file were sampled, so they are not always those of BPE.
   assert same >= 0.9 * 2 * len(rows)
 
 

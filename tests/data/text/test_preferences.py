@@ -1,4 +1,4 @@
-"""Stages and uids: what SFT takes of a record, what makes records equal."""
+"""Stages and uids: the completion that SFT uses, and equal records."""
 
 from toy_records import BYTE, pair, run
 
@@ -22,7 +22,7 @@ def test_duplicates_and_uids():
   assert all(len(record.uid) == 16 for record in encoded)
   encoded, counts = run(first, again, drop_duplicates=False)
   assert counts.duplicates == 0 and encoded[0].uid == encoded[1].uid
-  # Margins that are equal numbers are equal, whatever their type.
+  # Equal margins give equal uids, whatever their type.
   integer = pair(comparisons=(Comparison(0, 1, 1, 2),))
   real = pair(comparisons=(Comparison(0, 1, 1.0, 2.0),))
   assert run(integer, real)[1].duplicates == 1
@@ -56,7 +56,7 @@ def test_sft_takes_the_best_completion():
     Comparison(0, 0, 0.5),
   ]
   assert counts.duplicates == 1 and counts.dropped == {'undesirable': 1}
-  # Only the best completion has to be usable.
+  # The other completion may be empty.
   assert len(run(pair(rejected=''), stage='sft')[0]) == 1
 
 

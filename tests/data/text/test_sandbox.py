@@ -1,4 +1,4 @@
-"""Hostile and clumsy templates: refused fast, and nothing leaks."""
+"""Hostile templates are refused, and harmless ones render as in jinja2."""
 
 import jinja2
 import pytest
@@ -44,7 +44,7 @@ def test_there_are_no_files_and_no_lorem():
 
 
 def test_counted_loops_are_loops_still():
-  # jinja2's own documentation of `loop`, `else`, `if`, break and continue.
+  # Source: jinja2's documentation of `loop`, `else`, `if`, break, continue.
   source = (
     '{% for x in a if x != 2 %}{{ loop.index }}/{{ loop.length }}:{{ x }}'
     '{{ "." if loop.last else loop.nextitem }}{% endfor %}|'
@@ -79,7 +79,7 @@ def test_macros_filters_and_joins_give_what_jinja_gives():
   ('name', 'listed'), [('tojson', '["user", "user", "user"]'), ('length', '3')]
 )
 def test_what_map_returns_is_no_list_yet(name, listed):
-  # transformers 5.23.0: TypeError for both, and this after `| list`.
+  # Source: transformers 5.23.0 raises TypeError without `| list`.
   mapped = "{{ messages | map(attribute='role') | %s }}"
   with pytest.raises(TypeError, match='generator'):
     render(mapped % name)

@@ -1,4 +1,4 @@
-"""Traps 3 and 4: the rendering is transformers', typed tokens stay text."""
+"""Chat templates: renderings equal transformers', typed tokens stay text."""
 
 import datetime
 
@@ -91,9 +91,9 @@ RICH = (
   },
 )
 
-# Source: transformers 5.23.0 render_jinja_template (what apply_chat_template
-# calls) of the templates above, bos_token='<s>', eos_token='</s>'. Pairs:
-# CHAT with the generation prompt; what CHAT + ANSWER has after that.
+# Source: transformers 5.23.0, render_jinja_template (which apply_chat_template
+# calls) of the templates above, bos_token='<s>', eos_token='</s>'. Each has
+# CHAT with the generation prompt, and the text that CHAT + ANSWER adds to it.
 RENDERED = {
   'chatml': (
     CHATML,
@@ -155,15 +155,15 @@ def test_prompt_and_completion_are_the_whole_rendering(name):
 def test_tools_parts_and_reasoning_render_as_in_transformers():
   tools = [{'name': 'f', 'description': 'é'}]
   assert joined(make(TOOLS).render(RICH, tools=tools)) == TOOLS_RENDERED
-  # Same source, CHAT without tools: a break, a macro, `documents is none`.
+  # The same source, CHAT without tools: a break, a macro, `documents is none`.
   assert joined(make(TOOLS).render(CHAT)) == (
     '<|system|>Be brief.[END]system,user,assistant,userTrue'
   )
 
 
 def test_null_keys_and_empty_reasoning_are_as_in_transformers():
-  # Source: transformers 5.23.0, apply_chat_template: it drops a message's null
-  # keys, and reasoning that is '' is reasoning.
+  # Source: transformers 5.23.0, apply_chat_template. It drops the null keys of
+  # a message, and keeps reasoning that is ''.
   source = (
     "{% for m in messages %}{{ 'c' if m.content is defined }}{{ m.content }}"
     '{{ m.tool_calls is defined }}{{ m.tool_calls }}'
@@ -202,7 +202,7 @@ def test_typed_control_tokens_are_content_and_change_no_text(name, typed):
   plain = template.render(messages, allow_control_tokens=True).pieces
   pieces = template.render(messages).pieces
   assert len(plain) == 1 and joined(pieces) == plain[0].text
-  # The control tokens of the template text are those of a chat without any.
+  # The template text has the control tokens of a chat with plain messages.
   clean = tuple({**m, 'content': 'x'} for m in CHAT)
   tokens = [
     token

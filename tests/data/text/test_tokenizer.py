@@ -1,4 +1,4 @@
-"""Tokenizer files, control tokens (trap 4), and texts that continue texts."""
+"""Tokenizer folders: chat templates, and files that are refused."""
 
 import pytest
 import toy_tokenizers as toy
@@ -20,7 +20,7 @@ def test_chat_templates_of_a_folder(tmp_path):
   for bad in (7, [{'name': 'default'}], {'default': ['A']}):
     with pytest.raises(InputError, match='not a string under a name; fix: '):
       toy.load(tmp_path, toy.byte_level(), template=bad)
-  # transformers: files of their own replace what tokenizer_config.json has.
+  # As transformers: .jinja files replace those of tokenizer_config.json.
   (tmp_path / 'additional_chat_templates').mkdir()
   (tmp_path / 'additional_chat_templates' / 'rag.jinja').write_text('D')
   others = toy.load(tmp_path, toy.byte_level(), template='A')

@@ -1,12 +1,10 @@
-"""Trap 5, what is dropped and why, and the ledger of it."""
+"""Truncation: what each policy cuts, and what it drops."""
 
 import pytest
 import toy_tokenizers as toy
 from toy_records import chat, dropped, ids, pair, run
 
 from dpo_jax.types import InputError
-
-# Trap 5
 
 LONG = [
   # policy, max_length, prompt_max_length -> prompt, completions | reason.
@@ -62,9 +60,6 @@ def test_sides_that_become_equal_by_truncation_are_dropped():
   assert dropped(pair('a', 'xyz', 'xyw'), **options) == {'identical_sides': 1}
 
 
-# Unusable rows
-
-
 def test_an_empty_answer_of_a_chat_is_empty_whatever_the_template_adds(
   tmp_path,
 ):
@@ -76,4 +71,3 @@ def test_an_empty_answer_of_a_chat_is_empty_whatever_the_template_adds(
     assert dropped(record, tokens=tokens) == {'empty_completion': 1}
 
 
-# The ledger

@@ -1,4 +1,4 @@
-"""Records to encode, in short, and what came of them."""
+"""Short records for tests, and their encoding with checked counts."""
 
 from dpo_jax.data.text import encode, tokenizer
 from dpo_jax.types import Comparison, PreferenceRecord

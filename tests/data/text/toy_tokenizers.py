@@ -1,4 +1,4 @@
-"""Tokenizer folders for tests: a tiny byte-level or Llama-like BPE."""
+"""Tokenizer folders for tests: tiny BPE tokenizers."""
 
 import json
 import pathlib
@@ -19,7 +19,7 @@ ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 def byte_level(controls=CONTROLS, *, controls_first=False, merges=()):
-  """GPT-2's kind: 256 bytes, the given merges, the control tokens."""
+  """A tokenizer as GPT-2's: 256 bytes, the given merges, the control tokens."""
   words = [*ALPHABET, *(a + b for a, b in merges)]
   words = [*controls, *words] if controls_first else [*words, *controls]
   vocab = {word: i for i, word in enumerate(words)}
@@ -33,7 +33,7 @@ def byte_level(controls=CONTROLS, *, controls_first=False, merges=()):
 
 
 def llama_like(text, *, pre_tokenizer=None, size=300):
-  """Llama's kind: '▁' for spaces, one put before every text, byte fallback."""
+  """A tokenizer as Llama's: '▁' for spaces and before a text, byte fallback."""
   made = tokenizers.Tokenizer(models.BPE(byte_fallback=True, unk_token='<unk>'))
   replace = normalizers.Replace(' ', '▁')
   made.normalizer = replace
@@ -76,5 +76,5 @@ def save(folder: pathlib.Path, made, template=None, **config: Any):
 
 
 def load(folder: pathlib.Path, made, template=None, **config: Any):
-  """save, and then the tokenizer of the package."""
+  """Saves the folder and loads its tokenizer."""
   return tokenizer.load(str(save(folder, made, template, **config)))
