@@ -3,25 +3,20 @@
   --config=FILE.py[:ARG]     an experiment, and its argument string
   --workdir=DIR              the run directory; a run there is continued
   --config.KEY=VALUE         sets one key of the experiment, any number of times
-  --mode=train               (the default) SFT or preference training
-         evaluate            scores the held-out comparisons once more
-         plan                what training would do: shapes, steps, memory;
-                             --plan_devices=N for N devices, not these
-         sample              texts of the newest policy, to WORKDIR/samples
-         precompute_reference  fills the cache for reference.mode='cache'
-         export              writes --export_to=DIR in Hugging Face layout
+  --mode=MODE                what to do; train is the default
 
 Comes in: arguments. Goes out: an exit code: 0; 2 and one line on stderr for
-bad input, before any device is touched and with nothing written; 1 where a
-metric was not finite; 128 plus its number after a signal. Holds no logic of
-its own: train.py and verbs.py do the work.
+bad input, before any device is touched and with nothing written; 1 if a metric
+was not finite; 128 plus its number after a signal. Holds no logic of its own:
+MODES names the functions that do the work.
 """
 
+import importlib
 import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections.config_dict import ConfigDict
 
@@ -29,20 +24,50 @@ from dpo_jax import config as config_lib
 from dpo_jax import errors
 from dpo_jax.config import check as config_check
 from dpo_jax.config import rules as config_rules
-from dpo_jax.run import preemption
+from dpo_jax.run.preemption import Diverged, Preempted
 from dpo_jax.types import InputError
 
-MODES = (
-  'train',
-  'evaluate',
-  'plan',
-  'sample',
-  'precompute_reference',
-  'export',
-)
 
-_FLAGS = ('config', 'workdir', 'mode', 'export_to', 'plan_devices', 'help')
-_WITHOUT_WORKDIR = ('plan',)
+class Mode(NamedTuple):
+  """One --mode: the function that does it and the flags that it takes."""
+
+  module: str  # imported on use (jax takes seconds); has main(config, workdir,
+  # **flags) -> exit code
+  what: str  # for --help
+  flags: tuple[str, ...] = ()  # besides --config and --workdir
+  needs: tuple[str, ...] = ('config', 'workdir')  # flags that must be given
+
+
+MODES = {
+  'train': Mode('dpo_jax.train', 'SFT or preference training'),
+  'evaluate': Mode(
+    'dpo_jax.run.evaluate', 'scores the held-out comparisons once more'
+  ),
+  'plan': Mode(
+    'dpo_jax.run.plan',
+    'what training would do: shapes, steps, memory',
+    flags=('plan_devices',),
+    needs=('config',),
+  ),
+  'sample': Mode(
+    'dpo_jax.run.sample', 'texts of the newest policy, to WORKDIR/samples'
+  ),
+  'precompute_reference': Mode(
+    'dpo_jax.run.reference', "fills the cache for reference.mode='cache'"
+  ),
+  'export': Mode(
+    'dpo_jax.run.export',
+    'writes the newest policy as a Hugging Face or PEFT folder',
+    flags=('export_to',),
+    needs=('config', 'workdir', 'export_to'),
+  ),
+}
+# Flags of single modes: {name: for --help}.
+_MODE_FLAGS = {
+  'export_to': 'DIR, the folder to write',
+  'plan_devices': 'N, for so many devices in place of these',
+}
+_FLAGS = ('config', 'workdir', 'mode', *_MODE_FLAGS, 'help')
 _CONTINUE = 'the same command, given again, continues the run'
 
 
@@ -51,9 +76,8 @@ class Command(NamedTuple):
 
   mode: str  # one of MODES
   config: ConfigDict  # locked and validated
-  workdir: str  # '' only where the mode needs none
-  export_to: str  # '' for every mode but export
-  plan_devices: int | None = None  # None = this machine's
+  workdir: str  # '' only if the mode needs none
+  flags: dict[str, Any]  # the mode's own, by name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,13 +92,19 @@ def main(argv: Sequence[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else argv
   try:
     if '--help' in argv or '-h' in argv:
-      print(__doc__)
+      print(_help())
       return 0
-    return _dispatch(parse(argv)) or 0
+    command = parse(argv)
+    return _function(command.mode)(
+      command.config, command.workdir, **command.flags
+    )
   except InputError as error:
     print(_printable(str(error)), file=sys.stderr)
     return 2
-  except preemption.Preempted as stop:
+  except Diverged as error:
+    print(_printable(str(error)), file=sys.stderr)
+    return 1
+  except Preempted as stop:
     print(f'stopped by {stop}; {_CONTINUE}', file=sys.stderr)
     return stop.exit_code
   except KeyboardInterrupt:
@@ -109,43 +139,25 @@ def parse(argv: Sequence[str]) -> Command:
   config = config_lib.load(given['config'], _with_values(overrides))
   config_lib.validate(config)
   config_check.check_paths(config)
-  if mode == 'precompute_reference' and config.reference.mode == 'none':
-    raise errors.refuse(
-      'config.reference.mode',
-      "'none' leaves nothing for --mode=precompute_reference",
-      'use cache',
-    )
-  return Command(
-    mode,
-    config,
-    given.get('workdir', ''),
-    given.get('export_to', ''),
-    int(given['plan_devices']) if 'plan_devices' in given else None,
-  )
+  flags = {name: given[name] for name in MODES[mode].flags if name in given}
+  if 'plan_devices' in flags:
+    flags['plan_devices'] = int(flags['plan_devices'])
+  return Command(mode, config, given.get('workdir', ''), flags)
 
 
-def _dispatch(command: Command) -> int | None:
-  """Calls the mode's function; its exit code, where it has one."""
-  # Imported here: jax takes seconds, and a refusal must not wait for it.
-  from dpo_jax import train
-  from dpo_jax.run import verbs
+def _function(mode: str):
+  """The function of a mode."""
+  return importlib.import_module(MODES[mode].module).main
 
-  mode, config, workdir, export_to, num_devices = command
-  try:
-    if mode == 'train':
-      return train.run(config, workdir)
-    if mode == 'evaluate':
-      return verbs.evaluate(config, workdir)
-    if mode == 'plan':
-      return verbs.plan(config, num_devices)
-    if mode == 'sample':
-      return verbs.sample(config, workdir)
-    if mode == 'precompute_reference':
-      return verbs.precompute_reference(config, workdir)
-    return verbs.export(config, workdir, export_to)
-  except train.Diverged as error:
-    print(_printable(str(error)), file=sys.stderr)
-    return 1
+
+def _help() -> str:
+  """The module's first part, the modes and their flags."""
+  lines = [__doc__.partition('\n\nComes in: ')[0], '']
+  for name, mode in MODES.items():
+    lines.append(f'  --mode={name:<22}{mode.what}')
+    for flag in mode.flags:
+      lines.append(f'      --{flag:<25}{_MODE_FLAGS[flag]}')
+  return '\n'.join(lines)
 
 
 def _pairs(argv: Sequence[str]):
@@ -173,10 +185,7 @@ def _check_flags(mode: str, given: dict[str, str]) -> None:
       f'{mode!r} is not allowed',
       f'{errors.did_you_mean(mode, MODES)}use one of {", ".join(MODES)}',
     )
-  needed = ['config']
-  needed += [] if mode in _WITHOUT_WORKDIR else ['workdir']
-  needed += ['export_to'] if mode == 'export' else []
-  for flag in needed:
+  for flag in MODES[mode].needs:
     if flag not in given:
       example = 'experiments/quickstart.py' if flag == 'config' else 'runs/NAME'
       raise errors.refuse(
@@ -184,26 +193,22 @@ def _check_flags(mode: str, given: dict[str, str]) -> None:
         f'is missing, --mode={mode} needs it',
         f'e.g. --{flag}={example}',
       )
-  if mode != 'export' and 'export_to' in given:
-    raise errors.refuse(
-      '--export_to',
-      f'{given["export_to"]!r} is not used by --mode={mode}',
-      'leave it out, or use --mode=export',
-    )
+  for flag in _MODE_FLAGS:
+    if flag in given and flag not in MODES[mode].flags:
+      users = [name for name in MODES if flag in MODES[name].flags]
+      raise errors.refuse(
+        f'--{flag}',
+        f'{given[flag]!r} is not used by --mode={mode}',
+        f'leave it out, or use --mode={" or ".join(users)}',
+      )
   if 'plan_devices' in given:
-    _check_plan_devices(mode, given['plan_devices'])
+    _check_plan_devices(given['plan_devices'])
   for flag in ('workdir', 'export_to'):
     if flag in given:
       _check_folder(flag, given[flag])
 
 
-def _check_plan_devices(mode: str, text: str) -> None:
-  if mode != 'plan':
-    raise errors.refuse(
-      '--plan_devices',
-      f'{text!r} is not used by --mode={mode}',
-      'leave it out, or use --mode=plan',
-    )
+def _check_plan_devices(text: str) -> None:
   if not re.fullmatch('[1-9][0-9]{0,8}', text):
     raise errors.refuse(
       '--plan_devices',
@@ -213,14 +218,14 @@ def _check_plan_devices(mode: str, text: str) -> None:
 
 
 def _check_folder(flag: str, folder: str) -> None:
-  """Refuses a folder that is neither there to write in nor can be made."""
-  there = os.path.abspath(folder)
-  while not os.path.lexists(there):
-    there = os.path.dirname(there)
-  if not os.path.isdir(there):
-    problem = f'{there!r} is not a folder'
-  elif not os.access(there, os.W_OK | os.X_OK):
-    problem = f'{there!r} cannot be written to'
+  """Refuses a folder that can neither be written in nor be made."""
+  nearest = os.path.abspath(folder)  # the nearest parent that exists
+  while not os.path.lexists(nearest):
+    nearest = os.path.dirname(nearest)
+  if not os.path.isdir(nearest):
+    problem = f'{nearest!r} is not a folder'
+  elif not os.access(nearest, os.W_OK | os.X_OK):
+    problem = f'{nearest!r} cannot be written to'
   else:
     return
   raise errors.refuse(

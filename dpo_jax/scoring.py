@@ -2,49 +2,49 @@
 
 Comes in: a language model (its hidden states and output head) and Rows.
 Goes out: CompletionScores [C]. The head is projected only at positions that
-predict a completion token, a chunk at a time, in float32 from the log-sum-exp
-on; the full [R, L, V] logits exist only in `full_logits` mode, which is there
-to be compared with.
+predict a completion token, one chunk at a time, in float32 from the
+log-sum-exp on. The full [R, L, V] logits exist only in `full_logits` mode, a
+baseline for tests and benchmarks.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from dpo_jax import types
-from dpo_jax.types import Array
+from dpo_jax.types import ROW_AXES, Array
 
-ROW_AXES = ('data', 'fsdp')  # mesh axes that rows are split over
+# Sums over tokens beside `logps` that a score function can be asked for; the
+# names are those of losses.rules.NEEDS, and entropy for metrics.
+SUMS = ('entropy', 'sum_sq_probs')
 
 
 def make_score(
   model,
+  wanted: Collection[str] = (),
   *,
   chunk: int = 1024,
-  entropy: bool = False,
   full_logits: bool = False,
   mesh: Mesh | None = None,
-  sum_sq_probs: bool = False,
 ) -> Callable[..., types.CompletionScores]:
   """Makes `score(params, rows, num_completions, heads=None)`.
 
   Args:
     model: anything with `hidden(params, rows) -> (hidden_RLD, aux)` and
-      `head(params) -> types.Head`; aux['router'], if there, goes on to the
-      scores.
+      `head(params) -> types.Head`. The scores carry aux['router'], if any.
+    wanted: further sums, of SUMS: the entropy of the predicting
+      distributions, log sum_v p_v^2 (for WPO). Neither has a gradient.
     chunk: positions whose logits [chunk, V] exist at one time.
-    entropy: also sum the entropy of the predicting distributions.
     full_logits: project every position at once, as other trainers do.
-    mesh: where the rows are split over ROW_AXES; None on one device. Each
-      shard of rows projects its own predicting positions.
-    sum_sq_probs: also sum log sum_v p_v^2 (for WPO).
+    mesh: where the rows are split over types.ROW_AXES; None on one device.
+      Each shard of rows projects its own predicting positions.
 
   Returns:
     A pure function of params, Rows [R, L], the static number of completions C
-    and, where sums over first tokens are wanted, types.Heads; it gives
+    and, where sums over first tokens are wanted, types.Heads. It returns
     CompletionScores [C].
   """
   project = _make_project(chunk, full_logits, mesh)
@@ -54,7 +54,7 @@ def make_score(
     head = model.head(params)
     # Scale and softcap are numbers of the architecture, not parameters.
     fn = functools.partial(
-      _chunk_scores, entropy, sum_sq_probs, head.scale, head.softcap
+      _chunk_scores, frozenset(wanted), head.scale, head.softcap
     )
     weights = (head.weight_VD, head.bias)
     tokens = project(fn, rows, weights, hidden_RLD, None)
@@ -66,12 +66,11 @@ def make_score(
 
 def make_pair_score(
   model,
+  wanted: Collection[str] = (),
   *,
   chunk: int = 1024,
-  entropy: bool = False,
   full_logits: bool = False,
   mesh: Mesh | None = None,
-  sum_sq_probs: bool = False,
 ) -> Callable[..., tuple[types.CompletionScores, types.CompletionScores]]:
   """Makes `score_both(params, reference, rows, num_completions, heads=None)`.
 
@@ -81,15 +80,14 @@ def make_pair_score(
 
   Args:
     model: as in `make_score`; one architecture for both sets of parameters.
+    wanted: as in `make_score`, of the policy.
     chunk: positions whose two logits [chunk, V] exist at one time.
-    entropy: as in `make_score`, of the policy.
-    full_logits: likewise.
-    mesh: likewise.
-    sum_sq_probs: likewise.
+    full_logits: as in `make_score`.
+    mesh: as in `make_score`.
 
   Returns:
-    A pure function giving (policy's scores, reference's scores); the latter
-    has no gradient.
+    A pure function giving (policy's scores, reference's scores). The latter
+    have no gradient.
   """
   project = _make_project(chunk, full_logits, mesh)
 
@@ -99,7 +97,7 @@ def make_pair_score(
     frozen_RLD, _ = model.hidden(reference, rows)
     head, frozen_head = model.head(params), model.head(reference)
     fn = functools.partial(
-      _pair_chunk_scores, entropy, sum_sq_probs, head.scale, head.softcap
+      _pair_chunk_scores, frozenset(wanted), head.scale, head.softcap
     )
     weights = (head.weight_VD, head.bias)
     frozen = (frozen_head.weight_VD, frozen_head.bias), frozen_RLD
@@ -184,21 +182,19 @@ def _logits(scale, softcap, head, hidden_ND):
   return logits_NV
 
 
-def _chunk_scores(
-  entropy, sum_sq_probs, scale, softcap, head, hidden_ND, frozen, targets
-):
+def _chunk_scores(wanted, scale, softcap, head, hidden_ND, frozen, targets):
   """Token scores of one chunk: {name: float32 [N]}."""
   del frozen  # None: there is one model
   logits_NV = _logits(scale, softcap, head, hidden_ND)
-  return _token_scores(entropy, sum_sq_probs, logits_NV, targets)
+  return _token_scores(wanted, logits_NV, targets)
 
 
 def _pair_chunk_scores(
-  entropy, sum_sq_probs, scale, softcap, head, hidden_ND, frozen, targets
+  wanted, scale, softcap, head, hidden_ND, frozen, targets
 ):
   """As `_chunk_scores`, with KL(frozen, policy) and the frozen model's."""
   logits_NV = _logits(scale, softcap, head, hidden_ND)
-  scores = _token_scores(entropy, sum_sq_probs, logits_NV, targets)
+  scores = _token_scores(wanted, logits_NV, targets)
   frozen_NV = jax.nn.log_softmax(_logits(scale, softcap, *frozen), axis=-1)
   ratio_NV = frozen_NV - jax.nn.log_softmax(logits_NV, axis=-1)
   scores['kl'] = jnp.sum(jnp.exp(frozen_NV) * ratio_NV, axis=-1)
@@ -206,14 +202,14 @@ def _pair_chunk_scores(
   return scores
 
 
-def _token_scores(entropy, sum_sq_probs, logits_NV, targets):
+def _token_scores(wanted, logits_NV, targets):
   log_normaliser = jax.nn.logsumexp(logits_NV, axis=-1)
   scores = {'logps': _pick(logits_NV, targets) - log_normaliser}
-  if entropy:
+  if 'entropy' in wanted:
     probs_NV = jnp.exp(logits_NV - log_normaliser[:, None])
     expected = jnp.sum(probs_NV * logits_NV, axis=-1)
     scores['entropy'] = jax.lax.stop_gradient(log_normaliser - expected)
-  if sum_sq_probs:
+  if 'sum_sq_probs' in wanted:
     log_sum_sq = jax.nn.logsumexp(2 * logits_NV, axis=-1) - 2 * log_normaliser
     scores['log_sum_sq_probs'] = jax.lax.stop_gradient(log_sum_sq)
   return scores
@@ -239,12 +235,12 @@ def _make_project(chunk, full_logits, mesh):
 
 def _split_rows(run, mesh, has_frozen):
   """Runs `run` on each device's own rows: their counts may differ."""
-  rows, whole = PartitionSpec(ROW_AXES), PartitionSpec()
-  frozen = (whole, rows) if has_frozen else whole
+  rows, replicated = PartitionSpec(ROW_AXES), PartitionSpec()
+  frozen = (replicated, rows) if has_frozen else replicated
   return jax.shard_map(
     run,
     mesh=mesh,
-    in_specs=(whole, rows, frozen, rows, rows),
+    in_specs=(replicated, rows, frozen, rows, rows),
     out_specs=rows,
     axis_names=set(ROW_AXES),
     check_vma=False,

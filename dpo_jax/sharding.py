@@ -5,10 +5,10 @@ Comes in: mesh sizes and logical axis names. Goes out: NamedShardings for
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import (
   AbstractMesh,
@@ -19,10 +19,7 @@ from jax.sharding import (
 )
 
 from dpo_jax import errors, types
-from dpo_jax.scoring import ROW_AXES
-from dpo_jax.types import Params, TrainState
-
-MESH_AXES = ('data', 'fsdp', 'tensor')
+from dpo_jax.types import MESH_AXES, ROW_AXES, Params, TrainState
 
 # Logical axis of a parameter -> mesh axis that splits it. Experts are not
 # split: width and MLP width split each of them, and a device gathers a layer's
@@ -36,6 +33,9 @@ RULES = {
 }
 
 
+_AXIS_TYPES = (AxisType.Auto,) * len(MESH_AXES)
+
+
 class Placed(NamedTuple):
   """How arrays lie on the mesh."""
 
@@ -43,51 +43,59 @@ class Placed(NamedTuple):
   abstract: Any  # ShapeDtypeStruct a leaf, with its sharding
 
 
-def make_mesh(
-  data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None
-) -> Mesh:
-  """A mesh of the given sizes; one of them may be -1, the rest of them.
+def make_mesh(devices=None, **sizes: int) -> Mesh:
+  """A mesh of the given sizes.
+
+  Args:
+    devices: to lay out; None = all of this process's.
+    **sizes: as in `mesh_sizes`.
 
   Raises:
     InputError: the sizes do not multiply to the number of devices.
   """
   devices = list(jax.devices() if devices is None else devices)
-  sizes = mesh_sizes(data, fsdp, tensor, len(devices))
+  shape = mesh_sizes(len(devices), **sizes)
   return jax.make_mesh(
-    sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+    shape, MESH_AXES, axis_types=_AXIS_TYPES, devices=devices
   )
 
 
-def abstract_mesh(
-  num_devices: int, data: int = -1, fsdp: int = 1, tensor: int = 1
-) -> AbstractMesh:
-  """A mesh of devices that need not be there, for shapes alone."""
-  sizes = mesh_sizes(data, fsdp, tensor, num_devices)
-  return AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+def abstract_mesh(num_devices: int, **sizes: int) -> AbstractMesh:
+  """A mesh of devices that need not exist, for shapes alone."""
+  shape = mesh_sizes(num_devices, **sizes)
+  return AbstractMesh(shape, MESH_AXES, axis_types=_AXIS_TYPES)
 
 
-def mesh_sizes(
-  data: int, fsdp: int, tensor: int, num_devices: int
-) -> tuple[int, int, int]:
-  """Sizes of the mesh axes with -1 replaced; InputError if they don't fit."""
-  sizes = [data, fsdp, tensor]
-  known = int(np.prod([s for s in sizes if s != -1]))
-  if sizes.count(-1) == 1 and known > 0 and num_devices % known == 0:
-    sizes[sizes.index(-1)] = num_devices // known
-  if min(sizes) < 1 or int(np.prod(sizes)) != num_devices:
-    asked = f'data={data}, fsdp={fsdp}, tensor={tensor}'
+def mesh_sizes(num_devices: int, **sizes: int) -> tuple[int, ...]:
+  """The size of every mesh axis, in the order of MESH_AXES.
+
+  Args:
+    num_devices: what the sizes must multiply to.
+    **sizes: by axis; one of them may be -1, the rest. An axis that is not
+      given has size 1, but `data`, which has -1.
+
+  Raises:
+    InputError: the sizes do not fit the devices.
+  """
+  given = dict.fromkeys(MESH_AXES, 1) | {'data': -1} | sizes
+  shape = [given[axis] for axis in MESH_AXES]
+  known = math.prod(size for size in shape if size != -1)
+  if shape.count(-1) == 1 and known > 0 and num_devices % known == 0:
+    shape[shape.index(-1)] = num_devices // known
+  if min(shape) < 1 or math.prod(shape) != num_devices:
+    asked = ', '.join(f'{axis}={given[axis]}' for axis in MESH_AXES)
     raise errors.refuse(
       'config.mesh',
       f'{asked} does not fit {num_devices} device(s)',
       'use sizes whose product is the number of devices, one of them -1 for '
       'the rest',
     )
-  return tuple(sizes)
+  return tuple(shape)
 
 
 def row_multiple(mesh: Mesh) -> int:
   """Rows of a batch must be a multiple of this."""
-  return int(np.prod([mesh.shape[axis] for axis in ROW_AXES]))
+  return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
 
 def param_shardings(mesh: Mesh, logical_axes, params: Params) -> Params:
@@ -146,34 +154,34 @@ def state_shardings(
     shardings: of the parameters.
     state: abstract or concrete.
   """
-  whole = replicated(mesh)
+  everywhere = replicated(mesh)
 
   def like_param(leaf, sharding):
     # Factored moments have another shape than their parameter.
     same_rank = leaf.ndim == len(sharding.spec)
-    return sharding if same_rank and leaf.size > 1 else whole
+    return sharding if same_rank and leaf.size > 1 else everywhere
 
   opt_state = optax.tree_map_params(
     optimizer,
     like_param,
     state.opt_state,
     shardings,
-    transform_non_params=lambda _: whole,
+    transform_non_params=lambda _: everywhere,
   )
   return TrainState(
-    step=whole,
+    step=everywhere,
     params=shardings,
     opt_state=opt_state,
-    loss_state=jax.tree.map(lambda _: whole, state.loss_state),
-    key=whole,
+    loss_state=jax.tree.map(lambda _: everywhere, state.loss_state),
+    key=everywhere,
   )
 
 
 def batch_shardings(mesh: Mesh, batch: types.Batch) -> types.Batch:
   """Rows split over ROW_AXES; comparisons and [C] arrays everywhere."""
   rows = NamedSharding(mesh, PartitionSpec(None, ROW_AXES))
-  whole = jax.tree.map(lambda _: replicated(mesh), batch)
-  return whole._replace(rows=types.Rows(*[rows] * len(types.Rows._fields)))
+  shardings = jax.tree.map(lambda _: replicated(mesh), batch)
+  return shardings._replace(rows=types.Rows(*[rows] * len(types.Rows._fields)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -8,41 +8,30 @@ and a run that is started again repeats nothing and skips nothing.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections.config_dict import ConfigDict
 
-from dpo_jax import types
-from dpo_jax.run import bookkeeping, evaluate, inputs, sample
-from dpo_jax.run import job as run_setup
-from dpo_jax.run import reference as reference_pass
-from dpo_jax.run import weights as policy_weights
-from dpo_jax.run.preemption import Preempted, Signals
-from dpo_jax.storage import checkpoints, initial_weights, run_dir, writers
-from dpo_jax.types import Params, TrainState
-
-# What a continued run may change: nothing that the result depends on.
-MAY_CHANGE = (
-  'data.cache_dir',
-  'mesh',
-  'train.save_every',
-  'train.keep_checkpoints',
-  'eval.num_samples',
-  'sample',
-  'adapter.export',
-)
-
-
-class Diverged(Exception):
-  """A metric is not finite; the message names step and metric."""
+from dpo_jax import metrics as metrics_lib
+from dpo_jax.run import bookkeeping, evaluate, sample, weights
+from dpo_jax.run import job as job_lib
+from dpo_jax.run import plan as plan_lib
+from dpo_jax.run import reference as reference_lib
+from dpo_jax.run import session as sessions
+from dpo_jax.run.preemption import Diverged, Preempted
+from dpo_jax.storage import checkpoints, writers
+from dpo_jax.storage.run_dir import RunDir
+from dpo_jax.types import Frozen, Params, TrainState
 
 
 class Pending(NamedTuple):
   """A step that was dispatched and not read yet."""
 
   step: int  # updates done with it
-  metrics: dict[str, Any]  # scalars, on the devices
+  metrics: dict[str, Any]  # scalars and metrics.Mean, on the devices
   num_tokens: int  # input tokens of the run so far
   plan: Any  # the StepPlan of its batch
 
@@ -50,64 +39,53 @@ class Pending(NamedTuple):
 class Run(NamedTuple):
   """A run under way: what the loop works with besides the state."""
 
-  config: Any  # ConfigDict
-  data: inputs.Inputs
-  job: run_setup.Job
-  directory: run_dir.RunDir
+  job: job_lib.Job
+  directory: RunDir
   saved: checkpoints.Checkpoints
   writer: writers.MetricWriter
   trained: bookkeeping.TrainedCounts
-  train_batches: Any  # step -> types.Batch on the devices
-  eval_batches: Any  # likewise
-  poll: Any  # raises Preempted
+  train_batches: Callable[[int], Any]  # step -> types.Batch on the devices
+  eval_batches: Callable[[int], Any]  # of an evaluation
+  poll: Callable[[], None]  # raises Preempted
   rates: bookkeeping.Rates
-  sampler: Any  # sample.Sampler, or None
+  sampler: sample.Sampler | None  # draws at each evaluation
 
 
-def run(config, workdir: str) -> int:
-  """Trains as the config says, or continues what the workdir holds.
+def main(config: ConfigDict, workdir: str) -> int:
+  """Trains as the config says, or continues the run in the workdir.
 
   Args:
-    config: validated ConfigDict.
+    config: validated.
     workdir: the run directory.
 
   Returns:
     The exit code: 0 only with a verified last checkpoint and a ledger that
-    balances; 1 where the ledger does not.
+    balances; 1 if the ledger does not.
 
   Raises:
     InputError: something that was given cannot be used.
     Diverged: a loss or a gradient was not finite; nothing of it is saved.
     Preempted: a signal came; the state was saved.
   """
-  directory = run_dir.RunDir(workdir, may_change=MAY_CHANGE)
-  resolved = run_setup.resolve(config)
-  run_setup.check_mesh(config)
+  directory = RunDir(workdir, may_change=sessions.MAY_CHANGE)
+  resolved = job_lib.resolve(config)
   if directory.check(resolved) and directory.is_done(resolved):
     print(f'{workdir}: this run is done: {_words(directory.done_facts())}')
     return 0
-  with Signals() as signals:
-    data = inputs.read(config, directory.cache_dir, print, signals.poll)
-    directory.create_or_continue(resolved)
-    try:
-      job = run_setup.build(config, data)
-      for line in directory.write_env(data.fingerprints):
-        print(f'not bitwise the same run any more: {line}')
-      initial_weights.record(directory.path, data.model)
-      return _train(config, data, job, directory, signals.poll)
-    finally:
-      directory.close()
+  with sessions.open_workdir(config, workdir, trains=True) as session:
+    return _train(session)
 
 
-def _train(config, data, job, directory, poll) -> int:
+def _train(session: sessions.Session) -> int:
   """Opens what a run writes to, and runs the loop to its end."""
-  print(run_setup.describe(config, data, job))
-  keep = config.train.keep_checkpoints
+  job, directory, poll = session.job, session.directory, session.poll
+  print(plan_lib.describe(job))
+  keep = job.config.train.keep_checkpoints
   with checkpoints.Checkpoints(directory.checkpoints, keep=keep) as saved:
-    trained = bookkeeping.TrainedCounts(len(data.train.store))
-    state, moved, start = _start(config, data, job, saved, trained)
-    reference, caches = reference_pass.reference(
-      config, data, job, directory.cache_dir, poll, moved
+    trained = bookkeeping.TrainedCounts(len(job.inputs.train.store))
+    state, moved, start = _start(job, saved, trained)
+    job, reference = reference_lib.prepare(
+      job, directory.cache_dir, poll, moved
     )
     with writers.MetricWriter(
       directory.path,
@@ -115,178 +93,165 @@ def _train(config, data, job, directory, poll) -> int:
       start_step=start,
       comparisons_per_step=job.train_plan.num_comparisons,
     ) as writer:
-      this = Run(
-        config=config,
-        data=data,
+      run = Run(
         job=job,
         directory=directory,
         saved=saved,
         writer=writer,
         trained=trained,
-        train_batches=run_setup.batch_source(
-          job, job.train_plan, data.train.store, caches[0]
+        train_batches=job_lib.batch_source(
+          job, job.train_plan, job.inputs.train
         ),
-        eval_batches=run_setup.batch_source(
-          job, job.eval_plan, data.evaluation.store, caches[1]
+        eval_batches=job_lib.batch_source(
+          job, job.eval_plan, job.inputs.evaluation
         ),
         poll=poll,
         rates=bookkeeping.Rates(),
-        sampler=_sampler(config, data, job),
+        sampler=_sampler(job),
       )
       with jax.transfer_guard('disallow'):  # what moves, moves by name
-        last = _loop(this, state, reference, start)
+        last = _loop(run, state, reference, start)
     saved.wait()
-    return _finish(this, last)
+    return _finish(run, last)
 
 
 def _loop(
-  this: Run, state: TrainState, reference: Params | None, start: int
+  run: Run, state: TrainState, reference: Frozen, start: int
 ) -> dict[str, float]:
   """Updates until num_steps; returns the last evaluation's metrics."""
-  job, train = this.job, this.config.train
+  job, train = run.job, run.job.config.train
   step, pending, evaluation = start, None, {}
-  stopped_in_it = _is_due(step, train.eval_every) and not this.writer.has(
-    step, 'eval'
-  )
-  if step in (0, job.num_steps) or stopped_in_it:
-    evaluation = _evaluate(this, state, reference, step)
+  # A run that was stopped during an evaluation has not written it.
+  is_owed = _is_due(step, train.eval_every) and not run.writer.has(step, 'eval')
+  if step in (0, job.num_steps) or is_owed:
+    evaluation = _evaluate(run, state, reference, step)
   try:
     while step < job.num_steps:
-      this.poll()
-      batch = this.train_batches(step)
+      run.poll()
+      batch = run.train_batches(step)
       state, metrics = job.train_step(state, reference, batch, job.hyper)
       plan = job.train_plan.step(step)
-      this.trained.add(plan.records, plan.filled_slots)
+      run.trained.add(plan.records, plan.filled_slots)
       step += 1
       if _is_due(step, job.reference_every):
         reference = job.move_reference(
           reference, state.params, state.step, job.hyper
         )
-      _report(this, pending)
-      pending = Pending(step, metrics, this.trained.num_tokens, plan)
+      _report(run, pending)
+      pending = Pending(step, metrics, run.trained.num_tokens, plan)
       is_last = step == job.num_steps
       evaluates = is_last or _is_due(step, train.eval_every)
       saves = is_last or _is_due(step, train.save_every)
       if evaluates or saves:
-        _report(this, pending)
+        _report(run, pending)
         pending = None
       if evaluates:
-        evaluation = _evaluate(this, state, reference, step)
+        evaluation = _evaluate(run, state, reference, step)
       if saves:
-        _save(this, state, reference, step)
+        _save(run, state, reference, step)
   except Preempted as signal:
-    _report(this, pending)
-    _save(this, state, reference, step)
-    this.saved.wait()
-    this.writer.log(f'{signal}: stopped; step {step} is saved')
+    _report(run, pending)
+    _save(run, state, reference, step)
+    run.saved.wait()
+    run.writer.log(f'{signal}: stopped; step {step} is saved')
     raise
   return evaluation
 
 
-def _report(this: Run, pending: Pending | None) -> None:
+def _report(run: Run, pending: Pending | None) -> None:
   """Reads a step's metrics, refuses what is not finite, writes them."""
   if pending is None:
     return
-  metrics = {k: float(v) for k, v in jax.device_get(pending.metrics).items()}
+  means = metrics_lib.means(jax.device_get(pending.metrics))
+  metrics = {name: float(value) for name, value in means.items()}
   for name in ('loss', 'grad_norm', 'update_norm'):
     if not math.isfinite(metrics[name]):
-      this.writer.write(pending.step, 'train', metrics)
+      run.writer.write(pending.step, 'train', metrics)
       raise Diverged(
         f'step {pending.step}: {name} is {metrics[name]}; nothing of this '
         f'step is saved; fix: a lower optim.learning_rate or clip_norm, or '
-        f'look at the records of this batch: {_uids(this, pending.plan)}'
+        f'look at the records of this batch: {_uids(run, pending.plan)}'
       )
   plan = pending.plan
-  slots = this.job.train_plan.microbatches * plan.num_rows
+  slots = run.job.train_plan.microbatches * plan.num_rows
   metrics |= {
     'num_tokens': pending.num_tokens,
     'packing_efficiency': plan.filled_slots
-    / (slots * this.job.train_plan.row_length),
-    **this.rates.since_last(
-      tokens=plan.filled_slots, comparisons=this.job.train_plan.batch_size
+    / (slots * run.job.train_plan.row_length),
+    **run.rates.since_last(
+      tokens=plan.filled_slots, comparisons=run.job.train_plan.batch_size
     ),
   }
-  this.writer.write(pending.step, 'train', metrics)
+  run.writer.write(pending.step, 'train', metrics)
 
 
 def _evaluate(
-  this: Run, state: TrainState, reference: Params | None, step: int
+  run: Run, state: TrainState, reference: Frozen, step: int
 ) -> dict[str, float]:
-  """Evaluates, writes the metrics and the score of every comparison."""
-  job = this.job
+  """Evaluates, writes the metrics and the values of every comparison."""
   metrics, examples = evaluate.evaluate(
-    job.eval_step,
-    job.objective,
+    run.job,
     state.params,
     reference,
-    this.eval_batches,
-    job.eval_plan.steps_per_epoch,
-    job.hyper,
-    this.poll,
+    run.eval_batches,
+    run.poll,
     state.loss_state,
   )
-  this.rates.since_last()  # evaluation is not training's time
-  this.writer.write(step, 'eval', metrics)
-  if this.sampler:
-    _sample(this, state, reference, step)
-  if step in (0, job.num_steps):
-    this.directory.write_per_example(
-      f'eval_{step}', run_setup.per_example(this.data.evaluation, examples)
-    )
+  run.rates.since_last()  # evaluation is not training's time
+  run.writer.write(step, 'eval', metrics)
+  if run.sampler:
+    _sample(run, state, reference, step)
+  if step in (0, run.job.num_steps):
+    arrays = evaluate.per_example(run.job.inputs.evaluation, examples)
+    run.directory.write_per_example(f'eval_{step}', arrays)
   return metrics
 
 
-def _sampler(config, data, job) -> sample.Sampler | None:
-  """What samples at each evaluation, where the config asks for samples."""
-  if not config.eval.num_samples:
+def _sampler(job: job_lib.Job) -> sample.Sampler | None:
+  """What samples at each evaluation, if the config asks for samples."""
+  count = job.config.eval.num_samples
+  if not count:
     return None
-  sample.check_lengths(config, data.model, _sampled_prompts(config, data))
-  return sample.make_sampler(config, data, job)
+  sample.check_lengths(job, sample.held_out_prompts(job, count))
+  return sample.make_sampler(job)
 
 
-def _sampled_prompts(config, data) -> list[np.ndarray]:
-  """The first held-out prompts."""
-  first = data.evaluation.indices[: config.eval.num_samples]
-  return [data.evaluation.store[i].prompt for i in first]
-
-
-def _sample(this: Run, state: TrainState, reference, step: int) -> None:
+def _sample(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   """Writes samples of the first held-out prompts; changes nothing else."""
-  params = state.params
-  if this.job.adapter is not None:
-    params = types.Adapted(reference.base, params, reference.scale)
-  prompts = _sampled_prompts(this.config, this.data)
-  samples = sample.sample(this.sampler, params, prompts, poll=this.poll)
-  this.rates.since_last()
-  this.directory.write_samples(f'eval_{step}', samples)
+  count = run.job.config.eval.num_samples
+  samples = sample.sample(
+    run.sampler,
+    reference.policy(state.params),
+    sample.held_out_prompts(run.job, count),
+    poll=run.poll,
+  )
+  run.rates.since_last()
+  run.directory.write_samples(f'eval_{step}', samples)
   texts = [f'{s["prompt"]} -> {s["completion"]}' for s in samples]
-  this.writer.write_text(step, 'samples', '\n\n'.join(texts))
+  run.writer.write_text(step, 'samples', '\n\n'.join(texts))
 
 
-def _save(
-  this: Run, state: TrainState, reference: Params | None, step: int
-) -> None:
+def _save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   """Starts writing a checkpoint: state, data position, a moved reference."""
   items = {
     'params': state.params,
     'opt_state': state.opt_state,
     'loss_state': state.loss_state,
     'rng': {'key': state.key, 'step': state.step},
-    'data': {'trained': this.trained.counts},
+    'data': {'trained': run.trained.counts},
   }
-  if this.job.reference_every:
-    whole = reference if this.job.adapter is None else reference.reference
-    items['reference'] = whole
-  meta = {'num_tokens': this.trained.num_tokens}
-  this.saved.save(step, items, meta)
+  if run.job.reference_every:
+    items['reference'] = reference.weights
+  meta = {'num_tokens': run.trained.num_tokens}
+  run.saved.save(step, items, meta)
 
 
 def _start(
-  config, data, job, saved, trained
+  job: job_lib.Job, saved, trained
 ) -> tuple[TrainState, Params | None, int]:
   """The newest sound checkpoint's state and moved reference, or initial ones.
 
-  The reference is None where it is the initial one.
+  The reference's weights are None if it has not moved.
   """
   abstract = {
     'params': job.abstract.params,
@@ -297,13 +262,12 @@ def _start(
   }
   if job.reference_every:
     abstract['reference'] = job.weights.abstract
-  found = saved.restore_latest(abstract)
-  if found is None:
-    params = policy_weights.initial(config, data, job)
-    return run_setup.initial_state(config, job, params), None, 0
-  items = found.items
+  restored = saved.restore_latest(abstract)
+  if restored is None:
+    return job_lib.initial_state(job, weights.initial(job)), None, 0
+  items = restored.items
   trained.counts = np.array(items['data']['trained'])
-  trained.num_tokens = found.meta['num_tokens']
+  trained.num_tokens = restored.meta['num_tokens']
   state = TrainState(
     step=items['rng']['step'],
     params=items['params'],
@@ -311,33 +275,33 @@ def _start(
     loss_state=items['loss_state'],
     key=items['rng']['key'],
   )
-  print(f'continuing from step {found.step} of {job.num_steps}')
-  return state, items.get('reference'), found.step
+  print(f'continuing from step {restored.step} of {job.num_steps}')
+  return state, items.get('reference'), restored.step
 
 
-def _finish(this: Run, evaluation: dict[str, float]) -> int:
+def _finish(run: Run, evaluation: dict[str, float]) -> int:
   """Verifies what was written, closes the ledger, marks the run as done."""
-  job, data = this.job, this.data
-  step = this.saved.verify_latest()
+  job, inputs = run.job, run.job.inputs
+  step = run.saved.verify_latest()
   num_prompts = job.num_steps * job.train_plan.batch_size
-  problems = this.trained.problems(data.train.indices, num_prompts)
+  problems = run.trained.problems(inputs.train.indices, num_prompts)
   closed, unbalanced = bookkeeping.close_ledger(
-    data.ledger['train'], this.trained, data.train.indices
+    inputs.ledger['train'], run.trained, inputs.train.indices
   )
   print(bookkeeping.summary(closed))
   for problem in problems + unbalanced:
     print(f'ledger does not balance: {problem}')
   if problems or unbalanced:
     return 1
-  this.directory.mark_done(
-    step=step, ledger=data.ledger | {'train': closed}, eval=evaluation
+  run.directory.mark_done(
+    step=step, ledger=inputs.ledger | {'train': closed}, eval=evaluation
   )
   print(f'done: {_words({"step": step, "eval": evaluation})}')
   return 0
 
 
-def _uids(this: Run, plan) -> str:
-  uids = this.data.train.store.uids
+def _uids(run: Run, plan) -> str:
+  uids = run.job.inputs.train.store.uids
   return ', '.join(uids[i] for i in plan.records[:4] if i >= 0) + ', ...'
 
 

@@ -1,21 +1,21 @@
 """loss -> gradients: one pure training step, and one evaluation step.
 
-Comes in: a score function, an objective, an optimiser. Goes out: functions
-of arrays, not yet jitted (`train.py` does that). Knows no text and no model.
+Comes in: a score function, an objective, an optimizer. Goes out: functions of
+arrays, not yet jitted (`run/job.py` does that). Knows no text, no model and no
+config.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from dpo_jax import errors, scoring, types
 from dpo_jax import metrics as metrics_lib
-from dpo_jax import scoring, types
-from dpo_jax.losses import examples, views
-from dpo_jax.losses import rewards as rewards_lib
-from dpo_jax.losses.objective import Objective, present
+from dpo_jax.losses import rules
+from dpo_jax.losses.objective import Objective
+from dpo_jax.metrics import Mean
 from dpo_jax.models import experts
 from dpo_jax.types import Params, TrainState
 
@@ -45,33 +45,36 @@ def make_train_step(
   """Makes `train_step(state, reference, batch, hyper) -> (state, metrics)`.
 
   Accumulation over the batch's M microbatches is exact for every loss: terms
-  that separate over comparisons are divided by the whole batch's
-  denominators and summed in one pass; a whole-batch term is differentiated
-  with respect to the scores of all microbatches first, and that cotangent is
-  sent back through each.
+  that separate over comparisons are divided by the whole batch's denominators
+  and summed in one pass. A whole-batch term is differentiated with respect to
+  the scores of all microbatches first, and that cotangent is sent back through
+  each.
 
   Args:
-    score: scoring.make_score's, or scoring.make_pair_score's where the
-      objective needs 'distributions'.
+    score: scoring.make_score's, or scoring.make_pair_score's if the objective
+      needs 'distributions'.
     objective: the losses.
     optimizer: from optim.make_optimizer, at unit learning rate.
     schedule: multiplier of hyper['learning_rate'] at a step.
 
   Returns:
-    A pure function. `reference` is a pytree of parameters, or None where the
-    batch brings precomputed scores or the losses need none; types.Frozen
-    where state.params is an adapter. The losses' running numbers are
-    `state.loss_state`. A model with experts descends
-    loss + hyper['router_aux_coef'] * balance loss of the whole batch; `loss`
-    in the metrics is the objective's alone.
+    A pure function. `reference` is a types.Frozen. The losses' running numbers
+    are `state.loss_state`. `metrics` holds scalars and metrics.Mean, which
+    `metrics.means` divides. A model with experts descends loss +
+    hyper['router_aux_coef'] * balance loss of the whole batch; `loss` in the
+    metrics is the objective's alone.
   """
 
-  def train_step(state: TrainState, reference, batch: types.Batch, hyper):
+  def train_step(
+    state: TrainState, reference: types.Frozen, batch: types.Batch, hyper
+  ):
     forward = _make_forward(score, objective, reference, batch)
     # The balance of experts is the whole batch's, like some losses.
-    parts = batch.rows.tokens.shape[0] > 1 and 'router_aux_coef' in hyper
+    balances_parts = (
+      batch.rows.tokens.shape[0] > 1 and 'router_aux_coef' in hyper
+    )
     gradients = _separable_gradients
-    if objective.whole_batch or parts:
+    if objective.whole_batch or balances_parts:
       gradients = _whole_batch_gradients
     (loss, terms, policy, ref), loss_state, grads = gradients(
       forward, objective, state, batch, hyper
@@ -85,9 +88,7 @@ def make_train_step(
       'grad_norm': optax.tree.norm(grads),
       'update_norm': optax.tree.norm(updates),
       **_term_metrics(terms),
-      **metrics_lib.means(
-        score_sums(objective, policy, ref, batch, hyper),
-      ),
+      **metrics_lib.score_sums(objective, policy, ref, batch, hyper),
       **_router_metrics(policy),
     }
     state = state._replace(
@@ -109,43 +110,50 @@ def make_eval_step(score: Callable, objective: Objective) -> Callable:
     objective: the losses.
 
   Returns:
-    A pure function giving (sums that add up over batches, where `loss` and
-    the term values are multiplied by their denominators; examples.Examples). A
-    whole-batch term looks at one evaluation batch. `loss_state` is the train
-    state's, which is read and not changed; None stands for the initial one.
+    A pure function giving (metrics.Sums, which add up over batches;
+    metrics.Examples). `terms/NAME` is the mean of each loss. A whole-batch
+    term looks at one evaluation batch. `loss_state` is the train state's,
+    which is read and not changed; None stands for the initial one.
   """
 
-  def eval_step(params, reference, batch: types.Batch, hyper, loss_state=None):
+  def eval_step(
+    params,
+    reference: types.Frozen,
+    batch: types.Batch,
+    hyper,
+    loss_state=None,
+  ):
     forward = _make_forward(score, objective, reference, batch)
     policy, ref = _sum_over_microbatches(
       lambda rows: forward(params, rows), batch.rows
     )
     denominators = objective.denominators(batch, policy.num_tokens)
     _, terms = objective(policy, ref, batch, hyper, denominators, loss_state)
-    sums = score_sums(objective, policy, ref, batch, hyper)
+    sums = metrics_lib.score_sums(objective, policy, ref, batch, hyper)
     for loss in objective.losses:
-      sums[f'term/{loss.name}'] = (
-        terms[loss.name] * denominators[loss.normaliser]
-      )
-      name = f'denominator/{loss.normaliser}'
-      sums[name] = denominators[loss.normaliser]
+      count = denominators[loss.normaliser]
+      sums[f'terms/{loss.name}'] = Mean(terms[loss.name] * count, count)
     if policy.entropy is not None:
+      # A mismatched answer is scored for KTO's baseline, and is no data.
       extra = batch.mismatched
       own = 1.0 if extra is None else (extra == 0).astype(jnp.float32)
-      sums['entropy'] = jnp.sum(own * policy.entropy)
-      sums['tokens'] = jnp.sum(own * policy.num_tokens)
-    return sums, examples.gather(
+      sums['entropy'] = Mean(
+        jnp.sum(own * policy.entropy), jnp.sum(own * policy.num_tokens)
+      )
+    return sums, metrics_lib.examples(
       objective, policy, ref, batch, hyper, loss_state
     )
 
   return eval_step
 
 
-def reference_scores(score, objective, reference, batch, rows, heads=None):
+def reference_scores(
+  score, objective, reference: types.Frozen, batch, rows, heads=None
+):
   """The frozen reference's scores of the completions in `rows`, [C].
 
-  From the batch where they were precomputed, from the reference's parameters
-  otherwise; None where the losses need no reference.
+  From the batch if they were precomputed, else from the reference model; None
+  if the losses need no reference.
   """
   if not objective.needs_reference:
     return None
@@ -153,73 +161,22 @@ def reference_scores(score, objective, reference, batch, rows, heads=None):
   if batch.reference is not None:
     here = scoring.count_tokens(rows, num_completions) > 0
     return jax.tree.map(lambda x: jnp.where(here, x, 0.0), batch.reference)
-  frozen = jax.lax.stop_gradient(reference)
+  frozen = jax.lax.stop_gradient(reference.reference())
   return jax.lax.stop_gradient(score(frozen, rows, num_completions, heads))
 
 
-def reference_of(frozen: types.Frozen) -> Params | types.Adapted:
-  """What a model reads as the reference, where an adapter is trained."""
-  weights = frozen.base if frozen.reference is None else frozen.reference
-  if frozen.adapter is None:
-    return weights
-  return types.Adapted(weights, frozen.adapter, frozen.scale)
-
-
-def score_sums(objective, policy, reference, batch, hyper):
-  """Sums of the metrics that these scores allow."""
-  if objective.reward == 'none':
-    pairs = objective.pairs(policy, reference, batch, hyper)
-    return metrics_lib.likelihood_sums(pairs)
-  reward = functools.partial(
-    rewards_lib.implicit_reward, objective.reward, hyper=hyper
-  )
-  pairs = objective.pairs(policy, reference, batch, hyper)
-  paired = metrics_lib.preference_sums(
-    pairs,
-    reward(pairs.policy_chosen, pairs.reference_chosen, pairs.chosen_tokens),
-    reward(
-      pairs.policy_rejected, pairs.reference_rejected, pairs.rejected_tokens
-    ),
-    has_reference=reference is not None,
-  )
-  if 'completions' not in objective.views:
-    return paired
-  comparisons = present(batch.comparisons, policy.num_tokens)
-  seen = views.gather_labelled(policy, reference, comparisons, batch)
-  rewards = reward(seen.policy, seen.reference, seen.num_tokens)
-  return metrics_lib.judgement_sums(
-    paired, metrics_lib.label_sums(seen, rewards)
-  )
-
-
-def _make_forward(score, objective, reference, batch):
+def _make_forward(score, objective, reference: types.Frozen, batch):
   """Makes `forward(params, rows) -> (policy scores, reference scores)`."""
   num_completions = batch.labels.shape[0]
   num_tokens = scoring.count_tokens(batch.rows, num_completions)
   heads = objective.heads(batch, num_tokens)
-  if batch.reference is not None:
-    for need in ('distributions', 'heads', 'mismatched'):
-      if need in objective.needs:
-        raise types.errors.refuse(
-          'config.reference.mode',
-          f"'cache' is not allowed with {need} of {', '.join(objective.terms)}",
-          "use 'params'",
-        )
-
-  if 'mismatched' in objective.needs and batch.mismatched is None:
-    raise types.errors.refuse(
-      'config.loss.terms',
-      f'{", ".join(objective.terms)} needs every prompt scored with another '
-      "prompt's answer, and the batch has none",
-      'plan batches with mismatched_length, or use bco',
-    )
-
-  whole, reference = _sides(reference)
+  _check_batch(objective, batch)
 
   def forward(params, rows):
-    params = whole(params)
+    params = reference.policy(params)
     if 'distributions' in objective.needs:
-      return score(params, reference, rows, num_completions, heads)
+      frozen = reference.reference()
+      return score(params, frozen, rows, num_completions, heads)
     policy = score(params, rows, num_completions, heads)
     return policy, reference_scores(
       score, objective, reference, batch, rows, heads
@@ -228,15 +185,23 @@ def _make_forward(score, objective, reference, batch):
   return forward
 
 
-def _sides(frozen):
-  """(what makes the policy's weights of the trained ones, the reference's)."""
-  if not isinstance(frozen, types.Frozen):
-    return lambda params: params, frozen
-
-  def whole(params):
-    return types.Adapted(frozen.base, params, frozen.scale)
-
-  return whole, reference_of(frozen)
+def _check_batch(objective, batch) -> None:
+  """Refuses a batch that lacks what a loss reads."""
+  names = ', '.join(objective.terms)
+  reason = rules.why_not_cached(objective.needs)
+  if batch.reference is not None and reason:
+    raise errors.refuse(
+      'batch.reference',
+      f'precomputed scores do not serve {names}, {reason}',
+      'leave it None and give the step the reference model',
+    )
+  if 'mismatched' in objective.needs and batch.mismatched is None:
+    raise errors.refuse(
+      'batch.mismatched',
+      f"{names} needs every prompt scored with another prompt's answer, and "
+      'the batch has none',
+      'plan batches with mismatched_length, or use bco',
+    )
 
 
 def _separable_gradients(forward, objective, state, batch, hyper):

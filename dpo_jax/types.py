@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 Array = Any  # jax.Array or numpy.ndarray
 Params = Any  # pytree of arrays
 
+MESH_AXES = ('data', 'fsdp', 'tensor')  # of every mesh, in this order
+ROW_AXES = ('data', 'fsdp')  # those that split the rows of a batch
+
 
 class InputError(ValueError):
   """Bad input; the message is one line that the user sees, exit code 2.
@@ -156,15 +159,30 @@ class Adapted(NamedTuple):
 
 
 class Frozen(NamedTuple):
-  """What a step reads and does not train, where it trains an adapter.
+  """The reference argument of every step: what is read and never trained.
 
-  The reference shares `base`, but for one that has weights of its own.
+  The reference model is `weights`, or `base` if those are None, with `adapter`
+  on it if there is one. All fields are None where no step reads a reference
+  model: its scores come with the batch, or the losses need none.
   """
 
-  base: Params  # under the policy's adapter
-  scale: Array | float  # of every adapter's share
-  reference: Params | None = None  # the reference's weights; None = base
+  base: Params | None = None  # under the trained adapter; None = no adapter
+  scale: Array | None = None  # of every adapter's share; None = no adapter
+  weights: Params | None = None  # the reference's own whole weights
   adapter: Params | None = None  # on the reference; None = it is off
+
+  def policy(self, params: Params) -> Params | Adapted:
+    """The policy as a model reads it, from what is trained."""
+    if self.base is None:
+      return params
+    return Adapted(self.base, params, self.scale)
+
+  def reference(self) -> Params | Adapted | None:
+    """The reference as a model reads it; None if there is no model of it."""
+    weights = self.base if self.weights is None else self.weights
+    if self.adapter is None:
+      return weights
+    return Adapted(weights, self.adapter, self.scale)
 
 
 class TrainState(NamedTuple):

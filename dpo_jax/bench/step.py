@@ -125,7 +125,9 @@ def _make(options, model, weights, params, spec, records, variant) -> Variant:
   if spec is not None:
     reference = types.Frozen(weights, jnp.float32(spec.scale))
   else:
-    reference = None if cached else jax.tree.map(jnp.copy, weights)
+    # Cached scores come with the batch: there is no reference model then.
+    own = None if cached else jax.tree.map(jnp.copy, weights)
+    reference = types.Frozen(weights=own)
   shapes = {batch.rows.tokens.shape: batch for batch in batches}
   began = time.perf_counter()
   compiled = {

@@ -176,6 +176,11 @@ def check_reference(
       )
 
 
+def why_not_cached(needs: Iterable[str]) -> str:
+  """Why precomputed reference scores cannot serve these needs, or ''."""
+  return next((_NOT_CACHED[n] for n in sorted(needs) if n in _NOT_CACHED), '')
+
+
 def check_data(
   losses: Mapping[str, Any],
   columns: Iterable[str],

@@ -1,92 +1,152 @@
 """scores -> metrics, over a held-out set: the evaluation loop.
 
-Comes in: an evaluation step, parameters, and a function that gives the
-batches. Goes out: mean metrics in TRL's names, and the scores of every
-comparison. Writes nothing; `train.py` and `verbs.py` do.
+Comes in: a job, parameters, the reference, and a function that gives the
+batches. Goes out: mean metrics in TRL's names, and the values of every
+comparison and labelled completion, ready to be saved.
 """
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import metrics as metrics_lib
-from dpo_jax.losses.examples import Examples
-from dpo_jax.losses.objective import Objective
+from dpo_jax.metrics import Examples, Mean
+from dpo_jax.run import job as job_lib
+from dpo_jax.run import reference as reference_lib
+from dpo_jax.run import session as sessions
+from dpo_jax.run.datasets import Part
+from dpo_jax.types import Frozen, Params
+
+
+def main(config: ConfigDict, workdir: str) -> int:
+  """--mode=evaluate: scores the held-out set with the newest policy.
+
+  Prints the metrics and writes per_example/evaluate.npz.
+  """
+  with sessions.open_workdir(config, workdir) as session:
+    job = session.job
+    more = {'loss_state': job.abstract.loss_state}
+    if job.reference_every:
+      more['reference'] = job.weights.abstract
+    policy = sessions.newest_policy(session, more)
+    job, reference = reference_lib.prepare(
+      job,
+      session.directory.cache_dir,
+      session.poll,
+      policy.items.get('reference'),
+    )
+    metrics, examples = evaluate(
+      job,
+      policy.params,
+      reference,
+      job_lib.batch_source(job, job.eval_plan, job.inputs.evaluation),
+      session.poll,
+      policy.items.get('loss_state'),
+    )
+  print(f'step {policy.step}: {json.dumps(metrics)}')
+  session.directory.write_per_example(
+    'evaluate', per_example(job.inputs.evaluation, examples)
+  )
+  return 0
 
 
 def evaluate(
-  eval_step: Callable,
-  objective: Objective,
-  params,
-  reference,
+  job: job_lib.Job,
+  params: Params,
+  reference: Frozen,
   batches: Callable[[int], Any],
-  num_batches: int,
-  hyper: Mapping[str, Any],
   poll: Callable[[], None] = lambda: None,
   loss_state=None,
 ) -> tuple[dict[str, float], Examples]:
-  """Evaluates `params` on every batch once.
+  """Evaluates `params` on every batch of the evaluation plan once.
 
   Args:
-    eval_step: jitted, see train_step.make_eval_step.
-    objective: the losses whose weighted sum is reported as `loss`.
-    params: the policy's parameters.
-    reference: the reference's parameters, or None.
+    job: its eval_step, eval_plan, objective and hyper are read.
+    params: what is trained.
+    reference: the reference.
     batches: gives the batch of a step, placed on the devices.
-    num_batches: how many there are.
-    hyper: float32 scalars.
     poll: called between batches; raises to stop (a signal came).
     loss_state: the train state's running numbers of losses that keep any.
 
   Returns:
-    (metrics, scores of every comparison and labelled completion in the order
-    of the data, as numpy arrays of those with a weight > 0).
+    (metrics; Examples in the order of the data, as numpy arrays without
+    padding). `loss` is the weighted sum of the terms' means over the set.
   """
-  totals: dict[str, float] = {}
-  scores = []
+  totals: metrics_lib.Sums = {}
+  parts: list[Examples] = []
   pending = None
-  for t in range(num_batches):
+  for t in range(job.eval_plan.steps_per_epoch):
     poll()
-    outputs = eval_step(params, reference, batches(t), hyper, loss_state)
+    outputs = job.eval_step(
+      params, reference, batches(t), job.hyper, loss_state
+    )
     if pending is not None:  # read the last batch while this one computes
-      _collect(pending, totals, scores)
+      _collect(pending, totals, parts)
     pending = outputs
-  _collect(pending, totals, scores)
-  examples = jax.tree.map(lambda *fields: np.concatenate(fields), *scores)
-  return _means(totals, objective, hyper), examples
+  _collect(pending, totals, parts)
+  examples = jax.tree.map(lambda *fields: np.concatenate(fields), *parts)
+  return _means(totals, job), examples
 
 
-def _collect(outputs, totals, scores):
+def per_example(part: Part, examples: Examples) -> dict[str, np.ndarray]:
+  """The arrays that are saved of an evaluation, each value with its ids.
+
+  Args:
+    part: the records that were evaluated.
+    examples: of all records in `part`, padding removed.
+
+  Returns:
+    Arrays per comparison, or per labelled completion if nothing is compared:
+    those of Examples, the record's `uid` and its `prompt_id` (hex of the
+    sha256 of the prompt's tokens).
+  """
+  table, indices = part.store.table, part.indices
+  values = examples.comparisons
+  offsets, present = table.comparison_offsets, table.weight > 0
+  if examples.labelled and not len(values['weight']):
+    values = examples.labelled
+    offsets, present = table.offsets, table.labels >= 0
+  counts = np.diff(np.concatenate([[0], np.cumsum(present)])[offsets])[indices]
+  return {
+    'uid': np.repeat(table.uids[indices], counts),
+    'prompt_id': np.repeat(table.prompts[indices], counts),
+    **values,
+  }
+
+
+def _collect(outputs, totals, parts) -> None:
   sums, examples = jax.device_get(outputs)
   for name, value in sums.items():
-    totals[name] = totals.get(name, 0.0) + float(value)
-  scores.append(Examples(*map(_present, examples)))
-
-
-def _present(scores):
-  """Those with a weight above 0, of PairScores, LabelledScores or None."""
-  if scores is None:
-    return None
-  there = scores.weight > 0
-  return jax.tree.map(lambda field: field[there], scores)
-
-
-def _means(totals, objective, hyper):
-  """Means over the whole set, from sums over its batches."""
-  loss = 0.0
-  terms = {}
-  for term in objective.losses:
-    terms[f'terms/{term.name}'] = (
-      totals.pop(f'term/{term.name}') / totals[f'denominator/{term.normaliser}']
+    before = totals.get(name, Mean(0.0, 0.0))
+    totals[name] = Mean(
+      before.total + float(value.total), before.count + float(value.count)
     )
-    weight = float(hyper[f'weight/{term.name}'])
-    loss += weight * terms[f'terms/{term.name}']
-  sums = {k: v for k, v in totals.items() if not k.startswith('denominator/')}
-  tokens = sums.pop('tokens', 0.0)
-  entropy = sums.pop('entropy', 0.0)
-  means = {'loss': loss} | (terms if len(terms) > 1 else {})
-  if tokens:
-    means['entropy'] = entropy / tokens  # nats a completion token
-  return means | {k: float(v) for k, v in metrics_lib.means(sums).items()}
+  parts.append(Examples(*map(_present, examples)))
+
+
+def _present(values):
+  """The values with a weight above 0."""
+  if not values:
+    return {}
+  kept = values['weight'] > 0
+  return {name: array[kept] for name, array in values.items()}
+
+
+def _means(totals, job) -> dict[str, float]:
+  """Means over the whole set, from sums over its batches."""
+  means = metrics_lib.means(totals)
+  terms = {
+    f'terms/{name}': means.pop(f'terms/{name}') for name in job.objective.terms
+  }
+  loss = sum(
+    float(job.hyper[f'weight/{name}']) * terms[f'terms/{name}']
+    for name in job.objective.terms
+  )
+  first = {'loss': loss} | (terms if len(terms) > 1 else {})
+  if 'entropy' in means:
+    first['entropy'] = means['entropy']  # nats per completion token
+  return first | {k: float(v) for k, v in means.items()}

@@ -1,30 +1,40 @@
-"""What a step would need: memory a device and arithmetic, from shapes alone.
+"""job -> what a step would need: memory per device and arithmetic.
 
 Comes in: a Job, on a real mesh or an abstract one. Goes out: bytes and
-floating-point operations. Makes no array and compiles nothing.
+floating-point operations, from shapes alone. Makes no array and compiles
+nothing.
 
 Memory is a sum over what is alive in the middle of the backward pass:
-parameters, the optimiser's moments and the reference's weights as sharded;
-gradients like what is trained (twice with microbatches: a sum and an addend);
-activations: what `jax.vjp` of the layers keeps for a device's rows under the
-remat policy, and what one layer keeps while it is computed again; the layer
-and the head as gathered from all `fsdp` shards, with their gradients; a chunk
-of logits three times (logits, probabilities, gradient); the batch. What the
-compiler fuses or keeps longer is not seen: tests/test_planning.py holds the
-sum against `compiled.memory_analysis()`.
+
+- parameters, the optimizer's moments and the reference's weights, as sharded;
+- gradients, like what is trained (twice with microbatches: sum and addend);
+- activations: what `jax.vjp` of the layers keeps for a device's rows under the
+  remat policy, and what one layer keeps while it is computed again;
+- the layer and the head as gathered from all `fsdp` shards, with their
+  gradients;
+- a chunk of logits three times (logits, probabilities, gradient); the batch.
+
+What the compiler fuses or keeps longer is not seen: tests/run/test_plan.py
+holds the sum against `compiled.memory_analysis()`.
 """
 
 import dataclasses
+import json
 import math
+import pathlib
+import tempfile
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import sharding, types
 from dpo_jax.models import decoder, flops
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
-from dpo_jax.run import job as run_setup
+from dpo_jax.run import inputs as inputs_lib
+from dpo_jax.run import job as job_lib
+from dpo_jax.run.job import Job
 
 _COUNTED_STEPS = 100  # whose attention is counted
 
@@ -42,24 +52,78 @@ class Memory(NamedTuple):
   batch: int
 
 
-def memory(config, job: run_setup.Job) -> Memory:
+def main(
+  config: ConfigDict, workdir: str = '', plan_devices: int | None = None
+) -> int:
+  """--mode=plan: prints what training would compute.
+
+  Args:
+    config: validated.
+    workdir: not read; a plan writes nothing.
+    plan_devices: devices to plan for, which compute in bfloat16 if
+      precision.compute is 'auto'; None = those of this machine.
+  """
+  del workdir
+  mesh = None
+  if plan_devices is None:
+    job_lib.check_mesh(config)
+  else:
+    mesh = sharding.abstract_mesh(plan_devices, **config.mesh)
+    if config.precision.compute == 'auto':
+      config = config.copy_and_resolve_references()
+      config.precision.compute = 'bfloat16'
+  with tempfile.TemporaryDirectory() as scratch:
+    inputs = inputs_lib.read(config, pathlib.Path(scratch))
+    job = job_lib.build(config, inputs, mesh)
+    print(describe(job))
+    print(describe_needs(job))
+    for name, plan in (('train', job.train_plan), ('eval', job.eval_plan)):
+      print(f'{name}: {json.dumps(plan.summary())}')
+  return 0
+
+
+def describe(job: Job) -> str:
+  """A few lines on what is about to run."""
+  trained = sum(leaf.size for leaf in jax.tree.leaves(job.abstract.params))
+  total = sum(leaf.size for leaf in jax.tree.leaves(job.weights.abstract))
+  frozen = f' of an adapter on {total:,}' if job.inputs.adapter else ''
+  plan = job.train_plan.summary(min(job.num_steps, 200))
+  is_real = isinstance(job.mesh, jax.sharding.Mesh)
+  kind = job.mesh.devices.flat[0].device_kind if is_real else 'device'
+  mismatched = (
+    f'\nmismatched answers: {plan["num_mismatched"]} of {plan["num_prompts"]} '
+    'prompts have one'
+    if 'num_mismatched' in plan
+    else ''
+  )
+  return (
+    f'{job.config.stage}: {" + ".join(job.objective.terms)}, {job.num_steps} '
+    f'updates of {job.config.train.batch_size} prompts, '
+    f'{trained:,} parameters{frozen} on {job.mesh.size} x {kind}\n'
+    f'rows of {job.train_plan.row_length}: packing efficiency '
+    f'{plan["packing_efficiency"]:.3f}, row counts '
+    f'{", ".join(map(str, plan["row_shapes"]))} (one compile each)'
+    f'{mismatched}'
+  )
+
+
+def memory(job: Job) -> Memory:
   """What a training step holds on each device.
 
   Args:
-    config: validated ConfigDict.
-    job: of the config.
+    job: on a real mesh or an abstract one.
   """
-  state, model = job.abstract, job.model
+  config, state, model = job.config, job.abstract, job.model
   parts = job.mesh.shape
   rows = max(job.train_plan.row_counts) // sharding.row_multiple(job.mesh)
   length = job.train_plan.row_length
   trained = on_device(state.params)
   local = _local(model.config, parts['tensor'])
-  dtype = run_setup.compute_dtype(config)
+  dtype = job_lib.compute_dtype(config)
   return Memory(
     parameters=trained + (on_device(job.base.abstract) if job.base else 0),
     optimizer=on_device(state.opt_state),
-    reference=on_device(job.weights.abstract) if _has_own(config, job) else 0,
+    reference=on_device(job.weights.abstract) if _has_own(job) else 0,
     gradients=trained * (2 if config.train.microbatches > 1 else 1),
     activations=_activations(config, local, dtype, rows, length),
     gathered=_gathered(local, dtype, split=parts['fsdp'] > 1),
@@ -71,15 +135,14 @@ def memory(config, job: run_setup.Job) -> Memory:
   )
 
 
-def step_flops(config, job: run_setup.Job) -> dict[str, float]:
+def step_flops(job: Job) -> dict[str, float]:
   """Arithmetic of a mean update, as models/flops.py counts it.
 
   A forward pass, twice that for the gradients (once under an adapter: the
   base has none), and a forward pass of the reference in the step.
 
   Args:
-    config: validated ConfigDict.
-    job: of the config.
+    job: on a real mesh or an abstract one.
   """
   plan = job.train_plan
   num_steps = min(plan.steps_per_epoch, job.num_steps, _COUNTED_STEPS)
@@ -98,8 +161,8 @@ def step_flops(config, job: run_setup.Job) -> dict[str, float]:
     predicted=counts['num_predicted_tokens'] / num_steps,
   )
   forward = flops.forward_flops(job.model.config, work)
-  policy = 3 if job.adapter is None else 2
-  total = forward * (policy + _has_reference(config, job))
+  policy = 3 if job.inputs.adapter is None else 2
+  total = forward * (policy + _has_reference(job))
   return {
     'flops_a_step': total,
     'flops_a_device': total / job.mesh.size,
@@ -107,9 +170,9 @@ def step_flops(config, job: run_setup.Job) -> dict[str, float]:
   }
 
 
-def describe(config, job: run_setup.Job) -> str:
-  """Parameters, memory a device and arithmetic a step, in a few lines."""
-  needed, counts = memory(config, job), step_flops(config, job)
+def describe_needs(job: Job) -> str:
+  """Parameters, memory per device and arithmetic per step, in a few lines."""
+  config, needed, counts = job.config, memory(job), step_flops(job)
   names = job.model.config
   total = sum(
     math.prod(names.sizes[d] for d in dims)
@@ -121,7 +184,7 @@ def describe(config, job: run_setup.Job) -> str:
   return (
     f'plan for {job.mesh.size} device(s), {mesh}: {total:,} parameters, '
     f'{trained:,} of them trained, compute '
-    f'{run_setup.compute_dtype(config)}, remat {config.model.remat}\n'
+    f'{job_lib.compute_dtype(config)}, remat {config.model.remat}\n'
     f'memory a device: {_gib(sum(needed))} GiB = {parts}\n'
     f'arithmetic: {counts["flops_a_step"]:.3e} FLOPs a step, '
     f'{counts["flops_a_device"]:.3e} a device, '
@@ -142,16 +205,16 @@ def _bits(dtype) -> int:
   return 4 if dtype == jnp.uint4 else 8 * dtype.itemsize
 
 
-def _has_reference(config, job) -> bool:
+def _has_reference(job) -> bool:
   """Whether the reference is run in the step."""
-  in_step = config.reference.mode in ('params', 'adapter_off')
+  in_step = job.config.reference.mode in ('params', 'adapter_off')
   return job.objective.needs_reference and in_step
 
 
-def _has_own(config, job) -> bool:
+def _has_own(job) -> bool:
   """Whether the reference has weights of its own, not an adapter's base."""
-  shared = not config.reference.init_from and job.move_reference is None
-  return _has_reference(config, job) and (job.adapter is None or not shared)
+  shared = not job.config.reference.init_from and job.move_reference is None
+  return _has_reference(job) and (job.inputs.adapter is None or not shared)
 
 
 def _local(config: DecoderConfig, parts: int) -> DecoderConfig:

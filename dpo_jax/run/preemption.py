@@ -1,11 +1,16 @@
 """SIGTERM and Ctrl-C -> a clean stop at the next safe place.
 
-Comes in: signals. Goes out: `Preempted` from `poll()`, which every loop
-calls. The first signal asks; a second one ends the process at once.
+Comes in: signals. Goes out: `Preempted` from `poll()`, which every loop calls.
+The first signal asks; a second one ends the process at once. `Diverged` is the
+other way in which a run ends early.
 """
 
 import os
 import signal
+
+
+class Diverged(Exception):
+  """A metric is not finite; the message names step and metric."""
 
 
 class Preempted(Exception):

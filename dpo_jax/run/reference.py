@@ -1,7 +1,7 @@
 """rows -> scores of the frozen reference, once for a whole token store.
 
-Comes in: a job, the reference's parameters and a store. Goes out: the score
-cache that every beta, loss, seed and learning rate shares.
+Comes in: a Job. Goes out: its reference as types.Frozen, and in mode 'cache'
+the score caches that every beta, loss, seed and learning rate shares.
 """
 
 import pathlib
@@ -9,88 +9,79 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from ml_collections.config_dict import ConfigDict
 
-from dpo_jax import train_step, tree, types
+from dpo_jax import errors, tree
 from dpo_jax.data.batches import pipeline
-from dpo_jax.run import job as run_setup
-from dpo_jax.run import weights as policy_weights
+from dpo_jax.run import job as job_lib
+from dpo_jax.run import session as sessions
+from dpo_jax.run import weights
+from dpo_jax.run.datasets import Part
+from dpo_jax.run.job import Job
 from dpo_jax.storage import reference_cache
-from dpo_jax.types import Params
+from dpo_jax.types import Frozen, Params
 
 
-def reference(
-  config, data, job: run_setup.Job, cache_dir, poll, moved: Params | None = None
-):
+def prepare(
+  job: Job,
+  cache_dir: pathlib.Path,
+  poll: Callable[[], None],
+  moved: Params | None = None,
+) -> tuple[Job, Frozen]:
   """The reference as the config wants it.
 
   Args:
-    config: gives the mode and where the reference comes from.
-    data: the inputs.
-    job: gives the objective and the jitted score function.
+    job: the run.
     cache_dir: folder of the run's caches.
     poll: raises to stop.
     moved: the reference of a checkpoint, where the run moves it (tr_dpo).
 
   Returns:
-    (parameters or None, (cache of training, cache of evaluation)); the caches
-    are None but in mode 'cache'. Nothing at all where no loss needs it. Where
-    an adapter is trained, types.Frozen in place of parameters.
+    (the job, in mode 'cache' with the reference's scores in both parts of its
+    inputs; the reference, in mode 'cache' without a model).
   """
-  needed, cached = job.objective.needs_reference, (None, None)
-  frozen = None
-  if job.adapter is not None:
-    frozen = policy_weights.frozen(
-      config, data, job, with_reference=needed, moved=moved
-    )
-  if not needed:
-    return frozen, cached
-  if config.reference.mode == 'cache':
-    cached = caches(config, data, job, cache_dir, poll, frozen)
-    return frozen and frozen._replace(reference=None, adapter=None), cached
-  if frozen is not None:
-    return frozen, cached
-  return _params(config, data, job) if moved is None else moved, cached
+  needed = job.objective.needs_reference
+  reference = weights.frozen(job, with_reference=needed, moved=moved)
+  if job.config.reference.mode != 'cache' or not needed:
+    return job, reference
+  job = with_scores(job, reference, cache_dir, poll)
+  return job, Frozen(reference.base, reference.scale)
 
 
-def caches(
-  config,
-  data,
-  job: run_setup.Job,
-  cache_dir,
-  poll,
-  frozen: types.Frozen | None = None,
-):
-  """Score caches of the training store and of the evaluation store.
+def with_scores(
+  job: Job,
+  reference: Frozen,
+  cache_dir: pathlib.Path,
+  poll: Callable[[], None],
+) -> Job:
+  """The job with precomputed scores of its training and evaluation stores.
 
-  `frozen` is the one of an adapter's run, made here where it is None.
+  Args:
+    job: gives the jitted score function and how evaluation packs its rows.
+    reference: the reference model.
+    cache_dir: folder of the run's caches, unless config.data.cache_dir is set.
+    poll: raises to stop.
   """
-  if job.adapter is None:
-    params = _params(config, data, job)
-  else:
-    frozen = frozen or policy_weights.frozen(
-      config, data, job, with_reference=True
+  folder = pathlib.Path(job.config.data.cache_dir or cache_dir) / 'reference'
+  params = reference.reference()
+  parts = {
+    name: part._replace(
+      scores=scores_of(job, params, part.store, folder, poll=poll)
     )
-    params = train_step.reference_of(frozen)
-  folder = pathlib.Path(config.data.cache_dir or cache_dir) / 'reference'
-  precision = str(run_setup.compute_dtype(config))
-  return tuple(
-    scores_of(job, params, part.store, folder, precision=precision, poll=poll)
-    for part in (data.train, data.evaluation)
-  )
-
-
-def _params(config, data, job):
-  source = config.reference.init_from or data.weights
-  return policy_weights.load(config, data, job, source)
+    for name, part in (
+      ('train', job.inputs.train),
+      ('evaluation', job.inputs.evaluation),
+    )
+  }
+  return job._replace(inputs=job.inputs._replace(**parts))
 
 
 def scores_of(
-  job: run_setup.Job,
+  job: Job,
   params: Params,
   store,
   folder: pathlib.Path,
   *,
-  precision: str,
   log: Callable[[str], None] = print,
   poll: Callable[[], None] = lambda: None,
 ) -> reference_cache.ReferenceCache:
@@ -101,10 +92,10 @@ def scores_of(
     params: the reference's parameters, on the mesh.
     store: the token store.
     folder: where caches lie; made if need be.
-    precision: name of the compute dtype, part of the key.
     log: takes one line of text.
     poll: raises to stop.
   """
+  precision = str(job_lib.compute_dtype(job.config))
   name = reference_cache.key(store.digest, tree.fingerprint(params), precision)
   table = store.table
   if reference_cache.is_there(folder, name):
@@ -139,14 +130,15 @@ def _score_all(job, params, store, log, poll):
     max_shapes=1,
     shuffle=False,
   )
-  batches = run_setup.batch_source(job, plan, store)
+  everything = Part(store, np.arange(len(table.prompt_lengths)))
+  batches = job_lib.batch_source(job, plan, everything)
   logps = np.full(len(table.completion_lengths), np.nan, np.float32)
   num_tokens = np.zeros(len(logps), np.int32)
 
   def collect(index, scores):
-    there = index >= 0
-    logps[index[there]] = np.asarray(scores.logps)[there]
-    num_tokens[index[there]] = np.asarray(scores.num_tokens)[there]
+    present = index >= 0
+    logps[index[present]] = np.asarray(scores.logps)[present]
+    num_tokens[index[present]] = np.asarray(scores.num_tokens)[present]
 
   pending = None
   for t in range(plan.steps_per_epoch):
@@ -161,3 +153,18 @@ def _score_all(job, params, store, log, poll):
   collect(*pending)
   log(f'reference scores: {len(logps)} completions')
   return logps, num_tokens
+
+
+def main(config: ConfigDict, workdir: str) -> int:
+  """--mode=precompute_reference: fills the cache that mode 'cache' reads."""
+  if config.reference.mode == 'none':
+    raise errors.refuse(
+      'config.reference.mode',
+      "'none' leaves nothing for --mode=precompute_reference",
+      'use cache',
+    )
+  with sessions.open_workdir(config, workdir) as session:
+    job = session.job
+    reference = weights.frozen(job, with_reference=True)
+    with_scores(job, reference, session.directory.cache_dir, session.poll)
+  return 0

@@ -1,7 +1,7 @@
-"""Prompts -> samples: the sampling loop.
+"""prompts -> samples: the sampling loop.
 
-Comes in: a Job, parameters, encoded prompts. Goes out: one dict a sample,
-ready for JSONL. Writes nothing; `train.py` and `verbs.py` do.
+Comes in: a Job, parameters, encoded prompts. Goes out: one dict per sample,
+ready for JSONL.
 
 A prompt is padded to a size that its own length decides, and every batch has
 sample.batch_size rows: so a sample's bits depend on its prompt, its seed and
@@ -14,9 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections.config_dict import ConfigDict
 
-from dpo_jax import errors, scoring, sharding
+from dpo_jax import errors, sharding
 from dpo_jax.models import generate
+from dpo_jax.run import datasets, weights
+from dpo_jax.run import session as sessions
+from dpo_jax.run.job import Job
+from dpo_jax.types import ROW_AXES
 
 _SHORTEST = 32  # tokens that a prompt is padded to, or twice that, or ...
 
@@ -31,39 +36,68 @@ class Sampler(NamedTuple):
   settings: tuple[Any, ...]  # key, Sampling, stop tokens, on the devices
 
 
-def make_sampler(config, data, job) -> Sampler:
+def main(config: ConfigDict, workdir: str) -> int:
+  """--mode=sample: draws from the newest policy, to samples/step_N.jsonl."""
+  with sessions.open_workdir(config, workdir) as session:
+    job, options = session.job, config.sample
+    sampler = make_sampler(job)
+    if options.prompts:
+      prompts = datasets.read_prompts(config, job.inputs.tokenizer)
+    else:
+      prompts = held_out_prompts(job)
+    prompts = prompts[: options.num_prompts or None]
+    check_lengths(job, prompts)
+    policy = sessions.newest_policy(session)
+    params = weights.policy(job, policy.params)
+    samples = sample(
+      sampler, params, prompts, options.num_samples, session.poll, print
+    )
+  path = session.directory.write_samples(f'step_{policy.step}', samples)
+  for row in samples[:3]:
+    print(f'{row["prompt"]!r} -> {row["completion"]!r}')
+  print(f'{path}: {len(samples)} samples of the policy of step {policy.step}')
+  return 0
+
+
+def held_out_prompts(job: Job, count: int | None = None) -> list[np.ndarray]:
+  """Token ids of the first `count` held-out prompts; None = all."""
+  part = job.inputs.evaluation
+  return [part.store[i].prompt for i in part.indices[:count]]
+
+
+def make_sampler(job: Job) -> Sampler:
   """Reads config.sample; compiles nothing yet.
 
   Raises:
     InputError: a stop text is no token.
   """
-  options = config.sample
+  options, tokenizer = job.config.sample, job.inputs.tokenizer
   made = generate.make_generate(
     job.model, max_new_tokens=options.max_new_tokens, mesh=job.mesh
   )
-  whole = sharding.replicated(job.mesh)
+  replicated = sharding.replicated(job.mesh)
   sampling = generate.Sampling(
     temperature=np.float32(options.temperature),
     top_k=np.int32(options.top_k),
     top_p=np.float32(options.top_p),
     min_p=np.float32(options.min_p),
   )
-  stop = np.array(stop_ids(data.tokenizer, options.stop), np.int32)
+  stop = np.array(stop_ids(tokenizer, options.stop), np.int32)
   key = jax.random.key(options.seed)
   multiple = sharding.row_multiple(job.mesh)
   return Sampler(
-    generate=jax.jit(made, out_shardings=whole),
-    tokenizer=data.tokenizer,
+    generate=jax.jit(made, out_shardings=replicated),
+    tokenizer=tokenizer,
     batch_size=options.batch_size + -options.batch_size % multiple,
-    rows=NamedSharding(job.mesh, PartitionSpec(scoring.ROW_AXES)),
-    settings=jax.device_put((key, sampling, stop), whole),
+    rows=NamedSharding(job.mesh, PartitionSpec(ROW_AXES)),
+    settings=jax.device_put((key, sampling, stop), replicated),
   )
 
 
 def stop_ids(tokenizer, stop: str | tuple[str, ...]) -> list[int]:
   """The tokenizer's stop tokens and those that `stop` names; [-1] for none."""
   names = stop.split(',') if isinstance(stop, str) else stop
-  found = set(tokenizer.stop_ids)
+  stops = set(tokenizer.stop_ids)
   for name in filter(None, names):
     ids = tokenizer.encode(name, allow_special=True)
     if len(ids) != 1:
@@ -72,20 +106,21 @@ def stop_ids(tokenizer, stop: str | tuple[str, ...]) -> list[int]:
         f'{name!r} is {len(ids)} tokens of {tokenizer.name}',
         'give texts that are one token each',
       )
-    found |= set(ids)
-  return sorted(found) or [-1]
+    stops |= set(ids)
+  return sorted(stops) or [-1]
 
 
-def check_lengths(config, model_config, prompts: Sequence[np.ndarray]) -> None:
+def check_lengths(job: Job, prompts: Sequence[np.ndarray]) -> None:
   """Refuses a prompt whose continuation has no position in the model."""
-  if not model_config.learned_positions:
+  model = job.inputs.model
+  if not model.learned_positions:
     return
-  longest, new = max(map(len, prompts)), config.sample.max_new_tokens
-  if longest + new > model_config.max_positions:
+  longest, new = max(map(len, prompts)), job.config.sample.max_new_tokens
+  if longest + new > model.max_positions:
     raise errors.refuse(
       'config.sample.max_new_tokens',
       f'{new} after a prompt of {longest} tokens is more than the '
-      f'{model_config.max_positions} positions of the model',
+      f'{model.max_positions} positions of the model',
       'use less, or shorter prompts',
     )
 
@@ -113,7 +148,7 @@ def sample(
     seed i num_samples + n.
   """
   owners = np.repeat(np.arange(len(prompts)), num_samples)
-  found: dict[int, dict[str, Any]] = {}
+  samples: dict[int, dict[str, Any]] = {}
   for rows, size in _batches(prompts, owners, sampler.batch_size):
     poll()
     batch = _batch([prompts[owners[i]] for i in rows], rows, size, sampler)
@@ -121,9 +156,9 @@ def sample(
     for place, i in enumerate(rows):
       one = jax.tree.map(lambda x, place=place: x[place], drawn)
       prompt = prompts[owners[i]]
-      found[i] = _describe(sampler.tokenizer, prompt, one, int(owners[i]), i)
-    log(f'{len(found)} of {len(owners)} samples')
-  return [found[i] for i in range(len(owners))]
+      samples[i] = _describe(sampler.tokenizer, prompt, one, int(owners[i]), i)
+    log(f'{len(samples)} of {len(owners)} samples')
+  return [samples[i] for i in range(len(owners))]
 
 
 def _batches(prompts, owners, batch_size) -> Iterator[tuple[list[int], int]]:

@@ -1,116 +1,116 @@
-"""config and inputs -> weights on the mesh: trained, frozen, merged.
+"""job -> weights on the mesh: initial, frozen, merged.
 
-Comes in: a Job and what inputs.py read. Goes out: the parameters that are
-trained (all weights, or an adapter), the frozen side that an adapter's step
-reads, and whole models for scoring and export. Where an adapter is trained,
-the base is loaded once: the reference is the same arrays.
+Comes in: a Job. Goes out: the parameters that are trained (all weights, or an
+adapter), the Frozen side that every step reads, and merged models for export.
+Under an adapter the base is loaded once: the reference is the same arrays.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from dpo_jax import sharding, types
+from dpo_jax import sharding
 from dpo_jax.models import adapters, quantized
 from dpo_jax.run.job import Job
 from dpo_jax.storage import initial_weights, peft_checkpoint
-from dpo_jax.types import Params
+from dpo_jax.types import Adapted, Frozen, Params
 
 
-def initial(config, data, job: Job) -> Params:
-  """What is trained, before the first update: all weights, or the adapter."""
-  if job.adapter is None:
-    return load(config, data, job, data.weights)
+def initial(job: Job) -> Params:
+  """The trained parameters before the first update: all weights, or an adapter.
+
+  Random ones follow config.seed.
+  """
+  config, spec = job.config, job.inputs.adapter
+  if spec is None:
+    return load(job, job.inputs.weights)
   if config.adapter.init_from:
     return peft_checkpoint.load(
-      config.adapter.init_from, data.model, job.adapter, job.shardings.params
+      config.adapter.init_from, job.inputs.model, spec, job.shardings.params
     )
   init = jax.jit(
-    functools.partial(adapters.init, data.model, job.adapter),
+    functools.partial(adapters.init, job.inputs.model, spec),
     out_shardings=job.shardings.params,
   )
   return init(jax.random.key(config.seed))
 
 
-def load(config, data, job: Job, source: str) -> Params:
+def load(job: Job, source: str) -> Params:
   """Whole weights, float32, from a folder or a run; '' = random ones."""
   placed = job.weights
   if source:
     return initial_weights.load(
-      source, data.model, placed.shardings, placed.abstract
+      source, job.inputs.model, placed.shardings, placed.abstract
     )
   init = jax.jit(job.model.init, out_shardings=placed.shardings)
-  return init(jax.random.key(config.seed))
+  return init(jax.random.key(job.config.seed))
 
 
 def frozen(
-  config, data, job: Job, *, with_reference: bool, moved: Params | None = None
-) -> types.Frozen:
-  """What a step reads beside the adapter that it trains.
+  job: Job, *, with_reference: bool, moved: Params | None = None
+) -> Frozen:
+  """What a step reads beside the parameters that it trains.
 
-  The reference is the policy's first weights: the base with the adapter off,
-  or with adapter.init_from's on, unless the mode is 'adapter_off'; or weights
-  of its own, of reference.init_from or `moved`.
+  Without an adapter: the reference's weights. Under an adapter: the base, and
+  as the reference the policy's first weights. Those are the base with the
+  adapter off, or with adapter.init_from's on unless the mode is 'adapter_off'.
+  A reference of reference.init_from, or a `moved` one, has its own weights.
 
   Args:
-    config: gives where weights come from and how the base is stored.
-    data: the inputs.
-    job: with an adapter.
-    with_reference: whether any loss reads one.
+    job: the run.
+    with_reference: whether the reference model is wanted.
     moved: the reference's whole weights, where the run moves it (tr_dpo).
   """
-  whole = sharding.replicated(job.mesh)
-  out = types.Frozen(
-    base=_base(config, data, job),
-    scale=jax.device_put(jnp.float32(job.adapter.scale), whole),
-  )
+  config = job.config
+  out = _base(job)
   if not with_reference:
     return out
   if moved is not None:
-    return out._replace(reference=moved)
+    return out._replace(weights=moved)
   if config.reference.init_from:
-    other = load(config, data, job, config.reference.init_from)
-    return out._replace(reference=other)
+    return out._replace(weights=load(job, config.reference.init_from))
+  if job.inputs.adapter is None:
+    return out._replace(weights=load(job, job.inputs.weights))
   if config.adapter.init_from and config.reference.mode != 'adapter_off':
-    out = out._replace(adapter=initial(config, data, job))
+    out = out._replace(adapter=initial(job))
   if job.move_reference is None:
     return out
-  first = types.Adapted(out.base, out.adapter, out.scale)
-  return out._replace(reference=_merge(job, first), adapter=None)
+  # The reference will move: it needs weights of its own.
+  first = Adapted(out.base, out.adapter, out.scale)
+  return out._replace(weights=_merge(job, first), adapter=None)
 
 
-def policy(config, data, job: Job, params: Params) -> Any:
-  """What job.model reads as the policy, of what is trained."""
-  if job.adapter is None:
-    return params
-  base, scale, *_ = frozen(config, data, job, with_reference=False)
-  return types.Adapted(base, params, scale)
+def policy(job: Job, params: Params) -> Params | Adapted:
+  """The policy as job.model reads it, from what is trained."""
+  return _base(job).policy(params)
 
 
-def merged(config, data, job: Job, params: Params) -> Params:
+def merged(job: Job, params: Params) -> Params:
   """The policy's whole weights, float32."""
-  if job.adapter is None:
+  if job.inputs.adapter is None:
     return params
-  return _merge(job, policy(config, data, job, params))
+  return _merge(job, policy(job, params))
 
 
-def _base(config, data, job) -> Params:
-  """The frozen weights, as config.adapter.base says they are stored."""
-  params = load(config, data, job, data.weights)
-  kind = config.adapter.base
-  if kind == 'float32':
-    return params
-  quantize = jax.jit(
-    functools.partial(quantized.quantize, kind=kind),
-    out_shardings=job.base.shardings,
-  )
-  return quantize(params)
+def _base(job: Job) -> Frozen:
+  """The frozen weights under an adapter, as config.adapter.base stores them."""
+  if job.inputs.adapter is None:
+    return Frozen()
+  base = load(job, job.inputs.weights)
+  kind = job.config.adapter.base
+  if kind != 'float32':
+    quantize = jax.jit(
+      functools.partial(quantized.quantize, kind=kind),
+      out_shardings=job.base.shardings,
+    )
+    base = quantize(base)
+  scale = jnp.float32(job.inputs.adapter.scale)
+  return Frozen(base, jax.device_put(scale, sharding.replicated(job.mesh)))
 
 
-def _merge(job, adapted: types.Adapted) -> Params:
-  """Merged weights; no array of them is one of the base's."""
+def _merge(job: Job, adapted: Adapted) -> Params:
+  """Merged weights; none of their arrays is one of the base's."""
 
   @functools.partial(jax.jit, out_shardings=job.weights.shardings)
   def merge(adapted):

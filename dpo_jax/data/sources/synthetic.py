@@ -112,3 +112,10 @@ def _record(
     where=f'{SOURCE}[{i}]',
     source=SOURCE,
   )
+
+
+# The embedded data sets by source name: no file, no download.
+EMBEDDED = {
+  'synthetic': make_records,
+  'synthetic_demonstrations': make_demonstrations,
+}

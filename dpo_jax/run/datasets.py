@@ -1,0 +1,347 @@
+"""config -> records as token ids: read, encoded, split, stored.
+
+Comes in: a validated config and the tokenizer. Goes out: the records to train
+on and those held out, each as a token store with the indices that belong to
+it, and the ledger of where every row went. Writes the token cache, once all
+data is known to be good.
+"""
+
+import functools
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections.config_dict import ConfigDict
+
+from dpo_jax import config as config_lib
+from dpo_jax import errors
+from dpo_jax.config import rules as config_rules
+from dpo_jax.data.batches import length_table, mismatch, split
+from dpo_jax.data.sources import conversations, files, mixture, synthetic
+from dpo_jax.data.sources import source as sources
+from dpo_jax.data.text import chat, encode
+from dpo_jax.data.text.encoders import Tokenizer
+from dpo_jax.losses import catalogue
+from dpo_jax.losses import rules as loss_rules
+from dpo_jax.storage import reference_cache, token_store
+from dpo_jax.types import Comparison, PreferenceRecord
+
+_NUM_SYNTHETIC = 4096  # prompts
+
+
+class Part(NamedTuple):
+  """Records of one use: training or evaluation."""
+
+  store: token_store.TokenStore
+  indices: np.ndarray  # int64, the records of the store that belong here
+  # The reference's scores of the store, where they are precomputed.
+  scores: reference_cache.ReferenceCache | None = None
+
+
+class Data(NamedTuple):
+  """Records to train on and to evaluate."""
+
+  train: Part
+  evaluation: Part
+  ledger: dict[str, dict[str, Any]]  # where each row of the sources went
+
+
+def read(
+  config: ConfigDict,
+  tokenizer: Tokenizer,
+  cache_dir: pathlib.Path,
+  log: Callable[[str], None] = print,
+  poll: Callable[[], None] = lambda: None,
+) -> Data:
+  """Reads, encodes and splits what config.data names.
+
+  Args:
+    config: validated.
+    tokenizer: the model's.
+    cache_dir: folder of the token cache, unless config.data.cache_dir is set.
+    log: takes one line of text.
+    poll: raises to stop.
+
+  Raises:
+    InputError: the first thing that cannot be used.
+  """
+  cache = pathlib.Path(config.data.cache_dir or cache_dir)
+  encode_part = functools.partial(
+    _encode, config, tokenizer, cache, log=log, poll=poll
+  )
+  names = config_lib.source_names(config.data.train)
+  train = encode_part('train', names, config_lib.proportions(config))
+  ledger = {'train': dict(train.ledger)}
+  if config.data.eval == 'split':
+    evaluation = train
+    indices = _split(config, train, ledger['train'], log)
+  else:
+    names = config_lib.source_names(config.data.eval)
+    evaluation = encode_part('eval', names, (1.0,) * len(names))
+    ledger['eval'] = dict(evaluation.ledger)
+    limit = config.eval.max_comparisons
+    indices = np.arange(len(train.records)), _first(evaluation.table, limit)
+  log(f'prompts: {len(indices[0])} to train on, {len(indices[1])} held out')
+  _check_losses(config, {'train': train, 'eval': evaluation}, indices)
+  # Everything is known to be good: only now is anything written.
+  store = train.store()
+  eval_store = store if evaluation is train else evaluation.store()
+  return Data(Part(store, indices[0]), Part(eval_store, indices[1]), ledger)
+
+
+def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
+  """Token ids of the prompts of config.sample.prompts, none of them cut.
+
+  A row has `prompt` (text or messages) or `messages`; they are encoded as a
+  prompt of training is, up to where the answer begins.
+  """
+  path = config.sample.prompts
+  records = [
+    _prompt_record(row, f'{path}:{number}')
+    for number, row in files.read_rows(path)
+  ]
+  options = _encode_options(config, tokenizer, (1.0,))
+  options = options._replace(
+    max_length=2**30,
+    prompt_max_length=None,
+    stage='sft',
+    train_on='last',
+    drop_duplicates=False,
+    strict=True,
+  )
+  encoded, _ = encode.encode_all(records, tokenizer, options)
+  if not encoded:
+    raise errors.refuse(path, 'has no rows', 'give a prompt a line')
+  return [record.prompt for record in encoded]
+
+
+def _prompt_record(row: dict[str, Any], where: str) -> PreferenceRecord:
+  """A prompt with an answer that only stands where the answer begins."""
+  key = 'prompt' if 'prompt' in row else 'messages'
+  if key not in row:
+    raise errors.refuse(
+      where, "has neither 'prompt' nor 'messages'", 'give one of them'
+    )
+  if isinstance(row[key], str):
+    prompt, answer = row[key], 'x'
+  else:
+    prompt = conversations.messages(row[key], key, where)
+    answer = ({'role': 'assistant', 'content': 'x'},)
+  one = (Comparison(0, 0),)
+  record = PreferenceRecord(prompt, (answer,), one, where=where)
+  if row.get('tools') is None or isinstance(prompt, str):
+    return record
+  return record._replace(tools=conversations.tools(row['tools'], where))
+
+
+class _Encoded(NamedTuple):
+  """Encoded records, in memory or from the token cache."""
+
+  records: Any  # list of EncodedRecord, or a TokenStore
+  table: length_table.LengthTable  # of the records
+  ledger: dict[str, Any]
+  folder: pathlib.Path  # where the store is, or will be
+  sources: list[str]  # names
+
+  def store(self) -> token_store.TokenStore:
+    """The records as a store; writes it if it is not there."""
+    if isinstance(self.records, token_store.TokenStore):
+      return self.records
+    meta = {'ledger': self.ledger, 'sources': self.sources}
+    return token_store.write(self.folder, self.records, meta)
+
+
+def _encode(
+  config, tokenizer, cache, use, names, shares, *, log, poll
+) -> _Encoded:
+  """The records of the sources, encoded now if they are not in the cache."""
+  opened = [_open_source(config, name, log) for name in names]
+  options = _encode_options(config, tokenizer, shares)
+  choice = [list(shares), config.seed if any(s % 1 for s in shares) else 0]
+  key = token_store.key(
+    [source.fingerprint for source in opened],
+    tokenizer.fingerprint,
+    options.chat_template,
+    options._asdict()
+    | {'formats': [s.row_format for s in opened], 'choice': choice},
+  )
+  folder = cache / 'tokens' / key
+  if folder.exists():
+    store = token_store.open_store(folder)
+    log(f'{use}: {len(store)} records from the token cache {folder}')
+    done = store, store.table, store.meta['ledger']
+    _log_unused(use, options, done[-1], log)
+    return _Encoded(*done, folder, list(names))
+  records = mixture.mix(opened, shares, config.seed)
+  encoded, ledger = encode.encode_all(
+    _polled(records, poll), tokenizer, options
+  )
+  for line in ledger.lines():
+    log(f'{use}: {line}')
+  if not encoded:
+    raise errors.refuse(
+      f'config.data.{use}',
+      f'no record of {", ".join(names)} is left after encoding',
+      'see the reasons above, e.g. a larger data.max_length',
+    )
+  done = encoded, length_table.make_table(encoded), ledger.as_dict()
+  _log_unused(use, options, done[-1], log)
+  return _Encoded(*done, folder, list(names))
+
+
+def _open_source(config, name: str, log) -> sources.Source:
+  if name in synthetic.EMBEDDED:
+    make, seed = synthetic.EMBEDDED[name], 0
+    text = f'{name} {_NUM_SYNTHETIC} {seed} {synthetic.VERSION}'
+    return sources.Source(
+      name,
+      hashlib.sha256(text.encode()).hexdigest(),
+      'synthetic',
+      lambda: iter(make(_NUM_SYNTHETIC, seed)),
+    )
+  source = sources.open_source(
+    name,
+    row_format=config.data.row_format,
+    use_token_ids=config.data.use_token_ids,
+    manual_dir=config.data.manual_dir or None,
+  )
+  if config.data.use_token_ids and source.row_format != 'token_ids':
+    log(f'{name}: no *_ids columns, so its text is tokenised')
+  return source
+
+
+def _split(
+  config, train: _Encoded, ledger: dict[str, Any], log
+) -> tuple[np.ndarray, np.ndarray]:
+  """Training and held-out records of one source; completes its ledger."""
+  kept, held_out, surplus = split.split_by_prompt_hash(
+    train.table, config.data.eval_pairs
+  )
+  num_records = len(train.records)
+  if surplus:
+    log(f'held out: {surplus} comparisons of its last prompt go unused')
+  if not len(kept):
+    raise errors.refuse(
+      'config.data.eval_pairs',
+      f'{config.data.eval_pairs} leaves nothing to train on, of {num_records} '
+      'records',
+      'a smaller number',
+    )
+  ledger['held_out'] = len(held_out)
+  ledger['surplus'] = num_records - len(kept) - len(held_out)
+  return kept, held_out
+
+
+def _first(table: length_table.LengthTable, max_comparisons: int):
+  """Indices of the first records with so many comparisons; 0 = all.
+
+  A record without comparisons counts as one, as where data is split.
+  """
+  if not max_comparisons:
+    return np.arange(len(table.prompt_lengths))
+  counts = np.cumsum(np.maximum(table.num_comparisons, 1))
+  return np.arange(max(1, int((counts <= max_comparisons).sum())))
+
+
+def _check_losses(config, parts: dict[str, _Encoded], indices) -> None:
+  """Refuses data that a chosen loss cannot be computed from."""
+  known = catalogue.read()
+  chosen = {name: known[name] for name in config_lib.loss_terms(config)}
+  if any('mismatched' in loss.needs for loss in chosen.values()):
+    size = config.train.batch_size
+    mismatch.check(parts['train'].table, indices[0], size)
+  for (use, part), own in zip(parts.items(), indices):
+    columns = length_table.columns(part.table, own)
+    loss_rules.check_data(chosen, columns, f'config.data.{use}')
+
+
+def _polled(
+  records: Iterable[PreferenceRecord], poll: Callable[[], None]
+) -> Iterator[PreferenceRecord]:
+  for record in records:
+    poll()
+    yield record
+
+
+def _encode_options(
+  config: ConfigDict, tokenizer: Tokenizer, shares: Sequence[float]
+) -> encode.EncodeOptions:
+  """How records are encoded, the chat template's source included.
+
+  Args:
+    config: validated.
+    tokenizer: whose templates data.chat_template may name.
+    shares: how many times each source is taken.
+
+  Raises:
+    InputError: data.chat_template is neither a file nor such a name.
+  """
+  data = config.data
+  return encode.EncodeOptions(
+    max_length=data.max_length,
+    truncation=data.truncation,
+    prompt_max_length=data.prompt_max_length or None,
+    stage=config.stage,
+    add_eos=data.add_eos,
+    add_bos=data.add_bos,
+    use_chat_template=data.use_chat_template == 'always',
+    chat_template=_read_template(data.chat_template, tokenizer),
+    template_args=config_rules.json_object(data.template_args),
+    train_on=data.train_on,
+    allow_control_tokens=data.allow_control_tokens,
+    # A source taken more than once is meant to repeat its records.
+    drop_duplicates=data.drop_duplicates and max(shares) <= 1,
+    strict=data.strict,
+  )
+
+
+def _log_unused(
+  use: str,
+  options: encode.EncodeOptions,
+  ledger: Mapping[str, Any],
+  log: Callable[[str], None],
+) -> None:
+  """Says which options for chats were given for records that are none.
+
+  Args:
+    use: 'train' or 'eval'.
+    options: as the records were encoded.
+    ledger: Ledger.as_dict of the encoding.
+    log: takes one line of text.
+  """
+  line = chat.unused(
+    ledger['counters']['chats'],
+    chat_template=options.chat_template,
+    template_args=dict(options.template_args),
+    train_on=options.train_on,
+  )
+  if line:
+    log(f'{use}: {line}')
+
+
+def _read_template(name: str, tokenizer: Tokenizer) -> str | None:
+  """The source that config.data.chat_template names, if any."""
+  named = tokenizer.chat_templates
+  if not name or pathlib.Path(name).is_file():
+    return _read_text(name) if name else None
+  if name not in named:
+    raise errors.refuse(
+      'config.data.chat_template',
+      f'{name!r} is no file, and no template of tokenizer {tokenizer.name!r}',
+      'give a Jinja file, or one of its names: '
+      f'{", ".join(map(repr, named)) or "it has none"}',
+    )
+  return named[name]
+
+
+def _read_text(name: str) -> str:
+  try:
+    return pathlib.Path(name).read_text(encoding='utf-8')
+  except (OSError, UnicodeDecodeError) as error:
+    raise errors.refuse(
+      'config.data.chat_template',
+      f'{name!r} cannot be read ({error})',
+      'give a Jinja file in UTF-8',
+    ) from error

@@ -1,0 +1,102 @@
+"""workdir -> a session: its directory, its job, its newest policy.
+
+Comes in: a validated config and a workdir. Goes out: a Session, opened the
+same way for training and for every other command: mesh checked, inputs read,
+job built, signals heard. Trains nothing.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections.config_dict import ConfigDict
+
+from dpo_jax.run import inputs as inputs_lib
+from dpo_jax.run import job as job_lib
+from dpo_jax.run import weights
+from dpo_jax.run.job import Job
+from dpo_jax.run.preemption import Signals
+from dpo_jax.storage import checkpoints, initial_weights
+from dpo_jax.storage.run_dir import RunDir
+from dpo_jax.types import Params
+
+# What a continued run may change: nothing that the result depends on.
+MAY_CHANGE = (
+  'data.cache_dir',
+  'mesh',
+  'train.save_every',
+  'train.keep_checkpoints',
+  'eval.num_samples',
+  'sample',
+  'adapter.export',
+)
+
+
+class Session(NamedTuple):
+  """A workdir that a command works with."""
+
+  directory: RunDir
+  job: Job
+  poll: Callable[[], None]  # raises Preempted where a signal came
+
+
+class Policy(NamedTuple):
+  """The newest parameters of a workdir."""
+
+  params: Params  # of what is trained, on the mesh
+  step: int  # updates done; 0 = the initial model
+  items: Mapping[str, Any]  # further items of the same checkpoint, by name
+
+
+@contextlib.contextmanager
+def open_workdir(
+  config: ConfigDict, workdir: str, *, trains: bool = False
+) -> Iterator[Session]:
+  """Opens a workdir for one command.
+
+  Args:
+    config: validated.
+    workdir: the run directory; made, and locked, if the command trains.
+    trains: whether the command writes the run itself. Others only read it and
+      add files.
+
+  Raises:
+    InputError: something that was given cannot be used. Nothing is written
+      before all inputs are known to be good.
+  """
+  directory = RunDir(workdir, may_change=MAY_CHANGE if trains else ())
+  job_lib.check_mesh(config)
+  with Signals() as signals:
+    inputs = inputs_lib.read(config, directory.cache_dir, print, signals.poll)
+    if trains:
+      directory.create_or_continue(job_lib.resolve(config))
+    try:
+      job = job_lib.build(config, inputs)
+      if trains:
+        for line in directory.write_env(inputs.fingerprints):
+          print(f'not bitwise the same run any more: {line}')
+        initial_weights.record(directory.path, inputs.model)
+      yield Session(directory, job, signals.poll)
+    finally:
+      directory.close()
+
+
+def newest_policy(
+  session: Session, more: Mapping[str, Any] | None = None
+) -> Policy:
+  """The newest sound checkpoint's parameters, or the initial model's.
+
+  Args:
+    session: the opened workdir.
+    more: further items to read, {name: abstract pytree}.
+
+  Returns:
+    Policy; its items are empty if there is no checkpoint yet.
+  """
+  job = session.job
+  wanted = {'params': job.abstract.params, **(more or {})}
+  with checkpoints.Checkpoints(session.directory.checkpoints) as saved:
+    restored = saved.restore_latest(wanted, partial=True)
+  if restored is None:
+    return Policy(weights.initial(job), 0, {})
+  return Policy(restored.items['params'], restored.step, restored.items)
