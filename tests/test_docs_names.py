@@ -1,6 +1,8 @@
 """README.md and docs/: links, names of files and keys, and counts are right."""
 
+import ast
 import re
+import textwrap
 
 import pages
 import pytest
@@ -106,3 +108,19 @@ def test_the_numbers_of_the_readme():
   pinned = re.findall(r"'jax\[\w+\]==([\d.]+)'", pages.TEXTS['pods.md'])
   requirements = (pages.ROOT / 'requirements.in').read_text().splitlines()
   assert pinned and all(f'jax=={version}' in requirements for version in pinned)
+
+
+def test_the_loss_of_the_readme_is_that_of_the_recipe():
+  (short,) = functions(pages.README)
+  recipe = functions(pages.TEXTS['extending.md'])[0]
+  del recipe.body[0]  # the docstring
+  assert ast.dump(short) == ast.dump(recipe)
+
+
+def functions(text):
+  """The functions that a page defines in its Python blocks."""
+  blocks = re.findall(r'^ *```python\n(.*?)^ *```$', text, re.DOTALL | re.M)
+  nodes = [
+    n for block in blocks for n in ast.parse(textwrap.dedent(block)).body
+  ]
+  return [node for node in nodes if isinstance(node, ast.FunctionDef)]
