@@ -23,6 +23,7 @@ import pytest
 from pages import Command
 
 from dpo_jax import main as main_lib
+from dpo_jax.bench import sampling, step
 from dpo_jax.results import __main__ as results_main
 from dpo_jax.types import InputError
 
@@ -223,7 +224,7 @@ def check_benchmark(words: list[str]) -> None:
   """Reads the flags of scripts/benchmark.py and measures nothing."""
   script = load(pages.ROOT / 'scripts/benchmark.py')
   with pytest.MonkeyPatch.context() as patch:
-    for bench in (script.benchmark, script.benchmark_sampling):
+    for bench in (sampling, step):
       patch.setattr(bench, 'run', lambda options: options)
     patch.setattr(script.sys, 'argv', ['benchmark.py', *words])
     assert script.main() == 0
