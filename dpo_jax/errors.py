@@ -1,7 +1,7 @@
-"""How bad input is reported: one line `where: problem; fix: ...`.
+"""Refusals of bad input, in one form: `where: problem; fix: ...`.
 
-Comes in: where it was found, what is wrong, what to do about it. Goes out: a
-types.InputError to raise. Does not decide what is wrong.
+Comes in: the place of the problem, the problem, and what the user can do about
+it. Goes out: a types.InputError to raise. Does not decide what is wrong.
 """
 
 import difflib
@@ -12,12 +12,12 @@ from dpo_jax.types import InputError
 
 
 def refuse(where: Any, problem: str, fix: str) -> InputError:
-  """The exception to raise: `where: problem; fix: ...` on one line.
+  """Returns the exception to raise: `where: problem; fix: ...` on one line.
 
   Args:
-    where: `path:line` (line 0: the file as a whole), `source[index]`, or the
-      config key or flag.
-    problem: what is wrong, with the value that was found.
+    where: `path:line` (line 0: the file as a whole), `source[index]`, a flag,
+      or a config key, as in `config.loss.beta`.
+    problem: the problem, with the offending value.
     fix: what the user can do about it.
 
   Returns:
@@ -31,7 +31,8 @@ def refuse(where: Any, problem: str, fix: str) -> InputError:
 
 
 def show(value: Any, limit: int = 60) -> str:
-  """The value as it appears in a message: repr on one line, cut to `limit`."""
+  """Returns a value's repr on one line, cut to `limit` characters."""
+  # A long text is cut first: its repr may be far longer than needed.
   text = repr(value[: 4 * limit] if isinstance(value, str) else value)
   return text if len(text) <= limit else text[: limit - 3] + '...'
 
@@ -40,25 +41,26 @@ def nearest(word: Any, options: Iterable[str], cutoff: float = 0.5) -> str:
   """Returns the option spelt most like `word`, or '' if none is close.
 
   Args:
-    word: what was given; letter case is ignored.
-    options: what is allowed.
+    word: the word that was given; letter case is ignored.
+    options: the words that are allowed.
     cutoff: least difflib ratio, in [0, 1], that counts as close.
   """
   by_lower = {str(option).lower(): str(option) for option in options}
   word = str(word).lower()
   matches = difflib.get_close_matches(word, by_lower, 1, cutoff)
+  # A word that was cut short, such as 'learning' for 'learning_rate'.
   matches += [option for option in by_lower if word and option.startswith(word)]
   return by_lower[matches[0]] if matches else ''
 
 
 def did_you_mean(word: Any, options: Iterable[str]) -> str:
-  """Returns `did you mean 'x'? `, to begin a fix with, or ''."""
+  """Returns `did you mean 'x'? `, the beginning of a fix, or ''."""
   match = nearest(word, options)
   return f'did you mean {match!r}? ' if match else ''
 
 
 def wrong_type(key: str, value: Any, wanted: str, where: str) -> InputError:
-  """The error for a value that is not what its key takes."""
+  """Returns the refusal of a value of the wrong type under `key`."""
   return refuse(
     where,
     f'{key!r} is {_kind_of(value)}, not {wanted}',
@@ -67,6 +69,7 @@ def wrong_type(key: str, value: Any, wanted: str, where: str) -> InputError:
 
 
 def _kind_of(value: Any) -> str:
+  """Returns type and value, in JSON's words where they are plainer."""
   if value is None:
     return 'null'
   if isinstance(value, list | dict | str) and not value:

@@ -36,6 +36,8 @@ class Mode(NamedTuple):
   what: str  # for --help
   flags: tuple[str, ...] = ()  # besides --config and --workdir
   needs: tuple[str, ...] = ('config', 'workdir')  # flags that must be given
+  excludes: tuple[tuple[str, Any, str], ...] = ()  # (config key, value that
+  # leaves nothing to do, value to use)
 
 
 MODES = {
@@ -53,7 +55,9 @@ MODES = {
     'dpo_jax.run.sample', 'texts of the newest policy, to WORKDIR/samples'
   ),
   'precompute_reference': Mode(
-    'dpo_jax.run.reference', "fills the cache for reference.mode='cache'"
+    'dpo_jax.run.reference',
+    "fills the cache for reference.mode='cache'",
+    excludes=(('reference.mode', 'none', 'cache'),),
   ),
   'export': Mode(
     'dpo_jax.run.export',
@@ -139,6 +143,13 @@ def parse(argv: Sequence[str]) -> Command:
   config = config_lib.load(given['config'], _with_values(overrides))
   config_lib.validate(config)
   config_check.check_paths(config)
+  for key, value, fix in MODES[mode].excludes:
+    if config_rules.flatten(config)[key] == value:
+      raise errors.refuse(
+        f'config.{key}',
+        f'{value!r} leaves nothing for --mode={mode}',
+        f'use {fix}',
+      )
   flags = {name: given[name] for name in MODES[mode].flags if name in given}
   if 'plan_devices' in flags:
     flags['plan_devices'] = int(flags['plan_devices'])

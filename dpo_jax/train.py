@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import metrics as metrics_lib
@@ -22,7 +21,7 @@ from dpo_jax.run import plan as plan_lib
 from dpo_jax.run import reference as reference_lib
 from dpo_jax.run import session as sessions
 from dpo_jax.run.preemption import Diverged, Preempted
-from dpo_jax.storage import checkpoints, writers
+from dpo_jax.storage import checkpoints, state_items, writers
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import Frozen, Params, TrainState
 
@@ -233,15 +232,8 @@ def _sample(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
 
 def _save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   """Starts writing a checkpoint: state, data position, a moved reference."""
-  items = {
-    'params': state.params,
-    'opt_state': state.opt_state,
-    'loss_state': state.loss_state,
-    'rng': {'key': state.key, 'step': state.step},
-    'data': {'trained': run.trained.counts},
-  }
-  if run.job.reference_every:
-    items['reference'] = reference.weights
+  moved = reference.weights if run.job.reference_every else None
+  items = state_items.items_of(state, run.trained.counts, moved)
   meta = {'num_tokens': run.trained.num_tokens}
   run.saved.save(step, items, meta)
 
@@ -253,30 +245,16 @@ def _start(
 
   The reference's weights are None if it has not moved.
   """
-  abstract = {
-    'params': job.abstract.params,
-    'opt_state': job.abstract.opt_state,
-    'loss_state': job.abstract.loss_state,
-    'rng': {'key': job.abstract.key, 'step': job.abstract.step},
-    'data': {'trained': trained.counts},
-  }
-  if job.reference_every:
-    abstract['reference'] = job.weights.abstract
-  restored = saved.restore_latest(abstract)
+  moves = job.weights.abstract if job.reference_every else None
+  restored = saved.restore_latest(
+    state_items.items_of(job.abstract, trained.counts, moves)
+  )
   if restored is None:
     return job_lib.initial_state(job, weights.initial(job)), None, 0
-  items = restored.items
-  trained.counts = np.array(items['data']['trained'])
+  state, trained.counts, moved = state_items.state_of(restored.items)
   trained.num_tokens = restored.meta['num_tokens']
-  state = TrainState(
-    step=items['rng']['step'],
-    params=items['params'],
-    opt_state=items['opt_state'],
-    loss_state=items['loss_state'],
-    key=items['rng']['key'],
-  )
   print(f'continuing from step {restored.step} of {job.num_steps}')
-  return state, items.get('reference'), restored.step
+  return state, moved, restored.step
 
 
 def _finish(run: Run, evaluation: dict[str, float]) -> int:

@@ -1,8 +1,8 @@
 """Names, fingerprints and comparison of pytrees.
 
 Comes in: any pytree of arrays (jax, numpy, abstract). Goes out: leaves by name
-('decoder/layers/kernel'), one uint32 a leaf that any changed bit changes, and
-lines that say where two trees differ. Touches no disk and knows no model.
+('decoder/layers/kernel'), one uint32 per leaf that changes with any bit, and
+one line per difference between two trees. Touches no disk and knows no model.
 """
 
 import zlib
@@ -14,14 +14,14 @@ import numpy as np
 
 from dpo_jax import errors
 
-_BLOCK = 1 << 22  # words hashed at once on the host: 16 MB of scratch an array
+_BLOCK = 1 << 22  # words hashed at once on the host: 16 MB per scratch array
 
 
 def flatten_with_names(tree: Any) -> list[tuple[str, Any]]:
   """Returns (name, leaf) in tree order; a name is the path joined by '/'.
 
   Dict keys, NamedTuple fields and list indices all become path parts, so a
-  tree and its copy with other containers have the same names. None is no leaf.
+  tree and its copy in other containers have the same names. None is no leaf.
   """
   paths = jax.tree_util.tree_flatten_with_path(tree)[0]
   return [
@@ -31,7 +31,7 @@ def flatten_with_names(tree: Any) -> list[tuple[str, Any]]:
 
 
 def unflatten_names(leaves: dict[str, Any]) -> dict[str, Any]:
-  """Returns nested dicts from names: the inverse for trees of plain dicts."""
+  """Returns nested dicts: the inverse of the above for trees of dicts."""
   tree: dict[str, Any] = {}
   for name, leaf in leaves.items():
     *parents, last = name.split('/')
@@ -43,16 +43,16 @@ def unflatten_names(leaves: dict[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(tree: Any) -> dict[str, int]:
-  """Returns one uint32 a leaf, from its bits, dtype and shape.
+  """Returns one uint32 per leaf, from its bits, dtype and shape.
 
   With w_i the i-th element's bits (row-major; an 8-byte element is two words):
 
     sum_i mix(w_i ^ (i * 0x9E3779B9 + salt)) mod 2^32
 
-  `mix` is a bijection, so a change within one element always changes the sum;
-  swapped or shifted elements change it but for a chance of 2^-32. Integer
-  sums do not depend on their order: the value is the same for every sharding,
-  device and for numpy. jax leaves are hashed where they lie (one scalar comes
+  `mix` is a bijection, so a change within one element always changes the sum.
+  Swapped or shifted elements leave it unchanged with a chance of 2^-32. Integer
+  sums do not depend on their order, so every sharding, every device and numpy
+  give the same value. jax leaves are hashed on their devices (one scalar comes
   back), numpy leaves and Python scalars on the host.
 
   Args:
@@ -64,6 +64,7 @@ def fingerprint(tree: Any) -> dict[str, int]:
   Raises:
     TypeError: a leaf is not numeric.
   """
+  # All hashes are dispatched before the first one is waited for.
   hashes = {}
   for name, leaf in flatten_with_names(tree):
     if not isinstance(leaf, jax.Array):
@@ -75,38 +76,38 @@ def fingerprint(tree: Any) -> dict[str, int]:
   return {name: int(value) for name, value in jax.device_get(hashes).items()}
 
 
-def differences(expected: Any, found: Any) -> list[str]:
-  """Returns a line for each leaf that is missing, extra, misshapen or cast.
+def differences(expected: Any, actual: Any) -> list[str]:
+  """Returns one line per leaf that is missing, extra, misshapen or cast.
 
   Args:
     expected: pytree of arrays or of jax.ShapeDtypeStruct.
-    found: likewise.
+    actual: pytree of the same kinds.
 
   Returns:
-    Lines that start with the leaf's name; empty where the trees agree.
+    Lines that start with the leaf's name; empty if the trees agree.
   """
   wanted = dict(flatten_with_names(expected))
-  there = dict(flatten_with_names(found))
-  extra = [name for name in there if name not in wanted]
+  leaves = dict(flatten_with_names(actual))
+  extra = [name for name in leaves if name not in wanted]
   lines = []
   for name, leaf in wanted.items():
-    if name not in there:
+    if name not in leaves:
       near = errors.nearest(name, extra)
       hint = f' (there is {near})' if near else ''
       lines.append(f'{name}: missing{hint}')
       continue
     for what, has, needs in (
-      ('shape', tuple(np.shape(there[name])), tuple(np.shape(leaf))),
-      ('dtype', dtype_name(there[name]), dtype_name(leaf)),
+      ('shape', tuple(np.shape(leaves[name])), tuple(np.shape(leaf))),
+      ('dtype', dtype_name(leaves[name]), dtype_name(leaf)),
     ):
       if has != needs:
         lines.append(f'{name}: {what} {has}, expected {needs}')
   return lines + [f'{name}: not expected' for name in extra]
 
 
-def check_same(expected: Any, found: Any, *, where: str, fix: str) -> None:
+def check_same(expected: Any, actual: Any, *, where: str, fix: str) -> None:
   """Raises InputError naming the first leaves in which the trees differ."""
-  lines = differences(expected, found)
+  lines = differences(expected, actual)
   if lines:
     more = f' (and {len(lines) - 3} more)' if len(lines) > 3 else ''
     raise errors.refuse(where, f'{"; ".join(lines[:3])}{more}', fix)
@@ -118,7 +119,7 @@ def dtype_name(leaf: Any) -> str:
 
 
 def _salt(array: Any) -> int:
-  """Returns a uint32 from dtype and shape, so that they count as content."""
+  """Returns a uint32 from dtype and shape: they are part of the content."""
   return zlib.crc32(f'{array.dtype.name}{tuple(array.shape)}'.encode())
 
 
@@ -134,8 +135,9 @@ def _mix(words: Any) -> Any:
 @jax.jit
 def _hash_on_device(array: jax.Array) -> jax.Array:
   """Returns the uint32 scalar of `fingerprint` for one leaf."""
+  # The same arithmetic as _hash_on_host; tests hold the two together.
   bits = _bits(array)
-  # The linear index, axis by axis: a reshape would gather a sharded array.
+  # The row-major index, axis by axis: a reshape would gather a sharded array.
   index, stride = jnp.zeros(bits.shape, jnp.uint32), 1
   for axis in reversed(range(bits.ndim)):
     along = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
@@ -159,20 +161,21 @@ def _bits(array: jax.Array) -> jax.Array:
 
 
 def _whole_bytes(dtype: Any) -> Any:
-  """Returns dtype, or a wider one where an element is less than a byte."""
+  """Returns dtype, or a wider one if an element is less than a byte."""
   if jnp.issubdtype(dtype, jnp.integer):
     return jnp.dtype('int8') if jnp.iinfo(dtype).bits < 8 else dtype
   return jnp.dtype('float32') if jnp.finfo(dtype).bits < 8 else dtype
 
 
 def _hash_on_host(name: str, array: np.ndarray) -> np.uint32:
-  """Returns what `_hash_on_device` returns, for a numpy array."""
+  """Returns the hash of a numpy array, equal to that of `_hash_on_device`."""
   if array.dtype.kind in 'OSUMm' or array.dtype.names:
     raise TypeError(f'{name}: a leaf of {array.dtype} has no fingerprint')
   salt = np.uint32(_salt(array))
   words = _host_words(np.ascontiguousarray(array).reshape(-1))
   total = 0
   for start in range(0, words.size, _BLOCK):
+    # uint64 sums of 2^22 uint32 words cannot overflow.
     block = words[start : start + _BLOCK].astype(np.uint32)
     index = np.arange(start, start + block.size, dtype=np.uint64)
     salted = index.astype(np.uint32) * np.uint32(0x9E3779B9) + salt
@@ -182,6 +185,7 @@ def _hash_on_host(name: str, array: np.ndarray) -> np.uint32:
 
 def _host_words(flat: np.ndarray) -> np.ndarray:
   """Returns a flat array's bits as unsigned words of at most four bytes."""
+  # A file may hold big-endian numbers; equal values must hash alike.
   flat = flat.astype(flat.dtype.newbyteorder('='), copy=False)
   if flat.dtype.kind not in 'bc':
     flat = flat.astype(_whole_bytes(flat.dtype), copy=False)

@@ -30,7 +30,7 @@ class Comparison(NamedTuple):
   """One human judgement: completion `winner` is preferred to `loser`."""
 
   winner: int  # index into the record's completions
-  loser: int  # likewise; equal to winner for a demonstration (SFT)
+  loser: int  # index too; equal to winner for a demonstration (SFT)
   weight: float = 1.0  # weight in the batch's mean
   margin: float = 0.0  # how much better, in the data's own unit
 
@@ -45,8 +45,8 @@ class PreferenceRecord(NamedTuple):
   prompt: Any
   completions: tuple[Any, ...]
   comparisons: tuple[Comparison, ...] = ()
-  labels: tuple[bool, ...] | None = None  # desirable or not, a completion
-  scores: tuple[float, ...] | None = None  # reward or rating, a completion
+  labels: tuple[bool, ...] | None = None  # per completion: desirable or not
+  scores: tuple[float, ...] | None = None  # per completion: reward or rating
   where: str = ''  # 'path:line' (or 'source[index]'), for messages
   source: str = ''  # name of the source in a mixture
   tools: tuple[dict, ...] | None = None  # function schemas, for the template
@@ -61,8 +61,8 @@ class EncodedRecord(NamedTuple):
   labels: tuple[bool, ...] | None = None
   scores: tuple[float, ...] | None = None
   uid: str = ''  # 16 hex digits: sha256 of tokens, comparisons, labels, scores
-  # bool [n_k] each: the tokens that are targets; None: every one is. The others
-  # (a user's turn in the answer) are read and never predicted.
+  # bool [n_k] each: which tokens are targets; None = all are. The others (a
+  # user's turn in the answer) are read and never predicted.
   trained: tuple[Array, ...] | None = None
 
 
@@ -77,36 +77,36 @@ class Rows(NamedTuple):
   positions: Array  # position in the prompt + completion text, from 0
   prompt_id: Array  # which prompt of the row, from 1; 0 = padding
   branch: Array  # 0 = prompt trunk, k = k-th completion placed in the row
-  targets: Array  # the token that this position predicts; 0 where none
+  targets: Array  # the token that this position predicts; 0 = none
   completion_id: Array  # completion in [0, C) that owns the target; -1 = none
 
 
 class RouterSums(NamedTuple):
-  """Where routers sent positions: float32 sums over the real ones.
+  """Where routers sent positions: float32 sums over positions, not padding.
 
-  A layer each (N); sums, so that those of microbatches add up.
+  One row per layer (N). They are sums, so that those of microbatches add up.
   """
 
   chosen_NE: Array  # how often each expert was chosen; no gradient
-  probs_NE: Array  # of the router's probabilities
-  entropy_N: Array  # of the router's entropy, nats; no gradient
-  tokens_N: Array  # how many positions
+  probs_NE: Array  # sum of the router's probabilities
+  entropy_N: Array  # sum of the router's entropy, nats; no gradient
+  tokens_N: Array  # number of positions
 
 
 class CompletionScores(NamedTuple):
   """What the objective knows of a model: float32 arrays [C].
 
-  A completion that is not there (padding) has num_tokens 0 and logps 0.
+  An absent completion (padding) has num_tokens 0 and logps 0.
   """
 
   logps: Array  # sum of log-probabilities over the completion's tokens, nats
-  num_tokens: Array  # how many tokens that sum has
+  num_tokens: Array  # number of tokens in that sum
   entropy: Array | None = None  # sum over tokens of the entropy, nats
   # Only where a loss or an option asks for them:
   log_sum_sq_probs: Array | None = None  # sum of log sum_v p_v^2; no gradient
   kl: Array | None = None  # sum of KL(reference, policy) over the vocabulary
   heads_2P: Array | None = None  # logps of the first tokens, see Heads
-  # Of models with experts, over all positions, prompts too:
+  # Only of models with experts, over all positions, prompts included:
   router: RouterSums | None = None
 
 
@@ -120,11 +120,11 @@ class Comparisons(NamedTuple):
 
 
 class Heads(NamedTuple):
-  """First tokens whose log-probabilities are summed on their own, [P]."""
+  """First tokens of each side, with log-probabilities summed apart; [P]."""
 
   winner: Array  # int32, index into [C]
   loser: Array  # int32, index into [C]
-  num_tokens: Array  # how many, of the winner and of the loser alike
+  num_tokens: Array  # number of first tokens, the same for both sides
 
 
 class Batch(NamedTuple):
@@ -133,11 +133,11 @@ class Batch(NamedTuple):
   rows: Rows  # [M, R, L]
   comparisons: Comparisons  # [P]
   labels: Array  # int32 [C]: 1 desirable, 0 undesirable, -1 unknown
-  scores: Array  # float32 [C]: the data's score; 0 where there is none
+  scores: Array  # float32 [C]: the data's score; 0 = none
   prompt_index: Array  # int32 [C]: prompt in the batch; -1 = padding
   reference: CompletionScores | None = None  # precomputed, [C]
-  # int32 [C]: 1 where the completion is another prompt's answer, scored
-  # after this one for KTO's baseline; such a one has label -1 and score 0.
+  # int32 [C]: 1 = another prompt's answer, scored after this prompt for KTO's
+  # baseline; its label is -1 and its score 0.
   mismatched: Array | None = None
 
 
@@ -151,10 +151,10 @@ class Head(NamedTuple):
 
 
 class Adapted(NamedTuple):
-  """What a model reads in place of its weights, with an adapter on them."""
+  """What a model reads in place of its weights: weights and an adapter."""
 
   base: Params
-  adapter: Params | None  # of models/adapters.py; None = it is off
+  adapter: Params | None  # see models/adapters.py; None = off
   scale: Array | float = 1.0  # of the adapter's share
 
 
@@ -169,7 +169,7 @@ class Frozen(NamedTuple):
   base: Params | None = None  # under the trained adapter; None = no adapter
   scale: Array | None = None  # of every adapter's share; None = no adapter
   weights: Params | None = None  # the reference's own whole weights
-  adapter: Params | None = None  # on the reference; None = it is off
+  adapter: Params | None = None  # on the reference; None = off
 
   def policy(self, params: Params) -> Params | Adapted:
     """The policy as a model reads it, from what is trained."""

@@ -1,15 +1,14 @@
 """The command line: what it refuses, in one line, with nothing written."""
 
+import inspect
 import os
 import pathlib
 import signal
 import subprocess
 import sys
-import types
 
 import pytest
 
-import dpo_jax
 from dpo_jax import main as main_lib
 from dpo_jax.run import preemption
 from dpo_jax.types import InputError
@@ -181,38 +180,51 @@ def test_the_real_command_refuses_likewise(tmp_path):
 
 @pytest.fixture
 def calls(monkeypatch):
-  """Stands in for the loops; the list of what main called."""
+  """Stands in for every mode's function; the list of what main called."""
   calls = []
 
-  def recorder(name):
-    return lambda config, *rest: calls.append((name, config.stage, *rest))
+  def recorder(mode):
+    def run(config, workdir, **flags):
+      calls.append((mode, config.stage, workdir, flags))
+      return 0
 
-  verbs = ('run', 'evaluate', 'plan', 'precompute_reference', 'export')
-  for module in ('train', 'verbs'):
-    fake = types.SimpleNamespace(
-      **{verb: recorder(f'{module}.{verb}') for verb in verbs}
-    )
-    monkeypatch.setattr(dpo_jax, module, fake, raising=False)
+    return run
+
+  monkeypatch.setattr(main_lib, '_function', recorder)
   return calls
+
+
+@pytest.mark.parametrize('mode', main_lib.MODES)
+def test_each_mode_names_a_function(mode):
+  parameters = inspect.signature(main_lib._function(mode)).parameters
+  assert tuple(parameters) == (
+    'config',
+    'workdir',
+    *main_lib.MODES[mode].flags,
+  )
 
 
 @pytest.mark.parametrize(
   'argv,expected',
   [
-    ([WORKDIR], ('train.run', 'dpo', 'run')),
+    ([WORKDIR], ('train', 'dpo', 'run', {})),
     (
       ['--workdir', 'run', '-mode', 'evaluate'],
-      ('verbs.evaluate', 'dpo', 'run'),
+      ('evaluate', 'dpo', 'run', {}),
     ),
-    (['--mode=plan'], ('verbs.plan', 'dpo', None)),
-    (['--mode=plan', '--plan_devices=256'], ('verbs.plan', 'dpo', 256)),
+    (['--mode=plan'], ('plan', 'dpo', '', {})),
+    (
+      ['--mode=plan', '--plan_devices=256'],
+      ('plan', 'dpo', '', {'plan_devices': 256}),
+    ),
     (
       [WORKDIR, '--mode=precompute_reference'],
-      ('verbs.precompute_reference', 'dpo', 'run'),
+      ('precompute_reference', 'dpo', 'run', {}),
     ),
+    ([WORKDIR, '--mode=sample'], ('sample', 'dpo', 'run', {})),
     (
       [WORKDIR, '--mode=export', '--export_to=out'],
-      ('verbs.export', 'dpo', 'run', 'out'),
+      ('export', 'dpo', 'run', {'export_to': 'out'}),
     ),
   ],
 )
@@ -244,42 +256,43 @@ def test_reads_overrides_in_every_spelling():
 def test_what_a_loop_raises_becomes_an_exit_code(
   raised, code, words, monkeypatch, capsys
 ):
-  def fail(command):
+  def fail(mode):
     raise raised
 
-  monkeypatch.setattr(main_lib, '_dispatch', fail)
+  monkeypatch.setattr(main_lib, '_function', fail)
   assert main_lib.main([LOCAL, WORKDIR]) == code
   err = capsys.readouterr().err
   assert words in err and err.count('\n') == 1
 
 
-def test_divergence_is_one_line_and_exit_code_1(calls, monkeypatch, capsys):
-  class Diverged(Exception):
-    pass
-
+def test_divergence_is_one_line_and_exit_code_1(monkeypatch, capsys):
   def run(config, workdir):
-    raise Diverged('step 3: loss is nan')
+    raise preemption.Diverged('step 3: loss is nan')
 
-  monkeypatch.setattr(dpo_jax.train, 'run', run)
-  monkeypatch.setattr(dpo_jax.train, 'Diverged', Diverged, raising=False)
+  monkeypatch.setattr(main_lib, '_function', lambda mode: run)
   assert main_lib.main([LOCAL, WORKDIR]) == 1
   assert capsys.readouterr().err == 'step 3: loss is nan\n'
 
 
-def test_the_exit_code_of_a_loop_is_passed_on(calls, monkeypatch):
-  monkeypatch.setattr(dpo_jax.train, 'run', lambda config, workdir: 1)
+def test_the_exit_code_of_a_loop_is_passed_on(monkeypatch):
+  monkeypatch.setattr(main_lib, '_function', lambda mode: lambda *args: 1)
   assert main_lib.main([LOCAL, WORKDIR]) == 1
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-  def fail(command):
+  def fail(mode):
     raise RuntimeError('a bug')
 
-  monkeypatch.setattr(main_lib, '_dispatch', fail)
+  monkeypatch.setattr(main_lib, '_function', fail)
   with pytest.raises(RuntimeError):
     main_lib.main([LOCAL, WORKDIR])
 
 
-def test_help_is_the_module_s_docstring(capsys):
+def test_help_names_every_mode_and_flag(capsys):
   assert main_lib.main(['--help']) == 0
-  assert capsys.readouterr().out.strip() == main_lib.__doc__.strip()
+  text = capsys.readouterr().out
+  assert text.startswith(main_lib.__doc__.partition('\n')[0])
+  for name, mode in main_lib.MODES.items():
+    assert f'--mode={name} ' in text and mode.what in text
+  for flag in ('config', 'workdir', 'export_to', 'plan_devices'):
+    assert f'--{flag}' in text

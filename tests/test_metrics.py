@@ -1,9 +1,12 @@
-"""metrics: by hand on two comparisons and a padded one."""
+"""metrics: by hand on two comparisons and a padded one; what is saved."""
 
+import harness
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from dpo_jax import metrics
+from dpo_jax import losses, metrics
 from dpo_jax.losses.pairs import PairScores
 from dpo_jax.losses.views import LabelledScores
 
@@ -91,14 +94,123 @@ def test_label_metrics_by_hand():
 
 def test_comparisons_come_before_labels():
   paired = metrics.preference_sums(PAIRS, *rewards(PAIRS, 0.5))
-  seen = LabelledScores(*(jnp.ones(2) for _ in LabelledScores._fields))
-  labelled = metrics.label_sums(seen, jnp.ones(2))
-  got = metrics.means(metrics.judgement_sums(paired, labelled))
+  ones = LabelledScores(*(jnp.ones(2) for _ in LabelledScores._fields))
+  labelled = metrics.label_sums(ones, jnp.ones(2))
+  got = metrics.means(metrics.merge(paired, labelled))
   expected = metrics.means(paired)
+  assert set(got) == set(expected)
   for name, value in got.items():
     np.testing.assert_allclose(value, expected[name], rtol=1e-6, err_msg=name)
   none = metrics.preference_sums(
     PAIRS._replace(weight=jnp.zeros(3)), *rewards(PAIRS, 0.5)
   )
-  got = metrics.means(metrics.judgement_sums(none, labelled))
+  got = metrics.means(metrics.merge(none, labelled))
   assert got == metrics.means(labelled)
+
+
+def test_a_metric_of_comparisons_alone_survives_the_merge():
+  paired = metrics.preference_sums(PAIRS, *rewards(PAIRS, 0.5))
+  paired['mine'] = metrics.Mean(jnp.float32(6), jnp.float32(4))
+  ones = LabelledScores(*(jnp.ones(2) for _ in LabelledScores._fields))
+  labelled = metrics.label_sums(ones, jnp.ones(2))
+  labelled['yours'] = metrics.Mean(jnp.float32(1), jnp.float32(2))
+  got = metrics.means(metrics.merge(paired, labelled))
+  assert (got['mine'], got['yours']) == (1.5, 0.5)
+  # Where nothing is compared it has no mean: absent, not 0.
+  paired['mine'] = metrics.Mean(jnp.float32(0), jnp.float32(0))
+  assert 'mine' not in metrics.means(metrics.merge(paired, labelled))
+
+
+def test_a_mean_over_nothing_is_absent_and_scalars_stay():
+  nothing = metrics.Mean(np.float32(0), np.float32(0))
+  got = metrics.means({'loss': 2.0, 'kl': nothing, 'rewards/chosen': nothing})
+  assert got == {'loss': 2.0}
+
+
+# No comparison has a loss of its own: sorted, of lists, over tokens.
+WITHOUT = {'aot', 'aot_unpaired', 'infonca', 'nll', 'sft'}
+# One of every kind, view and normaliser.
+ONE_OF_EACH = {
+  (loss.kind, loss.view, loss.normaliser): loss.name
+  for loss in map(losses.get, losses.names())
+}.values()
+WEIGHTS = (1.0, 0.5, 2.0, 0.0)
+
+
+def gather(terms, batch):
+  """(loss of the batch, its Examples) at log-ratios that all differ."""
+  steps = np.arange(harness.NUM)
+  policy, reference = harness.scores_of(
+    0.4 + steps, -0.3 - 0.1 * steps, policy=(-7.0 - steps, -11.0)
+  )
+  objective = losses.make_objective(tuple(terms))
+  hyper = losses.default_hyper(terms)
+  arguments = policy, reference, batch, hyper
+  with jax.disable_jit():
+    examples = metrics.examples(objective, *arguments)
+    return objective(*arguments)[0], examples
+
+
+@pytest.mark.parametrize('name', ONE_OF_EACH)
+def test_the_losses_mean_is_the_loss(name):
+  value, examples = gather({name: 2.0}, harness.batch_of(weight=WEIGHTS))
+  each = examples.comparisons.get('loss')
+  assert (each is None) == (name in WITHOUT)
+  if each is not None:
+    np.testing.assert_allclose(
+      np.average(each, weights=WEIGHTS), value, rtol=2e-6
+    )
+    assert each[3] == 0 and len(set(each.tolist())) == 4
+
+
+def test_terms_are_summed_with_their_weights():
+  batch = harness.batch_of()
+  one, two = ({'sigmoid': 1.0}, {'kto': 1.0})
+  mixed = gather({'sigmoid': 0.5, 'kto': 2.0}, batch)[1].comparisons['loss']
+  parts = [gather(terms, batch)[1].comparisons['loss'] for terms in (one, two)]
+  np.testing.assert_allclose(mixed, 0.5 * parts[0] + 2 * parts[1], rtol=1e-6)
+  assert (
+    gather({'sigmoid': 1.0, 'nll': 0.2}, batch)[1].comparisons.get('loss')
+    is None
+  )
+
+
+def test_labelled_completions_come_with_their_batchs_baseline():
+  labels = jnp.array([1, 0, -1] * harness.NUM)
+  _, examples = gather({'kto': 1.0}, harness.batch_of()._replace(labels=labels))
+  labelled = examples.labelled
+  known = labelled['weight'] > 0
+  assert known.tolist() == (np.asarray(labels) >= 0).tolist()
+  assert labelled['desirable'][known].tolist() == [1, 0] * harness.NUM
+  ratios = (labelled['policy'] - labelled['reference'])[known]
+  ratios = ratios.reshape(-1, 2)[:, 0]
+  np.testing.assert_allclose(ratios, 0.4 + np.arange(harness.NUM), rtol=1e-6)
+  # harness.scores_of: every mismatched answer has a log-ratio of 0.5.
+  np.testing.assert_allclose(labelled['mismatched_log_ratio'], 0.5)
+  assert gather({'sigmoid': 1.0}, harness.batch_of())[1].labelled == {}
+
+
+@pytest.mark.parametrize('name', ['sigmoid', 'simpo', 'alphapo', 'sppo_hard'])
+def test_saved_rewards_are_the_metrics_rewards(name):
+  terms, batch = {name: 1.0}, harness.batch_of(weight=WEIGHTS)
+  _, examples = gather(terms, batch)
+  steps = np.arange(harness.NUM)
+  policy, reference = harness.scores_of(
+    0.4 + steps, -0.3 - 0.1 * steps, policy=(-7.0 - steps, -11.0)
+  )
+  sums = metrics.score_sums(
+    losses.make_objective(tuple(terms)),
+    policy,
+    reference,
+    batch,
+    losses.default_hyper(terms),
+  )
+  means = metrics.means(sums)
+  for side in ('chosen', 'rejected'):
+    saved = np.average(examples.comparisons[f'reward_{side}'], weights=WEIGHTS)
+    np.testing.assert_allclose(saved, means[f'rewards/{side}'], rtol=1e-5)
+
+
+def test_sft_has_no_rewards_to_save():
+  _, examples = gather({'nll': 1.0}, harness.batch_of())
+  assert not [k for k in examples.comparisons if k.startswith('reward')]

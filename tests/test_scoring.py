@@ -36,7 +36,7 @@ def brute_force(params, rows, softcap=None, scale=1.0):
 @pytest.mark.parametrize('chunk', [1, 7, 4096])
 def test_scores_equal_the_brute_force(chunk, softcap, scale):
   model = toy.ToyModel(softcap, scale)
-  score = scoring.make_score(model, chunk=chunk, entropy=True)
+  score = scoring.make_score(model, chunk=chunk, wanted=('entropy',))
   got = jax.jit(score, static_argnums=2)(toy.params(), ROWS, NUM)
   logps, counts, entropy = brute_force(toy.params(), ROWS, softcap, scale)
   np.testing.assert_allclose(got.logps, logps, rtol=1e-5, atol=1e-5)
@@ -46,7 +46,7 @@ def test_scores_equal_the_brute_force(chunk, softcap, scale):
 
 @pytest.mark.parametrize('split', [False, True])
 def test_chunked_gradients_equal_those_of_full_logits(split):
-  mesh = sharding.make_mesh(4, 2, 1) if split else None
+  mesh = sharding.make_mesh(data=4, fsdp=2) if split else None
   weights = jnp.arange(1.0, NUM + 1)
 
   def grads(**options):
@@ -64,7 +64,7 @@ def test_chunked_gradients_equal_those_of_full_logits(split):
 
 
 def test_entropy_carries_no_gradient():
-  score = scoring.make_score(toy.ToyModel(), entropy=True)
+  score = scoring.make_score(toy.ToyModel(), wanted=('entropy',))
   grad = jax.grad(lambda p: jnp.sum(score(p, ROWS, NUM).entropy))
   for leaf in jax.tree.leaves(grad(toy.params())):
     np.testing.assert_array_equal(leaf, 0)
@@ -118,7 +118,7 @@ def test_bfloat16_hidden_states_are_summed_in_float32():
 
 
 def test_log_sum_of_squares_equals_the_brute_force():
-  score = scoring.make_score(toy.ToyModel(), chunk=7, sum_sq_probs=True)
+  score = scoring.make_score(toy.ToyModel(), chunk=7, wanted=('sum_sq_probs',))
   got = score(toy.params(), ROWS, NUM)
   p = {k: v.astype(np.float64) for k, v in toy.params().items()}
   expected = np.zeros(NUM)
@@ -169,12 +169,13 @@ def token_kl(params, reference, rows):
 
 
 @pytest.mark.parametrize(
-  'options', [{'chunk': 7}, {'full_logits': True}, {'mesh': (4, 2, 1)}]
+  'options',
+  [{'chunk': 7}, {'full_logits': True}, {'mesh': {'data': 4, 'fsdp': 2}}],
 )
 def test_kl_to_the_reference_and_its_gradient(options):
   mesh = options.pop('mesh', None)
   if mesh:
-    options = {'chunk': 5, 'mesh': sharding.make_mesh(*mesh)}
+    options = {'chunk': 5, 'mesh': sharding.make_mesh(**mesh)}
   score = scoring.make_pair_score(toy.ToyModel(), **options)
   policy, reference = toy.params(), toy.params(5)
   weights = jnp.arange(1.0, NUM + 1)

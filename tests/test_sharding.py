@@ -6,7 +6,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from dpo_jax import optim, sharding
+from dpo_jax import optim, sharding, types
 from dpo_jax.train_step import init_state
 from dpo_jax.types import InputError
 
@@ -15,14 +15,16 @@ AXES = {'kernel': ('layers', 'embed', 'mlp'), 'bias': ('mlp',)}
 
 
 def test_mesh_sizes_fill_in_the_rest():
-  assert sharding.mesh_sizes(-1, 2, 1, 8) == (4, 2, 1)
-  assert sharding.mesh_sizes(1, 1, -1, 8) == (1, 1, 8)
-  assert sharding.make_mesh(2, 2, 2).shape == {
+  assert sharding.mesh_sizes(8, fsdp=2) == (4, 2, 1)
+  assert sharding.mesh_sizes(8, data=1, tensor=-1) == (1, 1, 8)
+  assert sharding.make_mesh(data=2, fsdp=2, tensor=2).shape == {
     'data': 2,
     'fsdp': 2,
     'tensor': 2,
   }
-  assert sharding.row_multiple(sharding.make_mesh(2, 2, 2)) == 4
+  assert (
+    sharding.row_multiple(sharding.make_mesh(data=2, fsdp=2, tensor=2)) == 4
+  )
 
 
 @pytest.mark.parametrize(
@@ -30,23 +32,25 @@ def test_mesh_sizes_fill_in_the_rest():
 )
 def test_a_mesh_that_does_not_fit_is_refused(sizes):
   with pytest.raises(InputError, match='config.mesh.*8 device') as error:
-    sharding.make_mesh(*sizes)
+    sharding.make_mesh(**dict(zip(types.MESH_AXES, sizes)))
   assert '\n' not in str(error.value)
 
 
 def test_parameters_are_split_by_their_logical_axes():
-  mesh = sharding.make_mesh(2, 2, 2)
+  mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
   got = sharding.param_shardings(mesh, AXES, PARAMS)
   assert got['kernel'].spec == P(None, 'fsdp', 'tensor')
   assert got['bias'].spec == P('tensor')
   # 6 is not divisible by 4: whole rather than uneven.
-  wide = sharding.param_shardings(sharding.make_mesh(1, 2, 4), AXES, PARAMS)
+  wide = sharding.param_shardings(
+    sharding.make_mesh(data=1, fsdp=2, tensor=4), AXES, PARAMS
+  )
   assert wide['kernel'].spec == P(None, 'fsdp', None)
 
 
 @pytest.mark.parametrize('name', optim.OPTIMIZERS)
 def test_moments_lie_where_their_parameters_do(name):
-  mesh = sharding.make_mesh(1, 4, 2)
+  mesh = sharding.make_mesh(data=1, fsdp=4, tensor=2)
   optimizer = optim.make_optimizer(name, clip_norm=1.0, weight_decay=0.1)
   state = init_state(PARAMS, optimizer, seed=0)
   shardings = sharding.param_shardings(mesh, AXES, PARAMS)

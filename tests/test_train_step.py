@@ -8,6 +8,7 @@ import pytest
 import toy
 
 from dpo_jax import losses, optim, scoring, sharding, train_step, types
+from dpo_jax import metrics as metrics_lib
 from dpo_jax.train_step import init_state
 
 LN2 = float(np.log(2))
@@ -31,7 +32,7 @@ def one_step(terms, microbatches=1, mesh=None, static=None, row_multiple=1):
   step, optimizer = make(terms, mesh=mesh, static=static)
   state = init_state(toy.params(), optimizer, seed=0)
   batch = toy.batch(microbatches=microbatches, row_multiple=row_multiple)
-  return jax.jit(step)(state, toy.params(5), batch, hyper_of(terms))
+  return jax.jit(step)(state, toy.reference(5), batch, hyper_of(terms))
 
 
 @pytest.mark.parametrize('microbatches', [1, 2, 8])
@@ -43,7 +44,10 @@ def test_loss_is_ln2_where_policy_equals_reference(microbatches):
   for smoothing in (0.0, 0.2):
     hyper = hyper_of(terms, label_smoothing=smoothing)
     state = init_state(params, optimizer, seed=0)
-    _, metrics = jax.jit(step)(state, params, batch, hyper)
+    _, metrics = jax.jit(step)(
+      state, types.Frozen(weights=params), batch, hyper
+    )
+    metrics = metrics_lib.means(metrics)
     assert abs(float(metrics['loss']) - LN2) < 1e-6
     assert float(metrics['rewards/margins']) == 0
 
@@ -107,7 +111,8 @@ def test_the_experts_balance_is_the_whole_batchs(microbatches):
     hyper = hyper_of({'sigmoid': 1.0})
     hyper['router_aux_coef'] = jnp.float32(coefficient)
     state = init_state(params, optimizer, seed=0)
-    state, metrics = step(state, params, batch, hyper)
+    reference = types.Frozen(weights=params)
+    state, metrics = step(state, reference, batch, hyper)
     assert abs(float(metrics['loss']) - LN2) < 1e-6  # the preferences' alone
     moments[coefficient] = state.opt_state[0].mu
   want, grads = jax.value_and_grad(balance)(params, batch.rows)
@@ -140,7 +145,7 @@ def test_whole_batch_losses_are_exact_under_accumulation(monkeypatch):
 @pytest.mark.parametrize('sizes', [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
 def test_a_step_does_not_depend_on_the_mesh(sizes):
   terms = {'sigmoid': 1.0}
-  mesh = sharding.make_mesh(*sizes)
+  mesh = sharding.make_mesh(**dict(zip(types.MESH_AXES, sizes)))
   rows = sharding.row_multiple(mesh)
   alone, metrics_alone = one_step(terms, row_multiple=rows)
   step, optimizer = make(terms, mesh=mesh)
@@ -159,12 +164,12 @@ def test_a_step_does_not_depend_on_the_mesh(sizes):
     step,
     in_shardings=(
       state_sharding,
-      shardings,
+      types.Frozen(weights=shardings),
       sharding.batch_shardings(mesh, batch),
       sharding.replicated(mesh),
     ),
     out_shardings=(state_sharding, sharding.replicated(mesh)),
-  )(state, toy.params(5), batch, hyper_of(terms))
+  )(state, toy.reference(5), batch, hyper_of(terms))
   chex.assert_trees_all_close(metrics, metrics_alone, rtol=2e-5, atol=1e-6)
   chex.assert_trees_all_close(
     jax.device_get(state.opt_state[0].mu),
@@ -185,9 +190,9 @@ def test_precomputed_scores_equal_the_reference_in_the_step():
     for m in range(2)
   ]
   reference = jax.tree.map(jnp.add, *cached)
-  in_step = jax.jit(step)(state, toy.params(5), batch, hyper_of(terms))
+  in_step = jax.jit(step)(state, toy.reference(5), batch, hyper_of(terms))
   from_cache = jax.jit(step)(
-    state, None, batch._replace(reference=reference), hyper_of(terms)
+    state, types.Frozen(), batch._replace(reference=reference), hyper_of(terms)
   )
   chex.assert_trees_all_close(in_step, from_cache, rtol=1e-4, atol=1e-5)
 
@@ -201,7 +206,7 @@ def test_one_compile_for_a_grid_of_hyper_parameters():
   for beta in np.linspace(0.01, 1, 10):
     for smoothing in np.linspace(0, 0.4, 6):
       hyper = hyper_of(terms, beta=beta, label_smoothing=smoothing)
-      _, metrics = traced(state, toy.params(5), toy.batch(), hyper)
+      _, metrics = traced(state, toy.reference(5), toy.batch(), hyper)
       seen.add(float(metrics['loss']))
   assert len(seen) == 60
 
@@ -211,7 +216,7 @@ def test_sgd_direction_decreases_the_loss():
   step, optimizer = make(terms, name='rmsprop')
   state = init_state(toy.params(), optimizer, seed=0)
   hyper = hyper_of(terms) | {'learning_rate': jnp.float32(1e-3)}
-  jitted, reference = jax.jit(step), toy.params()
+  jitted, reference = jax.jit(step), toy.reference()
   trace = []
   for _ in range(5):
     state, metrics = jitted(state, reference, toy.batch(), hyper)
@@ -223,19 +228,19 @@ def test_sgd_direction_decreases_the_loss():
 def test_eval_step_sums_add_up_to_the_objective():
   terms = {'sigmoid': 1.0, 'nll': 0.5}
   objective = losses.make_objective(tuple(terms))
-  score = scoring.make_score(toy.ToyModel(), entropy=True)
+  score = scoring.make_score(toy.ToyModel(), wanted=('entropy',))
   eval_step = train_step.make_eval_step(score, objective)
   hyper = losses.default_hyper(terms)
   batch = toy.batch(microbatches=2)
-  frozen = toy.params(5)
+  frozen = toy.reference(5)
   sums, examples = jax.jit(eval_step)(toy.params(), frozen, batch, hyper)
-  mean = sums['term/sigmoid'] / sums['denominator/comparisons']
-  per_token = sums['term/nll'] / sums['denominator/chosen_tokens']
+  means = metrics_lib.means(sums)
+  mean, per_token = means['terms/sigmoid'], means['terms/nll']
   step, optimizer = make(terms)
   state = init_state(toy.params(), optimizer, seed=0)
   _, metrics = jax.jit(step)(
-    state, toy.params(5), batch, hyper | {'learning_rate': jnp.float32(0)}
+    state, frozen, batch, hyper | {'learning_rate': jnp.float32(0)}
   )
   np.testing.assert_allclose(mean + 0.5 * per_token, metrics['loss'], rtol=1e-5)
-  assert examples.comparisons.policy_chosen.shape == (8,)
-  assert examples.labelled is None
+  assert examples.comparisons['policy_chosen'].shape == (8,)
+  assert examples.labelled == {}

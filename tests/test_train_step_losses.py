@@ -52,7 +52,7 @@ def stepper(name, num_devices=0):
     chunk=7,
     full_logits=mesh is None,  # quicker to compile; test_scoring compares
     mesh=mesh,
-    sum_sq_probs='sum_sq_probs' in objective.needs,
+    wanted=objective.needs & {'sum_sq_probs'},
   )
   optimizer = optax.identity()
   step = train_step.make_train_step(
@@ -79,7 +79,7 @@ def gradients(name, term, *, microbatches=1, num_devices=0, **changed):
   hyper = hyper | {k: jnp.float32(v) for k, v in changed.items()}
   weights = {f'weight/{t}': jnp.float32(t == term) for t in SETS[name][0]}
   batch = toy.zoo(microbatches, row_multiple=num_devices or 1)
-  reference = jax.tree.map(lambda x: 0.3 * x, toy.params(5))
+  reference = jax.tree.map(lambda x: 0.3 * x, toy.reference(5))
   new, metrics = step(state, reference, batch, hyper | weights)
   moves = jax.tree.map(jnp.subtract, state.params, new.params)
   return metrics['loss'], moves, new.loss_state

@@ -74,7 +74,8 @@ def run(name, microbatches=1, num_devices=1):
   hyper = losses.default_hyper(dict.fromkeys(terms, 1.0), options, beta=BETA)
   hyper['learning_rate'] = jnp.float32(1.0)
   params, reference = (
-    jax.tree.map(lambda x: 0.3 * x, toy.params(seed)) for seed in (0, 5)
+    jax.tree.map(lambda x: 0.3 * x, tree)
+    for tree in (toy.params(), toy.reference(5))
   )
   state = init_state(params, optax.identity(), 0, objective.init_state())
   whole, rows = sharding.replicated(mesh), sharding.batch_shardings(mesh, batch)

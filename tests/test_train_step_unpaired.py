@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import toy
 
-from dpo_jax import losses, optim, scoring, train_step
+from dpo_jax import losses, metrics, optim, scoring, train_step, types
 from dpo_jax.train_step import init_state
 from dpo_jax.types import Comparisons, InputError
 
@@ -30,31 +30,31 @@ def train(name, batch, num_steps, **values):
   step = jax.jit(
     train_step.make_train_step(score, objective, optimizer, SCHEDULE)
   )
-  params = toy.params()
+  params, reference = toy.params(), toy.reference()
   state = init_state(params, optimizer, 0, objective.init_state())
   hyper = losses.default_hyper({name: 1.0}, **values)
   hyper['learning_rate'] = jnp.float32(1e-3)
   trace = []
   for _ in range(num_steps):
-    state, metrics = step(state, params, batch, hyper)
-    trace.append(jax.device_get(metrics))
+    state, sums = step(state, reference, batch, hyper)
+    trace.append(metrics.means(jax.device_get(sums)))
   evaluate = jax.jit(train_step.make_eval_step(score, objective))
-  sums, pairs = evaluate(state.params, params, batch, hyper, state.loss_state)
+  sums, _ = evaluate(state.params, reference, batch, hyper, state.loss_state)
   return state, trace, sums
 
 
 @pytest.mark.parametrize('name', ['kto', 'bco', 'infonca'])
 def test_data_without_comparisons_trains(name):
   state, trace, sums = train(name, unpaired(), 5)
-  losses_seen = [float(metrics['loss']) for metrics in trace]
+  losses_seen = [float(step['loss']) for step in trace]
   assert losses_seen == sorted(losses_seen, reverse=True)
   first, last = trace[0], trace[-1]
   if name != 'infonca':
     # At step 0 every reward is 0; later desirable ones are above.
     assert first['rewards/margins'] == 0 and last['rewards/margins'] > 0
     assert last['rewards/accuracies'] > 0.6
-    assert sums['count/rewards/chosen'] == 8
-  assert np.isfinite(sums[f'term/{name}'])
+    assert sums['rewards/chosen'].count == 8
+  assert np.isfinite(sums[f'terms/{name}'].total)
 
 
 def test_bco_state_is_carried_and_evaluation_leaves_it():
@@ -66,14 +66,15 @@ def test_bco_state_is_carried_and_evaluation_leaves_it():
 
 def test_entropy_is_of_the_prompts_own_answers():
   objective = losses.make_objective(('kto',))
-  score = scoring.make_score(toy.ToyModel(), entropy=True)
+  score = scoring.make_score(toy.ToyModel(), wanted=('entropy',))
   batch, params = toy.zoo(), toy.params()
   hyper = losses.default_hyper({'kto': 1.0})
   evaluate = train_step.make_eval_step(score, objective)
-  sums, _ = evaluate(params, params, batch, hyper)
+  reference = types.Frozen(weights=params)
+  sums, _ = evaluate(params, reference, batch, hyper)
   own = np.isin(batch.rows.completion_id % 3, (0, 1))
   own &= batch.rows.completion_id >= 0
-  assert sums['tokens'] == own.sum()
+  assert sums['entropy'].count == own.sum()
 
 
 def test_kto_without_mismatched_completions_is_refused():
@@ -94,8 +95,8 @@ def test_what_the_cache_does_not_hold_is_refused(terms, options):
   rows = jax.tree.map(lambda x: x[0], batch.rows)
   cached = batch._replace(reference=plain(toy.params(5), rows, 24))
   hyper = losses.default_hyper(dict.fromkeys(terms, 1.0), options)
-  with pytest.raises(InputError, match="'cache' is not allowed"):
-    eval_step(toy.params(), None, cached, hyper)
+  with pytest.raises(InputError, match='precomputed scores do not serve'):
+    eval_step(toy.params(), types.Frozen(), cached, hyper)
 
 
 def test_reference_free_losses_report_rewards_without_a_reference():

@@ -35,6 +35,11 @@ def params(seed=0):
   }
 
 
+def reference(seed=0):
+  """The toy's parameters as the reference of a step."""
+  return types.Frozen(weights=params(seed))
+
+
 def batch(num_pairs=8, microbatches=1, length=16, seed=1, row_multiple=1):
   """Pairs of unequal lengths, one prompt + completion a row."""
   rng = np.random.default_rng(seed)

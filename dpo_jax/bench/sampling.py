@@ -1,10 +1,10 @@
-"""How fast sampling is, against reading the whole text again for each token.
+"""Benchmark of sampling: with a cache, and by reading all text per token.
 
-Comes in: a model's shape and sizes. Goes out: a table: tokens a second of
-models/generate.py, and of a forward pass over all text so far a token, on the
-same rows, in one run. Reading again is given its best: it stops at the text's
-length, in steps of 32 tokens, and projects the last position only; of each
-such length a few tokens are timed and count for all.
+Comes in: a model's shape and sizes. Goes out: a table of tokens per second of
+models/generate.py, and of a forward pass over the whole text per token, on the
+same rows, in one run. Reading again is measured at its best: it reads no
+further than the text, rounded up to 32 tokens, and projects the last position
+only; one token per such length is timed and counts for all. Writes no file.
 """
 
 import time
@@ -17,11 +17,11 @@ import numpy as np
 from dpo_jax import scoring, types
 from dpo_jax.models import decoder, generate, presets
 
-_STEP = 32  # tokens by which texts that are read again grow
+_STEP = 32  # tokens by which the texts that are read again grow
 
 
 class Options(NamedTuple):
-  """What is measured."""
+  """Flags of scripts/benchmark.py --sampling, one per field."""
 
   preset: str = 'bench-cpu'  # shape of the model
   batch_size: int = 64  # rows
@@ -46,23 +46,24 @@ def run(options: Options) -> str:
 
 
 def _cached(options, model, params, prompts):
-  """A function that samples once; it returns its seconds."""
+  """Returns a function that samples once and returns its seconds."""
   make = generate.make_generate(model, max_new_tokens=options.new_tokens)
   sample = jax.jit(make)
   rows = len(prompts)
   lengths = np.full(rows, options.prompt_length, np.int32)
   seeds, key = np.arange(rows, dtype=np.uint32), jax.random.key(0)
+  # Temperature 1 and no filter; no token ends a text.
   sampling = generate.Sampling(*map(jnp.float32, (1.0, 0, 1.0, 0.0)))
-  none = np.int32([-1])
+  never = np.int32([-1])
 
   def once():
-    return sample(params, prompts, lengths, seeds, key, sampling, none)
+    return sample(params, prompts, lengths, seeds, key, sampling, never)
 
   return _timed(once)
 
 
 def _again(options, model, params, prompts):
-  """A function that returns the seconds of all tokens, without a cache."""
+  """Returns a function that gives the seconds of all tokens, uncached."""
   end = options.prompt_length + options.new_tokens
   lengths = range(options.prompt_length + _STEP, end + 1, _STEP)
   steps = [
@@ -72,7 +73,7 @@ def _again(options, model, params, prompts):
 
 
 def _reader(model, params, prompts, length):
-  """A function that reads texts of so many tokens and draws the next ones."""
+  """Returns a function that reads `length` tokens and draws the next ones."""
   rows, known = prompts.shape
   tokens = np.pad(prompts, ((0, 0), (0, length - known)), mode='wrap')
   positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
@@ -90,7 +91,8 @@ def _reader(model, params, prompts, length):
 
 
 def _timed(function) -> Any:
-  """A function that returns the seconds of a call; the first one compiles."""
+  """Returns a function that calls `function` and gives its seconds."""
+  # The first call compiles and is not measured.
   jax.block_until_ready(function())
 
   def seconds():

@@ -1,15 +1,15 @@
-"""How fast a DPO step is, in several layouts, in one run on one machine.
+"""Benchmark of the DPO step: several layouts in one run on one machine.
 
-Comes in: a model's shape, data and which variants. Goes out: a table: pairs a
-second, tokens a second, pairs a CPU-second, packing efficiency, compile
-seconds, XLA's temporary memory, MFU, and ratios to the first variant. Every
-variant computes the same loss on the same pairs; rounds take turns, so that a
-noisy machine is noisy for all, and the median round counts.
+Comes in: a model's shape, data and the variants to measure. Goes out: a table
+of pairs per second, tokens per second, pairs per CPU-second, packing
+efficiency, compile seconds, XLA's temporary memory, MFU, and ratios to the
+first variant. Every variant computes the same loss on the same pairs. Rounds
+take turns, so that a noisy machine is noisy for all; the median round counts.
+Reads no run directory and writes no file.
 """
 
 import functools
 import gzip
-import json
 import os
 import platform
 import time
@@ -23,6 +23,7 @@ import tokenizers
 from dpo_jax import errors, losses, optim, scoring, train_step, types
 from dpo_jax.data.batches import length_table, pipeline
 from dpo_jax.models import adapter_spec, adapters, decoder, flops, presets
+from dpo_jax.storage import files
 from dpo_jax.train_step import init_state
 from dpo_jax.types import Comparison, EncodedRecord
 
@@ -35,24 +36,26 @@ VARIANTS = {
   'packed+shared+cached': ('shared', False, True),
 }
 
+_COLUMNS = ('prompt', 'chosen', 'rejected')  # of the file that --data names
+
 
 class Options(NamedTuple):
-  """What is measured."""
+  """Flags of scripts/benchmark.py, one per field."""
 
   preset: str = 'bench-cpu'  # shape of the model
-  data: str = ''  # JSONL(.gz) of pairs; '' = lengths like HH harmless
+  data: str = ''  # JSONL(.gz) of pairs; '' = drawn, lengths as in HH harmless
   variants: tuple[str, ...] = tuple(VARIANTS)
-  batch_size: int = 8  # prompts a step
+  batch_size: int = 8  # prompts per step
   max_length: int = 512  # tokens of prompt + completion
   row_length: int = 0  # 0 = max_length
   precision: str = 'float32'
   remat: str = 'none'
   lora: int = 0  # rank of an adapter on all linear maps; 0 = train all weights
-  chunk: int = 1024
-  block: int = 128
-  steps: int = 8  # a round
+  chunk: int = 1024  # positions whose logits exist at one time
+  block: int = 128  # of attention: tokens per side
+  steps: int = 8  # per round
   rounds: int = 3
-  peak_tflops: float = 0.0  # of the device; 0 = measured by a matmul
+  peak_tflops: float = 0.0  # of the device, for MFU; 0 = measured by a matmul
 
 
 class Variant(NamedTuple):
@@ -64,11 +67,19 @@ class Variant(NamedTuple):
   compile_seconds: float
   temporary_mb: float
   packing_efficiency: float
-  tokens: int  # a round, as separate sequences without padding
+  tokens: int  # per round, as separate sequences without padding
 
 
 def run(options: Options) -> str:
-  """Runs the benchmark; returns the table and the machine as Markdown."""
+  """Runs the benchmark.
+
+  Returns:
+    The table and a line on the machine, as Markdown.
+
+  Raises:
+    InputError: no such variant, or `data` cannot be read.
+  """
+  _check(options)
   config = presets.get(options.preset)
   records = _records(options, config.vocab_size)
   variants, params = _compile(options, config, records)
@@ -80,7 +91,17 @@ def run(options: Options) -> str:
   return _report(options, config, records, variants, times, peak)
 
 
+def _check(options: Options) -> None:
+  for name in options.variants:
+    if name not in VARIANTS:
+      hint = errors.did_you_mean(name, VARIANTS)
+      raise errors.refuse(
+        '--variants', f'no {name!r}', f'{hint}use {", ".join(VARIANTS)}'
+      )
+
+
 def _compile(options, config, records):
+  """Returns the variants by name, compiled, and the trained parameters."""
   model = decoder.make_model(
     config,
     compute_dtype=jnp.dtype(options.precision),
@@ -157,6 +178,7 @@ def _make(options, model, weights, params, spec, records, variant) -> Variant:
 
 
 def _with_scores(score, params, batch):
+  """The batch with the reference's scores in it, as a cache would give."""
   rows = jax.tree.map(lambda x: x[0], batch.rows)
   scores = jax.jit(score, static_argnums=2)(params, rows, len(batch.labels))
   return batch._replace(reference=scores)
@@ -168,10 +190,11 @@ def _hyper():
 
 
 def _time(variant: Variant, params, options: Options) -> tuple[float, float]:
-  """(seconds, CPU seconds) of one round of steps, each on new data."""
+  """Returns (seconds, CPU-seconds) of one round of steps, each on new data."""
   optimizer = optim.make_optimizer('adamw')
   state = init_state(jax.tree.map(jnp.copy, params), optimizer, 0)
-  state, _ = variant.step(state, variant.batches[0])  # warm
+  # The first call moves arrays and is not measured.
+  state, _ = variant.step(state, variant.batches[0])
   jax.block_until_ready(state)
   wall, cpu = time.perf_counter(), time.process_time()
   for batch in variant.batches:
@@ -181,7 +204,7 @@ def _time(variant: Variant, params, options: Options) -> tuple[float, float]:
 
 
 def _measured_peak(precision: str) -> float:
-  """Operations a second of a large matmul on one device."""
+  """Returns the operations per second of a large matmul on one device."""
   size = 2048 if jax.default_backend() == 'cpu' else 8192
   x = jnp.ones((size, size), jnp.dtype(precision))
   matmul = jax.jit(lambda a, b: a @ b)
@@ -195,9 +218,10 @@ def _measured_peak(precision: str) -> float:
 
 
 def _useful_flops(options, config, records, name, variant) -> float:
-  """Operations that a round's steps need, in passes forward.
+  """Returns the operations that one round's steps need, without waste.
 
-  Policy 3 (2 where its weights have no gradient), reference 1 if not cached.
+  A forward pass counts 1 and a backward pass 2, or 1 if the weights have no
+  gradient: 3 or 2 for the policy, and 1 for a reference without cache.
   """
   plan = pipeline.make_plan(
     length_table.make_table(records),
@@ -239,27 +263,19 @@ def _report(options, config, records, variants, times, peak) -> str:
     f'\n{jax.devices()[0].device_kind} ({platform.processor()}, '
     f'{os.cpu_count()} cores), jax {jax.__version__}, {options.precision}; '
     f'peak {peak / 1e12:.2f} TFLOP/s; {options.preset}, {trained}, '
-    f'{options.batch_size} prompts a step, {len(records)} prompts of '
+    f'{options.batch_size} prompts per step, {len(records)} prompts of '
     f'{np.mean(lengths):.0f} and answers of {np.mean(answers):.0f} tokens, '
     f'at most {options.max_length}; median of {options.rounds} rounds of '
-    f'{options.steps} steps. ratio: pairs a CPU-second over {first}.'
+    f'{options.steps} steps. ratio: pairs per CPU-second over {first}.'
   )
   return '\n'.join(lines)
 
 
 def _records(options: Options, vocab_size: int) -> list[EncodedRecord]:
+  """Returns the pairs as tokens, by a BPE that is trained on the file."""
   if not options.data:
     return _drawn_records(vocab_size, options.max_length)
-  opener = gzip.open if options.data.endswith('.gz') else open
-  try:
-    with opener(options.data, 'rt', encoding='utf-8') as file:
-      rows = [json.loads(line) for line in file]
-  except OSError as error:
-    raise errors.refuse(
-      '--data',
-      f'{options.data!r} cannot be read ({error.strerror or error})',
-      'a JSONL(.gz) file with prompt, chosen, rejected',
-    ) from error
+  rows = _read_pairs(options.data)
   tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(False)
   trainer = tokenizers.trainers.BpeTrainer(
@@ -269,18 +285,41 @@ def _records(options: Options, vocab_size: int) -> list[EncodedRecord]:
   tokenizer.train_from_iterator(texts, trainer)
   columns = [
     [e.ids for e in tokenizer.encode_batch([row[key] for row in rows])]
-    for key in ('prompt', 'chosen', 'rejected')
+    for key in _COLUMNS
   ]
   return [
+    # Token 0 ends every answer, so the tokenizer's ids move up by one.
     _fit(*(np.array(ids, np.int32) + 1 for ids in row), options.max_length)
     for row in zip(*columns)
     if all(row)
   ]
 
 
+def _read_pairs(path: str) -> list[dict[str, str]]:
+  fix = f'name a JSONL(.gz) file with {", ".join(_COLUMNS)}'
+  opener = gzip.open if path.endswith('.gz') else open
+  try:
+    with opener(path, 'rb') as file:
+      lines = file.readlines()
+  except (OSError, EOFError) as error:
+    why = getattr(error, 'strerror', None) or error
+    raise errors.refuse(
+      '--data', f'{path!r} cannot be read ({why})', fix
+    ) from error
+  rows = []
+  for number, line in enumerate(lines, 1):
+    row = files.parse_json(line, f'{path}:{number}', fix=fix)
+    for column in _COLUMNS:
+      if not isinstance(row.get(column), str):
+        raise errors.refuse(f'{path}:{number}', f'no text {column!r}', fix)
+    rows.append(row)
+  return rows
+
+
 def _drawn_records(vocab_size: int, max_length: int) -> list[EncodedRecord]:
-  """Random tokens; lengths like HH harmless under a BPE of 8,192 tokens."""
+  """Returns random tokens; lengths as in HH harmless under a BPE of 8,192."""
   rng = np.random.default_rng(0)
+  # Logarithms of the lengths of prompt, chosen and rejected are normal.
   lengths = np.exp(rng.normal((4.5, 3.4, 3.4), (0.75, 0.95, 0.95), (512, 3)))
   return [
     _fit(
@@ -295,7 +334,7 @@ def _drawn_records(vocab_size: int, max_length: int) -> list[EncodedRecord]:
 
 
 def _fit(prompt, chosen, rejected, max_length: int) -> EncodedRecord:
-  """Answers end with token 0; the prompt keeps its end."""
+  """Cuts a pair: answers end with token 0, the prompt loses its start."""
   most = max_length // 2
   answers = [np.append(a[: most - 1], 0) for a in (chosen, rejected)]
   room = max_length - max(map(len, answers))

@@ -1,1 +1,1 @@
-"""The decoder, its architectures and its attention."""
+"""One decoder for every architecture, its attention, adapters and sampling."""

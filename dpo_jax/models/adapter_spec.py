@@ -1,8 +1,8 @@
-"""What an adapter is: its rank, its strength, the linear maps that it is on.
+"""Choices of an adapter: rank, strength, target linear maps, storage, export.
 
-Comes in: plain values, a DecoderConfig. Goes out: an AdapterSpec, which
-adapters.py makes arrays of. Imports no jax, so that a pattern that matches
-nothing is refused before any device is touched.
+Comes in: plain values, a DecoderConfig. Goes out: an AdapterSpec, from which
+adapters.py makes arrays. Imports no jax, so that a pattern that matches nothing
+is refused before any device is touched.
 """
 
 import dataclasses
@@ -13,7 +13,15 @@ from dpo_jax import errors
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
 from dpo_jax.types import InputError
 
-# Linear maps of a layer that an adapter can be on: name -> dimensions in, out.
+# How the frozen weights under an adapter are stored (quantized.py).
+BASES = ('float32', 'int8', 'nf4')
+# Which factor begins at 0; the other one is random.
+INITS = ('b_zero', 'a_zero')
+# What --mode=export writes: the merged weights, or a PEFT adapter folder.
+EXPORTS = ('merged', 'peft')
+
+# Linear maps of a layer that can have an adapter -> dimensions in, out. The
+# maps of experts are not among them.
 LINEARS = {
   'attention/query': ('D', 'HK'),
   'attention/key': ('D', 'GK'),
@@ -31,34 +39,34 @@ class AdapterSpec:
 
   rank: int
   alpha: float
-  targets: tuple[str, ...]  # of LINEARS, in that order
+  targets: tuple[str, ...]  # names from LINEARS, in that order
   rslora: bool = False  # scale = alpha / sqrt(rank), arXiv:2312.03732
-  zero: str = 'b'  # which factor begins at 0, 'a' or 'b'; the other is random
+  zero: str = 'b'  # factor that begins at 0: 'a' or 'b', as in INITS
 
   @property
   def scale(self) -> float:
-    """What A B is multiplied by: alpha / rank, rsLoRA's alpha / sqrt(rank)."""
+    """Factor on A B: alpha / rank, or alpha / sqrt(rank) for rsLoRA."""
     return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
 
 
 def linears(config: DecoderConfig) -> tuple[str, ...]:
-  """The linear maps of this decoder that an adapter can be on."""
-  there = param_dims(config)
-  return tuple(name for name in LINEARS if f'layers/{name}/kernel' in there)
+  """Returns the linear maps of this decoder that can have an adapter."""
+  dims = param_dims(config)
+  return tuple(name for name in LINEARS if f'layers/{name}/kernel' in dims)
 
 
 def select(patterns: str, names: Iterable[str] = LINEARS) -> tuple[str, ...]:
-  """The names that any of the patterns finds.
+  """Returns the names that match any of the patterns, in their order.
 
   Args:
-    patterns: regular expressions with commas between them, each looked for
-      anywhere in a name: 'query,value' or 'attention'; '' = every name.
-    names: to choose from.
+    patterns: regular expressions, separated by commas. Each may match anywhere
+      in a name: 'query,value' or 'attention'. '' selects every name.
+    names: linear maps to choose from.
 
   Raises:
-    InputError: a pattern that is none, or that no name has.
+    InputError: an invalid pattern, or one that matches no linear map.
   """
-  names, found = tuple(names), set()
+  names, selected = tuple(names), set()
   for pattern in filter(None, (p.strip() for p in patterns.split(','))):
     try:
       matches = [name for name in names if re.search(pattern, name)]
@@ -68,11 +76,12 @@ def select(patterns: str, names: Iterable[str] = LINEARS) -> tuple[str, ...]:
       ) from None
     if not matches:
       raise _refused(pattern, 'matches nothing', names)
-    found |= set(matches)
-  return tuple(n for n in names if n in found) if found else names
+    selected |= set(matches)
+  return tuple(n for n in names if n in selected) if selected else names
 
 
 def _refused(pattern: str, problem: str, names: tuple[str, ...]) -> InputError:
+  # The hint may be a whole name or one half of it: 'attention', 'query'.
   words = [*names, *(word for name in names for word in name.split('/'))]
   hint = errors.did_you_mean(pattern, words)
   return errors.refuse(

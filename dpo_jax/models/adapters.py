@@ -1,13 +1,14 @@
-"""LoRA: small trainable matrices beside frozen ones, as their own pytree.
+"""LoRA: small trainable matrices beside frozen ones, as a pytree of their own.
 
-Comes in: a DecoderConfig, an AdapterSpec. Goes out: an adapter, nested dicts
-that mirror the decoder's: for each target 'a' [layers, into.., rank] and 'b'
-[layers, rank, out..], float32; its logical axes; weights with it merged in.
-Reads and writes no files: storage/peft_checkpoint.py does.
+Comes in: a DecoderConfig, an AdapterSpec. Goes out: an adapter, its logical
+axes, and weights with the adapter merged in. An adapter is nested dicts that
+mirror the decoder's: for each target 'a' [layers, into.., rank] and 'b'
+[layers, rank, out..], float32. Does not read or write files:
+storage/peft_checkpoint.py does.
 
-qwix's LoraProvider keeps its factors among the weights, under flat axes: the
-same module cannot run without them, and heads cannot be sharded. So the two
-matmuls are in decoder.py, and qwix is used for quantised bases only.
+qwix's LoraProvider keeps its factors among the weights, with flattened axes:
+the same module cannot run without them, and heads cannot be sharded. Therefore
+the two matmuls are in decoder.py, and qwix is used for quantised bases only.
 """
 
 import zlib
@@ -24,10 +25,16 @@ from dpo_jax.types import Array, Params
 
 
 def init(config: DecoderConfig, spec: AdapterSpec, key: Array) -> Params:
-  """The adapter before the first update: A B = 0, so the model is the base.
+  """Returns the adapter before the first update: A B = 0.
 
-  The factor that is not zero is uniform in +- 1 / sqrt(its inputs); with
-  spec.zero 'b' that is PEFT's default, 'a' is Init[B] of arXiv:2406.08447.
+  The model with it is the base, bit by bit. The factor that is not zero is
+  uniform in +- 1 / sqrt(its inputs). `spec.zero == 'b'` is PEFT's default, 'a'
+  is Init[B] of Hayou et al. 2024, arXiv:2406.08447.
+
+  Args:
+    config: shape of the decoder.
+    spec: rank and targets.
+    key: PRNG key; each factor draws from a key of its own.
   """
   leaves = {}
   for name, dims in factor_dims(spec).items():
@@ -35,10 +42,12 @@ def init(config: DecoderConfig, spec: AdapterSpec, key: Array) -> Params:
     if name.endswith(spec.zero):
       leaves[name] = jnp.zeros(shape, jnp.float32)
       continue
+    # A reads the map's inputs, B reads the rank.
     inputs = dims[1:-1] if name.endswith('a') else 'r'
     bound = _size(config, spec, inputs) ** -0.5
+    # By name: adding a target leaves the numbers of the others as they are.
     own_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
-    # As a matrix: see decoder._init.
+    # As a matrix, for compile time: see decoder._init.
     matrix = shape[0], _size(config, spec, dims[1:])
     values = jax.random.uniform(own_key, matrix, minval=-bound, maxval=bound)
     leaves[name] = values.reshape(shape)
@@ -46,7 +55,7 @@ def init(config: DecoderConfig, spec: AdapterSpec, key: Array) -> Params:
 
 
 def logical_axes(spec: AdapterSpec) -> Params:
-  """Pytree like the adapter; leaves are tuples of logical axis names."""
+  """Returns a pytree like the adapter of tuples of logical axis names."""
   axes = AXES | {'r': None}
   return tree.unflatten_names(
     {
@@ -57,7 +66,7 @@ def logical_axes(spec: AdapterSpec) -> Params:
 
 
 def factor_dims(spec: AdapterSpec) -> dict[str, str]:
-  """Dimension letters of every factor, by its name; r is the rank."""
+  """Returns the dimension letters of every factor by name; r is the rank."""
   out = {}
   for target in spec.targets:
     into, outof = LINEARS[target]
@@ -69,16 +78,16 @@ def factor_dims(spec: AdapterSpec) -> dict[str, str]:
 def shapes(
   config: DecoderConfig, spec: AdapterSpec
 ) -> dict[str, tuple[int, ...]]:
-  """Shape of every factor, by its name."""
+  """Returns the shape of every factor by name."""
   return {
     name: _shape(config, spec, dims) for name, dims in factor_dims(spec).items()
   }
 
 
 def variables(params: Params | types.Adapted) -> dict[str, Any]:
-  """The decoder's collections: weights, and the adapter if one is on.
+  """Returns the decoder's collections: weights, and the adapter if it is on.
 
-  The adapter's scale goes into B, whose elements are few.
+  The factor `scale` is multiplied into B, which has few elements.
   """
   if not isinstance(params, types.Adapted):
     return {'params': params}
@@ -91,27 +100,32 @@ def variables(params: Params | types.Adapted) -> dict[str, Any]:
 
 
 def merge(params: types.Adapted) -> Params:
-  """Whole weights W + scale A B, float32, a quantised W dequantised first."""
+  """Returns merged weights W + scale A B, float32; W is dequantised first.
+
+  Source: Hu et al. 2021, arXiv:2106.09685, equation 3.
+  """
   collections = variables(params)
   factors = dict(tree.flatten_with_names(collections.get('adapter', {})))
-  leaves = {}
+  merged = {}
   for name, leaf in quantized.leaves(collections['params']).items():
     leaf = quantized.dense_layers(leaf, jnp.float32)
     path = name.removesuffix('kernel')
     if f'{path}a' in factors:
       leaf = leaf + _product(factors[f'{path}a'], factors[f'{path}b'])
-    leaves[name] = leaf
-  return tree.unflatten_names(leaves)
+    merged[name] = leaf
+  return tree.unflatten_names(merged)
 
 
 def _product(a: Array, b: Array) -> Array:
   """A B of every layer, [layers, into.., out..]."""
+  # Full float32 on accelerators too: an exported model must equal the trained.
   return jax.vmap(
     lambda a, b: jnp.tensordot(a, b, 1, precision=jax.lax.Precision.HIGHEST)
   )(a, b)
 
 
 def _scaled(adapter: Params, scale: Array | float) -> Params:
+  """The adapter with B multiplied by `scale`, at any depth of nesting."""
   if 'b' in adapter:
     return {'a': adapter['a'], 'b': adapter['b'] * scale}
   return {name: _scaled(part, scale) for name, part in adapter.items()}

@@ -2,8 +2,8 @@
 
 Comes in: the mapping of a Hugging Face config.json, in the layout of
 transformers 5 (`rope_parameters`, `dtype`) or of older releases (`rope_theta`,
-`rope_scaling`, `torch_dtype`). Goes out: DecoderConfig. Reads no file and
-holds no family's names: families.py does.
+`rope_scaling`, `torch_dtype`). Goes out: DecoderConfig. Reads no file. Names no
+family: all that differs between families is in families.py.
 """
 
 import math
@@ -16,7 +16,8 @@ from dpo_jax.models import families, layer_patterns
 from dpo_jax.models.config_source import Source
 from dpo_jax.models.decoder_config import DecoderConfig
 
-# config.json's word -> ours.
+# Activation in config.json -> activation of DecoderConfig. Several spellings
+# mean the tanh approximation.
 _ACTIVATIONS = {
   'silu': 'silu',
   'swish': 'silu',
@@ -26,7 +27,9 @@ _ACTIVATIONS = {
   'gelu_fast': 'gelu_tanh',
   'relu': 'relu',
 }
+# The way back. Reversed, so that the first spelling of each is written.
 _WORDS = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
+# Key -> value if it is absent, for every family that does not say otherwise.
 _ABSENT = {
   'hidden_act': 'silu',
   'initializer_range': 0.02,
@@ -48,11 +51,11 @@ _ABSENT = {
 def from_hf_config(
   mapping: Mapping[str, Any], *, where: str = 'config.json'
 ) -> DecoderConfig:
-  """The decoder that a config.json describes.
+  """Returns the decoder that a config.json describes.
 
   Args:
     mapping: the parsed file.
-    where: path, for messages.
+    where: path of the file, for errors.
 
   Raises:
     InputError: an unknown architecture or option, a missing or bad key.
@@ -68,6 +71,7 @@ def from_hf_config(
   fields = {'family': name}
   for field, key in _keys(family).items():
     fields[field] = source.read(key, *_KINDS[field])
+  # Implied values come before those that are derived from them.
   fields |= family.implies
   _derive(fields, source)
   if family.experts:
@@ -83,10 +87,10 @@ def from_hf_config(
 
 
 def to_hf_config(config: DecoderConfig) -> dict[str, Any]:
-  """A config.json of the family, in both layouts.
+  """Returns a config.json of the family, in both layouts at once.
 
-  `from_hf_config` of it is `config` again, and transformers reads it. Token
-  ids (`bos_token_id`, ...) are the tokenizer's business and not in it.
+  `from_hf_config` of it gives `config` again, and transformers reads it. It
+  holds no token ids (`bos_token_id`, ...): they belong to the tokenizer.
   """
   family = families.FAMILIES[config.family]
   out = {
@@ -100,14 +104,15 @@ def to_hf_config(config: DecoderConfig) -> dict[str, Any]:
     out[key] = getattr(config, field)
   activation = _keys(family)['activation']
   out[activation] = _WORDS[config.activation]
-  if family.experts:
-    out |= _write_experts(config)
+  # Two keys may hold one field: old and new names of the number of experts.
+  out |= {key: getattr(config, field) for key, field in family.experts.items()}
+  out |= family.writes
   out |= layer_patterns.write_windows(config)
   return out | dict(family.only) | layer_patterns.write_ropes(config)
 
 
 def _kinds() -> dict[str, tuple[type, bool]]:
-  """The type of each field, and whether it may be None."""
+  """Returns the type of each field, and whether it may be None."""
   hints = typing.get_type_hints(DecoderConfig)
   inner = {field: typing.get_args(hint) for field, hint in hints.items()}
   return {
@@ -138,7 +143,7 @@ def _keys(family: families.Family) -> dict[str, str]:
 
 
 def _read_experts(source: Source) -> dict[str, Any]:
-  """The fields that only models with experts have."""
+  """Returns the fields that only models with experts have."""
   step, dense = source.get('decoder_sparse_step'), source.get('mlp_only_layers')
   if step not in (None, 1) or dense:
     raise errors.refuse(
@@ -147,7 +152,7 @@ def _read_experts(source: Source) -> dict[str, Any]:
       'experts to some layers only, which is not built here',
       'use a model of which every layer has experts',
     )
-  # Published qwen3_moe files say num_experts, transformers 5 the other.
+  # transformers 5 writes num_local_experts, older files num_experts.
   count = 'num_experts' if 'num_experts' in source.mapping else None
   fields = {
     'num_experts': source.read(count or 'num_local_experts', int),
@@ -158,32 +163,15 @@ def _read_experts(source: Source) -> dict[str, Any]:
     source.refuse(
       'num_experts_per_tok', f'at most the {fields["num_experts"]} experts'
     )
-  # The one number that may well be 0, as may none other.
+  # Not read by source.read, whose numbers are positive: this one may be 0.
   coefficient = source.get('router_aux_loss_coef') or 0.0
   if type(coefficient) not in (int, float) or not 0 <= coefficient < math.inf:
     source.refuse('router_aux_loss_coef', 'must be a number >= 0')
   return fields | {'router_aux_coef': float(coefficient)}
 
 
-def _write_experts(config: DecoderConfig) -> dict[str, Any]:
-  """The keys that `_read_experts` reads."""
-  out = {
-    'num_local_experts': config.num_experts,
-    'num_experts_per_tok': config.experts_per_token,
-    'router_aux_loss_coef': config.router_aux_coef,
-  }
-  if config.family == 'mixtral':
-    return out
-  return out | {
-    'num_experts': config.num_experts,
-    'norm_topk_prob': config.normalise_experts,
-    'decoder_sparse_step': 1,
-    'mlp_only_layers': [],
-  }
-
-
 def _derive(fields: dict[str, Any], source: Source) -> None:
-  """Fills in what follows from other keys, and checks that they agree."""
+  """Fills in the fields that follow from others, and checks that they agree."""
   heads = fields['num_heads']
   fields['num_kv_heads'] = fields.get('num_kv_heads') or heads
   if heads % fields['num_kv_heads']:
@@ -196,7 +184,8 @@ def _derive(fields: dict[str, Any], source: Source) -> None:
         f'{heads} heads do not divide a width of {fields["width"]}',
         'say head_dim',
       )
-  fields['mlp_width'] = fields['mlp_width'] or 4 * fields['width']  # gpt2
+  # A null n_inner stands for four times the width.
+  fields['mlp_width'] = fields['mlp_width'] or 4 * fields['width']
   word = fields['activation']
   if word not in _ACTIVATIONS and word not in _WORDS:
     raise errors.refuse(

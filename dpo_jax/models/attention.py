@@ -1,8 +1,8 @@
 """Attention under the branch rule of `types.Rows`, and rotary positions.
 
 Comes in: queries, keys and values [R, L, heads, K] and Rows, or a Cache of
-earlier keys and values. Goes out: the attended values. Does not do:
-projections, dropout.
+earlier keys and values. Goes out: the attended values. Does not do projections
+or dropout.
 """
 
 from typing import NamedTuple
@@ -12,21 +12,24 @@ import jax.numpy as jnp
 
 from dpo_jax.types import Array, Rows
 
-_HIDDEN = -1e30  # added to a score; finite, so that no NaN can come of it
-_NOWHERE = jnp.iinfo(jnp.int32).max  # position of a slot that nobody sees
+# Added to the score of a hidden key. Finite, because -inf would give NaN to a
+# query that sees no key, as padding beside a cache does.
+_HIDDEN = -1e30
+# Position of a cache slot without a token: later than every query.
+_NOWHERE = jnp.iinfo(jnp.int32).max
 
 
 class Cache(NamedTuple):
-  """Keys and values of the tokens so far, N layers of them.
+  """Keys and values of the tokens read so far; N layers, S slots.
 
-  Every row writes the same slots at a time, so a row that was padded has
-  slots that nobody sees; where a token stands in its text is in `positions`.
+  All rows write the same slots, so a padded row has slots that no query sees.
+  A slot is not a position: `positions_RS` has the token's place in its text.
   """
 
   keys_NRGSK: Array
   values_NRGSK: Array
-  positions_RS: Array  # int32; _NOWHERE where there is no token
-  num_slots: Array  # int32 scalar: written so far
+  positions_RS: Array  # int32; _NOWHERE for a slot without a token
+  num_slots: Array  # int32 scalar, slots written so far
 
 
 def branch_attention(
@@ -40,23 +43,25 @@ def branch_attention(
   window: Array | int | None = None,
   softcap: float | None = None,
 ) -> Array:
-  """Softmax attention where `types.Rows` says who sees whom.
+  """Softmax attention in which a query sees the keys that `types.Rows` allows.
 
-  softmax_k(softcap(scale * q.k) + hidden) v, in float32. Padding sees the
-  padding before it in its row, so that its numbers and gradients are finite.
+  `softmax_k(softcap(scale * q.k) + hidden) v`, softmax in float32. A padding
+  position sees the padding before it in its row, so that its values and
+  gradients are finite.
 
-  The queries go through in blocks, each under `jax.checkpoint` and against the
-  keys up to its end only: [R, H, block, L] is the most that is ever stored.
+  Queries are processed in blocks, each under `jax.checkpoint` and against the
+  keys up to its end only. At most [R, H, block, L] scores exist at a time.
 
   Args:
     q_RLHK: queries; head h reads key head h // (H // G).
     k_RLGK: keys.
     v_RLGK: values.
     rows: prompt_id, branch and (for windows) positions [R, L].
-    block: queries at a time.
+    block: queries per block.
     scale: factor on the dot products.
-    window: sees only keys fewer than this many *positions* back; may be
-      traced. None = all.
+    window: a query sees only keys fewer than this many *positions* back (slots
+      of a row are no positions: branches share theirs); may be traced. None =
+      no limit.
     softcap: scores become softcap * tanh(scores / softcap). None = off.
 
   Returns:
@@ -68,8 +73,9 @@ def branch_attention(
   places = (slots_RL, rows.positions, rows.prompt_id, rows.branch)
 
   def attend(start, q_RLHK, k_RLGK, v_RLGK, places, window):
-    # Sliced in here, so that the backward keeps no slices.
+    # Sliced inside of the checkpoint, so that the backward keeps no slices.
     end = min(start + block, length)
+    # A key later in the row is never seen: only those up to `end` are read.
     keys = [x[:, :end] for x in places]
     queries = [x[:, start:end] for x in places]
     bias_RQS = jnp.where(_sees(queries, keys, window), 0.0, _HIDDEN)
@@ -97,11 +103,11 @@ def cached_attention(
   window: Array | int | None = None,
   softcap: float | None = None,
 ) -> Array:
-  """Softmax attention to a layer of a cache, which holds the queries' tokens.
+  """Softmax attention to one layer of a cache, the queries' tokens included.
 
-  A query sees the tokens of its row at its position and before it. Options
-  and result are those of `branch_attention`; there is no gradient to save
-  memory for.
+  A query sees the tokens of its row at its own position and before it; there
+  are no branches. Options and result are those of `branch_attention`. Nothing
+  is rematerialised, because sampling takes no gradient.
   """
   keys_RGSK, values_RGSK = (
     jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
@@ -126,7 +132,7 @@ def cached_attention(
 
 
 def make_cache(shape: tuple[int, ...], dtype) -> Cache:
-  """An empty cache; `shape` is (layers, R, G, slots, K)."""
+  """Returns an empty cache; `shape` is (layers, R, G, slots, K)."""
   return Cache(
     keys_NRGSK=jnp.zeros(shape, dtype),
     values_NRGSK=jnp.zeros(shape, dtype),
@@ -136,10 +142,13 @@ def make_cache(shape: tuple[int, ...], dtype) -> Cache:
 
 
 def announce(cache: Cache, rows: Rows) -> Cache:
-  """The cache that knows where the tokens of `rows` [R, L] stand."""
-  there_RL = jnp.where(rows.prompt_id > 0, rows.positions, _NOWHERE)
+  """Returns the cache with the positions of `rows` [R, L] in the next slots.
+
+  Comes before `write`, so that every layer sees the new tokens.
+  """
+  new_RL = jnp.where(rows.prompt_id > 0, rows.positions, _NOWHERE)
   positions_RS = jax.lax.dynamic_update_slice_in_dim(
-    cache.positions_RS, there_RL, cache.num_slots, axis=1
+    cache.positions_RS, new_RL, cache.num_slots, axis=1
   )
   return cache._replace(positions_RS=positions_RS)
 
@@ -147,7 +156,7 @@ def announce(cache: Cache, rows: Rows) -> Cache:
 def write(
   cache: Cache, layer: Array | int, k_RLGK: Array, v_RLGK: Array
 ) -> Cache:
-  """The cache with the keys and values of one layer in the next slots."""
+  """Returns the cache with keys and values of one layer in the next slots."""
   start = (layer, 0, 0, cache.num_slots, 0)
   keys, values = (
     jax.lax.dynamic_update_slice(
@@ -159,7 +168,7 @@ def write(
 
 
 def advance(cache: Cache | None, rows: Rows) -> Cache | None:
-  """The cache when all layers have written the tokens of `rows`."""
+  """Returns the cache after all layers have written the tokens of `rows`."""
   if cache is None:
     return None
   num_slots = cache.num_slots + rows.positions.shape[1]
@@ -167,7 +176,15 @@ def advance(cache: Cache | None, rows: Rows) -> Cache | None:
 
 
 def rope_tables(positions_RL: Array, frequencies: Array) -> tuple[Array, Array]:
-  """Cosine and sine [R, L, n] float32 of position times frequency [n]."""
+  """Returns cosine and sine of position times frequency, float32.
+
+  Args:
+    positions_RL: positions of tokens in their texts.
+    frequencies: [n], radians per position.
+
+  Returns:
+    Two arrays [R, L, n].
+  """
   angles = positions_RL[..., None].astype(jnp.float32) * frequencies
   return jnp.cos(angles), jnp.sin(angles)
 
@@ -177,24 +194,33 @@ def rotate(
 ) -> Array:
   """Rotary positions (Su et al. 2021, arXiv:2104.09864, equation 34).
 
-  The first 2n channels of a head turn, the others stay. A pair is channels
-  (i, i + n), or (2i, 2i + 1) where `interleaved`.
+  The first 2n channels of a head are rotated in pairs, the others are kept.
+
+  Args:
+    x_RLHK: queries or keys.
+    cos_RLN: cosines of `rope_tables`.
+    sin_RLN: sines.
+    interleaved: pairs are channels (2i, 2i + 1), else (i, i + n).
+
+  Returns:
+    [R, L, H, K] in the dtype of `x_RLHK`.
   """
   n = cos_RLN.shape[-1]
-  turning, staying = jnp.split(x_RLHK, [2 * n], axis=-1)
+  rotated, kept = jnp.split(x_RLHK, [2 * n], axis=-1)
   cos, sin = cos_RLN[:, :, None], sin_RLN[:, :, None]
   if interleaved:
-    x, y = turning[..., 0::2], turning[..., 1::2]
-    turned = jnp.stack([x * cos - y * sin, y * cos + x * sin], axis=-1)
-    turned = turned.reshape(turning.shape)
+    x, y = rotated[..., 0::2], rotated[..., 1::2]
+    # Stacked last and flattened, the pairs are interleaved again.
+    out = jnp.stack([x * cos - y * sin, y * cos + x * sin], axis=-1)
+    out = out.reshape(rotated.shape)
   else:
-    x, y = turning[..., :n], turning[..., n:]
-    turned = jnp.concatenate([x * cos - y * sin, y * cos + x * sin], axis=-1)
-  return jnp.concatenate([turned.astype(x_RLHK.dtype), staying], axis=-1)
+    x, y = rotated[..., :n], rotated[..., n:]
+    out = jnp.concatenate([x * cos - y * sin, y * cos + x * sin], axis=-1)
+  return jnp.concatenate([out.astype(x_RLHK.dtype), kept], axis=-1)
 
 
 def _sees(queries: list, keys: list, window: Array | int | None) -> Array:
-  """Bool [R, Q, S]: the rule of `types.Rows`, and the window."""
+  """Bool [R, Q, S]: which query sees which key; types.Rows has the rule."""
   slot, position, prompt, branch = (x[:, :, None] for x in queries)
   key_slot, key_position, key_prompt, key_branch = (x[:, None] for x in keys)
   seen = (prompt == key_prompt) & (key_slot <= slot)
@@ -205,12 +231,13 @@ def _sees(queries: list, keys: list, window: Array | int | None) -> Array:
 
 
 def _attend(q_RQHK, k_RGSK, v_RGSK, bias_RQS, softcap) -> Array:
-  """One block: the query heads of a key head go through one matmul.
+  """One block of queries, [R, Q, H, K]; G key heads, N = H / G * Q rows each.
 
   An added bias (not a select) and the division after the second matmul let
   XLA:CPU fuse the softmax into the first: 2.5 times faster than
   `jax.nn.dot_product_attention` forwards, 1.4 times with the gradient.
   """
+  # All query heads that share a key head go through one matmul.
   R, Q, H, K = q_RQHK.shape
   G, S = k_RGSK.shape[1:3]
   q_RGNK = q_RQHK.reshape(R, Q, G, H // G, K).transpose(0, 2, 3, 1, 4)
@@ -224,6 +251,7 @@ def _attend(q_RQHK, k_RGSK, v_RGSK, bias_RQS, softcap) -> Array:
   if softcap is not None:
     scores = softcap * jnp.tanh(scores / softcap)
   scores = scores.reshape(R, G, H // G, Q, S) + bias_RQS[:, None, None]
+  # The maximum cancels in the division, so its gradient is zero.
   highest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
   weights = jnp.exp(scores - highest).reshape(R, G, -1, S)
   out = jnp.einsum(

@@ -1,7 +1,8 @@
-"""One key of a config.json at a time, with its default and its message.
+"""Checked access to the keys of a config.json, one at a time.
 
-Comes in: a parsed config.json and what absent keys mean. Goes out: checked
-values, or an InputError that names file, key and value. Reads no file.
+Comes in: a parsed config.json and the defaults of absent keys. Goes out:
+checked values, or an InputError that names file, key and value. Reads no file
+and knows no family.
 """
 
 import math
@@ -16,30 +17,33 @@ _WORDS = {
   bool: 'true or false',
   str: 'a string',
 }
-# May be left out: they follow from other keys.
+# Keys that may be absent or null: their values follow from other keys.
 _OPTIONAL = ('head_dim', 'num_key_value_heads', 'n_inner')
 
 
 class Source:
-  """A config.json and the family's defaults."""
+  """A config.json with its family's defaults."""
 
   def __init__(
     self, mapping: Mapping[str, Any], absent: Mapping[str, Any], where: str
   ):
-    """`absent`: key -> what its absence means; `where`: path of the file."""
+    """`absent`: key -> its default; `where`: path of the file, for errors."""
     self.mapping, self.absent, self.where = mapping, absent, where
 
   def get(self, key: str) -> Any:
-    """The value as it stands; its default, or None, where there is none."""
+    """Returns the value unchecked; if absent, its default or None."""
     return self.mapping.get(key, self.absent.get(key))
 
   def read(self, key: str, kind: type, nullable: bool = False) -> Any:
-    """The value, checked; a null is the default.
+    """Returns the value, checked; null stands for the default.
 
     Args:
-      key: of config.json.
-      kind: int and float (both positive), bool or str.
-      nullable: a null is a value, and stays None.
+      key: key of config.json.
+      kind: int or float (both positive), bool or str.
+      nullable: null is a value of its own and gives None.
+
+    Raises:
+      InputError: a missing key without a default, or a value of another kind.
     """
     value = self.get(key)
     if value is None:
@@ -56,6 +60,7 @@ class Source:
       )
     if kind is float and type(value) is int:
       value = float(value)
+    # By exact type: a bool is an int to isinstance, and true is no width.
     if type(value) is not kind or (kind is int and value < 1):
       self.refuse(key, f'must be {_WORDS[kind]}')
     if kind is float and not 0 < value < math.inf:
@@ -63,14 +68,14 @@ class Source:
     return value
 
   def objects(self, key: str) -> Mapping[str, Any]:
-    """The value, which is an object or absent."""
+    """Returns the value, an object; {} if it is absent or null."""
     value = self.get(key) or {}
     if not isinstance(value, Mapping):
       self.refuse(key, 'must be an object')
     return value
 
   def refuse(self, key: str, fix: str) -> NoReturn:
-    """Raises the InputError of a key."""
+    """Raises the InputError that refuses the value of a key."""
     raise errors.refuse(
       self.where, f'{key} = {self.get(key)!r} cannot be used', fix
     )

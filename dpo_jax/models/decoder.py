@@ -1,8 +1,9 @@
-"""The one decoder: every architecture is a DecoderConfig of it.
+"""The decoder of every architecture; a DecoderConfig selects among its parts.
 
 Comes in: a DecoderConfig; then parameters and Rows. Goes out: a LanguageModel
-of pure functions, whose hidden states scoring.py projects with `head`. Does
-not do: logits, losses, files. Nothing outside models/ imports flax.
+of pure functions, whose hidden states scoring.py projects with `head`. Does not
+compute logits or losses and reads no files. Nothing outside models/ imports
+flax.
 """
 
 import functools
@@ -17,7 +18,13 @@ import jax.numpy as jnp
 from jax import ad_checkpoint
 
 from dpo_jax import tree, types
-from dpo_jax.models import adapters, attention, experts, quantized
+from dpo_jax.models import (
+  adapters,
+  attention,
+  decoder_config,
+  experts,
+  quantized,
+)
 from dpo_jax.models.decoder_config import AXES, DecoderConfig, param_dims
 from dpo_jax.types import Array, Params
 
@@ -27,28 +34,26 @@ _ACTIVATIONS = {
   'gelu_tanh': functools.partial(nn.gelu, approximate=True),
   'relu': nn.relu,
 }
-# The attention is recomputed by blocks in any case; its output is kept, or it
-# would be computed three times.
+# The backward pass of attention recomputes its blocks anyway. Every policy
+# keeps its output; otherwise attention would be computed three times.
 _KEEP = jax.checkpoint_policies.save_only_these_names('attention')
-_REMAT = {
-  'full': _KEEP,
-  'dots': jax.checkpoint_policies.save_from_both_policies(
-    _KEEP, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-  ),
-}
+_KEEP_DOTS = jax.checkpoint_policies.save_from_both_policies(
+  _KEEP, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+)
+_REMAT = dict(zip(decoder_config.REMAT, (None, _KEEP, _KEEP_DOTS), strict=True))
 
 
 class LanguageModel(NamedTuple):
-  """A decoder as functions of its parameters."""
+  """A decoder as functions of its parameters; `make_model` documents them."""
 
   config: DecoderConfig
   init: Callable[[Array], Params]  # key -> float32 nested dict
   hidden: Callable[[Params, types.Rows], tuple[Array, dict[str, Any]]]
   head: Callable[[Params], types.Head]
-  # params, rows of what follows, cache -> states and the cache with them
+  # (params, next tokens, cache) -> (states, cache with these tokens)
   decode: Callable[[Params, types.Rows, attention.Cache], Any]
-  make_cache: Callable[[int, int], attention.Cache]  # rows, slots a row
-  logical_axes: Params  # like params; leaves are tuples of axis names
+  make_cache: Callable[[int, int], attention.Cache]  # rows, slots per row
+  logical_axes: Params  # pytree like params of tuples of axis names
 
 
 def make_model(
@@ -62,24 +67,23 @@ def make_model(
   """Makes the functions of a decoder.
 
   `hidden(params, rows)` takes Rows [R, L] and returns the states [R, L, D]
-  after the last norm, in `compute_dtype`, and a dict: {}, or 'router':
-  RouterSums where layers have experts. Parameters are stacked over layers on
-  axis 0 under 'layers'; types.Adapted stands for parameters with an adapter
-  on them.
+  after the last norm, in `compute_dtype`, and a dict: {'router': RouterSums} if
+  layers have experts, else {}. Parameters under 'layers' are stacked over
+  layers on axis 0. types.Adapted takes the place of parameters with an adapter.
 
-  `decode(params, rows, cache)` is the same for texts that come in parts: of
-  each row the tokens that follow those in the cache; prompt_id 0 is padding,
-  branches are not looked at. It returns (states, the cache with these).
+  `decode(params, rows, cache)` does the same for texts that arrive in parts:
+  `rows` holds the tokens that follow those in the cache. prompt_id 0 marks
+  padding, branches are ignored. It returns (states, cache with these tokens).
 
   Args:
-    config: the decoder's shape.
+    config: shape of the decoder.
     compute_dtype: of matmuls and the residual stream; norms, softmax and
       rotations are float32.
-    remat: what the backward recomputes of a layer: 'none', 'full'
-      (everything but the attention's output), 'dots' (but matmuls with
-      weights too).
-    attention_block: queries that attend at a time.
-    mesh: where the rows are split; only experts ask.
+    remat: one of decoder_config.REMAT, what the backward pass recomputes of a
+      layer: 'none'; 'full', all except the attention's output; 'dots', all
+      except that and the outputs of matmuls with weights.
+    attention_block: queries per block of attention.
+    mesh: mesh on which rows are split; read by experts only.
   """
   dtype = jnp.dtype(compute_dtype)
   numerics = _Numerics(dtype, remat, attention_block, mesh)
@@ -101,10 +105,6 @@ def make_model(
     hidden_RLD, _, cache = module.apply(adapters.variables(params), rows, cache)
     return hidden_RLD, cache
 
-  axes = {
-    name: tuple(AXES[d] for d in dims)
-    for name, dims in param_dims(config).items()
-  }
   return LanguageModel(
     config=config,
     init=functools.partial(_init, config),
@@ -112,17 +112,18 @@ def make_model(
     head=head,
     decode=decode,
     make_cache=functools.partial(_make_cache, config, numerics.dtype),
-    logical_axes=tree.unflatten_names(axes),
+    logical_axes=_logical_axes(config),
   )
 
 
 def _init(config: DecoderConfig, key: Array) -> Params:
-  """Random matrices, biases of 0, norms that begin as the identity."""
+  """Normal matrices of deviation init_scale, biases 0, norms the identity."""
   params = {}
   for name, dims in param_dims(config).items():
     shape = _shape(config, dims)
     kind = name.rpartition('/')[2]
     if kind in ('kernel', 'embedding'):
+      # By name: a parameter more or less leaves the others' numbers alone.
       own_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
       # As a matrix: bits of rank 3 and up take XLA:CPU four times as long to
       # compile.
@@ -140,8 +141,15 @@ def _make_cache(config, dtype, num_rows, num_slots):
   return attention.make_cache((*shape, config.head_size), dtype)
 
 
+def _logical_axes(config):
+  dims = param_dims(config)
+  return tree.unflatten_names(
+    {name: tuple(AXES[d] for d in letters) for name, letters in dims.items()}
+  )
+
+
 class _Numerics(NamedTuple):
-  """How the same maths is computed."""
+  """Choices of computation that leave the maths the same; see make_model."""
 
   dtype: Any
   remat: str
@@ -150,7 +158,11 @@ class _Numerics(NamedTuple):
 
 
 class _Decoder(nn.Module):
-  """Embedding, layers, last norm."""
+  """Embedding, layers and last norm.
+
+  The modules read their variables and never create them (`_init` does), so a
+  missing or misshapen parameter raises.
+  """
 
   config: DecoderConfig
   numerics: _Numerics
@@ -164,9 +176,10 @@ class _Decoder(nn.Module):
     if config.learned_positions:
       x_RLD += _embed(config, 'T', dtype, 'positions')(rows.positions)
     layer = _Layer
-    if self.numerics.remat != 'none':
-      policy = _REMAT[self.numerics.remat]
+    policy = _REMAT[self.numerics.remat]
+    if policy is not None:
       layer = nn.remat(_Layer, policy=policy, prevent_cse=False)
+    # One compiled layer for all: parameters and `kinds` come one slice each.
     layers = nn.scan(
       layer,
       variable_axes={'params': 0, 'adapter': 0},
@@ -174,6 +187,7 @@ class _Decoder(nn.Module):
       in_axes=(nn.broadcast, nn.broadcast, 0),
       length=config.num_layers,
     )(config, self.numerics, name='layers')
+    # Rotary tables are computed once; a layer picks its kind of rotation.
     tables, kinds = _ropes(config, rows.positions), _layer_kinds(config)
     if cache is not None:
       cache = attention.announce(cache, rows)
@@ -185,7 +199,7 @@ class _Decoder(nn.Module):
 
 
 class _Layer(nn.Module):
-  """Attention and MLP on the residual stream; a body for `nn.scan`."""
+  """Attention and MLP on the residual stream; the body of `nn.scan`."""
 
   config: DecoderConfig
   numerics: _Numerics
@@ -203,6 +217,7 @@ class _Layer(nn.Module):
     out_RLD, cache = attend(read_RLD, rows, tables, kind, cache)
     out_RLD = norm('attention_post_norm', out_RLD, config.post_norm)
     before_RLD, x_RLD = x_RLD, x_RLD + out_RLD
+    # A parallel MLP reads the stream before the attention's output is added.
     if not config.shared_norm:
       read_RLD = before_RLD if config.parallel else x_RLD
       read_RLD = norm('mlp_norm', read_RLD, config.pre_norm)
@@ -237,8 +252,8 @@ class _Attention(nn.Module):
     k_RLGK = linear('D', 'GK', bias, name='key')(x_RLD)
     v_RLGK = linear('D', 'GK', bias, name='value')(x_RLD)
     if config.query_key_norm != 'none':
-      one = config.query_key_norm == 'head'
-      q_dims, k_dims = ('K', 'K') if one else ('HK', 'GK')
+      per_head = config.query_key_norm == 'head'
+      q_dims, k_dims = ('K', 'K') if per_head else ('HK', 'GK')
       q_RLHK = _Norm(config, q_dims, name='query_norm')(q_RLHK)
       k_RLGK = _Norm(config, k_dims, name='key_norm')(k_RLGK)
     if config.ropes:
@@ -260,6 +275,7 @@ class _Attention(nn.Module):
       cache = attention.write(cache, kind['layer'], k_RLGK, v_RLGK)
       attend = attention.cached_attention
       out_RLHK = attend(q_RLHK, cache, kind['layer'], rows, **options)
+    # The name by which the policies of _REMAT keep the output.
     out_RLHK = ad_checkpoint.checkpoint_name(out_RLHK, 'attention')
     return linear('HK', 'D', config.out_bias, name='out')(out_RLHK), cache
 
@@ -283,7 +299,7 @@ class _Mlp(nn.Module):
 
 
 class _Norm(nn.Module):
-  """RMSNorm or LayerNorm over the last `dims`, in float32."""
+  """RMSNorm or LayerNorm over the last len(dims) axes, in float32."""
 
   config: DecoderConfig
   dims: str
@@ -307,7 +323,7 @@ class _Norm(nn.Module):
 
 
 class _Linear(nn.Module):
-  """A matmul from dimensions `into` to `out`, plus an adapter's share."""
+  """A linear map from dimensions `into` to `out`, plus an adapter's A B."""
 
   dtype: Any
   into: str
@@ -316,6 +332,7 @@ class _Linear(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    # Not self.param, whose check of shapes does not know QArrays.
     def weight(name, collection='params'):
       return self.get_variable(collection, name)
 
@@ -323,6 +340,7 @@ class _Linear(nn.Module):
     y = dot(x, weight('kernel'), len(self.into))
     if self.use_bias:
       y += weight('bias').astype(self.dtype)
+    # x A, then B: never A B, which is as large as the kernel. B comes scaled.
     if self.has_variable('adapter', 'a'):
       within = dot(x, weight('a', 'adapter'), len(self.into))
       y += dot(within, weight('b', 'adapter'), 1)
@@ -338,7 +356,7 @@ def _shape(config, dims):
 
 
 def _ropes(config: DecoderConfig, positions_RL: Array) -> Any:
-  """Cosines and sines, a stack over the kinds of rotation; None if none."""
+  """Cosines and sines, stacked over the kinds of rotation; None if none."""
   if not config.ropes:
     return None
   size = config.rotary_size or config.head_size
@@ -350,9 +368,10 @@ def _ropes(config: DecoderConfig, positions_RL: Array) -> Any:
 
 
 def _layer_kinds(config: DecoderConfig) -> dict[str, Array | None]:
-  """What differs from layer to layer, int32 [layers]; None where nothing."""
-  whole = jnp.iinfo(jnp.int32).max
-  windows = [window or whole for window in config.layer_windows]
+  """Window and kind of rotation per layer, int32 [layers]; None if none."""
+  # A window of 0 is no limit, which is here the largest int32.
+  unlimited = jnp.iinfo(jnp.int32).max
+  windows = [window or unlimited for window in config.layer_windows]
   return {
     'window': jnp.asarray(windows, jnp.int32) if windows else None,
     'rope': jnp.asarray(config.layer_ropes, jnp.int32)

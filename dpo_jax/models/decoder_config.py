@@ -1,14 +1,15 @@
-"""The shape of a decoder: everything that decides its parameters and maths.
+"""Shape of a decoder: every choice that decides its parameters and its maths.
 
-Comes in: nothing. Goes out: frozen, hashable dataclasses, which decoder.py
-builds. Does not know config.json (architectures.py) or names (families.py).
+Comes in: nothing. Goes out: frozen, hashable dataclasses, from which decoder.py
+builds a model. Does not read config.json (architectures.py) and does not know
+the names of published families (families.py). Imports no jax.
 """
 
 import dataclasses
 import math
 
-# Dimension letter (types.py; N layers, T positions) -> logical axis, by which
-# sharding.py splits a parameter.
+# Dimension letter (see types.py; here also N layers, T positions) -> logical
+# axis. sharding.py maps logical axes to mesh axes; None is never split.
 AXES = {
   'N': 'layers',
   'V': 'vocab',
@@ -20,24 +21,33 @@ AXES = {
   'K': 'head_dim',
   'T': None,
 }
+# What the backward pass recomputes of a layer: nothing, everything, or
+# everything except matmuls with weights. decoder.py has the policies.
+REMAT = ('none', 'full', 'dots')
 
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
-  """Rotary frequencies of a layer: theta^(-2i/n), then scaled."""
+  """Rotary frequencies of a layer: theta^(-2i/n), then scaled.
+
+  Source: Su et al. 2021, arXiv:2104.09864, section 3.2.2.
+  """
 
   theta: float = 10_000.0
   scaling: str = 'default'  # default, linear, llama3, none (no positions)
-  factor: float = 1.0  # linear, llama3: low frequencies are divided by it
+  factor: float = 1.0  # linear, llama3: divides (low) frequencies
   low_freq_factor: float = 1.0  # llama3: fewer turns than this = low
   high_freq_factor: float = 4.0  # llama3: more turns than this = high
-  original_positions: int = 0  # llama3: the length that turns are counted in
+  original_positions: int = 0  # llama3: length over which turns are counted
 
   def frequencies(self, rotary_size: int) -> list[float]:
-    """Radians a position, one for each pair of `rotary_size` channels.
+    """Returns radians per position, one for each pair of channels.
 
-    llama3: transformers' `_compute_llama3_parameters`: high frequencies stay,
-    low ones are divided by `factor`, and between them it is interpolated.
+    llama3 follows transformers' `_compute_llama3_parameters`: high frequencies
+    stay, low ones are divided by `factor`, and those between are interpolated.
+
+    Args:
+      rotary_size: n, rotated channels of a head.
     """
     pairs = range(rotary_size // 2)
     plain = [self.theta ** (-2 * i / rotary_size) for i in pairs]
@@ -47,65 +57,67 @@ class Rope:
     return [f * factors[self.scaling] for f in plain]
 
   def _llama3(self, frequency: float) -> float:
+    # Full turns that a channel pair makes over the original context length.
     turns = self.original_positions * frequency / (2 * math.pi)
     low, high = self.low_freq_factor, self.high_freq_factor
-    stay = min(max((turns - low) / (high - low), 0.0), 1.0)
-    return frequency * (stay + (1 - stay) / self.factor)
+    unscaled = min(max((turns - low) / (high - low), 0.0), 1.0)
+    return frequency * (unscaled + (1 - unscaled) / self.factor)
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """Everything that decides a decoder's parameters and its maths."""
+  """Every choice that decides a decoder's parameters and its maths."""
 
   vocab_size: int
-  width: int  # of the residual stream, D
-  mlp_width: int  # F
+  width: int  # D, of the residual stream
+  mlp_width: int  # F, of one MLP or one expert
   num_layers: int
   num_heads: int
   num_kv_heads: int  # divides num_heads
-  head_size: int  # K
+  head_size: int  # K, channels
   family: str = 'llama'  # model_type: names of tensors and config keys
-  max_positions: int = 2048  # what it was trained for; not enforced
+  max_positions: int = 2048  # trained context length, tokens; not enforced
   init_scale: float = 0.02  # standard deviation of random weights
   # Embedding and head.
-  tied: bool = False  # the head is the embedding
-  scale_embeddings: bool = False  # by sqrt(width)
-  learned_positions: bool = False  # a table of max_positions
+  tied: bool = False  # the head is the transposed embedding
+  scale_embeddings: bool = False  # multiplied by sqrt(width)
+  learned_positions: bool = False  # embedding table of max_positions rows
   head_bias: bool = False
-  logit_softcap: float | None = None
+  logit_softcap: float | None = None  # c: logits are c tanh(logits / c)
   # Normalisation.
   norm: str = 'rms'  # rms, layer
   norm_eps: float = 1e-6
-  norm_offset: float = 0.0  # added to the scale
-  pre_norm: bool = True  # of what attention and MLP read
-  post_norm: bool = False  # of what they write
-  parallel: bool = False  # the MLP reads what attention read
-  shared_norm: bool = False  # and through the same norm
+  norm_offset: float = 0.0  # added to the scale; gemma stores scale - 1
+  pre_norm: bool = True  # normalises the inputs of attention and MLP
+  post_norm: bool = False  # normalises their outputs
+  parallel: bool = False  # the MLP reads the attention's input
+  shared_norm: bool = False  # the MLP reads through the attention's norm
   # Attention.
   qkv_bias: bool = False
   out_bias: bool = False
-  query_key_norm: str = 'none'  # none, head (each apart), all (as one vector)
-  query_scalar: int | None = None  # scale = query_scalar^-1/2; None: K
-  attention_softcap: float | None = None
-  layer_windows: tuple[int, ...] = ()  # a layer's window, 0 = all; () = none
+  query_key_norm: str = 'none'  # none, head (each head), all (all heads)
+  query_scalar: int | None = None  # scale = query_scalar^-1/2; None = K
+  attention_softcap: float | None = None  # c: scores are c tanh(scores / c)
+  # Per layer: positions that a query sees, its own included; 0 or () = all.
+  layer_windows: tuple[int, ...] = ()
   # Rotary positions.
-  ropes: tuple[Rope, ...] = (Rope(),)  # () = none
-  layer_ropes: tuple[int, ...] = ()  # a layer's index in ropes; () = 0
-  rotary_size: int = 0  # channels of a head that turn; 0 = all
-  rope_interleaved: bool = False  # channel pairs (2i, 2i + 1)
+  ropes: tuple[Rope, ...] = (Rope(),)  # kinds of rotation; () = none
+  layer_ropes: tuple[int, ...] = ()  # per layer: index in ropes; () = 0
+  rotary_size: int = 0  # rotated channels of a head; 0 = all
+  rope_interleaved: bool = False  # pairs (2i, 2i + 1), else (i, i + n/2)
   # MLP.
   activation: str = 'silu'  # silu, gelu, gelu_tanh, relu
   gated_mlp: bool = True  # down(act(gate x) * up x), or down(act(up x))
   mlp_bias: bool = False
-  # Experts in place of each layer's MLP; F is the width of one.
-  num_experts: int = 0  # 0 = one MLP
+  # Experts in place of each layer's MLP.
+  num_experts: int = 0  # E; 0 = one MLP
   experts_per_token: int = 0
-  normalise_experts: bool = True  # the chosen ones' weights sum to 1
-  router_aux_coef: float = 0.0  # of the balance loss, as trained
+  normalise_experts: bool = True  # weights of the chosen experts sum to 1
+  router_aux_coef: float = 0.0  # weight of the balance loss in pre-training
 
   @property
   def sizes(self) -> dict[str, int]:
-    """Size of each dimension, by its letter (those of `AXES`)."""
+    """Size of each dimension by its letter, for all letters of `AXES`."""
     return {
       'N': self.num_layers,
       'V': self.vocab_size,
@@ -122,8 +134,8 @@ class DecoderConfig:
 def param_dims(config: DecoderConfig) -> dict[str, str]:
   """Dimension letters of every parameter of decoder.py, by its name.
 
-  `{'layers/mlp/up/kernel': 'NDF', ...}`: what can be said of parameters
-  without making one.
+  Example: `{'layers/mlp/up/kernel': 'NDF', ...}`. Shapes and counts follow
+  from it without making an array. A kernel's input dimensions come first.
   """
   bias, mlp_bias = config.qkv_bias, config.mlp_bias
   layer = {
@@ -145,10 +157,11 @@ def param_dims(config: DecoderConfig) -> dict[str, str]:
     if config.gated_mlp:
       layer |= _linear('mlp/gate', 'D', 'F', mlp_bias)
   if config.query_key_norm != 'none':
-    one = config.query_key_norm == 'head'
-    layer['attention/query_norm/scale'] = 'K' if one else 'HK'
-    layer['attention/key_norm/scale'] = 'K' if one else 'GK'
+    per_head = config.query_key_norm == 'head'
+    layer['attention/query_norm/scale'] = 'K' if per_head else 'HK'
+    layer['attention/key_norm/scale'] = 'K' if per_head else 'GK'
   norm = {'scale': 'D'} | ({'bias': 'D'} if config.norm == 'layer' else {})
+  # A list times a bool: the names if the flag is set, else none.
   norms = ['attention_norm'] * config.pre_norm
   norms += ['mlp_norm'] * (config.pre_norm and not config.shared_norm)
   norms += ['attention_post_norm', 'mlp_post_norm'] * config.post_norm
@@ -156,6 +169,7 @@ def param_dims(config: DecoderConfig) -> dict[str, str]:
   out = {'embed/embedding': 'VD'}
   if config.learned_positions:
     out['positions/embedding'] = 'TD'
+  # All layers of one parameter are stacked in one array.
   out |= {f'layers/{name}': 'N' + dims for name, dims in layer.items()}
   out |= {f'final_norm/{k}': v for k, v in norm.items()}
   if not config.tied:

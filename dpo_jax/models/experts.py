@@ -1,9 +1,9 @@
-"""A layer's experts: each position runs through the best few of many MLPs.
+"""Experts of a layer: each position runs through the best few of many MLPs.
 
-Comes in: the residual stream [R, L, D] and Rows. Goes out: the weighted sum
-of the chosen experts' outputs, and RouterSums, from which `balance_loss` and
-`balance_metrics` follow for a whole batch. No position is ever dropped;
-grouped_mlp.py runs each through its own experts.
+Comes in: the residual stream [R, L, D] and Rows. Goes out: the weighted sum of
+the chosen experts' outputs, and RouterSums, from which `balance_loss` and
+`balance_metrics` are computed for a batch. Does not drop positions, however
+unbalanced the choices; grouped_mlp.py runs each through its own experts.
 """
 
 from collections.abc import Callable
@@ -21,23 +21,23 @@ from dpo_jax.types import Array
 
 
 class Experts(nn.Module):
-  """sum_e weight_e(x) down_e(act(gate_e x) * up_e x), e the chosen experts.
+  """`sum_e weight_e(x) down_e(act(gate_e x) * up_e x)`, e the chosen experts.
 
-  The weights are the router's largest probabilities, divided by their sum
-  where `normalise_experts` (Mixtral: arXiv:2401.04088, section 2.1; Qwen3:
+  The weights are the router's largest probabilities, divided by their sum if
+  `normalise_experts` (Mixtral: arXiv:2401.04088, section 2.1; Qwen3:
   `norm_topk_prob`). The router is float32 (arXiv:2101.03961, section 2.4).
   """
 
   config: DecoderConfig
-  dtype: Any
+  dtype: Any  # of the experts' matmuls
   act: Callable[[Array], Array]
-  mesh: Mesh | None = None  # where rows are split
+  mesh: Mesh | None = None  # mesh on which rows are split
 
   @nn.compact
   def __call__(
     self, x_RLD: Array, rows: types.Rows
   ) -> tuple[Array, types.RouterSums]:
-    """[R, L, D] in `dtype`, 0 for padding, and the sums over the rest."""
+    """Returns [R, L, D] in `dtype`, 0 for padding, and sums over the rest."""
     config, dtype = self.config, self.dtype
 
     def kernel(name):
@@ -55,13 +55,18 @@ class Experts(nn.Module):
 
 
 def balance_loss(router: types.RouterSums) -> Array:
-  """E sum_e f_e P_e over the experts of all layers as one; scalar.
+  """Returns `E sum_e f_e P_e`, a scalar; the layers count as one.
 
-  f_e is how often expert e was chosen, P_e its mean probability, a position
-  (Switch Transformer, arXiv:2101.03961, equations 4 to 6, for several choices
-  a position, as in transformers' `load_balancing_loss_func`). The number of
-  choices where balanced. The gradient goes through P_e alone.
+  f_e is how often expert e was chosen per position, P_e its mean probability:
+  Switch Transformer, arXiv:2101.03961, equations 4 to 6, for several choices
+  per position, as in transformers' `load_balancing_loss_func`. A balanced
+  router gives the number of choices per position. The gradient goes through
+  P_e alone.
+
+  Args:
+    router: sums over the positions of a batch; those of microbatches add up.
   """
+  # At least 1, so that a batch without positions gives 0.
   tokens = jnp.maximum(jnp.sum(router.tokens_N), 1.0)
   chosen_E = jnp.sum(router.chosen_NE, axis=0) / tokens
   probs_E = jnp.sum(router.probs_NE, axis=0) / tokens
@@ -69,11 +74,11 @@ def balance_loss(router: types.RouterSums) -> Array:
 
 
 def balance_metrics(router: types.RouterSums) -> dict[str, Array]:
-  """What to watch: scalars under `router/`.
+  """Returns scalars under `router/`.
 
-  `aux_loss` is `balance_loss`; `max_expert_share` the largest share of a
-  layer's choices that one expert gets (1/E where balanced); `entropy` the mean
-  entropy of the router's distribution, nats (log E where it decides nothing).
+  `aux_loss` is `balance_loss`. `max_expert_share` is the largest share of the
+  choices of a layer that go to one expert: 1/E if balanced. `entropy` is the
+  mean entropy of the router's distribution, nats: log E if uniform.
   """
   chosen = jnp.maximum(jnp.sum(router.chosen_NE, axis=1, keepdims=True), 1.0)
   tokens = jnp.maximum(jnp.sum(router.tokens_N), 1.0)
@@ -85,7 +90,7 @@ def balance_metrics(router: types.RouterSums) -> dict[str, Array]:
 
 
 class _Kernel(nn.Module):
-  """One array of weights, or one quantised."""
+  """A kernel under the module's name: an array or a QArray."""
 
   @nn.compact
   def __call__(self):
@@ -93,9 +98,10 @@ class _Kernel(nn.Module):
 
 
 def _route(config, logits_RLE, rows):
-  """Weights [R, L, E], the best [R, L, k], E for padding, and RouterSums."""
+  """Weights [R, L, E], chosen experts [R, L, k] (E for padding), RouterSums."""
   log_probs_RLE = jax.nn.log_softmax(logits_RLE, axis=-1)
   probs_RLE = jnp.exp(log_probs_RLE)
+  # B here counts the choices of a position, the best first.
   _, best_RLB = jax.lax.top_k(logits_RLE, config.experts_per_token)
   chosen_RLE = jax.nn.one_hot(best_RLB, config.num_experts).sum(axis=-2)
   weights_RLE = probs_RLE * chosen_RLE
@@ -103,6 +109,7 @@ def _route(config, logits_RLE, rows):
     weights_RLE /= weights_RLE.sum(axis=-1, keepdims=True)
   real_RL1 = (rows.prompt_id > 0).astype(jnp.float32)[..., None]
   entropy_RLE = jax.lax.stop_gradient(-probs_RLE * log_probs_RLE)
+  # No expert has index E: padding goes through none of them.
   best_RLB = jnp.where(real_RL1 > 0, best_RLB, config.num_experts)
   return (
     weights_RLE,

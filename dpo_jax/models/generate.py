@@ -1,11 +1,11 @@
-"""Tokens of a model, one after another: prefill, then a decode loop.
+"""Sampling of tokens from a model: prefill, then a decode loop.
 
-Comes in: a language model, prompts of token ids, a seed a row. Goes out:
-Samples. Does not do: text, files, batching (sample.py does).
+Comes in: a language model, prompts of token ids, one seed per row. Goes out:
+Samples. Does not handle text, files or batches: run/sample.py does.
 
-A row's tokens depend on its own prompt, its own seed and the key: its noise
-is drawn from a key of its own, and no number of it meets another row's. What
-may differ between *shapes* of a batch is the rounding of matmuls.
+The tokens of a row depend on its own prompt, its own seed and the key: its
+noise comes from a key of its own, and no operation mixes rows. Only the
+rounding of matmuls may differ between batches of different *shapes*.
 """
 
 from collections.abc import Callable
@@ -18,33 +18,33 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dpo_jax import scoring, types
 from dpo_jax.types import Array, Params
 
-_NEVER = -jnp.inf  # logit of a token that the filters leave out
+_NEVER = -jnp.inf  # logit of a token that the filters remove
 
 
 class Sampling(NamedTuple):
-  """How a token is drawn: scalars, traced, in the order of their use."""
+  """Options of drawing a token: traced scalars, in the order of their use."""
 
   temperature: Array | float = 1.0  # 0 = greedy: the likeliest token
-  top_k: Array | int = 0  # keep so many tokens; 0 = all
-  top_p: Array | float = 1.0  # then the fewest that have this probability
-  min_p: Array | float = 0.0  # and are this likely, times the likeliest
+  top_k: Array | int = 0  # number of tokens to keep; 0 = all
+  top_p: Array | float = 1.0  # then the fewest tokens with this probability
+  min_p: Array | float = 0.0  # least probability, as a share of the largest
 
 
 class Samples(NamedTuple):
-  """What was drawn, [R, T]; all is 0 after a row's end."""
+  """Drawn tokens and their log-probabilities [R, T]; 0 after a row's end."""
 
-  tokens_RT: Array  # int32; a stop token is the last one
-  logps_RT: Array  # float32: under the policy that was sampled from
-  model_logps_RT: Array  # float32: at temperature 1, nothing left out
-  num_tokens: Array  # int32 [R], with the stop token
-  stopped: Array  # bool [R]: by a stop token, not by the length
+  tokens_RT: Array  # int32; a row's last one is its stop token, if it stopped
+  logps_RT: Array  # float32, nats, under the policy that was sampled from
+  model_logps_RT: Array  # float32, nats, at temperature 1 without filters
+  num_tokens: Array  # int32 [R], the stop token included
+  stopped: Array  # bool [R]: ended by a stop token, not by the length
 
 
 class _State(NamedTuple):
-  """Of the decode loop."""
+  """Carry of the decode loop."""
 
-  step: Array  # tokens drawn so far
-  token: Array  # int32 [R]: the last one
+  step: Array  # int32 scalar, tokens drawn so far
+  token: Array  # int32 [R], the last token, not yet in the cache
   is_done: Array  # bool [R]
   cache: Params
   samples: Samples
@@ -55,16 +55,16 @@ def make_generate(
 ) -> Callable[..., Samples]:
   """Makes `generate(params, prompts, lengths, seeds, key, sampling, stop)`.
 
-  Its arguments: parameters; int32 [R, P] prompts, right-padded; int32 [R]
-  lengths, 0 for a row that is padding; uint32 [R] seeds of the rows; a PRNG
-  key; Sampling; int32 [n] stop tokens (-1 = none). Shapes are static, all
-  else is traced: another temperature or stop token compiles nothing.
+  The arguments of `generate`: parameters; prompts int32 [R, P], right-padded;
+  lengths int32 [R], 0 for a row of padding; seeds uint32 [R]; a PRNG key;
+  Sampling; stop tokens int32 [n] (-1 = none). Shapes are static, values are
+  traced: another temperature or stop token does not compile again.
 
   Args:
     model: anything with `decode`, `make_cache` and `head`, see
       decoder.LanguageModel.
-    max_new_tokens: T.
-    mesh: where rows are split over scoring.ROW_AXES; None on one device.
+    max_new_tokens: T, tokens per row at most.
+    mesh: mesh on which rows are split over types.ROW_AXES; None = one device.
   """
 
   def generate(params, prompts_RP, lengths, seeds, key, sampling, stop):
@@ -76,10 +76,11 @@ def make_generate(
     trunk = _rows(prompts_RP, slots_RP, slots_RP < lengths[:, None] - 1)
     _, cache = model.decode(params, trunk, cache)
     head = model.head(params)
+    # A key per row and, in the loop, per step: a row's noise is its own.
     row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
     last = jnp.maximum(lengths - 1, 0)
 
-    def goes_on(state):
+    def unfinished(state):
       return (state.step < max_new_tokens) & ~state.is_done.all()
 
     def step(state):
@@ -103,22 +104,30 @@ def make_generate(
       cache=cache,
       samples=_no_samples(R, max_new_tokens),
     )
-    return jax.lax.while_loop(goes_on, step, start).samples
+    return jax.lax.while_loop(unfinished, step, start).samples
 
   return generate
 
 
 def policy_logits(logits_RV: Array, sampling: Sampling) -> Array:
-  """Logits of the policy that is sampled from; -inf where nothing is drawn.
+  """Returns logits of the policy that is sampled from; -inf for removed tokens.
 
-  Temperature, then top-k, then top-p of what is left (Holtzman et al. 2020,
-  arXiv:1904.09751), then min-p (Nguyen et al. 2024, arXiv:2407.01082): the
-  order of transformers. Tokens as likely as the last one that is kept are
-  kept too, so nothing depends on the order of the vocabulary; greedy takes
-  the first of equals.
+  Temperature, then top-k, then top-p of the remaining tokens (Holtzman et al.
+  2020, arXiv:1904.09751), then min-p (Nguyen et al. 2024, arXiv:2407.01082):
+  the order of transformers. Tokens as likely as the last one kept are kept too,
+  so the order of the vocabulary does not matter. Greedy sampling takes the
+  first of equals.
+
+  Args:
+    logits_RV: logits of the model.
+    sampling: the options.
+
+  Returns:
+    [R, V] float32, not normalised.
   """
   V = logits_RV.shape[-1]
   greedy = sampling.temperature == 0
+  # Greedy divides by 1: a NaN of the division by 0 would survive the select.
   temperature = jnp.where(greedy, 1.0, sampling.temperature)
   scaled_RV = (logits_RV / temperature).astype(jnp.float32)
 
@@ -127,12 +136,14 @@ def policy_logits(logits_RV: Array, sampling: Sampling) -> Array:
     top_k = jnp.where(sampling.top_k > 0, sampling.top_k, V)
     in_top_k = jnp.arange(V) < top_k
     probs_RV = jax.nn.softmax(jnp.where(in_top_k, sorted_RV, _NEVER), axis=-1)
+    # Probability of the tokens before each: the first to reach top_p is kept.
     before_RV = jnp.cumsum(probs_RV, axis=-1) - probs_RV
     kept_RV = in_top_k & ((before_RV < sampling.top_p) | (sampling.top_p >= 1))
     last = jnp.maximum(kept_RV.sum(axis=-1), 1) - 1
     return jnp.take_along_axis(sorted_RV, last[:, None], axis=-1)
 
-  least = jax.lax.cond(  # nothing is sorted where nothing is cut
+  # The vocabulary is sorted only if top-k or top-p is on.
+  least = jax.lax.cond(
     (sampling.top_k > 0) | (sampling.top_p < 1),
     smallest_kept,
     lambda scaled_RV: scaled_RV.min(axis=-1, keepdims=True),
@@ -147,28 +158,33 @@ def policy_logits(logits_RV: Array, sampling: Sampling) -> Array:
 
 
 def draw(keys: Array, policy_RV: Array) -> Array:
-  """A token a row, int32 [R], from a key a row: argmax of logits + Gumbel."""
+  """Returns one token per row, int32 [R]: argmax of logits + Gumbel noise.
+
+  Args:
+    keys: [R] PRNG keys.
+    policy_RV: logits; -inf is never drawn.
+  """
   num_tokens = policy_RV.shape[-1]
   noise_RV = jax.vmap(lambda key: jax.random.gumbel(key, (num_tokens,)))(keys)
   return jnp.argmax(policy_RV + noise_RV, axis=-1).astype(jnp.int32)
 
 
 def _record(state: _State, token, logps, stop) -> _State:
-  """The state with one more token of the rows that are not done."""
-  goes_on = ~state.is_done
+  """The state with one more token in the rows that are not done."""
+  active = ~state.is_done
   old = state.samples
 
   def put(values_RT, value):
-    value = jnp.where(goes_on, value, 0).astype(values_RT.dtype)[:, None]
+    value = jnp.where(active, value, 0).astype(values_RT.dtype)[:, None]
     start = (0, state.step)
     return jax.lax.dynamic_update_slice(values_RT, value, start)
 
-  stops = goes_on & (token[:, None] == stop).any(axis=-1)
+  stops = active & (token[:, None] == stop).any(axis=-1)
   samples = Samples(
     tokens_RT=put(old.tokens_RT, token),
     logps_RT=put(old.logps_RT, logps[0]),
     model_logps_RT=put(old.model_logps_RT, logps[1]),
-    num_tokens=old.num_tokens + goes_on,
+    num_tokens=old.num_tokens + active,
     stopped=old.stopped | stops,
   )
   return _State(
@@ -188,6 +204,7 @@ def _no_samples(num_rows, num_tokens):
 
 
 def _rows(tokens_RL, positions_RL, is_token_RL) -> types.Rows:
+  """Rows of one text each, for `decode`; only the first three fields matter."""
   zeros = jnp.zeros_like(tokens_RL)
   return types.Rows(
     tokens=tokens_RL,
@@ -200,10 +217,10 @@ def _rows(tokens_RL, positions_RL, is_token_RL) -> types.Rows:
 
 
 def _split_rows(cache, mesh):
-  """The cache, its rows where the rows are."""
+  """The cache with its rows split over the mesh as the prompts are."""
   if mesh is None or mesh.size == 1:
     return cache
-  layers = NamedSharding(mesh, PartitionSpec(None, scoring.ROW_AXES))
+  layers = NamedSharding(mesh, PartitionSpec(None, types.ROW_AXES))
   split = jax.lax.with_sharding_constraint
   return cache._replace(
     keys_NRGSK=split(cache.keys_NRGSK, layers),

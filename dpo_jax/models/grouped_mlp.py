@@ -1,11 +1,12 @@
-"""Each position through its chosen experts, and through no others.
+"""Expert MLPs on the positions that chose them, and on no others.
 
-Comes in: positions, the experts chosen for each, their weights, all experts'
-kernels. Goes out: the weighted sums. The positions are sorted by expert, and
-each expert runs over blocks of its own: as many as it needs, a number known
-only at run time, so that nothing is dropped and no shape depends on the data.
-Arithmetic beyond the chosen experts' is less than a block an expert; memory
-is that of one block. The backward pass runs the same loops.
+Comes in: positions, the experts chosen for each, their weights, the kernels of
+all experts. Goes out: the weighted sums. Does not route: experts.py chooses.
+
+Positions are sorted by expert. Each expert then processes its own in blocks, as
+many as it needs, a number known only at run time: nothing is dropped, and no
+shape depends on the data. Wasted arithmetic is less than one block per expert;
+intermediate memory is that of one block. The backward pass runs the same loops.
 """
 
 import functools
@@ -15,14 +16,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from dpo_jax import types
 from dpo_jax.models import quantized
-from dpo_jax.scoring import ROW_AXES
 from dpo_jax.types import Array
 
-_BLOCK = 128  # positions of an expert at a time
+_BLOCK = 128  # positions of one expert that are processed together
 
-# Gate and up [E, D, F], down [E, F, D]: arrays, or all of them QArrays, which
-# have no gradient.
+# Gate and up [E, D, F], down [E, F, D]. Arrays, or QArrays, which are frozen
+# and get no gradient.
 Kernels = tuple[Any, Any, Any]
 
 
@@ -34,29 +35,30 @@ def grouped_mlp(
   kernels: Kernels,
   mesh: Mesh | None = None,
 ) -> Array:
-  """sum_e weight_e down_e(act(gate_e x) * up_e x) over the chosen experts.
+  """`sum_e weight_e down_e(act(gate_e x) * up_e x)` over the chosen experts.
 
   Args:
-    act: the activation.
-    x_RLD: positions.
-    weights_RLE: float32; 0 where not chosen.
-    best_RLB: the chosen experts of a position, int32; E for none of them.
+    act: activation.
+    x_RLD: residual stream.
+    weights_RLE: float32; 0 for experts that were not chosen.
+    best_RLB: int32, the chosen experts of a position; E stands for no expert.
     kernels: in the dtype of `x_RLD`, or quantised.
-    mesh: where the rows are split over ROW_AXES: each device groups its own,
-      and gathers the layer's kernels for them. None = they are not split.
+    mesh: mesh on which rows are split over types.ROW_AXES. Each device groups
+      its own rows and gathers the kernels of the layer. None = not split.
 
   Returns:
     [R, L, D] in the dtype of `x_RLD`.
   """
   run = functools.partial(_rows, act)
+  # Rows that do not divide evenly are left to the compiler.
   if mesh is not None and x_RLD.shape[0] % _num_parts(mesh) == 0:
-    rows, whole = PartitionSpec(ROW_AXES), PartitionSpec()
+    rows, replicated = PartitionSpec(types.ROW_AXES), PartitionSpec()
     run = jax.shard_map(
       run,
       mesh=mesh,
-      in_specs=(rows, rows, rows, whole),
+      in_specs=(rows, rows, rows, replicated),
       out_specs=rows,
-      axis_names=set(ROW_AXES),
+      axis_names=set(types.ROW_AXES),
       check_vma=False,
     )
   return run(x_RLD, weights_RLE, best_RLB, kernels)
@@ -64,7 +66,7 @@ def grouped_mlp(
 
 def _num_parts(mesh):
   size = 1
-  for axis in ROW_AXES:
+  for axis in types.ROW_AXES:
     size *= mesh.shape[axis]
   return size
 
@@ -75,8 +77,11 @@ def _rows(act, x_RLD, weights_RLE, best_RLB, kernels):
   weights_TE = weights_RLE.reshape(-1, num_experts)
   best = best_RLB.reshape(-1)
   block = min(_BLOCK, len(x_TD))
+  # Choices sorted by expert; a choice's index over k is its position.
   order = jnp.argsort(best, stable=True) // best_RLB.shape[-1]
-  order = jnp.pad(order, (0, block))  # the last block may reach beyond
+  # An expert's last block may reach beyond the end.
+  order = jnp.pad(order, (0, block))
+  # The choices of padding have index E: they come last and are not counted.
   counts = jnp.bincount(best, length=num_experts)
   spans = jnp.arange(num_experts), jnp.cumsum(counts) - counts, counts
   out_TD = _grouped(act, block, x_TD, weights_TE, kernels, order, spans)
@@ -85,7 +90,17 @@ def _rows(act, x_RLD, weights_RLE, best_RLB, kernels):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _grouped(act, block, x_TD, weights_TE, kernels, order, spans):
-  """Float32 sums in the dtype of `x_TD`; `spans` are (e, start, count)."""
+  """Weighted sums [T, D], added in float32, returned in the dtype of `x_TD`.
+
+  Args:
+    act: activation.
+    block: positions per block.
+    x_TD: positions of all rows.
+    weights_TE: float32.
+    kernels: of all experts.
+    order: positions sorted by expert, then `block` entries of padding.
+    spans: of each expert its index, first entry in `order` and their number.
+  """
   return _forward(act, block, x_TD, weights_TE, kernels, order, spans)
 
 
@@ -125,7 +140,7 @@ def _grouped_bwd(act, block, residuals, out_bar_TD):
       index, valid = _block(block, order, span, j)
       place = index, span[0]
       _, pullback = jax.vjp(mlp, x_TD[index], weights_TE[place], trained)
-      # What a masked position adds is 0, in every gradient.
+      # A cotangent of 0 makes every gradient of a masked position 0.
       cotangent = jnp.where(valid, out_bar_TD[index], 0).astype(jnp.float32)
       x_step, weights_step, own_step = pullback(cotangent)
       return (
@@ -134,6 +149,7 @@ def _grouped_bwd(act, block, residuals, out_bar_TD):
         jax.tree.map(lambda bar, step: bar + step, own_bar, own_step),
       )
 
+    # Gradients of kernels add up in float32 and are cast once.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trained)
     *bars, own_bar = _loop(block, span, body, (*bars, zeros))
     cast = jax.tree.map(lambda bar, x: bar.astype(x.dtype), own_bar, trained)
@@ -151,19 +167,20 @@ _grouped.defvjp(_grouped_fwd, _grouped_bwd)
 
 
 def _mlp(act, x_BD, weight_B, kernels):
-  """Float32 [block, D]."""
+  """Weighted output of one expert, float32 [block, D]."""
   gate_DF, up_DF, down_FD = (quantized.dense(k, x_BD.dtype) for k in kernels)
   h_BF = act(x_BD @ gate_DF) * (x_BD @ up_DF)
   return (h_BF @ down_FD).astype(jnp.float32) * weight_B[:, None]
 
 
 def _block(block, order, span, j):
-  """Positions of an expert's j-th block, and which of them are its own."""
+  """Positions of an expert's j-th block, and a mask of its own ones."""
   _, start, count = span
   index = jax.lax.dynamic_slice_in_dim(order, start + j * block, block)
   return index, (jnp.arange(block) < count - j * block)[:, None]
 
 
 def _loop(block, span, body, carry):
+  """Runs `body(j, carry)` over as many blocks as the expert has."""
   num_blocks = (span[2] + block - 1) // block
   return jax.lax.fori_loop(0, num_blocks, body, carry)

@@ -1,12 +1,12 @@
-"""What differs from layer to layer: attention windows and rotary positions.
+"""Patterns over layers: attention windows and rotary positions.
 
-Comes in: a config.json's keys in either layout. Goes out: the fields of
-DecoderConfig that hold a value a layer, and back. The rules are those of
-transformers' configuration classes.
+Comes in: the keys of a config.json in either layout. Goes out: the fields of
+DecoderConfig that hold one value per layer, and the keys again. The rules are
+those of the configuration classes in transformers. Reads no file.
 """
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dpo_jax import errors
@@ -18,15 +18,22 @@ _SLIDING, _FULL = 'sliding_attention', 'full_attention'
 
 
 def read_windows(source: Source, rule: str, num_layers: int) -> tuple[int, ...]:
-  """A window a layer: from `layer_types`, or by the family's rule."""
+  """Returns one window per layer; () if every layer sees all.
+
+  Args:
+    source: keys of config.json.
+    rule: Family.windows, the rule for files without `layer_types`.
+    num_layers: number of layers.
+  """
+  # qwen2 and others write a sliding_window and turn it off by another key.
   off = rule == 'upper' and not source.get('use_sliding_window')
   if rule == 'none' or off or source.get('sliding_window') is None:
     return ()
   window = source.read('sliding_window', int)
   kinds = source.get('layer_types')
   if kinds is None:
-    slides = _rule(source, rule)
-    kinds = [_SLIDING if slides(i) else _FULL for i in range(num_layers)]
+    has_window = _rule(source, rule)
+    kinds = [_SLIDING if has_window(i) else _FULL for i in range(num_layers)]
   known = (_SLIDING, _FULL)
   if len(kinds) != num_layers or any(kind not in known for kind in kinds):
     source.refuse('layer_types', f'one of {known} for each layer')
@@ -35,7 +42,7 @@ def read_windows(source: Source, rule: str, num_layers: int) -> tuple[int, ...]:
 
 
 def write_windows(config: DecoderConfig) -> dict[str, Any]:
-  """The keys that `read_windows` reads."""
+  """Returns the keys from which `read_windows` reads the same windows."""
   rule = families.FAMILIES[config.family].windows
   if rule == 'none':
     return {}
@@ -49,12 +56,14 @@ def write_windows(config: DecoderConfig) -> dict[str, Any]:
 
 
 def read_ropes(source: Source, fields: Mapping[str, Any]) -> dict[str, Any]:
-  """`ropes`, `layer_ropes` and `rotary_size`.
+  """Returns the fields `ropes`, `layer_ropes` and `rotary_size`.
 
   Args:
-    source: of the keys.
-    fields: of DecoderConfig so far: head_size, num_layers, layer_windows.
+    source: keys of config.json.
+    fields: fields of DecoderConfig: head_size, num_layers, layer_windows.
   """
+  # The keys of transformers 5 win over those of older releases. Its
+  # rope_parameters may be one object, or one object per kind of layer.
   nested = source.objects('rope_parameters')
   old = {
     'rope_theta': source.get('rotary_emb_base') or source.get('rope_theta'),
@@ -70,26 +79,29 @@ def read_ropes(source: Source, fields: Mapping[str, Any]) -> dict[str, Any]:
   out = {'ropes': (_read_rope(inner),)}
   out['rotary_size'] = 0 if size == fields['head_size'] else size
   layers = range(fields['num_layers'])
+  # Layers with a window have frequencies of their own (gemma 3).
   if local := source.get('rope_local_base_freq'):
     sliding = {'rope_theta': local, **nested.get(_SLIDING, {})}
     out['ropes'] += (_read_rope(Source(sliding, {}, source.where)),)
     windows = fields['layer_windows'] or (0,) * len(layers)
     out['layer_ropes'] = tuple(int(w > 0) for w in windows)
+  # Every period-th layer has no rotary positions (smollm3).
   if period := source.get('no_rope_layer_interval'):
-    turns = source.get('no_rope_layers')
-    turns = turns or [(i + 1) % period != 0 for i in layers]
+    # In spite of its name, the list holds 1 for layers *with* rotation.
+    rotates = source.get('no_rope_layers')
+    rotates = rotates or [(i + 1) % period != 0 for i in layers]
     out['ropes'] += (Rope(scaling='none'),)
-    out['layer_ropes'] = tuple(0 if turn else 1 for turn in turns)
+    out['layer_ropes'] = tuple(0 if rotate else 1 for rotate in rotates)
   return out
 
 
 def write_ropes(config: DecoderConfig) -> dict[str, Any]:
-  """The keys that `read_ropes` reads, in both layouts."""
+  """Returns the keys from which `read_ropes` reads the same ropes."""
   if not config.ropes:
     return {}
   first, *others = config.ropes
   rotary_size = config.rotary_size or config.head_size
-  if config.family == 'gptj':
+  if families.FAMILIES[config.family].rope == 'rotary_dim':
     return {'rotary_dim': rotary_size}
   parameters = _write_rope(first)
   out = {'rope_theta': first.theta, 'rope_parameters': parameters}
@@ -110,8 +122,8 @@ def write_ropes(config: DecoderConfig) -> dict[str, Any]:
   return out
 
 
-def _rule(source: Source, rule: str):
-  """Which layers slide where `layer_types` does not say it."""
+def _rule(source: Source, rule: str) -> Callable[[int], bool]:
+  """Returns whether a layer has a window, for files without `layer_types`."""
   first = source.get('max_window_layers') or 0
   period = source.get('sliding_window_pattern')
   period = period or source.get('_sliding_window_pattern') or 6
@@ -123,7 +135,7 @@ def _rule(source: Source, rule: str):
   }[rule]
 
 
-# Field of Rope -> key, by kind of scaling.
+# Field of Rope -> key, for each kind of scaling that is built.
 _LINEAR = {'theta': 'rope_theta', 'factor': 'factor'}
 _LLAMA3 = {
   **_LINEAR,

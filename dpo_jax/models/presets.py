@@ -1,7 +1,7 @@
 """Named decoder shapes, for random weights and dry runs.
 
-Comes in: a name. Goes out: a DecoderConfig. Holds no weights. The public
-models' shapes are the keys of their config.json that decide them.
+Comes in: a name. Goes out: a DecoderConfig. Holds no weights. A public model
+is given by those keys of its config.json that decide its shape.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from dpo_jax.models import architectures
 from dpo_jax.models.decoder_config import DecoderConfig
 
 _OURS = {
-  # Bytes; learns the quickstart's rule in a minute on two cores.
+  # For byte tokens; learns the quickstart's rule in a minute on two cores.
   'tiny': DecoderConfig(
     vocab_size=320,
     width=64,
@@ -23,7 +23,7 @@ _OURS = {
     head_size=16,
     tied=True,
   ),
-  # The shape that scripts/benchmark.py compares trainers on.
+  # The shape of the timings of scripts/benchmark.py.
   'bench-cpu': DecoderConfig(
     vocab_size=8192,
     width=256,
@@ -37,7 +37,13 @@ _OURS = {
 
 
 def _published(model_type: str, shape: tuple[int, ...], **more: Any):
-  """config.json of a model: vocabulary, width, MLP, layers, heads, KV heads."""
+  """Keys of a config.json from a shape.
+
+  Args:
+    model_type: family, see families.py.
+    shape: vocabulary, width, MLP width, layers, heads, key/value heads.
+    **more: further keys.
+  """
   keys = (
     'vocab_size',
     'hidden_size',
@@ -46,6 +52,7 @@ def _published(model_type: str, shape: tuple[int, ...], **more: Any):
     'num_attention_heads',
     'num_key_value_heads',
   )
+  # Not strict: families without grouped queries have no key/value heads.
   return {'model_type': model_type, **dict(zip(keys, shape)), **more}
 
 
@@ -92,7 +99,7 @@ _GEMMA2 = {
 }
 _NEOX = {'max_position_embeddings': 2048}
 
-# Width, MLP, layers, heads, KV heads after the vocabulary; `_published`.
+# Shapes in the order of `_published`.
 _PUBLIC = {
   'gpt2-large': _gpt('gpt2', 1280, 36, 20, vocab_size=50_257),
   'gpt-j-6b': _gpt(
@@ -154,16 +161,16 @@ _PUBLIC = {
 
 
 def names() -> tuple[str, ...]:
-  """The names that `get` knows."""
+  """Returns the names that `get` takes."""
   return (*_OURS, *_PUBLIC)
 
 
 def get(name: str, *, vocab_size: int | None = None) -> DecoderConfig:
-  """The shape of that name.
+  """Returns the shape of a preset.
 
   Args:
     name: one of `names()`.
-    vocab_size: in place of the preset's own.
+    vocab_size: replaces the preset's own; None or 0 keeps it.
 
   Raises:
     InputError: no preset of that name.

@@ -1,9 +1,9 @@
 """Frozen weights in fewer bits: int8 or nf4 in memory, floats in the matmul.
 
-Comes in: weights that nothing trains. Goes out: the same tree, where a linear
-map's kernel is a qwix QArray (integers, and float32 scales of the same rank),
-and the matmul that takes either. Embeddings, norms and biases stay float32.
-qwix is imported only where weights are quantised.
+Comes in: weights that are not trained. Goes out: the same tree with the kernels
+of linear maps as qwix QArrays (integers, and float32 scales of the same rank),
+and a matmul for either form. Embeddings, norms and biases stay float32. qwix is
+imported only when weights are quantised.
 """
 
 import functools
@@ -15,29 +15,32 @@ import jax
 import jax.numpy as jnp
 
 from dpo_jax import tree
+from dpo_jax.models import adapter_spec
 from dpo_jax.types import Array, Params
 
-KINDS = ('float32', 'int8', 'nf4')
-
+# A kind that is added to BASES must be implemented here.
+_FLOAT32, _INT8, _NF4 = adapter_spec.BASES
 _LINEAR = re.compile(
   r'layers/((attention|mlp)/\w+|experts/(gate|up|down))/kernel'
 )
-_BLOCK = 64  # inputs that share one nf4 scale, where 64 divides them
+# Inputs that share one nf4 scale; fewer if 64 does not divide their number.
+_BLOCK = 64
 
 
 def quantize(params: Params, kind: str) -> Params:
-  """The weights with every linear kernel of the layers quantised.
+  """Quantises every linear kernel of the layers.
 
   Args:
-    params: a decoder's.
-    kind: 'int8' (absolute maximum an output channel and layer), 'nf4' (a
-      maximum a block of 64 inputs; arXiv:2305.14314), 'float32' (as it is).
+    params: parameters of a decoder.
+    kind: one of adapter_spec.BASES. 'int8': one scale (the absolute maximum)
+      per layer and output channel. 'nf4': one scale per block of 64 inputs
+      (Dettmers et al. 2023, arXiv:2305.14314). 'float32': no change.
 
   Returns:
     The same nested dicts. Embedding, head, norms, biases and router are the
     arrays that came in.
   """
-  if kind == 'float32':
+  if kind == _FLOAT32:
     return params
   return tree.unflatten_names(
     {
@@ -48,7 +51,7 @@ def quantize(params: Params, kind: str) -> Params:
 
 
 def dense(kernel: Any, dtype: Any) -> Array:
-  """The kernel as floats, of an array or of a QArray."""
+  """Returns the kernel in `dtype`, dequantised if it is a QArray."""
   if not is_quantized(kernel):
     return kernel.astype(dtype)
   import qwix
@@ -57,31 +60,47 @@ def dense(kernel: Any, dtype: Any) -> Array:
 
 
 def dense_layers(kernel: Any, dtype: Any) -> Array:
-  """As `dense`, of a stack over layers, one after the other."""
+  """Returns a kernel stacked over layers in `dtype`, layer by layer.
+
+  The layers of a QArray are dequantised one after another, so that the
+  intermediate arrays are those of one layer.
+  """
   if not is_quantized(kernel):
     return kernel.astype(dtype)
   return jax.lax.map(lambda layer: dense(layer, dtype), kernel)
 
 
 def dot(x: Array, kernel: Any, num_into: int, *, dtype: Any) -> Array:
-  """x times kernel over the last `num_into` dimensions of x, in `dtype`.
+  """Contracts the last `num_into` dimensions of x with the first of kernel.
 
-  The backward pass dequantises again: float kernels of all layers together
-  would be what quantising was to save.
+  Args:
+    x: [..., into..].
+    kernel: [into.., out..], an array or a QArray.
+    num_into: number of contracted dimensions.
+    dtype: of the matmul and of the result.
+
+  Returns:
+    [..., out..].
   """
   if is_quantized(kernel):
+    # The backward pass dequantises again: the float kernels of all layers, kept
+    # for it, would take the memory that quantising saved.
     floating = functools.partial(_dot, num_into=num_into, dtype=dtype)
     return jax.checkpoint(floating)(x, kernel)
   return _dot(x, kernel, num_into, dtype)
 
 
 def is_quantized(leaf: Any) -> bool:
-  """Whether a leaf of a weights tree is a QArray."""
+  """Returns whether a leaf of the weights is a QArray."""
+  # By attribute: isinstance would import qwix for float32 weights too.
   return hasattr(leaf, 'qvalue')
 
 
 def leaves(params: Params, prefix: str = '') -> dict[str, Any]:
-  """{name: leaf} of nested dicts; a QArray is one leaf."""
+  """Returns {name: leaf} of nested dicts; a QArray is one leaf.
+
+  tree.flatten_with_names would split a QArray into its integers and scales.
+  """
   out = {}
   for key, value in params.items():
     if isinstance(value, dict):
@@ -99,23 +118,23 @@ def _dot(x, kernel, num_into, dtype):
 
 
 def _quantize(kernel: Array, kind: str, name: str) -> Any:
-  """A QArray of [layers, into.., out..], or [layers, experts, in, out].
-
-  A layer at a time: nf4 looks at every bucket for every element.
-  """
+  """A QArray of [layers, into.., out..], or [layers, experts, in, out]."""
   import qwix
 
+  # Axes below are those of one layer. The attention's output projection reads
+  # two dimensions, heads and channels; every other map reads one.
   num_into = 2 if name.endswith('out/kernel') else 1
-  first = 1 if '/experts/' in name else 0  # of a layer's input dimensions
-  last = first + num_into - 1  # the innermost one is cut into blocks
+  first = 1 if '/experts/' in name else 0
+  last = first + num_into - 1  # the innermost input dimension
   outer = tuple(range(first, last))
   channels = (*range(first), *range(last + 1, kernel.ndim - 1))
-  how = {'qtype': jnp.int8, 'channelwise_axes': channels}
-  if kind == 'nf4':
-    size = math.gcd(kernel.shape[1 + last], _BLOCK)
-    how = {
-      'qtype': 'nf4',
+  options = {
+    _INT8: {'qtype': jnp.int8, 'channelwise_axes': channels},
+    _NF4: {
+      'qtype': _NF4,
       'channelwise_axes': (*channels, *outer),
-      'tiled_axes': {last: size},
-    }
-  return jax.lax.map(lambda layer: qwix.quantize(layer, **how), kernel)
+      'tiled_axes': {last: math.gcd(kernel.shape[1 + last], _BLOCK)},
+    },
+  }[kind]
+  # One layer at a time: nf4 compares every element with all 16 values at once.
+  return jax.lax.map(lambda layer: qwix.quantize(layer, **options), kernel)

@@ -1,42 +1,48 @@
 """run directory -> table and figure: the command `python -m dpo_jax.results`.
 
     python -m dpo_jax.results RUNS... --out=DIR    tables and curves into DIR
+    python -m dpo_jax.results RUNS... --out=DIR --metrics=loss,kl,entropy
     python -m dpo_jax.results --verify DIR         do they still follow?
 
 Comes in: run directories, or folders of them. Goes out: results.md, .tex and
 .csv, curves.pdf and .png, provenance.json; the Markdown on stdout. Exit code
-0; 1 where --verify finds a cell that no longer follows from its runs; 2 for
-bad input, with one line on stderr. Trains and evaluates nothing.
+0; 1 if --verify finds a cell that no longer follows from its runs; 2 for bad
+input, with one line on stderr. Trains and evaluates nothing.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from dpo_jax.results import cells, collect, provenance
+from dpo_jax import errors
+from dpo_jax.results import cells, collect, measures, provenance
 from dpo_jax.types import InputError
 
 
 class _Parser(argparse.ArgumentParser):
-  """Says what is wrong in one line; the usage is under --help."""
+  """Refuses bad flags in one line; the usage is under --help."""
 
   def error(self, message: str):
-    raise InputError(f'{message}; fix: see python -m dpo_jax.results --help')
+    raise errors.refuse(
+      'command line', message, 'see python -m dpo_jax.results --help'
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the command; returns its exit code."""
-  # a terminal without ± and † shows escapes, not a traceback
+  # A terminal without ± and † shows escapes, not a traceback.
   sys.stdout.reconfigure(errors='backslashreplace')
   try:
     options = _parse(arguments)
     if options.verify is not None:
       return _verify(options.verify)
-    return _report(options.runs, options.out)
+    return _report(options.runs, options.out, options.metrics)
   except InputError as error:
     print(error, file=sys.stderr)
     return 2
-  except BrokenPipeError:  # `| head` has read enough
+  except BrokenPipeError:
+    # A reader such as `| head` has enough: no error, and no traceback when the
+    # interpreter flushes at its end.
     sys.stderr.close()
     return 0
 
@@ -54,11 +60,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   )
   parser.add_argument('--out', metavar='DIR', help='folder for the files')
   parser.add_argument(
+    '--metrics',
+    metavar='NAMES',
+    type=lambda text: [name.strip() for name in text.split(',')],
+    help='names in metrics.jsonl, with commas between; default: '
+    + ','.join(each.name for each in measures.MEASURES.values() if each.shown),
+  )
+  parser.add_argument(
     '--verify', metavar='DIR', help='check the tables in DIR against their runs'
   )
   options = parser.parse_args(arguments)
-  if options.verify is not None and (options.runs or options.out):
-    parser.error('--verify takes one folder and neither RUNS nor --out')
+  others = options.runs or options.out or options.metrics
+  if options.verify is not None and others:
+    parser.error('--verify takes one folder, no RUNS, no --out, no --metrics')
   if options.verify is None and not options.runs:
     parser.error('no runs given')
   if options.verify is None and not options.out:
@@ -66,12 +80,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   return options
 
 
-def _report(paths: Sequence[str], out: str) -> int:
-  from dpo_jax.results import plots  # two seconds that --verify can spare
+def _report(paths: Sequence[str], out: str, metrics) -> int:
+  from dpo_jax.results import plots  # takes two seconds; --verify draws nothing
 
   runs = collect.collect(paths)
-  files, document = provenance.report(runs, out)
-  files |= plots.curves(cells.make_table(runs))
+  files, document = provenance.report(runs, out, metrics)
+  files |= plots.curves(cells.make_table(runs, metrics))
   provenance.write(files, document, out)
   print(files['results.md'].decode(), end='')
   names = ', '.join([*files, provenance.FILE])

@@ -1,7 +1,8 @@
-"""Runs -> cells: one row a group of runs, each number with its interval.
+"""Runs -> cells: one row per group of runs, each number with its interval.
 
 Comes in: `Run`s. Goes out: a `Table`: labels, cells before and after
-training, differences between the rows. Formats nothing, reads no files.
+training, differences between the rows. Formats nothing, reads no files, and
+computes no reward and no loss: measures.py reads what the runs saved.
 """
 
 import math
@@ -10,22 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpo_jax.results import collect, labels, statistics
+from dpo_jax.results import collect, labels, measures, statistics
 
-# name in the table -> name in metrics.jsonl (TRL's)
-METRICS = {
-  'loss': 'loss',
-  'accuracy': 'rewards/accuracies',
-  'margin': 'rewards/margins',
-  'KL': 'kl',
-}
 WHENS = ('before', 'after')
 
 
 class Cell(NamedTuple):
   """One number of the table, and how well it is known."""
 
-  value: float | None  # mean over seeds; None where nothing was measured
+  value: float | None  # mean over seeds; None if nothing was measured
   se: float | None = None  # standard error
   low: float | None = None  # 95 % interval
   high: float | None = None
@@ -40,15 +34,15 @@ class Row(NamedTuple):
   label: tuple[str, ...]
   group: collect.Group
   steps: tuple[int, ...]  # distinct last evaluated steps, ascending
-  cells: dict[tuple[str, str], Cell]  # (metric, when) -> cell
+  cells: dict[tuple[str, str], Cell]  # (label of the measure, when) -> cell
 
 
 class Difference(NamedTuple):
   """A row minus the first row on the same evaluation comparisons."""
 
   row: int
-  baseline: int  # the row that is taken off
-  metric: str
+  baseline: int  # the row that is subtracted
+  metric: str  # label of the measure
   interval: statistics.Interval
 
 
@@ -56,25 +50,47 @@ class Table(NamedTuple):
   """Everything that the texts say."""
 
   labels: labels.Labels
-  columns: tuple[tuple[str, str], ...]  # (metric, when)
+  measures: tuple[measures.Measure, ...]  # asked for, in order
+  columns: tuple[tuple[str, str], ...]  # (label of the measure, when)
   rows: tuple[Row, ...]
   differences: tuple[Difference, ...]
 
 
-def make_table(runs: Sequence[collect.Run]) -> Table:
-  """Groups the runs (at least one), measures every cell, compares rows."""
+def make_table(
+  runs: Sequence[collect.Run], names: Sequence[str] | None = None
+) -> Table:
+  """Groups the runs, measures every cell and compares the rows.
+
+  Args:
+    runs: at least one.
+    names: metrics to show, by their name in metrics.jsonl. None takes the
+      default ones, and gives a column to those that some evaluation has.
+
+  Raises:
+    InputError: a name that no run reports and that results do not know.
+  """
   groups = labels.ordered(collect.group_runs(runs))
-  names = labels.make_labels(groups)
-  columns = tuple(
-    (metric, when)
-    for metric, key in METRICS.items()
-    if metric == 'loss' or any(_measured(run, key) for run in runs)
-    for when in WHENS
-  )
+  row_labels = labels.make_labels(groups)
+  chosen = measures.choose(names, reported(runs))
+  # The loss always has a column, so that a run without any evaluation has a
+  # row all the same.
+  evaluated = reported(runs, 'eval') | {measures.LOSS.name}
+  in_columns = [
+    measure
+    for measure in chosen
+    if names is not None or measure.name in evaluated
+  ]
   rows = tuple(
-    _row(label, group, columns) for label, group in zip(names.values, groups)
+    _row(label, group, in_columns)
+    for label, group in zip(row_labels.values, groups)
   )
-  return Table(names, columns, rows, _differences(rows))
+  return Table(
+    row_labels,
+    chosen,
+    tuple((measure.label, when) for measure in in_columns for when in WHENS),
+    rows,
+    _differences(rows, in_columns),
+  )
 
 
 def is_tie(step: int, name: str, value: float) -> bool:
@@ -82,29 +98,40 @@ def is_tie(step: int, name: str, value: float) -> bool:
 
   At step 0 no reward differs, and a comparison that is not won counts 0.
   """
-  return step == 0 and name == METRICS['accuracy'] and value == 0
+  return step == 0 and name == measures.ACCURACY.name and value == 0
 
 
-def _measured(run: collect.Run, key: str) -> bool:
-  return any(key in entry for entry in run.records.get('eval', {}).values())
+def reported(runs: Sequence[collect.Run], *splits: str) -> set[str]:
+  """Names of the metrics that some run has in `splits`; in any, if none."""
+  return {
+    name
+    for run in runs
+    for split, steps in run.records.items()
+    if not splits or split in splits
+    for entry in steps.values()
+    for name in entry
+  }
 
 
 def _row(label, group: collect.Group, columns) -> Row:
   last = {max(run.records.get('eval', {0: 0})) for run in group.runs}
   cells = {
-    (metric, when): _cell(group, metric, when) for metric, when in columns
+    (measure.label, when): _cell(group, measure, when)
+    for measure in columns
+    for when in WHENS
   }
   return Row(tuple(label), group, tuple(sorted(last)), cells)
 
 
-def _cell(group: collect.Group, metric: str, when: str) -> Cell:
+def _cell(group: collect.Group, measure: measures.Measure, when: str) -> Cell:
   """Mean over seeds; with one seed, the interval is over its prompts."""
   values = []
-  for runs in group.by_seed():  # the runs of one seed count once
+  for runs in group.by_seed():
+    # Runs that repeat a seed count once, by their mean.
     measured = [
       (value, run)
       for run in runs
-      if (value := _value(run, metric, when)) is not None
+      if (value := _value(run, measure, when)) is not None
     ]
     if measured:
       mean = float(np.mean([value for value, _ in measured]))
@@ -115,122 +142,85 @@ def _cell(group: collect.Group, metric: str, when: str) -> Cell:
     interval = statistics.mean_ci_t([value for value, _ in values])
     return Cell(*interval, over='seeds', num_seeds=len(values))
   value, run = values[0]
-  interval = _over_prompts(run, metric, when, value)
+  interval = _over_prompts(run, measure, when, value)
   if interval is None:
     return Cell(value, num=1, num_seeds=1)
   return Cell(value, *interval[1:], over='prompts', num_seeds=1)
 
 
-def _value(run: collect.Run, metric: str, when: str) -> float | None:
+def _value(run: collect.Run, measure, when: str) -> float | None:
   steps = run.records.get('eval', {})
   step = 0 if when == 'before' else max(steps, default=0)
+  # A run that was evaluated at step 0 only has no 'after'.
   if when == 'after' and step == 0:
     return None
-  return steps.get(step, {}).get(METRICS[metric])
+  return steps.get(step, {}).get(measure.name)
 
 
-def _over_prompts(run, metric, when, value) -> statistics.Interval | None:
-  """Interval from the per-example scores, where they give this very value."""
+def _over_prompts(run, measure, when, value) -> statistics.Interval | None:
+  """Interval from the saved values, if they give this very value."""
   examples = run.examples
   step = 0 if when == 'before' else max(run.records['eval'])
   if examples is None or examples.step != step:
     return None
-  each = per_example(run, metric)
-  # the value was a float32 sum in another order; weights or another reward
-  # differ by far more
-  if each is None or not math.isclose(
-    np.mean(each), value, rel_tol=1e-3, abs_tol=1e-4
-  ):
+  each = measures.per_example(measure, examples.arrays)
+  if each is None or _is_weighted(examples):
     return None
-  if metric == 'accuracy':
-    if np.array_equal(examples.chosen_log_ratio, examples.rejected_log_ratio):
-      return None  # policy = reference: every comparison is a tie
-    return statistics.clustered_share(each, examples.uid)
-  return statistics.clustered_mean(each, examples.uid)
-
-
-def per_example(run: collect.Run, metric: str) -> np.ndarray | None:
-  """The metric of each comparison [P] from the run's scores, or None.
-
-  With a and b the log-ratios of the chosen and the rejected answer, in nats:
-  margin = beta (a - b), accuracy = [a > b], KL = -(a + b) / 2. The loss is
-  what the run saved; else, for the sigmoid loss alone with label smoothing s
-  (DPO, arXiv:2305.18290, equation 7; cDPO), with m the margin,
-  (1 - s) log(1 + exp(-m)) + s log(1 + exp(m)).
-  """
-  examples = run.examples
-  if examples is None:
+  # The run summed float32 in another order; another quantity under the same
+  # name differs by far more than the tolerance.
+  if not math.isclose(np.mean(each), value, rel_tol=1e-3, abs_tol=1e-4):
     return None
-  chosen, rejected = examples.chosen_log_ratio, examples.rejected_log_ratio
-  if metric == 'accuracy':
-    return chosen > rejected
-  if metric == 'KL':
-    return -0.5 * (chosen + rejected)
-  if metric == 'loss' and examples.loss is not None:
-    return examples.loss
-  settings, beta = _loss_settings(run), _beta(run)
-  if beta is None:
-    return None
-  margin = beta * (chosen - rejected)
-  if metric == 'margin':
-    return margin
-  if settings.get('terms') != {'sigmoid': 1}:
-    return None
-  smoothing = settings.get('label_smoothing') or 0.0
-  loss = (1 - smoothing) * np.logaddexp(0, -margin)
-  return loss + smoothing * np.logaddexp(0, margin)
+  if not measure.is_share:
+    return statistics.clustered_mean(each, examples.uid)
+  rewards = [examples.arrays[field] for field in measure.fields]
+  if np.array_equal(*rewards):
+    return None  # policy = reference: every comparison is a tie
+  return statistics.clustered_share(each, examples.uid)
 
 
-def _loss_settings(run: collect.Run) -> dict:
-  settings = run.config.get('loss')
-  return settings if isinstance(settings, dict) else {}
+def _is_weighted(examples: collect.Examples) -> bool:
+  """Whether comparisons count differently; no interval here knows weights."""
+  weight = examples.arrays.get('weight')
+  return weight is not None and bool(np.ptp(weight) > 0)
 
 
-def _beta(run: collect.Run) -> float | None:
-  """The config's beta; where that is null (the loss's default), the measured.
-
-  Rewards are beta times log-ratios, so beta is the ratio of their means.
-  """
-  beta = _loss_settings(run).get('beta')
-  if isinstance(beta, int | float):
-    return beta
-  examples = run.examples
-  rewards = run.records.get('eval', {}).get(examples.step, {})
-  reward = rewards.get('rewards/chosen', np.nan)
-  mean = np.mean(examples.chosen_log_ratio)
-  return reward / mean if mean and np.isfinite(reward / mean) else None
-
-
-def _differences(rows: Sequence[Row]) -> tuple[Difference, ...]:
-  """Rows minus the first one that has per-example scores.
+def _differences(rows: Sequence[Row], columns) -> tuple[Difference, ...]:
+  """Rows minus the first one that has per-example values.
 
   A comparison's number is its mean over seeds, so the interval says how far
   other prompts would move the difference, not other seeds.
   """
-  found = []
-  for metric in ('accuracy', 'margin'):
+  differences = []
+  for measure in columns:
+    if not measure.compared:
+      continue
     scored = [
-      (index, *scores)
+      (index, *values)
       for index, row in enumerate(rows)
-      if (scores := _group_examples(row, metric))
+      if (values := _group_examples(row, measure))
     ]
+    # Rows on other comparisons than the first have no difference.
     for index, uid, values in scored[1:]:
       first, first_uid, baseline = scored[0]
       if np.array_equal(uid, first_uid):
         interval = statistics.paired_difference(values, baseline, uid)
-        found.append(Difference(index, first, metric, interval))
-  return tuple(sorted(found, key=lambda difference: difference.row))
+        differences.append(Difference(index, first, measure.label, interval))
+  return tuple(sorted(differences, key=lambda difference: difference.row))
 
 
-def _group_examples(row: Row, metric: str):
+def _group_examples(row: Row, measure: measures.Measure):
   """(uid [P] sorted, mean over seeds [P]), or None if a run has none."""
   uids, values = [], []
   for runs in row.group.by_seed():
     for run in runs:
-      each = per_example(run, metric)
-      value = row.cells.get((metric, 'after'), Cell(None)).value
-      if each is None or value is None or run.examples.step == 0:
+      value = row.cells[measure.label, 'after'].value
+      if run.examples is None or value is None or run.examples.step == 0:
         return None
+      each = measures.per_example(measure, run.examples.arrays)
+      if each is None:
+        return None
+      # Runs may hold the comparisons in another order. Those of one record
+      # keep theirs.
       order = np.argsort(run.examples.uid, kind='stable')
       uids.append(run.examples.uid[order])
       values.append(each[order] / len(runs))  # a seed counts once

@@ -6,7 +6,6 @@ read, then `Group`s of runs that differ in their seed only. Writes nothing and
 leaves nothing out: a run without DONE, or with a torn last line, says so.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -18,29 +17,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dpo_jax import errors
+from dpo_jax.results import measures
+from dpo_jax.storage import files, metrics_file, run_dir
 from dpo_jax.types import InputError
 
-# the measurements that tables and figures show; other entries of a line may
-# be anything, these are numbers or null
-SHOWN_METRICS = ('loss', 'rewards/accuracies', 'rewards/margins', 'kl')
-# folders of a run that hold thousands of files and no runs
+# Folders of a run that hold thousands of files and no runs.
 _NO_RUNS = ('checkpoints', 'cache', 'tensorboard', 'per_example')
-_SCORES = (
-  'policy_chosen',
-  'policy_rejected',
-  'reference_chosen',
-  'reference_rejected',
-)
 
 
 class Examples(NamedTuple):
-  """The scores of one evaluation, arrays [P]: one entry a comparison."""
+  """What one evaluation saved of each comparison, or of each completion."""
 
   step: int
-  uid: np.ndarray  # the record (prompt) of each comparison
-  chosen_log_ratio: np.ndarray  # log policy - log reference, nats
-  rejected_log_ratio: np.ndarray  # likewise
-  loss: np.ndarray | None  # the loss of each, where the run saved it
+  uid: np.ndarray  # [P], the record of each
+  arrays: dict[str, np.ndarray]  # field -> [P], float64 or bool
 
 
 class Run(NamedTuple):
@@ -50,7 +40,7 @@ class Run(NamedTuple):
   order: int  # index of the argument that led to it
   config: dict[str, Any]  # config.json
   done: bool  # the run has its DONE mark
-  torn_lines: int  # last line of metrics.jsonl cut short: 0 or 1
+  torn_lines: int  # last lines of metrics.jsonl that are cut short: 0 or 1
   records: dict[str, dict[int, dict[str, float]]]  # split -> step -> metrics
   examples: Examples | None  # of the last evaluation
   digests: dict[str, str]  # file name -> sha256 hex of what was read
@@ -67,7 +57,7 @@ class Group(NamedTuple):
     return tuple(dict.fromkeys(run.config.get('seed') for run in self.runs))
 
   def by_seed(self) -> list[tuple[Run, ...]]:
-    """The runs of each seed: more than one where a run was repeated."""
+    """The runs of each seed: more than one if a run was repeated."""
     return [
       tuple(run for run in self.runs if run.config.get('seed') == seed)
       for seed in self.seeds
@@ -86,15 +76,15 @@ def collect(paths: Iterable[str | os.PathLike]) -> list[Run]:
   runs, seen = [], set()
   for order, path in enumerate(paths):
     path = pathlib.Path(path)
-    found = find_runs(path)
-    if not found:
+    folders = find_runs(path)
+    if not folders:
       raise errors.refuse(
         path,
         'no runs found',
         'name a folder that holds config.json and metrics.jsonl, or a folder '
         'above such folders',
       )
-    for folder in found:
+    for folder in folders:
       if folder not in seen:
         seen.add(folder)
         runs.append(read_run(folder, order))
@@ -109,29 +99,31 @@ def find_runs(path: str | os.PathLike) -> list[pathlib.Path]:
   """
   path = pathlib.Path(path)
   if not path.is_dir():
-    raise InputError(f'{path}: {_why_no_folder(path)}')
+    raise _no_folder(path)
   return sorted(_walk(path.resolve(), set()))
 
 
-def _why_no_folder(path: pathlib.Path) -> str:
+def _no_folder(path: pathlib.Path) -> InputError:
   if path.exists():
-    return 'not a folder; fix: name the run directory'
+    return errors.refuse(path, 'not a folder', 'name the run directory')
   siblings = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
   near = errors.nearest(path.name, siblings)
   hint = f'did you mean {str(path.parent / near)!r}? ' if near else ''
-  return f'no such folder; fix: {hint}name a run or a folder of runs'
+  return errors.refuse(
+    path, 'no such folder', f'{hint}name a run or a folder of runs'
+  )
 
 
 def _walk(folder: pathlib.Path, seen: set) -> Iterable[pathlib.Path]:
-  """Folders that are runs; follows links, each real folder once."""
+  """Yields the folders that are runs; follows links, each folder once."""
   if folder in seen:
     return
-  seen.add(folder)
+  seen.add(folder)  # a link may lead back up
   try:
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
   except OSError as error:
     raise errors.refuse(
-      folder, f'cannot be listed ({error.strerror})', 'its permissions'
+      folder, f'cannot be listed ({error.strerror})', 'mend its permissions'
     ) from error
   names = {entry.name for entry in entries}
   is_run = 'config.json' in names and names & {'metrics.jsonl', 'env.json'}
@@ -150,136 +142,108 @@ def read_run(path: pathlib.Path, order: int = 0) -> Run:
       JSON object of the right form, or the per-example file is damaged.
   """
   path = pathlib.Path(path).resolve()
-  config_bytes = _read(path / 'config.json')
-  digests = {'config.json': _digest(config_bytes)}
-  config = _json_object(config_bytes, f'{path / "config.json"}')
-  if isinstance(config.get('seed'), (list, dict)):
-    raise errors.refuse(path / 'config.json', 'seed is a list', 'a number')
+  config_path, metrics_path = path / 'config.json', path / 'metrics.jsonl'
+  # Bytes are read once: what is parsed is what the digest is of, even if the
+  # run goes on writing.
+  data = {config_path.name: _read(config_path)}
+  config = files.parse_json(
+    data[config_path.name],
+    config_path,
+    fix='restore the file, or leave the run out',
+    number=_number,
+  )
+  if isinstance(config.get('seed'), list | dict):
+    raise errors.refuse(config_path, 'seed is a list', 'make it a number')
   records, torn = {}, 0
-  if (path / 'metrics.jsonl').exists():
-    metrics_bytes = _read(path / 'metrics.jsonl')
-    digests['metrics.jsonl'] = _digest(metrics_bytes)
-    records, torn = parse_metrics(metrics_bytes, str(path / 'metrics.jsonl'))
+  if metrics_path.exists():
+    data[metrics_path.name] = _read(metrics_path)
+    records, torn = parse_metrics(data[metrics_path.name], metrics_path)
+  # Intervals are of the last evaluation: earlier files are not read.
   step = max(records.get('eval', {0: {}}))
   name = f'per_example/eval_{step}.npz'
   examples = None
   if (path / name).exists():
-    example_bytes = _read(path / name)
-    digests[name] = _digest(example_bytes)
-    examples = parse_examples(example_bytes, step, str(path / name))
-  done = (path / 'DONE').exists() and _ended(path / 'DONE', config_bytes)
-  return Run(path, order, config, done, torn, records, examples, digests)
+    data[name] = _read(path / name)
+    examples = parse_examples(data[name], step, path / name)
+  digests = {name: files.bytes_digest([read]) for name, read in data.items()}
+  return Run(
+    path, order, config, _is_done(path), torn, records, examples, digests
+  )
 
 
-def _ended(path: pathlib.Path, config_bytes: bytes) -> bool:
-  """Whether DONE is of this config: a prolonged run keeps its old one.
-
-  DONE may name the sha256 of the config as sorted JSON (storage/run_dir.py).
-  """
+def _is_done(path: pathlib.Path) -> bool:
+  """Whether DONE is of this very config: a prolonged run keeps its old one."""
   try:
-    facts = json.loads(_read(path))
-  except ValueError:
-    return True  # a mark without facts
-  if not isinstance(facts, dict) or 'config' not in facts:
-    return True
-  text = json.dumps(json.loads(config_bytes), sort_keys=True)
-  return facts['config'] == _digest(text.encode())
+    return run_dir.RunDir(path).is_done()
+  except InputError:
+    return True  # a mark that is not JSON counts
 
 
-def parse_metrics(data: bytes, where: str) -> tuple[dict, int]:
+def parse_metrics(data: bytes, where: Any) -> tuple[dict, int]:
   """metrics.jsonl -> (split -> step -> metrics, number of torn last lines).
 
-  The last line may be cut short (the run was killed, or is writing): it is
-  left out and counted. Where a step of a split is there twice, the later line
-  counts. Nulls are left out.
+  If a step of a split is there twice, the later line counts. Nulls are left
+  out.
 
   Args:
     data: the file's bytes.
     where: its path, for messages.
 
   Raises:
-    InputError: another line is not of the form, naming it.
+    InputError: as `metrics_file.parse`.
   """
-  lines = data.split(b'\n')
-  torn = 0
-  if lines[-1].strip():  # no newline at the end
-    try:
-      json.loads(lines[-1])
-    except (ValueError, RecursionError):
-      torn = 1
-      lines.pop()
+  entries, torn = metrics_file.parse(data, where, numbers=measures.MEASURES)
   records = {}
-  for number, line in enumerate(lines, 1):
-    if line.strip():
-      step, split, metrics = _parse_line(line, f'{where}:{number}')
-      records.setdefault(split, {})[step] = metrics
+  for entry in entries:
+    steps = records.setdefault(entry['split'], {})
+    steps[entry['step']] = metrics_file.values(entry)
   for split, steps in records.items():
     records[split] = dict(sorted(steps.items()))
   return records, torn
 
 
-def _parse_line(line: bytes, where: str) -> tuple[int, str, dict[str, float]]:
-  entry = _json_object(line, where)
-  step, split = entry.pop('step', None), entry.pop('split', None)
-  if type(step) is not int or step < 0:
-    raise errors.refuse(where, f'step is {step!r}', 'an integer from 0')
-  if not isinstance(split, str):
-    raise errors.refuse(where, f'split is {split!r}', "'train' or 'eval'")
-  metrics = {}
-  for name, value in entry.items():
-    if type(value) in (int, float):
-      metrics[name] = float(value)
-    elif name in SHOWN_METRICS and value is not None:
-      raise errors.refuse(where, f'{name} is {value!r}', 'a number or null')
-  # JSON has no NaN: "nonfinite": "loss=nan, kl=inf" beside nulls
-  for item in str(entry.get('nonfinite', '')).split(', '):
-    name, _, value = item.partition('=')
-    if value in ('nan', 'inf', '-inf'):
-      metrics[name] = float(value)
-  return step, split, metrics
-
-
-def parse_examples(data: bytes, step: int, where: str) -> Examples | None:
-  """per_example/eval_<step>.npz -> Examples; None where it has no scores.
+def parse_examples(data: bytes, step: int, where: Any) -> Examples | None:
+  """per_example/eval_<step>.npz -> Examples; None if it holds no examples.
 
   Raises:
     InputError: not an npz of numbers, or its arrays differ in length.
   """
   try:
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-      if not {'uid', *_SCORES} <= set(arrays.files):
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+      if set(archive.files) <= {'uid'} or 'uid' not in archive.files:
         return None
-      uid = arrays['uid']
-      scores = [arrays[name].astype(np.float64) for name in _SCORES]
-      loss = arrays['loss'] if 'loss' in arrays.files else None
+      arrays = {name: archive[name] for name in archive.files}
   except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
     problem = str(error).splitlines()[0]
     raise errors.refuse(
       where, f'not a readable npz ({problem})', 'evaluate the run again'
     ) from error
-  if {score.shape for score in scores} != {(len(uid),)}:
-    shapes = ', '.join(str(score.shape) for score in scores)
+  uid = arrays.pop('uid')
+  if any(array.shape[:1] != uid.shape for array in arrays.values()):
+    shapes = ', '.join(str(array.shape) for array in arrays.values())
     raise errors.refuse(
       where,
-      f'{len(uid)} uids but scores of shapes {shapes}',
+      f'{uid.size} uids but scores of shapes {shapes}',
       'evaluate the run again',
     )
-  chosen, rejected, reference_chosen, reference_rejected = scores
-  if len(uid) == 0:
-    return None
-  if loss is not None and loss.shape != uid.shape:
-    loss = None
-  return Examples(
-    step, uid, chosen - reference_chosen, rejected - reference_rejected, loss
-  )
+  return Examples(step, uid, _as_numbers(arrays)) if uid.size else None
+
+
+def _as_numbers(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The arrays of one number per example; float64, so that means are exact."""
+  return {
+    name: array if array.dtype == bool else array.astype(np.float64)
+    for name, array in arrays.items()
+    if array.ndim == 1 and array.dtype.kind in 'biuf'
+  }
 
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:
   """Groups runs that differ in the top-level config key `seed` only.
 
-  Groups come in order of their first run's argument, then as found; runs in
-  order of seed.
+  Groups come in order of their first run; runs in order of seed.
   """
+  # The config without its seed, as text, is the key.
   groups = {}
   for run in sorted(runs, key=lambda run: run.order):
     rest = {key: value for key, value in run.config.items() if key != 'seed'}
@@ -292,6 +256,7 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
 
 def _seed_order(run: Run) -> tuple:
   seed = run.config.get('seed')
+  # Seeds that are no integer come last, as they were found.
   return (not isinstance(seed, int), seed if isinstance(seed, int) else 0)
 
 
@@ -300,26 +265,8 @@ def _read(path: pathlib.Path) -> bytes:
     return path.read_bytes()
   except OSError as error:
     raise errors.refuse(
-      path, f'cannot be read ({error.strerror})', 'its permissions'
+      path, f'cannot be read ({error.strerror})', 'mend its permissions'
     ) from error
-
-
-def _json_object(data: bytes, where: str) -> dict[str, Any]:
-  try:
-    value = json.loads(data, parse_float=_number, parse_int=_number)
-  except (ValueError, RecursionError) as error:  # not UTF-8: a ValueError
-    raise errors.refuse(
-      where,
-      f'not JSON ({str(error).splitlines()[0]})',
-      'restore the file, or leave the run out',
-    ) from error
-  if not isinstance(value, dict):
-    raise errors.refuse(
-      where,
-      f'a JSON {type(value).__name__}, not an object',
-      'restore the file, or leave the run out',
-    )
-  return value
 
 
 def _number(text: str) -> float | int:
@@ -328,7 +275,3 @@ def _number(text: str) -> float | int:
     return int(text)
   value = float(text)
   return int(value) if value.is_integer() and abs(value) < 1e15 else value
-
-
-def _digest(data: bytes) -> str:
-  return hashlib.sha256(data).hexdigest()

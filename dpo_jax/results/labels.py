@@ -1,4 +1,4 @@
-"""Groups -> row labels: what differs between runs, in as few words as will do.
+"""Groups -> row labels: the differences between configs, in few words.
 
 Comes in: the configs of groups of runs (nested dicts). Goes out: the config
 keys that tell the groups apart, their short names, and each group's values as
@@ -10,11 +10,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from dpo_jax.results import collect
+from dpo_jax.storage import files
 
-# up to here every key that differs is a column; beyond, only as many as tell
-# the groups apart
+# Up to so many differing keys, each is a column; beyond, only as many as tell
+# the groups apart.
 MAX_COLUMNS = 5
 ABSENT = '-'
+# A mapping that is one value: shown as a sum.
+_LEAVES = ('loss.terms',)
+# Keys and sections that say most about a run, first to be chosen.
 _PRIORITY = (
   'stage',
   'loss.terms',
@@ -32,22 +36,23 @@ class Labels(NamedTuple):
 
   keys: tuple[str, ...]  # dotted config keys that are columns
   names: tuple[str, ...]  # their short names
-  values: tuple[tuple[str, ...], ...]  # a group: one text a column
+  values: tuple[tuple[str, ...], ...]  # per group, one text per column
   numbers: tuple[float, ...] | None  # the only column's values, if numeric
-  left_out: tuple[str, ...]  # keys that differ too, and follow from `keys`
+  left_out: tuple[str, ...]  # keys that differ too, but tell no more apart
 
 
 def make_labels(groups: Sequence[collect.Group]) -> Labels:
   """Labels for groups, in their order.
 
-  One group has nothing to differ from: its label is its run's folder.
+  A single group differs from nothing: its label is its run's folder.
   """
-  flat = [flatten(group.runs[0].config) for group in groups]
+  flat = [files.flatten(group.runs[0].config, keep=_LEAVES) for group in groups]
   if len(groups) == 1:
     path = groups[0].runs[0].path
     return Labels((), ('run',), ((path.name,),), None, ())
   all_keys = list(dict.fromkeys(key for config in flat for key in config))
   all_keys = [key for key in all_keys if key != 'seed']
+  # repr tells 1 from true and from '1'.
   differing = [
     key
     for key in all_keys
@@ -67,12 +72,12 @@ def make_labels(groups: Sequence[collect.Group]) -> Labels:
 
 
 def ordered(groups: Sequence[collect.Group]) -> list[collect.Group]:
-  """Groups in order of argument, and below one argument of their labels."""
+  """Groups in order of argument; below one argument, in order of label."""
   labels = make_labels(groups)
   rank = {
     id(group): (
       min(run.order for run in group.runs),
-      # SFT comes before what starts from it
+      # SFT comes before the runs that start from it.
       [(value != 'sft', _natural(value)) for value in values],
     )
     for group, values in zip(groups, labels.values)
@@ -80,20 +85,8 @@ def ordered(groups: Sequence[collect.Group]) -> list[collect.Group]:
   return sorted(groups, key=lambda group: rank[id(group)])
 
 
-def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Nested dict -> {dotted key: leaf}; `loss.terms` stays one leaf."""
-  flat = {}
-  for key, value in config.items():
-    name = f'{prefix}{key}'
-    if isinstance(value, dict) and value and name != 'loss.terms':
-      flat.update(flatten(value, f'{name}.'))
-    else:
-      flat[name] = value
-  return flat
-
-
 def _choose(differing: list[str], flat: list[dict]) -> list[str]:
-  """All keys if few, else greedily, important ones first, till all differ."""
+  """All keys if few; else important ones first, until all groups differ."""
   if len(differing) <= MAX_COLUMNS:
     return differing
   order = sorted(differing, key=_importance)
@@ -114,7 +107,7 @@ def _importance(key: str) -> int:
 
 
 def _short(key: str, all_keys: list[str]) -> str:
-  """The shortest dotted ending of `key` that no other config key ends in."""
+  """The shortest dotted ending of `key` that no other config key has."""
   parts = key.split('.')
   for start in range(len(parts) - 1, 0, -1):
     ending = '.'.join(parts[start:])
@@ -129,8 +122,9 @@ def _short(key: str, all_keys: list[str]) -> str:
 
 
 def _texts(values: list[Any]) -> list[str]:
-  """Values of one key as text; paths as their last part, if that tells."""
+  """Values of one key as text; paths by last part, if those differ."""
   texts = [_text(value) for value in values]
+  # Paths are long; their last part is enough if it tells as many apart.
   if all('/' in text or text in (ABSENT, 'none') for text in texts):
     last = [text.rstrip('/').split('/')[-1] for text in texts]
     if len(set(last)) == len(set(texts)):
@@ -155,6 +149,7 @@ def _text(value: Any) -> str:
 
 
 def _numbers(flat: list[dict], keys: list[str]) -> tuple[float, ...] | None:
+  """Values of the only key as numbers; None if there are more, or texts."""
   if len(keys) != 1:
     return None
   values = [config.get(keys[0]) for config in flat]
@@ -165,6 +160,7 @@ def _numbers(flat: list[dict], keys: list[str]) -> tuple[float, ...] | None:
 
 def _natural(text: str) -> list[tuple]:
   """Sort key in which 0.05 < 0.1 and run2 < run10."""
+  # Every second part is a number.
   parts = re.split(r'(\d+(?:\.\d+)?(?:e[-+]?\d+)?)', text)
   return [
     (0, float(part), '') if index % 2 else (1, 0.0, part)

@@ -1,16 +1,16 @@
-"""Where each number came from, and whether it still does.
+"""Origin of every number in the tables, and the check that it still holds.
 
 Comes in: runs to report on, or a folder that `write` filled. Goes out: the
 report's files (tables, figures, provenance.json), each whole or not at all;
-or the list of cells that no longer follow from their runs.
+or the list of cells that no longer follow from their runs. Draws no figure.
 
-provenance.json: version; runs: [{run, seed, done, torn_lines, sha256: {file:
-hex}}], paths from the folder that holds provenance.json; rows: [{row, label:
-{config key: value}, runs, cells: {'loss after': {value, se, ...}}}];
-differences; files: {name: sha256 of what was written}.
+provenance.json: version; metrics: names that --metrics gave, or null; runs:
+[{run, seed, done, torn_lines, sha256: {file: hex}}], paths from the folder that
+holds provenance.json; rows: [{row, label: {config key: value}, runs, cells:
+{'loss after': {value, se, ...}}}]; differences; files: {name: sha256 of the
+written bytes}.
 """
 
-import hashlib
 import itertools
 import json
 import math
@@ -23,6 +23,7 @@ from typing import Any
 
 from dpo_jax import errors
 from dpo_jax.results import cells, collect, tables
+from dpo_jax.storage import files
 from dpo_jax.types import InputError
 
 FILE = 'provenance.json'
@@ -30,22 +31,29 @@ _VERSION = 1
 
 
 def report(
-  runs: Sequence[collect.Run], folder: str | os.PathLike
+  runs: Sequence[collect.Run],
+  folder: str | os.PathLike,
+  metrics: Sequence[str] | None = None,
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-  """The tables' bytes by file name, and the provenance without figures.
+  """Returns the tables' bytes by file name, and the provenance.
 
   Args:
-    runs: what to report on.
-    folder: where the files will lie; paths are relative to it.
+    runs: the runs to report on.
+    folder: the folder that the files will lie in; paths are relative to it.
+    metrics: as `names` of `cells.make_table`.
+
+  Raises:
+    InputError: a metric that no run reports.
   """
-  table = cells.make_table(runs)
-  files = {
+  table = cells.make_table(runs, metrics)
+  texts = {
     'results.md': tables.markdown(table, folder).encode(),
     'results.tex': tables.latex(table, folder).encode(),
     'results.csv': tables.comma_separated(table).encode(),
   }
   document = {
     'version': _VERSION,
+    'metrics': None if metrics is None else list(metrics),
     'runs': [
       _run_entry(run, folder) for row in table.rows for run in row.group.runs
     ],
@@ -62,35 +70,37 @@ def report(
       for each in table.differences
     ],
   }
-  return files, document
+  return texts, document
 
 
 def write(
-  files: dict[str, bytes],
+  texts: dict[str, bytes],
   document: dict[str, Any],
   folder: str | os.PathLike,
 ) -> None:
-  """Writes the files and provenance.json, each by rename, the latter last.
+  """Writes the files by rename, and provenance.json after all others.
 
   Raises:
     InputError: the folder cannot be made or written; nothing is left behind.
   """
   folder = pathlib.Path(folder)
-  digests = {name: _digest(data) for name, data in files.items()}
-  files = {**files, FILE: _json({**document, 'files': digests})}
+  digests = {name: files.bytes_digest([data]) for name, data in texts.items()}
+  texts = {**texts, FILE: _json({**document, 'files': digests})}
+  # All files are written before the first one is renamed: a full disk leaves
+  # the old report whole.
   staging, made = None, not folder.exists()
   try:
     folder.mkdir(parents=True, exist_ok=True)
     staging = pathlib.Path(tempfile.mkdtemp(prefix='.results-', dir=folder))
-    for name, data in files.items():
+    for name, data in texts.items():
       (staging / name).write_bytes(data)
-    for name in files:
+    for name in texts:
       os.replace(staging / name, folder / name)
   except OSError as error:
     raise errors.refuse(
       '--out',
       f'{folder} is not writable ({error.strerror})',
-      'another folder, or its permissions',
+      'name another folder, or mend its permissions',
     ) from error
   finally:
     if staging is not None:
@@ -100,10 +110,10 @@ def write(
 
 
 def verify(folder: str | os.PathLike) -> list[str]:
-  """Makes the tables of `folder` again from their runs and compares.
+  """Makes the tables of `folder` again from their runs, and compares.
 
   Returns:
-    One line a cell, run or file that does not follow; empty if all do.
+    One line per cell, run or file that does not follow; empty if all do.
 
   Raises:
     InputError: the folder has no readable provenance.json.
@@ -111,38 +121,41 @@ def verify(folder: str | os.PathLike) -> list[str]:
   folder = pathlib.Path(folder)
   document = _load(folder)
   runs, problems = _read_again(document, folder)
-  files = {}
+  texts = {}
   if not problems:
-    files, fresh = report(runs, folder)
-    fresh = json.loads(_json(fresh))  # as the file has it
+    texts, fresh = report(runs, folder, document.get('metrics'))
+    fresh = json.loads(_json(fresh))  # JSON's types, as in the file
     problems = _changed_runs(document, fresh) + _changed_cells(document, fresh)
   if not problems:
-    for name, data in files.items():
+    for name, data in texts.items():
       problems += _changed_lines(folder / name, data)
+  # Figures are not drawn again: their bytes depend on matplotlib's version.
   for name, digest in document['files'].items():
-    if name not in files and _digest_of(folder / name) != digest:
+    if name not in texts and _digest_of(folder / name) != digest:
       problems.append(f'{folder / name}: not the file that was written')
   return problems
 
 
 def _load(folder: pathlib.Path) -> dict[str, Any]:
+  """Reads provenance.json and checks its form."""
   where = folder / FILE
-  if not where.is_file():
-    raise errors.refuse(
-      where,
-      'no such file',
-      'name a folder that `python -m dpo_jax.results RUNS... --out=DIR` wrote',
-    )
+  document = files.read_json(
+    where,
+    fix='make the tables again',
+    if_missing='name a folder that `python -m dpo_jax.results RUNS... '
+    '--out=DIR` wrote',
+  )
   try:
-    document = json.loads(where.read_bytes())
     if document['version'] != _VERSION:
       raise ValueError(f'version {document["version"]}')
+    # Reads every entry that `verify` will read, before it does any work.
+    _ = [name + '' for name in document.get('metrics') or ()]
     for row in document['rows']:
       _ = row['row'], row['cells'].items(), [str(name) for name in row['runs']]
     for run in document['runs']:
       _ = run['run'], run['done'], run['sha256'].items()
     _ = document['files'].items(), document['differences']
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise errors.refuse(
       where,
       f'not a provenance of version {_VERSION} ({type(error).__name__}: '
@@ -153,13 +166,16 @@ def _load(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _read_again(document, folder: pathlib.Path):
-  """The runs of all rows in order, and a line for each that is not there."""
+  """Returns the runs of all rows in order, and a line per unreadable run."""
   runs, problems = [], []
   for row in document['rows']:
     for name in row['runs']:
       try:
         if not (folder / name).is_dir():
-          raise InputError(f'run {folder / name} is not there')
+          raise errors.refuse(
+            f'run {folder / name}', 'the run is not there', 'put it back'
+          )
+        # The place in the table is the order that `ordered` must give back.
         runs.append(collect.read_run(folder / name, order=len(runs)))
       except InputError as error:
         problems.append(f'row {row["row"]!r}, all cells: {error}')
@@ -167,7 +183,7 @@ def _read_again(document, folder: pathlib.Path):
 
 
 def _changed_runs(document, fresh) -> list[str]:
-  """Files of runs that are not the ones that were read, with their row."""
+  """Lines for runs whose files changed since they were read."""
   row_of = {
     name: row['row'] for row in document['rows'] for name in row['runs']
   }
@@ -176,20 +192,21 @@ def _changed_runs(document, fresh) -> list[str]:
   for run in document['runs']:
     name = run['run']
     old, new = run['sha256'], now.get(name, {}).get('sha256', {})
-    files = sorted(
+    changed = sorted(
       file for file in {*old, *new} if old.get(file) != new.get(file)
     )
+    # DONE has no digest: only whether it counts is in the tables.
     if name in now and run['done'] != now[name]['done']:
-      files.append('DONE')
-    if files:
+      changed.append('DONE')
+    if changed:
       problems.append(
-        f'row {row_of.get(name)!r}: run {name} changed: {", ".join(files)}'
+        f'row {row_of.get(name)!r}: run {name} changed: {", ".join(changed)}'
       )
   return problems
 
 
 def _changed_cells(document, fresh) -> list[str]:
-  """Cells and differences whose numbers are not what the runs give now."""
+  """Lines for cells and differences that the runs no longer give."""
   problems = []
   old = {_cell_name(*key): value for key, value in _cells(document)}
   new = {_cell_name(*key): value for key, value in _cells(fresh)}
@@ -203,7 +220,7 @@ def _changed_cells(document, fresh) -> list[str]:
 
 
 def _cells(document):
-  """((row, cell name), numbers) of every cell of both tables."""
+  """Yields ((row, cell name), numbers) for every cell of both tables."""
   for row in document['rows']:
     for name, numbers in row['cells'].items():
       yield (row['row'], name), numbers
@@ -223,7 +240,7 @@ def _said(numbers: dict[str, Any] | None) -> str:
 
 
 def _changed_lines(path: pathlib.Path, data: bytes) -> list[str]:
-  """Lines of a table's text that are not what the runs give."""
+  """Lines for the differences between a table's text and a fresh one."""
   if not path.is_file():
     return [f'{path}: no such file']
   separators = {'.md': '|', '.tex': '&', '.csv': ','}
@@ -242,6 +259,7 @@ def _changed_lines(path: pathlib.Path, data: bytes) -> list[str]:
         )
         if one.strip() != two.strip()
       ]
+      # The first field that differs tells more than the line.
       has, gives = parts[0] if parts else (has, gives)
       row = text.split('\n')[number - 1].split(separator)
       label = next((part.strip() for part in row if part.strip()), '')
@@ -262,24 +280,26 @@ def _run_entry(run: collect.Run, folder) -> dict[str, Any]:
 
 
 def _row_entry(table: cells.Table, index: int, folder) -> dict[str, Any]:
+  # A single row is labelled by its folder, which is no config key.
   row, names = table.rows[index], table.labels.keys or table.labels.names
+  name_of = {measure.label: measure.name for measure in table.measures}
   return {
     'row': tables.row_name(table, index),
     'label': dict(zip(names, row.label)),
     'runs': [tables.run_name(run, folder) for run in row.group.runs],
     'steps': row.steps,
     'cells': {
-      f'{metric} {when}': {
-        'metric': cells.METRICS[metric],
-        **_rounded(row.cells[metric, when]._asdict()),
+      f'{label} {when}': {
+        'metric': name_of[label],
+        **_rounded(row.cells[label, when]._asdict()),
       }
-      for metric, when in table.columns
+      for label, when in table.columns
     },
   }
 
 
 def _rounded(numbers: dict[str, Any]) -> dict[str, Any]:
-  """Nine digits, so that another numpy's last bit is no change."""
+  """Numbers to nine digits, so that a last bit is no change."""
   return {
     key: _round(value) if isinstance(value, float) else value
     for key, value in numbers.items()
@@ -287,7 +307,7 @@ def _rounded(numbers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _round(value: float) -> float | str:
-  # JSON has no NaN and no infinity
+  # JSON has no NaN and no infinity.
   return float(f'{value:.9g}') if math.isfinite(value) else repr(float(value))
 
 
@@ -296,9 +316,5 @@ def _json(document: dict[str, Any]) -> bytes:
   return f'{text}\n'.encode()
 
 
-def _digest(data: bytes) -> str:
-  return hashlib.sha256(data).hexdigest()
-
-
 def _digest_of(path: pathlib.Path) -> str | None:
-  return _digest(path.read_bytes()) if path.is_file() else None
+  return files.file_digest(path) if path.is_file() else None

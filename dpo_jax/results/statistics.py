@@ -1,6 +1,6 @@
-"""Numbers -> intervals: means with the uncertainty that belongs to them.
+"""Numbers -> intervals: means and how well they are known.
 
-Comes in: numpy arrays of one number a seed, or one number a comparison with
+Comes in: numpy arrays of one number per seed, or one number per comparison with
 the prompt that it belongs to. Goes out: `Interval`s. Reads no files and knows
 no metric names.
 """
@@ -14,7 +14,7 @@ LEVEL = 0.95
 
 
 class Interval(NamedTuple):
-  """A mean and how well it is known; NaN where that cannot be said."""
+  """A mean and how well it is known; NaN if that cannot be told."""
 
   mean: float
   se: float  # standard error of the mean, in the mean's unit
@@ -30,7 +30,7 @@ def mean_ci_t(values, level: float = LEVEL) -> Interval:
   with s the standard deviation of n - 1 degrees of freedom.
 
   Args:
-    values: [n], one number a seed, n >= 1.
+    values: [n], one number per seed, n >= 1.
     level: confidence level, between 0 and 1.
 
   Returns:
@@ -42,7 +42,8 @@ def mean_ci_t(values, level: float = LEVEL) -> Interval:
   num = len(values)
   if num == 1:
     return Interval(float(values[0]), np.nan, np.nan, np.nan, 1)
-  with np.errstate(invalid='ignore'):  # a seed that ended in inf
+  # A seed that ended in infinity makes the spread NaN, with a warning.
+  with np.errstate(invalid='ignore'):
     se = values.std(ddof=1) / np.sqrt(num)
     return _around(values.mean(), se, num, level)
 
@@ -51,18 +52,18 @@ def clustered_se(values, clusters) -> float:
   """Standard error of a mean whose terms are dependent within a cluster.
 
   se^2 = G / (G - 1) * sum_g (sum_{i in g} (x_i - mean))^2 / N^2,
-  with N values in G clusters. With one value a cluster it is s / sqrt(N).
+  with N values in G clusters. With one value per cluster it is s / sqrt(N).
 
   Args:
-    values: [N], one number a comparison.
+    values: [N], one number per comparison.
     clusters: [N], the prompt of each (any type that sorts).
 
   Returns:
-    The standard error in the values' unit; NaN where G = 1.
+    The standard error in the values' unit; NaN if G = 1.
 
   Source: Liang and Zeger, Biometrika 73 (1986); for language model
-  evaluations Miller, "Adding Error Bars to Evals", arXiv:2411.00640, section
-  the small-sample factor G / (G - 1).
+  evaluations Miller, "Adding Error Bars to Evals", arXiv:2411.00640, on
+  clustered standard errors. G / (G - 1) is the small-sample factor.
   """
   values = np.asarray(values, np.float64)
   _, index = np.unique(np.asarray(clusters), return_inverse=True)
@@ -90,7 +91,7 @@ def wilson(share: float, num: float, level: float = LEVEL) -> tuple:
 
   Args:
     share: p, successes / trials, in [0, 1].
-    num: n > 0; may be fractional (`effective_num`).
+    num: n > 0; may be fractional, as an effective size is.
     level: confidence level.
 
   Returns:
@@ -109,11 +110,11 @@ def wilson(share: float, num: float, level: float = LEVEL) -> tuple:
 def clustered_share(hits, clusters, level: float = LEVEL) -> Interval:
   """Share of hits with Wilson's interval at the effective sample size.
 
-  With one comparison a prompt n is their number. With several, n is cut to
-  p (1 - p) / se_clustered^2 where that is smaller.
+  With one comparison per prompt, n is their number. With several, n is cut to
+  p (1 - p) / se_clustered^2 if that is smaller.
 
   Args:
-    hits: [N] bool, one a comparison.
+    hits: [N] bool, one per comparison.
     clusters: [N], the prompt of each.
     level: confidence level.
 
@@ -129,8 +130,8 @@ def clustered_share(hits, clusters, level: float = LEVEL) -> Interval:
   num = len(np.unique(np.asarray(clusters)))
   size = float(len(hits))
   if num < len(hits) and np.isfinite(se):
-    # a share of 0 or 1 has se 0: nothing is known of the dependence, so the
-    # prompts count, not their comparisons
+    # A share of 0 or 1 has se 0 and tells nothing of the dependence: count the
+    # prompts, not their comparisons.
     size = min(size, share * (1 - share) / se**2 if se > 0 else float(num))
   return Interval(share, se, *wilson(share, size, level), num)
 
@@ -140,11 +141,11 @@ def paired_difference(
 ) -> Interval:
   """Mean of values - baseline over the same comparisons.
 
-  The difference is taken a comparison, so what the two have in common (hard
-  and easy prompts) cancels; then `clustered_mean` of the differences.
+  The difference is taken per comparison, so that hard and easy prompts, which
+  both policies share, cancel. Then `clustered_mean` of the differences.
 
   Args:
-    values: [N], one number a comparison under one policy.
+    values: [N], one number per comparison under one policy.
     baseline: [N], the same comparisons, in the same order, under another.
     clusters: [N], the prompt of each.
     level: confidence level.

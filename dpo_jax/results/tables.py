@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 
-from dpo_jax.results import cells, collect
+from dpo_jax.results import cells, collect, measures
 
 _UNFINISHED, _TORN, _REPEATED = '†', '‡', '§'
 _TEX_SPECIAL = {
@@ -32,8 +32,8 @@ _TEX_SPECIAL = {
 def markdown(table: cells.Table, relative_to: str | os.PathLike) -> str:
   """The table, the differences between rows, and the notes, as Markdown.
 
-  Columns are padded, so that it reads well in a terminal too. Notes name runs
-  by their path from `relative_to`.
+  Columns are padded, so that the text reads well in a terminal too. Notes name
+  runs by their path from `relative_to`.
   """
   blocks = [_markdown_grid(_grid(table), len(table.labels.names))]
   if table.differences:
@@ -46,12 +46,14 @@ def markdown(table: cells.Table, relative_to: str | os.PathLike) -> str:
 
 
 def latex(table: cells.Table, relative_to: str | os.PathLike) -> str:
-  r"""The same as two tabulars with notes; needs \usepackage{booktabs}."""
+  r"""The same tables and notes as LaTeX; needs \usepackage{booktabs}."""
   num_labels = len(table.labels.names)
   grid = _grid(table)
   head = [_tex_text(text) for text in [*table.labels.names, 'n', 'step']]
   head += [when for _, when in table.columns]
-  start = num_labels + 3  # the first measured column, from 1
+  # Number of the first measured column, counted from 1: after the labels come
+  # n and step.
+  start = num_labels + 3
   groups = [' & ' * (num_labels + 1)]
   rules = []
   for index, metric in enumerate(dict.fromkeys(m for m, _ in table.columns)):
@@ -77,9 +79,9 @@ def latex(table: cells.Table, relative_to: str | os.PathLike) -> str:
 
 
 def comma_separated(table: cells.Table) -> str:
-  """One line a row, every cell with its error, ends and what they are over.
+  """One line per row: every cell with its error, its ends and their source.
 
-  Nine significant digits; an empty field is a number that is not there.
+  Numbers have nine significant digits; an empty field means no number.
   """
   head = [*table.labels.names, 'n', 'unfinished', 'step_min', 'step_max']
   for metric, when in table.columns:
@@ -99,7 +101,7 @@ def comma_separated(table: cells.Table) -> str:
 
 
 def notes(table: cells.Table, relative_to: str | os.PathLike) -> list[str]:
-  """What the numbers and marks mean, and which runs are behind the marks."""
+  """Sentences on the numbers and marks, with the runs behind the marks."""
   runs = [run for row in table.rows for run in row.group.runs]
   lines = ['before: step 0; after: the last evaluation (step); n: seeds.']
   overs = {cell.over for row in table.rows for cell in row.cells.values()}
@@ -110,7 +112,8 @@ def notes(table: cells.Table, relative_to: str | os.PathLike) -> list[str]:
       'n = 1: ± is half of the 95% interval over evaluation prompts (clustered '
       "standard error), [low, high] is Wilson's; neither covers the seed."
     )
-  before = [row.cells.get(('accuracy', 'before')) for row in table.rows]
+  column = measures.ACCURACY.label, 'before'
+  before = [row.cells.get(column) for row in table.rows]
   if any(cell is not None and cell.value == 0 for cell in before):
     lines.append('accuracy 0 before: policy = reference, all comparisons tie.')
   if table.differences:
@@ -118,8 +121,8 @@ def notes(table: cells.Table, relative_to: str | os.PathLike) -> list[str]:
       'Differences: ± is half of the 95% interval over evaluation prompts, '
       "paired; margins are in units of each run's own reward."
     )
-  terms = {repr(run.config.get('loss')) for run in runs}
-  if len(terms) > 1:
+  losses = {repr(run.config.get('loss')) for run in runs}
+  if len(losses) > 1:
     lines.append('Rows with different loss settings: losses do not compare.')
   if table.labels.left_out:
     left_out = ', '.join(table.labels.left_out)
@@ -134,6 +137,8 @@ def run_name(run: collect.Run, relative_to: str | os.PathLike) -> str:
 
 
 def _run_notes(runs, table: cells.Table, relative_to) -> list[str]:
+  """One sentence per mark, with the runs that have it."""
+
   def named(members):
     return ', '.join(run_name(run, relative_to) for run in members)
 
@@ -169,18 +174,24 @@ def _grid(table: cells.Table) -> list[list[str]]:
   """Header and rows of the main table, as plain text."""
   head = [*table.labels.names, 'n', 'step']
   head += [f'{metric} {when}' for metric, when in table.columns]
+  shares = {each.label for each in table.measures if each.is_share}
   rows = []
   for row in table.rows:
+    # 10, or 5-10 if the seeds did not come equally far.
     steps = '-'.join(
       str(step) for step in sorted({row.steps[0], row.steps[-1]})
     )
     count = f'{len(row.group.seeds)}{_marks(row)}'
-    values = [_cell_text(row, column) for column in table.columns]
+    values = [
+      _cell_text(row.cells[label, when], len(row.group.seeds), label in shares)
+      for label, when in table.columns
+    ]
     rows.append([*row.label, count, steps, *values])
   return [head, *rows]
 
 
 def _difference_grid(table: cells.Table) -> list[list[str]]:
+  """Header and rows of the differences, one row per pair of rows."""
   metrics = list(dict.fromkeys(each.metric for each in table.differences))
   pairs = {}
   for each in table.differences:
@@ -192,6 +203,7 @@ def _difference_grid(table: cells.Table) -> list[list[str]]:
     texts = []
     for metric in metrics:
       interval = intervals.get(metric)
+      # Not every pair has every metric: a run may lack its rewards.
       texts.append(
         '-'
         if interval is None
@@ -208,36 +220,37 @@ def row_name(table: cells.Table, index: int) -> str:
 
 
 def _marks(row: cells.Row) -> str:
+  """The signs that send the reader to the notes."""
   runs = row.group.runs
   marks = _UNFINISHED if not all(run.done for run in runs) else ''
   marks += _TORN if any(run.torn_lines for run in runs) else ''
   return marks + (_REPEATED if len(runs) > len(row.group.seeds) else '')
 
 
-def _cell_text(row: cells.Row, column: tuple[str, str]) -> str:
-  cell = row.cells[column]
+def _cell_text(cell: cells.Cell, num_seeds: int, is_share: bool) -> str:
   if cell.value is None:
     return '-'
-  if cell.over == 'prompts' and column[0] == 'accuracy':
+  if cell.over == 'prompts' and is_share:
     text = f'{cell.value:.3f} [{cell.low:.3f}, {cell.high:.3f}]'
   else:
     text = _plus_minus(cell.value, cell.low, cell.high)
-  missing = cell.num_seeds < len(row.group.seeds)
-  return f'{text} (n={cell.num_seeds})' if missing else text
+  # A seed that did not get this far is not behind the mean.
+  return text if cell.num_seeds == num_seeds else f'{text} (n={cell.num_seeds})'
 
 
 def _plus_minus(value, low, high, sign: str = '') -> str:
-  """'0.375 ± 0.012'; only the mean where it does not vary or none can tell."""
+  """'0.375 ± 0.012'; only the mean if its variation is zero or unknown."""
   half = (high - low) / 2 if low is not None else 0.0
   decimals = 3 if abs(value) < 100 else 1
   if not half > 1e-9 * abs(value):  # NaN, or only rounding varies
     return f'{value:{sign}.{decimals}f}'
+  # As many decimals as show the first digit of the half width.
   decimals = min(max(decimals, -math.floor(math.log10(half))), 6)
   return f'{value:{sign}.{decimals}f} ± {half:.{decimals}f}'
 
 
 def _markdown_grid(grid: list[list[str]], num_labels: int) -> str:
-  """Labels to the left, numbers to the right."""
+  """Padded lines: labels flush left, numbers flush right."""
   grid = [[_markdown_text(text) for text in line] for line in grid]
   widths = [max(3, *(len(text) for text in column)) for column in zip(*grid)]
   head, *rows = [
@@ -255,6 +268,7 @@ def _markdown_grid(grid: list[list[str]], num_labels: int) -> str:
 
 
 def _markdown_text(text: str) -> str:
+  # Characters that would end a cell, or start emphasis, code or HTML.
   return re.sub(r'([\\|*`<])', r'\\\1', text)
 
 
@@ -287,10 +301,12 @@ def _tex_text(text: str) -> str:
 
 
 def _tex_number(text: str) -> str:
+  # A hyphen before a digit is a minus sign, unless it joins two numbers.
   return re.sub(r'(?<![\w.])-(?=\d)', '$-$', _tex_text(text))
 
 
 def _plain(part) -> str:
+  """A field of the CSV."""
   if part is None or (isinstance(part, float) and math.isnan(part)):
     return ''
   return f'{part:.9g}' if isinstance(part, float) else str(part)

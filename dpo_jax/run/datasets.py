@@ -7,7 +7,6 @@ data is known to be good.
 """
 
 import functools
-import hashlib
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from dpo_jax.data.text import chat, encode
 from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.losses import catalogue
 from dpo_jax.losses import rules as loss_rules
+from dpo_jax.storage import files as storage_files
 from dpo_jax.storage import reference_cache, token_store
 from dpo_jax.types import Comparison, PreferenceRecord
 
@@ -197,7 +197,7 @@ def _open_source(config, name: str, log) -> sources.Source:
     text = f'{name} {_NUM_SYNTHETIC} {seed} {synthetic.VERSION}'
     return sources.Source(
       name,
-      hashlib.sha256(text.encode()).hexdigest(),
+      storage_files.bytes_digest([text.encode()]),
       'synthetic',
       lambda: iter(make(_NUM_SYNTHETIC, seed)),
     )

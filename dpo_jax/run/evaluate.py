@@ -19,6 +19,7 @@ from dpo_jax.run import job as job_lib
 from dpo_jax.run import reference as reference_lib
 from dpo_jax.run import session as sessions
 from dpo_jax.run.datasets import Part
+from dpo_jax.storage import state_items
 from dpo_jax.types import Frozen, Params
 
 
@@ -31,13 +32,13 @@ def main(config: ConfigDict, workdir: str) -> int:
     job = session.job
     more = {'loss_state': job.abstract.loss_state}
     if job.reference_every:
-      more['reference'] = job.weights.abstract
+      more[state_items.REFERENCE] = job.weights.abstract
     policy = sessions.newest_policy(session, more)
     job, reference = reference_lib.prepare(
       job,
       session.directory.cache_dir,
       session.poll,
-      policy.items.get('reference'),
+      policy.items.get(state_items.REFERENCE),
     )
     metrics, examples = evaluate(
       job,

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections.config_dict import ConfigDict
 
-from dpo_jax import errors, tree
+from dpo_jax import tree
 from dpo_jax.data.batches import pipeline
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import session as sessions
@@ -157,12 +157,6 @@ def _score_all(job, params, store, log, poll):
 
 def main(config: ConfigDict, workdir: str) -> int:
   """--mode=precompute_reference: fills the cache that mode 'cache' reads."""
-  if config.reference.mode == 'none':
-    raise errors.refuse(
-      'config.reference.mode',
-      "'none' leaves nothing for --mode=precompute_reference",
-      'use cache',
-    )
   with sessions.open_workdir(config, workdir) as session:
     job = session.job
     reference = weights.frozen(job, with_reference=True)

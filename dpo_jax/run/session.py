@@ -16,7 +16,7 @@ from dpo_jax.run import job as job_lib
 from dpo_jax.run import weights
 from dpo_jax.run.job import Job
 from dpo_jax.run.preemption import Signals
-from dpo_jax.storage import checkpoints, initial_weights
+from dpo_jax.storage import checkpoints, initial_weights, state_items
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import Params
 
@@ -94,9 +94,11 @@ def newest_policy(
     Policy; its items are empty if there is no checkpoint yet.
   """
   job = session.job
-  wanted = {'params': job.abstract.params, **(more or {})}
+  wanted = {state_items.POLICY: job.abstract.params, **(more or {})}
   with checkpoints.Checkpoints(session.directory.checkpoints) as saved:
     restored = saved.restore_latest(wanted, partial=True)
   if restored is None:
     return Policy(weights.initial(job), 0, {})
-  return Policy(restored.items['params'], restored.step, restored.items)
+  return Policy(
+    restored.items[state_items.POLICY], restored.step, restored.items
+  )

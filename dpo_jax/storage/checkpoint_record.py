@@ -1,13 +1,11 @@
-"""What one checkpoint step says of itself, and reading it by that word.
+"""The integrity record of a checkpoint step, and reads verified against it.
 
 Comes in: items as {name: array}, or a step on disk. Goes out: the record (tree,
-shapes, dtypes, a fingerprint a leaf, the caller's JSON) and items whose bits
-agree with it, or `Unsound`. Does not choose steps and never writes.
+shapes, dtypes, one fingerprint per leaf, the caller's JSON) and items whose
+bits agree with it, or `Unsound`. Chooses no step and writes nothing.
 """
 
 import gc
-import hashlib
-import json
 import logging
 import re
 import sys
@@ -23,17 +21,19 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from dpo_jax import errors, tree
+from dpo_jax.storage import files
 
-ITEM = 'meta'  # the item that holds the record; no caller's item is so named
+ITEM = 'meta'  # the item that holds the record; reserved
 
-# Errors that say nothing of the bytes on disk: walking back would be wrong.
+# Errors that say nothing about the bytes on disk. Going back to an older step
+# would then lose work for nothing.
 _NOT_DAMAGE = re.compile(
   'RESOURCE_EXHAUSTED|PERMISSION_DENIED|Permission denied|Too many open files'
 )
 
 
 class Restored(NamedTuple):
-  """A step as it was saved."""
+  """A step of a run, as it was saved."""
 
   step: int
   items: dict[str, Any]  # pytree by item name
@@ -45,24 +45,21 @@ class Unsound(Exception):
 
 
 def make(
-  step: int,
-  items: dict[str, dict[str, Any]],
-  meta: dict[str, Any],
-  score: float | None,
+  step: int, items: dict[str, dict[str, Any]], meta: dict[str, Any]
 ) -> dict[str, Any]:
   """Returns the record of a step: JSON types, with a digest of itself.
 
   Args:
     step: number of the step, so that a renamed folder is noticed.
-    items: by item name, arrays by leaf name.
-    meta: the caller's, kept as JSON keeps it (tuples become lists).
-    score: for the best step; None or not finite is kept as null.
+    items: {item name: {leaf name: array}}.
+    meta: the caller's JSON dict (tuples become lists).
   """
   if ITEM in items:
     raise ValueError(f'an item may not be named {ITEM!r}')
   leaves = {}
   for item, flat in items.items():
     for name, leaf in flat.items():
+      # Only raw key data comes back from disk as it was.
       if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         raise TypeError(f'{item}/{name}: save jax.random.key_data of a key')
     hashes = tree.fingerprint(flat)
@@ -70,21 +67,18 @@ def make(
       name: [list(leaf.shape), tree.dtype_name(leaf), hashes[name]]
       for name, leaf in flat.items()
     }
-  finite = score is not None and np.isfinite(score)
-  record = {
-    'step': step,
-    'score': float(score) if finite else None,
-    'leaves': leaves,
-    'meta': meta,
-  }
-  record = json.loads(json.dumps(record))
-  return record | {'sha256': _digest(record)}
+  record = {'step': step, 'leaves': leaves, 'meta': meta}
+  record = files.as_json(record)
+  return record | {'sha256': files.digest(record)}
 
 
 def save_args(
   items: dict[str, dict[str, Any]], record: dict[str, Any]
 ) -> ocp.args.Composite:
-  """Returns Orbax's arguments; empty leaves and items stay in the record."""
+  """Returns Orbax's arguments for a save.
+
+  Orbax stores no empty arrays: only the record holds those.
+  """
   args = {ITEM: ocp.args.JsonSave(record)}
   for item, flat in items.items():
     full = {name: leaf for name, leaf in flat.items() if leaf.size}
@@ -96,17 +90,19 @@ def save_args(
 def read(
   manager: ocp.CheckpointManager, step: int, folder: epath.Path
 ) -> dict[str, Any]:
-  """Returns a step's record, its digest and step number checked.
+  """Reads a step's record and checks its digest and step number.
 
   Raises:
-    Unsound: it is not there, not JSON, or not what was written.
+    Unsound: the record is missing, not JSON, or not what was written.
     InputError: it cannot be read now (permission, memory).
   """
 
   def parse() -> dict[str, Any]:
     args = ocp.args.Composite(**{ITEM: ocp.args.JsonRestore()})
     record = dict(manager.restore(step, args=args)[ITEM])
-    if record.pop('sha256', None) != _digest(record):
+    # The digest covers whatever else is in the record, so records of older
+    # versions, with other entries, stay valid.
+    if record.pop('sha256', None) != files.digest(record):
       raise Unsound('its record does not match its digest')
     if record['step'] != step:
       raise Unsound(f'it is step {record["step"]} under another number')
@@ -122,29 +118,31 @@ def read_step(
   abstract: dict[str, Any],
   partial: bool,
 ) -> Restored:
-  """Returns a step, checked before (tree) and after (bits).
+  """Reads a step; checks its tree before and its bits after.
 
   Args:
     manager: the manager to read with.
     step: number of the step.
     folder: the folder of the steps.
-    abstract: by item name, what to restore to, as `read_item` takes it.
-    partial: whether the step may hold items that are not asked for.
+    abstract: {item name: what to restore to}, as in `Checkpoints`.
+    partial: whether the step may hold more items than `abstract`.
 
   Raises:
     Unsound: an item is not what was saved.
     InputError: the step is of another state, or cannot be read now.
   """
   record = read(manager, step, folder)
+  # The tree is compared before any array is read: Orbax would cast dtypes
+  # silently.
   leaves, where = record['leaves'], folder / str(step)
   fix = 'use the config that the run was started with, or a new --workdir'
   expected = dict.fromkeys(abstract, 0)
-  found = {item: 0 for item in leaves if item in abstract or not partial}
-  tree.check_same(expected, found, where=f'{where}: items', fix=fix)
+  saved = {item: 0 for item in leaves if item in abstract or not partial}
+  tree.check_same(expected, saved, where=f'{where}: items', fix=fix)
   for item, wanted in abstract.items():
     if wanted is not None:
-      found = host_leaves(leaves[item])
-      tree.check_same(wanted, found, where=f'{where}/{item}', fix=fix)
+      saved = host_leaves(leaves[item])
+      tree.check_same(wanted, saved, where=f'{where}/{item}', fix=fix)
   items = {
     item: _read_item(manager, step, folder, item, leaves[item], wanted)
     for item, wanted in abstract.items()
@@ -160,14 +158,14 @@ def _read_item(
   leaves: dict[str, list],
   wanted: Any,
 ) -> Any:
-  """Returns an item in the structure and placement of `wanted`.
+  """Reads an item into the structure and placement of `wanted`.
 
   Args:
     manager: the manager to read with.
     step: number of the step.
     folder: the folder of the steps, for messages.
     item: name of the item.
-    leaves: the record's part on it, already the same tree as `wanted`.
+    leaves: the item's part of the record, the same tree as `wanted`.
     wanted: pytree of jax.ShapeDtypeStruct or numpy arrays; None: nested dicts
       of numpy arrays.
 
@@ -189,17 +187,17 @@ def _read_item(
     with jax.transfer_guard('allow'):
       return dict(manager.restore(step, args=args)[item])
 
-  found = _together(arrays, f'{folder / str(step) / item}')
+  restored = _together(arrays, f'{folder / str(step) / item}')
   for name, leaf in named:
-    if name not in found:
-      found[name] = _empty(leaf)
-  _check_bits(item, leaves, found)
+    if name not in restored:
+      restored[name] = _empty(leaf)
+  _check_bits(item, leaves, restored)
   structure = jax.tree.structure(wanted)
-  return structure.unflatten([found[name] for name, _ in named])
+  return structure.unflatten([restored[name] for name, _ in named])
 
 
 def host_leaves(leaves: dict[str, list]) -> dict[str, np.ndarray]:
-  """Returns numpy stand-ins (no memory of their own) for a record's leaves."""
+  """Returns numpy arrays of the record's shapes that take no memory."""
   return {
     name: np.broadcast_to(np.zeros((), jnp.dtype(dtype)), shape)
     for name, (shape, dtype, _) in leaves.items()
@@ -207,10 +205,12 @@ def host_leaves(leaves: dict[str, list]) -> dict[str, np.ndarray]:
 
 
 def reason(error: BaseException) -> str:
-  """Returns an error in a few words: the system's own where it has some."""
+  """Returns an error in a few words: the system's own if it has some."""
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
   text = ' '.join(str(error).split())
+  # TensorStore's errors run over a page; the system's words are in front of
+  # the error number.
   system = re.search(r"([^:]+) \[os_error_code='\d+'", text)
   if system:
     return system.group(1).strip()
@@ -221,11 +221,11 @@ def reason(error: BaseException) -> str:
 
 
 def _check_bits(
-  item: str, leaves: dict[str, list], found: dict[str, Any]
+  item: str, leaves: dict[str, list], restored: dict[str, Any]
 ) -> None:
-  """Raises Unsound where shape, dtype or fingerprint is not the record's."""
-  lines = tree.differences(host_leaves(leaves), found)
-  hashes = tree.fingerprint(found)
+  """Raises Unsound unless shapes, dtypes and fingerprints are the record's."""
+  lines = tree.differences(host_leaves(leaves), restored)
+  hashes = tree.fingerprint(restored)
   lines += [
     f'{name}: fingerprint {hashes[name]:08x}, saved {saved:08x}'
     for name, (_, _, saved) in leaves.items()
@@ -237,8 +237,12 @@ def _check_bits(
 
 
 def _together(action: Callable[[], Any], where: str) -> Any:
-  """Runs a reading action; if it fails on one process, all raise Unsound."""
+  """Runs a read; if it fails on one process, all processes raise Unsound.
+
+  So all processes go back to the same step.
+  """
   result, why = None, ''
+  # No early return: every process has to reach the allgather below.
   try:
     result = action()
   except Unsound as damage:
@@ -259,7 +263,9 @@ def _together(action: Callable[[], Any], where: str) -> Any:
 
 
 def _drop_coroutines(error: Exception) -> None:
-  """Ends Orbax's half-run reads now, without the traceback each would print."""
+  """Ends Orbax's half-run reads now, without the tracebacks they print."""
+  # The traceback keeps the coroutines alive; collected later, each of them
+  # warns that it was never awaited.
   error.__traceback__ = None
   hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
   asyncio_log = logging.getLogger('asyncio')
@@ -272,7 +278,7 @@ def _drop_coroutines(error: Exception) -> None:
 
 
 def _abstract(leaf: Any) -> Any:
-  """Returns what Orbax restores to: numpy stays on the host."""
+  """Returns the target of Orbax's restore: numpy stays on the host."""
   if isinstance(leaf, np.ndarray | np.generic):
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
   sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(
@@ -282,12 +288,7 @@ def _abstract(leaf: Any) -> Any:
 
 
 def _empty(leaf: Any) -> Any:
-  """Returns a leaf of no elements; Orbax stores none."""
+  """Returns a leaf without elements; Orbax stores none."""
   if isinstance(leaf, np.ndarray | np.generic):
     return np.zeros(leaf.shape, leaf.dtype)
   return jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
-
-
-def _digest(record: dict[str, Any]) -> str:
-  """Returns the sha256 of a record's canonical JSON."""
-  return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -1,10 +1,10 @@
 """state -> checkpoints/: sound steps on disk, or one line that says why not.
 
 Comes in: pytrees by item name (params, opt_state, rng, ...) and a JSON dict.
-Goes out: the newest step whose every bit is what was saved. Orbax writes and
-reads; on top of it each step carries a record (checkpoint_record.py) of tree,
+Goes out: the newest step of which every bit is as it was saved. Orbax writes
+and reads; each step also carries a record (checkpoint_record.py) of tree,
 shapes, dtypes and fingerprints, because Orbax restores most bit flips and casts
-dtypes without a word. Does not decide when to save, and knows no train state.
+dtypes silently. Does not decide when to save; state_items.py names the items.
 
 On disk: <folder>/<step>/<item>/, each leaf under its name ('a/b/c'), and
 <folder>/<step>/meta/ with the record. Typed PRNG keys go in as raw key data.
@@ -12,7 +12,6 @@ On disk: <folder>/<step>/<item>/, each leaf under its name ('a/b/c'), and
 
 import contextlib
 import logging
-import math
 import os
 import shutil
 from collections.abc import Callable
@@ -29,10 +28,10 @@ from dpo_jax import errors, tree
 from dpo_jax.storage import checkpoint_record
 from dpo_jax.types import InputError
 
-_TRASH = 'trash'  # old steps go here in one rename, and are emptied later
-_ASIDE = 'set_aside'  # unsound steps that training passed again
+_TRASH = 'trash'  # old steps are renamed into it at once, and deleted later
+_ASIDE = 'set_aside'  # unsound steps whose numbers training reached again
 _ATOMICITY = ocp.options.AtomicityOptions(
-  mode=ocp.options.AtomicityMode.COMMIT_FILE  # an empty folder is no step
+  mode=ocp.options.AtomicityMode.COMMIT_FILE  # so an empty folder is no step
 )
 _STEP_NAMES = ocp.path.step.standard_name_format(atomicity_options=_ATOMICITY)
 
@@ -41,11 +40,10 @@ class Checkpoints:
   """The checkpoints of one run: a context manager, for one thread.
 
   Args:
-    folder: where the steps lie; made at the first save. Readers change
-      nothing: only saving removes what a killed run left unfinished.
-    keep: how many of the latest steps to keep, at least 1.
-    best: 'min' or 'max' keeps the step of the best `score` too.
-    log: takes one line a step that was skipped, set aside or lost.
+    folder: folder of the steps, made at the first save. Readers change
+      nothing: only a save removes what a killed run left unfinished.
+    keep: number of latest steps to keep, at least 1.
+    log: takes one line per step that was skipped, set aside or lost.
   """
 
   def __init__(
@@ -53,31 +51,29 @@ class Checkpoints:
     folder: str | os.PathLike,
     *,
     keep: int = 2,
-    best: str | None = None,
     log: Callable[[str], None] = print,
   ):
     """Opens the folder for reading and, with `save`, for writing."""
-    if keep < 1 or best not in (None, 'min', 'max'):
-      raise ValueError(f'keep={keep} (>= 1), best={best!r} (None, min, max)')
+    if keep < 1:
+      raise ValueError(f'keep={keep}, at least 1')
+    # A URL such as gs://bucket/run is taken as it is.
     path = os.fspath(folder)
     self.folder = epath.Path(path if '://' in path else os.path.abspath(path))
-    self._keep, self._best, self._log = keep, best, log
+    self._keep, self._log = keep, log
     self._pending: int | None = None  # the step that is being written
     self._pending_bytes = 0
     self._sound: set[int] = set()  # saved or restored by this object
-    self._saving = False  # whether anything was saved: readers remove nothing
-    self._scores: dict[int, float] = {}
+    self._saving = False  # whether this object saved: readers remove nothing
+    # Orbax logs the traceback of every error that is one line here.
     logging.getLogger('absl').addFilter(_not_from_orbax)
     self._manager = self._open()
-    if best:
-      self._read_scores()
 
   def __enter__(self) -> 'Checkpoints':
     """Returns itself."""
     return self
 
   def __exit__(self, kind, error, trace) -> None:
-    """Closes; a failure then is raised unless another error is on its way."""
+    """Closes; raises a failed save, or logs it if another error is raised."""
     try:
       self.close()
     except Exception as late:
@@ -87,57 +83,49 @@ class Checkpoints:
 
   def steps(self) -> list[int]:
     """Returns the committed steps on disk, ascending; not the pending one."""
-    found = [found.step for found in _STEP_NAMES.find_all(self.folder)]
-    return sorted(step for step in found if step != self._pending)
-
-  def best_step(self) -> int | None:
-    """Returns the step of the best score among those on disk."""
-    return self._best_of(self.steps())
+    steps = [path.step for path in _STEP_NAMES.find_all(self.folder)]
+    return sorted(step for step in steps if step != self._pending)
 
   def save(
-    self,
-    step: int,
-    items: dict[str, Any],
-    meta: dict[str, Any],
-    *,
-    score: float | None = None,
+    self, step: int, items: dict[str, Any], meta: dict[str, Any]
   ) -> bool:
     """Starts writing a step; the arrays may be donated when it returns.
 
-    A failure of the previous save is logged, and this save then waits until
-    it is on disk, so that a passing fault costs one step and no more.
+    If the previous save failed, this logs the failure and waits until the new
+    step is on disk, so that a passing fault costs one step at most.
 
     Args:
       step: number of the step.
-      items: pytree of arrays by item name; no typed PRNG keys.
-      meta: anything JSON takes (data position, ledger, config digest).
-      score: what `best` compares; None or NaN is never the best.
+      items: {item name: pytree of arrays}, without typed PRNG keys.
+      meta: dict of JSON types (data position, ledger, config digest).
 
     Returns:
-      False where this object saved or restored that step already.
+      False if this object saved or restored that step already.
 
     Raises:
-      InputError: not written; the line has path, cause, need and free bytes.
+      InputError: the step is not written; names path, cause, and the bytes
+        that it needs and that are free.
     """
+    # One save is in flight at a time: Orbax would wait here all the same.
     failure = self._settle()
     if failure:
       self._log(str(failure))
     if step in self._sound:
       return False
     flat = {item: _flat(value) for item, value in items.items()}
-    record = checkpoint_record.make(step, flat, meta, score)
+    record = checkpoint_record.make(step, flat, meta)
     self._pending_bytes = sum(
       leaf.nbytes for leaves in flat.values() for leaf in leaves.values()
     )
     try:
       self._make_room(step)
       self._pending = step
-      if score is not None and math.isfinite(score):
-        self._scores[step] = float(score)
       args = checkpoint_record.save_args(flat, record)
+      # The loop forbids transfers; this one is meant.
       with jax.transfer_guard('allow'):
         self._manager.save(step, args=args, force=True)
     except Exception as error:
+      # Also if making room failed: the message names the step.
       self._pending = step
       raise self._lost(error) from error
     if failure:
@@ -145,7 +133,7 @@ class Checkpoints:
     return True
 
   def wait(self) -> None:
-    """Returns once the last save is on disk; raises InputError if it is not."""
+    """Waits until the last save is on disk; InputError if it failed."""
     failure = self._settle()
     if failure:
       raise failure
@@ -153,26 +141,27 @@ class Checkpoints:
   def restore_latest(
     self, abstract: dict[str, Any], *, partial: bool = False
   ) -> checkpoint_record.Restored | None:
-    """Restores the newest sound step, with a line for each one skipped.
+    """Restores the newest sound step; logs a line per step skipped.
 
     Args:
-      abstract: by item name, a pytree of jax.ShapeDtypeStruct (with sharding;
-        without: the first device), or of numpy arrays for leaves that stay on
-        the host. None for an item: nested dicts of numpy arrays, from the
-        checkpoint's own record.
-      partial: whether the checkpoint may hold items that are not asked for.
+      abstract: {item name: pytree}. A jax.ShapeDtypeStruct leaf is restored to
+        its sharding (none: the first device), a numpy leaf to the host. An item
+        that is None becomes nested dicts of numpy arrays, by the record.
+      partial: whether the checkpoint may hold more items than `abstract`.
 
     Returns:
-      None where there is no step at all.
+      None if there is no step.
 
     Raises:
-      InputError: the checkpoint is of another state (the line names the leaf),
-        cannot be read, or no step is sound.
+      InputError: the checkpoint is of another state (names the leaf), cannot
+        be read, or no step is sound.
     """
     steps = self.steps()
     for step in self._unfinished(steps):
       if not steps or step > steps[-1]:
         self._log(f'{self.folder / str(step)}: skipped, it was never finished')
+    # Another tree or shape raises InputError and ends the search: an older step
+    # has the same fault. Damage is passed over.
     for step in reversed(steps):
       try:
         return self._restore(step, abstract, partial)
@@ -201,23 +190,24 @@ class Checkpoints:
     """Reads the last step back from disk, as another process would.
 
     Args:
-      abstract: as for `restore_latest`; None reads everything to the host, one
+      abstract: as in `restore_latest`; None reads everything to the host, one
         item at a time.
 
     Returns:
-      The step.
+      The number of the step.
 
     Raises:
-      InputError: there is none, it is not the one last saved, or not sound.
+      InputError: no step, another one than was saved last, or an unsound one.
     """
     self.wait()
     steps, abstract = self.steps(), abstract or {}
     step = max(self._sound, default=max(steps, default=0))
-    again = 'fix: check the disk and run the same command again'
+    again = 'check the disk and run the same command again'
     if step not in steps:
-      raise InputError(
-        f'{self.folder}: there is no step {step}, only {steps}; {again}'
+      raise errors.refuse(
+        self.folder, f'there is no step {step}, only {steps}', again
       )
+    # A fresh manager, which remembers nothing of the save.
     with self._open() as fresh:
       try:
         record = checkpoint_record.read(fresh, step, self.folder)
@@ -225,8 +215,8 @@ class Checkpoints:
           wanted = {item: abstract.get(item)}
           checkpoint_record.read_step(fresh, step, self.folder, wanted, True)
       except checkpoint_record.Unsound as damage:
-        raise InputError(
-          f'{self.folder / str(step)}: not sound on disk, {damage}; {again}'
+        raise errors.refuse(
+          self.folder / str(step), f'not sound on disk, {damage}', again
         ) from damage
     return step
 
@@ -237,19 +227,19 @@ class Checkpoints:
     finally:
       self._manager.close()
       if self._saving:
-        self._remove(self.folder / _TRASH)
+        _remove(self.folder / _TRASH)
 
   def _open(self) -> ocp.CheckpointManager:
-    """Returns a new manager of the folder; touches nothing on disk."""
-    preserve = [policies.LatestN(self._keep), _PreserveBest(self._best_of)]
+    """Returns a new manager of the folder; changes nothing on disk."""
     options = ocp.CheckpointManagerOptions(
       create=False,
       save_root_metadata=False,
       atomicity_options=_ATOMICITY,
       step_name_format=_STEP_NAMES,
       todelete_subdir=_TRASH,
-      preservation_policy=policies.AnyPreservationPolicy(preserve),
-      # At once: made in the background, a failure takes minutes to show.
+      preservation_policy=policies.LatestN(self._keep),
+      # Folders are made in save(): in the background, a failure takes minutes
+      # to show.
       async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     )
     try:
@@ -262,6 +252,7 @@ class Checkpoints:
       ) from error
 
   def _restore(self, step, abstract, partial) -> checkpoint_record.Restored:
+    """Reads a step and remembers it as sound if nothing was left out."""
     restored = checkpoint_record.read_step(
       self._manager, step, self.folder, abstract, partial
     )
@@ -270,11 +261,12 @@ class Checkpoints:
     return restored
 
   def _settle(self) -> InputError | None:
-    """Waits for the pending save; returns what became of it, if bad."""
+    """Waits for the pending save; returns the error if it failed."""
     if self._pending is None:
       return None
     try:
       self._manager.wait_until_finished()
+      # Raises if the step is gone, or was never committed.
       _STEP_NAMES.find_step(self.folder, self._pending)
     except Exception as error:
       return self._lost(error)
@@ -283,14 +275,14 @@ class Checkpoints:
     return None
 
   def _lost(self, error: Exception) -> InputError:
-    """Forgets the pending step, frees its bytes, and says what happened."""
+    """Forgets the pending step, frees its bytes, returns the error to raise."""
     step, self._pending = self._pending, None
-    self._scores.pop(step, None)
     steps = []
-    with contextlib.suppress(OSError):  # the folder itself may be what is bad
+    # The folder itself may be the problem.
+    with contextlib.suppress(OSError):
       steps = self.steps()
       if step not in steps:
-        self._remove(self.folder / str(step))
+        _remove(self.folder / str(step))
     then = f'continues from step {steps[-1]}' if steps else 'starts over'
     return errors.refuse(
       self.folder / str(step),
@@ -300,11 +292,11 @@ class Checkpoints:
     )
 
   def _make_room(self, step: int) -> None:
-    """Clears what stands in the way of a save of `step`.
+    """Removes what stands in the way of a save of `step`.
 
-    Steps from `step` on that this object neither saved nor restored were
-    skipped as unsound: they are renamed, not deleted. What killed runs left
-    unfinished goes at the first save, never at a mere reading.
+    Later steps that this object neither saved nor restored were skipped as
+    unsound: they are moved aside, not deleted. What killed runs left
+    unfinished is removed at the first save, never by a reader.
     """
     if jax.process_index() == 0:
       self.folder.mkdir(parents=True, exist_ok=True)
@@ -312,64 +304,34 @@ class Checkpoints:
       for old in steps:
         if old >= step and old not in self._sound:
           aside = self.folder / _ASIDE / str(old)
-          self._remove(aside)
+          _remove(aside)
           aside.parent.mkdir(exist_ok=True)
           (self.folder / str(old)).rename(aside)
           self._log(f'{self.folder / str(old)}: moved to {_ASIDE}/{old}')
-      self._remove(self.folder / _TRASH)
+      _remove(self.folder / _TRASH)
       for unfinished in [] if self._saving else self._unfinished(steps):
-        self._remove(self.folder / str(unfinished))
+        _remove(self.folder / str(unfinished))
+    # No process may save before the first one has made room.
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('dpo_jax/checkpoints/make_room')
     self._manager.reload()
     self._saving = True
 
   def _unfinished(self, steps: list[int]) -> list[int]:
-    """Returns the numbers of folders that look like steps and are none."""
+    """Returns the numbers of folders that are named like steps but are none."""
     paths = self.folder.iterdir() if self.folder.is_dir() else ()
     numbers = (int(path.name) for path in paths if path.name.isdigit())
     return sorted(set(numbers) - {*steps, self._pending})
 
-  def _remove(self, path: epath.Path) -> None:
-    """Removes a folder, if it is there, on the first process."""
-    if jax.process_index() == 0:
-      path.rmtree(missing_ok=True)
 
-  def _read_scores(self) -> None:
-    """Fills in the scores of the steps on disk whose records can be read."""
-    for step in self.steps():
-      try:
-        record = checkpoint_record.read(self._manager, step, self.folder)
-      except checkpoint_record.Unsound:
-        continue  # restoring says what is wrong with it
-      if record['score'] is not None:
-        self._scores[step] = record['score']
-
-  def _best_of(self, steps: list[int]) -> int | None:
-    """Returns the step of the best score; the later one of equals."""
-    scored = [step for step in steps if step in self._scores]
-    if self._best is None or not scored:
-      return None
-    sign = 1 if self._best == 'max' else -1
-    return max(scored, key=lambda step: (sign * self._scores[step], step))
-
-
-class _PreserveBest:
-  """An Orbax policy: preserves the one step that `best_of` names."""
-
-  def __init__(self, best_of: Callable[[list[int]], int | None]):
-    self._best_of = best_of
-
-  def should_preserve(self, checkpoints, *, context) -> list[bool]:
-    """Returns which of Orbax's checkpoints to keep."""
-    del context
-    steps = [info.step for info in checkpoints]
-    best = self._best_of(steps)
-    return [step == best for step in steps]
+def _remove(path: epath.Path) -> None:
+  """Removes a folder if it exists; the first process does it for all."""
+  if jax.process_index() == 0:
+    path.rmtree(missing_ok=True)
 
 
 def _flat(value: Any) -> dict[str, Any]:
-  """Returns leaves by name; Orbax copies those of the host."""
+  """Returns {name: leaf}; Orbax copies leaves on the host by itself."""
   return {
     name: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
     for name, leaf in tree.flatten_with_names(value)
@@ -377,7 +339,7 @@ def _flat(value: Any) -> dict[str, Any]:
 
 
 def _size(num_bytes: float) -> str:
-  """Returns bytes in a unit that people read."""
+  """Returns a number of bytes in a readable unit, such as '1.2 GB'."""
   for unit in ('B', 'kB', 'MB', 'GB'):
     if num_bytes < 1000:
       return f'{num_bytes:.3g} {unit}'
@@ -396,5 +358,5 @@ def _free(folder: epath.Path) -> str:
 
 
 def _not_from_orbax(entry: logging.LogRecord) -> bool:
-  """Drops Orbax's own tracebacks: each of its errors is raised here."""
+  """Filters out Orbax's tracebacks: its errors are raised or logged here."""
   return f'{os.sep}orbax{os.sep}' not in entry.pathname

@@ -1,27 +1,26 @@
-"""The safetensors files of a folder: found, opened, read a range at a time.
+"""Safetensors files of a folder, read one range of a tensor at a time.
 
 Comes in: a folder. Goes out: names, shapes and dtypes of its tensors, and
-numpy arrays of ranges of them. Does not know what the tensors are for, and
-does not read pickles.
+ranges of them as numpy arrays. Gives no meaning to the tensors and reads no
+pickles.
 """
 
 import contextlib
-import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
 from dpo_jax import errors
+from dpo_jax.storage import files
 from dpo_jax.types import InputError
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
-# safetensors gives numpy no slices of these.
+# numpy has no such types, so safetensors cannot slice them: see `_mapped`.
 _SMALL = {
   'F8_E4M3': ml_dtypes.float8_e4m3fn,
   'F8_E5M2': ml_dtypes.float8_e5m2,
@@ -30,9 +29,15 @@ FLOATS = ('F64', 'F32', 'F16', 'BF16', *_SMALL)
 
 
 class Files:
-  """The open safetensors files of a folder: which tensor is in which."""
+  """The open safetensors files of a folder, and the file of each tensor.
+
+  Args:
+    folder: the folder.
+    stack: closes the files.
+  """
 
   def __init__(self, folder: pathlib.Path, stack: contextlib.ExitStack):
+    """Opens the files; InputError if they are missing or damaged."""
     self.folder = folder
     self._file = {}  # tensor -> (path, open file)
     for path in _find(folder):
@@ -44,40 +49,41 @@ class Files:
     self.names = set(self._file)
 
   def path(self, name: str) -> pathlib.Path:
-    """The file that a tensor is in."""
+    """Returns the file that holds a tensor."""
     return self._file[name][0]
 
   def describe(self, name: str) -> tuple[tuple[int, ...], str]:
-    """Shape and dtype of a tensor, from the header; see FLOATS."""
-    found = self._file[name][1].get_slice(name)
-    return tuple(found.get_shape()), found.get_dtype()
+    """Reads the shape and dtype (such as those of FLOATS) from the header."""
+    tensor = self._file[name][1].get_slice(name)
+    return tuple(tensor.get_shape()), tensor.get_dtype()
 
   def read(self, name: str, where: tuple[slice, ...]) -> np.ndarray:
-    """A range of a tensor, in the file's dtype; nothing else is read."""
+    """Reads a range of a tensor, in the file's dtype, and nothing else."""
     path, file = self._file[name]
-    found = file.get_slice(name)
-    if found.get_dtype() in _SMALL:
+    tensor = file.get_slice(name)
+    if tensor.get_dtype() in _SMALL:
       return _mapped(path, name)[where]
-    return found[where]
+    return tensor[where]
 
 
 def _mapped(path: pathlib.Path, name: str) -> np.ndarray:
-  """A tensor in place. The file: header's length (8 bytes), header, data."""
+  """Maps a tensor into memory."""
+  # The file is: length of the header (8 bytes), header (JSON), data.
   with open(path, 'rb') as file:
     length = int.from_bytes(file.read(8), 'little')
-    entry = json.loads(file.read(length))[name]
+    entry = files.parse_json(file.read(length), path, fix='copy it again')[name]
   start = 8 + length + entry['data_offsets'][0]
   dtype, shape = np.dtype(_SMALL[entry['dtype']]), tuple(entry['shape'])
   return np.memmap(path, dtype, 'r', start, shape)
 
 
 def _find(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The safetensors files of a folder, or what to do instead."""
+  """Finds the safetensors files of a folder; InputError if it has none."""
   if (folder / INDEX).is_file():
-    files = read_json(folder / INDEX).get('weight_map')
-    if not isinstance(files, Mapping) or not files:
+    weight_map = files.read_json(folder / INDEX).get('weight_map')
+    if not isinstance(weight_map, Mapping) or not weight_map:
       raise errors.refuse(folder / INDEX, 'no weight_map', 'copy it again')
-    paths = [folder / os.path.basename(str(f)) for f in files.values()]
+    paths = [folder / os.path.basename(str(f)) for f in weight_map.values()]
     for path in (paths := list(dict.fromkeys(paths))):
       if not path.is_file():
         raise errors.refuse(
@@ -102,26 +108,9 @@ def _find(folder: pathlib.Path) -> list[pathlib.Path]:
   )
 
 
-def read_json(
-  path: pathlib.Path, wanted: str = 'the folder of a Hugging Face checkpoint'
-) -> dict[str, Any]:
-  """A JSON object; InputError where there is none: give what is `wanted`."""
-  try:
-    value = json.loads(path.read_text(encoding='utf-8'))
-  except FileNotFoundError:
-    raise errors.refuse(path, 'no such file', f'give {wanted}') from None
-  except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON
-    raise errors.refuse(
-      path, f'cannot be read ({error})', 'copy it again'
-    ) from None
-  if not isinstance(value, dict):
-    raise errors.refuse(path, 'not a JSON object', 'copy it again')
-  return value
-
-
 def _damaged(path: pathlib.Path, error: Exception) -> InputError:
   with open(path, 'rb') as file:
-    pointer = file.read(32).startswith(b'version https://git-lfs')
+    pointer = files.is_pointer(file.read(32))
   if pointer:
     return errors.refuse(path, 'a git-lfs pointer', 'run git lfs pull')
   return errors.refuse(

@@ -1,8 +1,8 @@
-"""Where a parameter's elements lie in the tensor of a file, and back.
+"""Position of a parameter's elements in the tensor of a file, and back.
 
 Comes in: a families.Tensor, dimension sizes, an index into our parameter.
-Goes out: the range of the file's tensor that holds it, and arrays turned from
-one order of axes to the other. Numpy only; reads and writes nothing.
+Goes out: the range of the file's tensor that holds it, and arrays transposed
+from one order of axes to the other. Numpy only; touches no disk.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import numpy as np
 
 from dpo_jax.models.families import Tensor
 
-# Dimension -> its mark in a tensor's name, where each has its own tensor.
+# Dimension -> its mark in the name of a tensor that is one slice of it.
 _MARKS = {'N': 'i', 'E': 'e'}
 
 
@@ -22,19 +22,19 @@ class _Factor(NamedTuple):
   """One dimension within an axis of the file."""
 
   letter: str
-  total: int  # of all the parameters that share the tensor
-  offset: int  # where ours begins
-  size: int  # of ours
+  total: int  # size over all parameters that share the tensor
+  offset: int  # first index of our parameter
+  size: int  # size of our parameter
 
 
 def shape(tensor: Tensor, sizes: Mapping[str, int]) -> tuple[int, ...]:
-  """The shape in the file."""
+  """Returns the shape of the file's tensor."""
   axes = _factors(tensor, sizes)
   return tuple(math.prod(f.total for f in factors) for factors in axes)
 
 
 def split_dims(tensor: Tensor, dims: str) -> tuple[str, str]:
-  """Dimensions that there is a tensor for each of, and those within one."""
+  """Splits dimensions into those with one tensor per index and the others."""
   apart = [d for d in dims if f'{{{_MARKS.get(d)}}}' in tensor.name]
   return ''.join(apart), ''.join(d for d in dims if d not in apart)
 
@@ -44,12 +44,12 @@ def copies(
   sizes: Mapping[str, int],
   index: Mapping[str, slice] | None = None,
 ) -> list[dict[str, int]]:
-  """What to fill a tensor's name with, one by one; [{}] if it has no mark.
+  """Returns the numbers for the marks in a name; [{}] if it has none.
 
   Args:
-    tensor: with {i} and {e} in its name, or without.
-    sizes: of the dimensions.
-    index: letter -> the range wanted, as in `read`.
+    tensor: the tensor; its name may hold {i} (layer) and {e} (expert).
+    sizes: size of each dimension.
+    index: {letter: range}, as in `read`.
   """
   apart, _ = split_dims(tensor, ''.join(_MARKS))
   wanted = [(index or {}).get(d, slice(0, sizes[d])) for d in apart]
@@ -64,15 +64,17 @@ def read(
   index: Mapping[str, slice],
   get: Callable[[tuple[slice, ...]], np.ndarray],
 ) -> np.ndarray:
-  """A piece of our parameter, from no more of the file than whole rows.
+  """Reads a piece of our parameter, and only the rows that hold it.
 
   Args:
-    tensor: where it lies.
-    sizes: of the dimensions.
+    tensor: the parameter's place in the file.
+    sizes: size of each dimension.
     dims: the parameter's dimension letters, in our order.
-    index: letter -> the range wanted; a letter left out is wanted whole.
+    index: {letter: range}; a letter that is absent is read in full.
     get: reads a range of the file's tensor.
   """
+  # Only the outermost dimension of an axis is cut in the file: its ranges are
+  # contiguous rows. The inner ones are cut in memory.
   axes = _factors(tensor, sizes)
   ranges, inner_shape, inner_index = [], [], []
   for outer, *inner in axes:
@@ -92,9 +94,10 @@ def write(
   parameter: np.ndarray,
   out: np.ndarray,
 ) -> None:
-  """Puts our whole parameter into its part of the file's tensor `out`."""
+  """Writes our parameter into its part of the file's tensor `out`."""
   axes = _factors(tensor, sizes)
   factors = [f for axis in axes for f in axis]
+  # A view of `out`, which must be contiguous for that.
   view = out.reshape([f.total for f in factors])
   place = tuple(slice(f.offset, f.offset + f.size) for f in factors)
   letters = _letters(axes)
@@ -104,12 +107,14 @@ def write(
 
 
 def _factors(tensor, sizes) -> list[list[_Factor]]:
+  """Returns the factors of each axis of the file's tensor."""
   sizes = {**sizes, '1': 1}
   joined = [sizes[letter] for letter in tensor.fused]
   out = []
   for axis in tensor.axes.split(','):
     factors = [_Factor(x, sizes[x], 0, sizes[x]) for x in axis]
     for i, factor in enumerate(factors):
+      # Parameters in one tensor lie one after the other along this dimension.
       if joined and factor.letter == tensor.fused[tensor.part]:
         offset = sum(joined[: tensor.part])
         factors[i] = factor._replace(total=sum(joined), offset=offset)
@@ -117,17 +122,19 @@ def _factors(tensor, sizes) -> list[list[_Factor]]:
   return out
 
 
-def _range(factor, index):
+def _range(factor, index) -> tuple[int, int]:
+  """Returns the first index in the file's axis and the one after the last."""
   wanted = index.get(factor.letter, slice(0, factor.size))
   return factor.offset + wanted.start, factor.offset + wanted.stop
 
 
-def _letters(axes):
+def _letters(axes) -> str:
+  """Returns the dimension letters of the file's tensor, in its order."""
   return ''.join(f.letter for factors in axes for f in factors)
 
 
 def _reorder(array, before, after):
-  """Transposes from the letters `before` to `after`; drops single ones."""
+  """Transposes from the letters `before` to `after`; drops axes of size 1."""
   singles = tuple(i for i, letter in enumerate(before) if letter == '1')
   before = before.replace('1', '')
   order = [before.index(letter) for letter in after]

@@ -1,27 +1,36 @@
-"""Where a model comes from: a Hugging Face folder, or a run of ours.
+"""Initial weights of a model: from a Hugging Face folder or from a run.
 
-Comes in: a folder. Goes out: the model's shape, its parameters on the mesh,
-its tokenizer's place. A run is recognised by its model.json.
+Comes in: a folder. Goes out: the model's shape, its parameters on the mesh, and
+the folder of its tokenizer. A folder with model.json is a run directory. Makes
+no random weights.
 """
 
-import json
 import pathlib
 
 from dpo_jax import errors
 from dpo_jax.models import architectures
-from dpo_jax.storage import checkpoints, hf_checkpoint, run_dir
+from dpo_jax.storage import (
+  checkpoints,
+  files,
+  hf_checkpoint,
+  run_dir,
+  state_items,
+)
 from dpo_jax.types import Params
 
-_MODEL = 'model.json'  # the shape of a run's model, in Hugging Face's words
+_MODEL = 'model.json'  # shape of a run's model, in Hugging Face's keys
 
 
 def read_config(folder: str) -> architectures.DecoderConfig:
-  """The shape of the model in a folder or a run."""
+  """Reads the shape of the model in a folder or a run."""
   return architectures.from_hf_config(_hf_config(folder))
 
 
 def check(folder: str, config: architectures.DecoderConfig) -> None:
-  """Refuses weights of other names or shapes, from their headers alone."""
+  """Raises InputError unless the headers have this model's names and shapes.
+
+  Reads no weights. Of a run, only checks that it holds a whole model.
+  """
   if _is_run(folder):
     _refuse_adapter(folder)
   else:
@@ -29,44 +38,44 @@ def check(folder: str, config: architectures.DecoderConfig) -> None:
 
 
 def load(folder: str, config, shardings: Params, abstract: Params) -> Params:
-  """Parameters, float32, each device reading what it holds.
+  """Loads parameters, float32; each device reads only its own slice.
 
   Args:
-    folder: Hugging Face folder or run directory; a run gives its newest sound
-      checkpoint.
+    folder: Hugging Face folder, or run directory: its newest sound checkpoint.
     config: the model's DecoderConfig.
     shardings: pytree of NamedShardings.
     abstract: pytree of ShapeDtypeStructs with the shardings.
 
   Raises:
-    InputError: naming what is missing or of another shape.
+    InputError: a parameter is missing or has another shape; names it.
   """
   if not _is_run(folder):
     return hf_checkpoint.load_params(folder, config, shardings=shardings)
   _refuse_adapter(folder)
   path = pathlib.Path(folder) / 'checkpoints'
   with checkpoints.Checkpoints(path) as saved:
-    found = saved.restore_latest({'params': abstract}, partial=True)
-  if found is None:
+    wanted = {state_items.POLICY: abstract}
+    restored = saved.restore_latest(wanted, partial=True)
+  if restored is None:
     raise errors.refuse(
       path, 'this run has no checkpoint', 'let it train first'
     )
-  return found.items['params']
+  return restored.items[state_items.POLICY]
 
 
 def tokenizer_of(folder: str) -> str:
-  """The folder or name of the tokenizer that a model was trained with."""
+  """Returns the folder or name of the tokenizer that a model was trained on."""
   if not _is_run(folder):
     return folder
+  # A run without a tokenizer of its own took that of the model it began with,
+  # which may be a run again.
   config = run_dir.RunDir(folder).config()
   return config['tokenizer'] or tokenizer_of(config['model']['init_from'])
 
 
 def record(folder: pathlib.Path, config) -> None:
-  """Notes the shape of a run's model in the run's folder."""
-  with run_dir.atomic_file(folder / _MODEL) as file:
-    text = json.dumps(architectures.to_hf_config(config), indent=2)
-    file.write(text.encode())
+  """Writes model.json, the shape of a run's model, into the run's folder."""
+  files.write_json(folder / _MODEL, architectures.to_hf_config(config))
 
 
 def _is_run(folder: str) -> bool:
@@ -74,6 +83,7 @@ def _is_run(folder: str) -> bool:
 
 
 def _refuse_adapter(folder: str) -> None:
+  # Older runs have no adapter section.
   config = run_dir.RunDir(folder).config()
   if config.get('adapter', {}).get('rank'):
     raise errors.refuse(
@@ -85,5 +95,5 @@ def _refuse_adapter(folder: str) -> None:
 
 def _hf_config(folder: str) -> dict:
   if _is_run(folder):
-    return json.loads((pathlib.Path(folder) / _MODEL).read_text())
+    return files.read_json(pathlib.Path(folder) / _MODEL)
   return hf_checkpoint.read_config(folder)

@@ -1,15 +1,16 @@
-"""Adapters as PEFT keeps them: adapter_config.json, adapter_model.safetensors.
+"""Adapters in PEFT's format: adapter_config.json, adapter_model.safetensors.
 
 Comes in: a folder, a DecoderConfig and the AdapterSpec it must fit. Goes out:
 an adapter of models/adapters.py on the mesh, or a folder that PEFT loads.
+Reads plain LoRA only.
 
-Where a family joins projections in one tensor (c_attn, qkv_proj), PEFT has
-one pair of factors for all of them. Ours, a pair each, become one exactly: A
-of all stacked, B block-diagonal, the rank their sum, the scale the same
-(rank_pattern, alpha_pattern). A folder whose parts share one A loads too.
+Some families join projections in one tensor (c_attn, qkv_proj). PEFT then has
+one pair of factors for all of them, and we have one pair each. Ours become
+theirs exactly: the A are stacked, B is block-diagonal, the rank is the sum of
+the ranks, the scale stays (rank_pattern, alpha_pattern). A folder whose parts
+share one A loads too.
 """
 
-import json
 import math
 import os
 import pathlib
@@ -25,7 +26,7 @@ from dpo_jax import errors, tree
 from dpo_jax.models import adapter_spec, adapters, families
 from dpo_jax.models.adapter_spec import LINEARS, AdapterSpec
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.storage import hf_files, hf_layout, whole_folder
+from dpo_jax.storage import files, hf_layout
 from dpo_jax.types import InputError, Params
 
 _CONFIG = 'adapter_config.json'
@@ -36,7 +37,7 @@ _FOLDER = (
 _TENSORS = 'adapter_model.safetensors'
 _NAME = 'base_model.model.{module}.lora_{factor}.weight'
 
-# Keys of adapter_config.json that mean another method unless they are empty.
+# Keys of adapter_config.json that stand for another method unless empty.
 _UNSUPPORTED = (
   'use_dora',
   'modules_to_save',
@@ -76,13 +77,16 @@ def load(
   spec: AdapterSpec,
   shardings: Params,
 ) -> Params:
-  """The adapter of a PEFT folder, float32, on the mesh; InputError as `check`.
+  """Loads the adapter of a PEFT folder, float32, on the mesh.
 
   Args:
-    folder: with adapter_config.json and adapter_model.safetensors.
+    folder: the folder of adapter_config.json and adapter_model.safetensors.
     config: the base's shape.
-    spec: what the adapter must be.
+    spec: the adapter that the config asks for.
     shardings: pytree like the adapter.
+
+  Raises:
+    InputError: as `check`.
   """
   adapter = _read(pathlib.Path(folder), config, spec)
   return jax.device_put(tree.unflatten_names(adapter), shardings)
@@ -96,14 +100,17 @@ def save(
   *,
   base: str = '',
 ) -> None:
-  """Writes a folder that PEFT loads over the base; whole or not at all.
+  """Writes a folder that PEFT loads over the base, whole or not at all.
 
   Args:
-    folder: to be made; may exist if empty.
-    adapter: of `config` and `spec`.
-    config: the base's shape, whose family names the modules.
-    spec: of the adapter.
-    base: the base's folder, for PEFT to find it.
+    folder: the folder to make; an empty one may exist.
+    adapter: adapter of `config` and `spec`.
+    config: the base's shape; its family names the modules.
+    spec: rank, scale and targets of the adapter.
+    base: folder in which PEFT will find the base; '' = unknown.
+
+  Raises:
+    InputError: the folder is taken or cannot be written.
   """
   leaves = {
     name: np.asarray(jax.device_get(leaf))
@@ -116,14 +123,13 @@ def save(
       name = module.format(i=i)
       tensors[_NAME.format(module=name, factor='A')] = a
       tensors[_NAME.format(module=name, factor='B')] = b
-  with whole_folder.write(folder) as beside:
-    text = json.dumps(_peft_config(config, spec, base), indent=2)
-    (beside / _CONFIG).write_text(text + '\n')
+  with files.storage_errors(folder), files.whole_folder(folder) as beside:
+    files.write_json(beside / _CONFIG, _peft_config(config, spec, base))
     safetensors.numpy.save_file(tensors, beside / _TENSORS, {'format': 'pt'})
 
 
 def _modules(config: DecoderConfig, targets) -> dict[str, list[_Part]]:
-  """{module of the base, {i} = the layer: its parts that are targets}."""
+  """Returns {module of the base ({i} = the layer): its parts in targets}."""
   table, out = families.FAMILIES[config.family].tensors, {}
   for target in targets:
     tensor = table[f'layers/{target}/kernel']
@@ -133,13 +139,13 @@ def _modules(config: DecoderConfig, targets) -> dict[str, list[_Part]]:
 
 
 def _is_conv1d(part: _Part) -> bool:
-  """Whether the file's kernel is [in, out], as GPT-2 stores it."""
+  """Returns whether the file's kernel is [in, out], as GPT-2 stores it."""
   into, _ = LINEARS[part.target]
   return part.tensor.axes.partition(',')[0].replace('1', '') == into
 
 
 def _axes(part: _Part) -> tuple[families.Tensor, families.Tensor]:
-  """Where the factors lie: A as [r, in], B as [out, r], fused as the kernel."""
+  """Returns the places of A [r, in] and of B [out, r], fused as the kernel."""
   first, _, second = part.tensor.axes.partition(',')
   into, out = (first, second) if _is_conv1d(part) else (second, first)
   a = families.Tensor('', f'r,{into}')
@@ -147,31 +153,36 @@ def _axes(part: _Part) -> tuple[families.Tensor, families.Tensor]:
 
 
 def _join(leaves, config, spec, parts, layer) -> tuple[np.ndarray, np.ndarray]:
-  """PEFT's A [R, in] and B [out, R] of a module, R the sum of the ranks."""
+  """Returns PEFT's A [R, in] and B [out, R] of a module; R sums the ranks."""
   sizes = {**config.sizes, 'r': spec.rank}
   all_a, all_b = [], []
   for part in parts:
     into, out = LINEARS[part.target]
     a_tensor, b_tensor = _axes(part)
+    # B has the rows of the whole module; this part writes its own.
     a = np.zeros(hf_layout.shape(a_tensor, sizes), np.float32)
     b = np.zeros(hf_layout.shape(b_tensor, sizes), np.float32)
     path = f'layers/{part.target}'
     hf_layout.write(a_tensor, sizes, f'{into}r', leaves[f'{path}/a'][layer], a)
     hf_layout.write(b_tensor, sizes, f'r{out}', leaves[f'{path}/b'][layer], b)
     all_a.append(a)
-    all_b.append(b)  # 0 but in this part's rows
+    all_b.append(b)  # 0 outside of this part's rows
   return np.concatenate(all_a), np.ascontiguousarray(np.concatenate(all_b, 1))
 
 
 def _peft_config(config, spec, base) -> dict[str, Any]:
+  """Returns the content of adapter_config.json."""
   modules = _modules(config, spec.targets)
   ranks, alphas = {}, {}
   for module, parts in modules.items():
     if len(parts) > 1:
       ranks[_suffix(module)] = spec.rank * len(parts)
+      # The module's rank is larger; alpha follows, so that the scale stays.
       more = len(parts) ** 0.5 if spec.rslora else len(parts)
       alphas[_suffix(module)] = _whole(spec.alpha * more)
   parts = [part for module in modules.values() for part in module]
+  # Entries that follow neither from the spec nor from the base are PEFT's
+  # defaults.
   return {
     'peft_type': 'LORA',
     'task_type': 'CAUSAL_LM',
@@ -193,17 +204,18 @@ def _peft_config(config, spec, base) -> dict[str, Any]:
 
 
 def _suffix(module: str) -> str:
-  """'self_attn.q_proj': enough to tell a layer's modules apart."""
+  """Returns 'self_attn.q_proj': enough to tell a layer's modules apart."""
   return '.'.join(module.split('.')[-2:])
 
 
 def _whole(number: float) -> int | float:
+  """Returns an int if the number is one: PEFT writes alpha as an int."""
   return int(number) if float(number).is_integer() else number
 
 
 def _read(folder, config, spec) -> dict[str, np.ndarray]:
-  """{our name: float32 array} of a folder that fits."""
-  peft = hf_files.read_json(folder / _CONFIG, _FOLDER)
+  """Reads {our name: float32 array} of a folder that fits."""
+  peft = files.read_json(folder / _CONFIG, if_missing=f'give {_FOLDER}')
   _check_config(folder / _CONFIG, peft, spec)
   tensors = _read_tensors(folder)
   modules = _modules(config, spec.targets)
@@ -227,7 +239,8 @@ def _read(folder, config, spec) -> dict[str, np.ndarray]:
 
 
 def _check_config(path, peft, spec: AdapterSpec) -> None:
-  """Refuses other methods than plain LoRA, and another rank or strength."""
+  """Raises InputError unless it is plain LoRA of this rank and strength."""
+  # Keys that are absent or empty have their plain meaning in PEFT.
   for key, plain in (('peft_type', 'LORA'), ('bias', 'none')):
     if peft.get(key, plain) != plain:
       raise _unsupported(path, key, peft[key])
@@ -242,16 +255,18 @@ def _check_config(path, peft, spec: AdapterSpec) -> None:
     ('lora_alpha', 'alpha', spec.alpha),
     ('use_rslora', 'rslora', spec.rslora),
   ):
-    found = peft.get(key, 8 if key != 'use_rslora' else False)
-    if found != value:
+    # PEFT's defaults.
+    theirs = peft.get(key, 8 if key != 'use_rslora' else False)
+    if theirs != value:
       raise errors.refuse(
         f'config.adapter.{ours}',
-        f'{value} is not the {key}={found} of {path}',
-        f'--config.adapter.{ours}={found}',
+        f'{value} is not the {key}={theirs} of {path}',
+        f'--config.adapter.{ours}={theirs}',
       )
 
 
 def _unsupported(path, key, value) -> InputError:
+  """Returns the refusal of another method than plain LoRA."""
   return errors.refuse(
     path,
     f'{key}={value!r} is not supported, only plain LoRA is',
@@ -260,15 +275,17 @@ def _unsupported(path, key, value) -> InputError:
 
 
 def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads adapter_model.safetensors; InputError if it cannot."""
   path = folder / _TENSORS
   if not path.is_file():
     pickle = folder / 'adapter_model.bin'
-    reason = (
-      f'{pickle}: pickled weights are not read, a pickle can run code; fix: '
-      'save it once more with safe_serialization=True'
-    )
-    missing = f'{path}: no such file; fix: give the folder of a PEFT adapter'
-    raise InputError(reason if pickle.is_file() else missing)
+    if pickle.is_file():
+      raise errors.refuse(
+        pickle,
+        'pickled weights are not read, a pickle can run code',
+        'save it once more with safe_serialization=True',
+      )
+    raise errors.refuse(path, 'no such file', f'give {_FOLDER}')
   try:
     return safetensors.numpy.load_file(path)
   except (safetensors.SafetensorError, OSError) as error:
@@ -278,7 +295,7 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _check_names(path, tensors, config, modules) -> None:
-  """The folder's modules must be those that adapter.targets chooses."""
+  """Raises InputError unless the modules are those of adapter.targets."""
   wanted = {
     _NAME.format(module=module.format(i=i), factor=factor)
     for module in modules
@@ -288,7 +305,7 @@ def _check_names(path, tensors, config, modules) -> None:
   missing, extra = wanted - tensors.keys(), tensors.keys() - wanted
   if not missing and not extra:
     return
-  there = [
+  theirs = [
     part.target
     for module, parts in _modules(config, adapter_spec.linears(config)).items()
     for part in parts
@@ -298,8 +315,8 @@ def _check_names(path, tensors, config, modules) -> None:
     f'{min(missing)} is missing' if missing else f'{min(extra)} is extra'
   )
   fix = (
-    f'--config.adapter.targets={",".join(there)}'
-    if there and {*there} != {p.target for m in modules.values() for p in m}
+    f'--config.adapter.targets={",".join(theirs)}'
+    if theirs and {*theirs} != {p.target for m in modules.values() for p in m}
     else 'use an adapter of this base'
   )
   raise errors.refuse(
@@ -308,7 +325,7 @@ def _check_names(path, tensors, config, modules) -> None:
 
 
 def _check_scale(path, peft, spec, module, rank) -> None:
-  """A module's own alpha over its own rank must be the adapter's scale."""
+  """Raises InputError unless a module's own alpha and rank give our scale."""
   alpha = _pattern(peft.get('alpha_pattern'), module, peft.get('lora_alpha', 8))
   said = _pattern(peft.get('rank_pattern'), module, peft.get('r', 8))
   scale = alpha / (said**0.5 if spec.rslora else said)
@@ -322,7 +339,7 @@ def _check_scale(path, peft, spec, module, rank) -> None:
 
 
 def _pattern(patterns, module, default):
-  """PEFT's lookup: a key is a regular expression that ends the name."""
+  """Looks up as PEFT does: a key is a regular expression that ends the name."""
   for key, value in (patterns or {}).items():
     if re.match(rf'(.*\.)?({key})$', module):
       return value
@@ -330,9 +347,10 @@ def _pattern(patterns, module, default):
 
 
 def _split(path, config, spec, module, parts, a, b):
-  """Our [(a, b)] of a module's factors; InputError if they don't fit.
+  """Returns our [(a, b)] of a module's factors; InputError if they don't fit.
 
-  R = the parts' ranks together: a block each. R = one rank: A is shared.
+  The module's rank R is the sum of the parts' ranks (one block of B per part)
+  or the rank of one part (all share A).
   """
   sizes = {**config.sizes, 'r': spec.rank}
   a_tensor, b_tensor = _axes(parts[0])
@@ -347,10 +365,12 @@ def _split(path, config, spec, module, parts, a, b):
       f'{spec.rank} on this base takes {(own, width)} and {(height, own)}',
       'use an adapter of this base, or its rank',
     )
+  # What of B no part has read: must be 0 in the end.
   rest, out = b.astype(np.float32), []
   for number, part in enumerate(parts):
     into, outof = LINEARS[part.target]
     a_tensor, b_tensor = _axes(part)
+    # This part's block of columns, or all of the shared ones.
     start = number * spec.rank if rank == own else 0
     columns = slice(start, start + spec.rank)
 

@@ -1,46 +1,45 @@
 """reference scores -> one file: precomputed once, shared by every variant.
 
 Comes in: the reference's `CompletionScores` of every completion of a token
-store. Goes out: the same numbers by completion, or a refusal: a score that is
-missing, not finite or another store's is never 0.0. Scores nothing itself.
+store. Goes out: the same numbers by completion, or a refusal. A score that is
+missing, not finite or of another store is never read as 0.0. Computes no score.
 
-A file's key is made of what the scores depend on and of nothing else: the
-tokens and where completions start, the reference's weights, the precision. So
-beta, learning rate, seed, loss and the order of the batches share it.
+The key of a file covers exactly what the scores depend on: the tokens and the
+starts of completions, the reference's weights, the precision. So runs of any
+beta, learning rate, seed, loss and batch order share it.
 """
 
-import hashlib
-import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dpo_jax import errors
-from dpo_jax.storage import run_dir
-from dpo_jax.types import CompletionScores, InputError
+from dpo_jax.storage import files
+from dpo_jax.types import CompletionScores
 
-_AGAIN = 'fix: run --mode=precompute_reference again'
+_AGAIN = 'run --mode=precompute_reference again'
+# In the order in which the seal covers them.
 _ARRAYS = ('uids', 'offsets', 'logps', 'num_tokens')
 
 
 def key(
   tokens_digest: str, reference: str | Mapping[str, int], precision: str
 ) -> str:
-  """Returns the name of the scores that these make, 32 hex digits.
+  """Returns the name of a file of scores, 32 hex digits.
 
   Args:
     tokens_digest: the token store's `digest`.
-    reference: fingerprint of the reference's weights: `tree.fingerprint` of
-      its parameters, or any digest of them.
-    precision: of the computation, such as 'bfloat16'.
+    reference: `tree.fingerprint` of the reference's parameters, or any digest
+      of them.
+    precision: precision of the computation, such as 'bfloat16'.
   """
   weights = reference if isinstance(reference, str) else dict(reference)
+  # The number is the version of the format.
   parts = ['dpo_jax reference scores 1', tokens_digest, weights, precision]
-  text = json.dumps(parts, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:32]
+  return files.digest(parts)[:32]
 
 
 def write(
@@ -55,17 +54,17 @@ def write(
   """Writes <folder>/<name>.npz whole or not at all, and opens it.
 
   Args:
-    folder: the cache folder; made if it is not there.
+    folder: the cache folder; made if missing.
     name: the `key`.
-    uids: of the N records of the token store, in order.
+    uids: uids of the N records of the token store, in order.
     offsets: int [N + 1]; record i owns completions offsets[i] to
       offsets[i + 1].
     logps: float32, flat over completions: nats, summed over tokens.
     num_tokens: int, flat over completions: tokens in that sum.
 
   Raises:
-    InputError: scores are missing, not finite or of no token, naming the
-      record; or the file cannot be written.
+    InputError: scores are missing, not finite or of no token (names the
+      record), or the file cannot be written.
   """
   arrays = {
     'uids': np.array([uid.encode() for uid in uids], 'S'),
@@ -74,15 +73,16 @@ def write(
     'num_tokens': np.asarray(num_tokens, np.int32),
   }
   path = pathlib.Path(folder) / f'{name}.npz'
+  # A bad score is refused here, while the reference is at hand.
   _check(path, arrays)
   seal = np.frombuffer(_seal(name, arrays).encode(), np.uint8)
-  with run_dir.storage_errors(path), run_dir.atomic_file(path) as file:
+  with files.storage_errors(path), files.atomic_file(path) as file:
     np.savez(file, seal=seal, **arrays)
   return open_cache(folder, name)
 
 
 def is_there(folder: str | os.PathLike, name: str) -> bool:
-  """Returns whether scores of this key were written; `open_cache` verifies."""
+  """Returns whether there is a file of this key; `open_cache` verifies it."""
   return (pathlib.Path(folder) / f'{name}.npz').is_file()
 
 
@@ -93,25 +93,25 @@ def open_cache(
   offsets: np.ndarray | None = None,
   num_tokens: np.ndarray | None = None,
 ) -> 'ReferenceCache':
-  """Opens scores, every bit compared with the digest beside them.
+  """Opens scores and verifies every bit against the digest in the file.
 
   Args:
     folder: the cache folder.
     name: the `key`.
-    offsets: of the token store that is in use, to compare; None trusts the key.
-    num_tokens: its completions' trained tokens, likewise.
+    offsets: offsets of the token store in use, to compare; None compares none.
+    num_tokens: trained tokens of its completions, to compare; None compares
+      none.
 
   Raises:
-    InputError: there are none of this key, they are damaged, or another
-      store's.
+    InputError: no file of this key, or it is damaged or of another store.
   """
   path = pathlib.Path(folder) / f'{name}.npz'
   arrays = _read(path, name)
   _check(path, arrays)
   for what, wanted in (('offsets', offsets), ('num_tokens', num_tokens)):
     if wanted is not None and not np.array_equal(arrays[what], wanted):
-      raise InputError(
-        f'{path}: its {what} are not those of the data in use; {_AGAIN}'
+      raise errors.refuse(
+        path, f'its {what} are not those of the data in use', _AGAIN
       )
   return ReferenceCache(path, **arrays)
 
@@ -127,7 +127,7 @@ class ReferenceCache:
     logps: np.ndarray,
     num_tokens: np.ndarray,
   ):
-    """See open_cache, which verifies before it makes one."""
+    """Called by open_cache, after it verified the file."""
     self.path = path
     self.uids = uids
     self.offsets = offsets
@@ -135,46 +135,48 @@ class ReferenceCache:
     self.num_tokens = num_tokens
 
   def __len__(self) -> int:
-    """How many records."""
+    """Returns the number of records."""
     return len(self.uids)
 
   def scores(self, completion_index: np.ndarray) -> CompletionScores:
     """Returns the scores of a batch, float32 [C].
 
     Args:
-      completion_index: int [C], index into the store's completions; -1 is an
-        empty place, with 0 tokens and logps 0.
+      completion_index: int [C], index into the store's completions; -1 marks
+        padding, which gets 0 tokens and logps 0.
 
     Raises:
-      InputError: an index that the store has not.
+      InputError: an index out of range.
     """
     index = np.asarray(completion_index, np.int64)
     wrong = index[(index < -1) | (index >= len(self.logps))]
     if wrong.size:
-      raise InputError(
-        f'{self.path}: no score of completion {wrong[0]}, there are '
-        f'{len(self.logps)}; {_AGAIN}'
+      raise errors.refuse(
+        self.path,
+        f'no score of completion {wrong[0]}, there are {len(self.logps)}',
+        _AGAIN,
       )
-    there = index >= 0
-    safe = np.where(there, index, 0)
+    # -1 would read the last score: it reads the first, and is masked.
+    present = index >= 0
+    safe = np.where(present, index, 0)
+    num_tokens = np.where(present, self.num_tokens[safe], 0)
     return CompletionScores(
-      logps=np.where(there, self.logps[safe], np.float32(0)),
-      num_tokens=np.where(there, self.num_tokens[safe], 0).astype(np.float32),
+      logps=np.where(present, self.logps[safe], np.float32(0)),
+      num_tokens=num_tokens.astype(np.float32),
     )
 
   def record(self, i: int, uid: str) -> CompletionScores:
     """Returns the scores of record i, float32 [K], if it has that uid."""
-    found = self.uids[i].decode() if 0 <= i < len(self) else 'nothing'
-    if found != uid:
-      raise InputError(
-        f'{self.path}: record {i} is {found} there and {uid} in the data; '
-        f'{_AGAIN}'
+    stored = self.uids[i].decode() if 0 <= i < len(self) else 'nothing'
+    if stored != uid:
+      raise errors.refuse(
+        self.path, f'record {i} is {stored} there and {uid} in the data', _AGAIN
       )
     return self.scores(np.arange(self.offsets[i], self.offsets[i + 1]))
 
 
 def _read(path: pathlib.Path, name: str) -> dict[str, np.ndarray]:
-  """Returns the arrays of a file whose seal is that of its key and bits."""
+  """Reads the arrays of a file; InputError unless key and bits fit its seal."""
   try:
     with np.load(path, allow_pickle=False) as file:
       arrays = {what: file[what] for what in _ARRAYS}
@@ -191,30 +193,34 @@ def _read(path: pathlib.Path, name: str) -> dict[str, np.ndarray]:
     raise errors.refuse(
       path, error.strerror, 'make it readable for this user'
     ) from error
-  except Exception as error:  # a damaged zip raises a dozen kinds
+  # A damaged zip file raises a dozen kinds of exception.
+  except Exception as error:
     why = ' '.join(str(error).split())[:120]
-    raise InputError(f'{path}: damaged ({why}); {_AGAIN}') from error
+    raise errors.refuse(path, f'damaged ({why})', _AGAIN) from error
   if seal != _seal(name, arrays):
-    raise InputError(f'{path}: damaged or of another key; {_AGAIN}')
+    raise errors.refuse(path, 'damaged or of another key', _AGAIN)
   return arrays
 
 
 def _check(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
   """Raises InputError unless every completion of every record has a score."""
   uids, offsets, logps, num_tokens = (arrays[name] for name in _ARRAYS)
-  whole = (
+  is_complete = (
     offsets.shape == (len(uids) + 1,)
     and offsets[0] == 0
     and bool(np.all(np.diff(offsets) > 0))
     and logps.shape == num_tokens.shape == (offsets[-1],)
   )
-  if not whole:
-    raise InputError(
-      f'{path}: {len(uids)} records, {len(logps)} scores and '
-      f'{len(num_tokens)} token counts do not fit together; {_AGAIN}'
+  if not is_complete:
+    raise errors.refuse(
+      path,
+      f'{len(uids)} records, {len(logps)} scores and {len(num_tokens)} token '
+      'counts do not fit together',
+      _AGAIN,
     )
   bad = np.flatnonzero(~np.isfinite(logps) | (num_tokens < 1))
   if bad.size:
+    # The record that owns the first bad completion.
     i = int(np.searchsorted(offsets, bad[0], side='right')) - 1
     raise errors.refuse(
       path,
@@ -226,9 +232,13 @@ def _check(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def _seal(name: str, arrays: Mapping[str, Any]) -> str:
   """Returns the sha256 of the key and of all arrays."""
-  digest = hashlib.sha256(name.encode())
-  for what in _ARRAYS:
-    array = np.ascontiguousarray(arrays[what])
-    digest.update(f'{what}{array.dtype.str}{array.shape}'.encode())
-    digest.update(array.tobytes())
-  return digest.hexdigest()
+
+  def parts() -> Iterator[bytes]:
+    yield name.encode()
+    for what in _ARRAYS:
+      array = np.ascontiguousarray(arrays[what])
+      # Name, dtype and shape too: equal bytes of another array must not pass.
+      yield f'{what}{array.dtype.str}{array.shape}'.encode()
+      yield array.tobytes()
+
+  return files.bytes_digest(parts())

@@ -1,19 +1,15 @@
 """Encoded records on disk: tokens in array_record, the rest in one table.
 
-Comes in: encoded records, once, and the hex key of everything that shaped
-them. Goes out: a `TokenStore`, read by index. A store is whole or not there:
-it is written beside its place and renamed, and it is verified byte for byte
-before it is used. Does not encode, and does not choose where stores live.
+Comes in: encoded records, and the hex key of everything that shaped them. Goes
+out: a `TokenStore`, read by index. A store is written whole or not at all, and
+every byte is verified before it is used. Encodes nothing and does not choose
+the folder.
 """
 
-import hashlib
-import json
 import os
 import pathlib
-import shutil
 import threading
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +17,10 @@ from array_record.python import array_record_module
 
 from dpo_jax import errors
 from dpo_jax.data.batches import length_table
+from dpo_jax.storage import files
 from dpo_jax.types import Comparison, EncodedRecord, InputError
 
-FORMAT = 2  # part of the key: another format is another store
+FORMAT = 2  # part of the key, so stores of other formats are not opened
 _TOKENS = 'tokens.array_record'
 _TABLE = 'table.npz'
 _META = 'meta.json'
@@ -35,19 +32,19 @@ def key(
   template: str | None,
   options: Any,
 ) -> str:
-  """The name of the store that these make, 32 hex digits.
+  """Returns the name of a store, 32 hex digits of a sha256 of its inputs.
 
   Args:
-    data_fingerprints: one of each source, in order.
-    tokenizer_fingerprint: of the tokenizer's files.
+    data_fingerprints: fingerprint of each source, in order.
+    tokenizer_fingerprint: fingerprint of the tokenizer's files.
     template: the chat template's source, or None.
-    options: `encode.EncodeOptions` or another NamedTuple or mapping of plain
-      values: whatever else changes the tokens, the mixture's included.
+    options: everything else that changes the tokens, mixture included:
+      `encode.EncodeOptions` or another NamedTuple or mapping of plain values.
   """
   if hasattr(options, '_asdict'):
     options = options._asdict()
   parts = [FORMAT, list(data_fingerprints), tokenizer_fingerprint, template]
-  return hashlib.sha256(_json([*parts, dict(options)])).hexdigest()[:32]
+  return files.digest([*parts, dict(options)])[:32]
 
 
 def write(
@@ -55,40 +52,35 @@ def write(
   records: Iterable[EncodedRecord],
   meta: Mapping[str, Any],
 ) -> 'TokenStore':
-  """Writes a store and opens it; leaves nothing behind where that fails.
+  """Writes a store and opens it; a failure leaves nothing behind.
 
   Args:
-    folder: where it will be. A store that another process put there in the
-      meantime is used as it is.
-    records: in the order of their indices.
+    folder: the store's folder. If another process makes it meanwhile, its
+      store is used.
+    records: the records, in the order of their indices.
     meta: plain values, returned as `TokenStore.meta`.
+
+  Raises:
+    InputError: the store cannot be written.
   """
   folder = pathlib.Path(folder)
-  beside = folder.with_name(f'.{folder.name}.{uuid.uuid4().hex[:8]}')
   try:
-    beside.mkdir(parents=True)
-    _write_files(beside, records, meta)
-    try:
-      beside.rename(folder)
-    except OSError:
-      if not (folder / _META).exists():  # else another process was first
-        raise
+    with files.whole_folder(folder, may_exist=True) as beside:
+      _write_files(beside, list(records), meta)
   except OSError as e:
     raise errors.refuse(
       folder,
       f'the token store cannot be written ({e.strerror or e})',
       'free disk space and write permission there, or another cache folder',
     ) from e
-  finally:
-    shutil.rmtree(beside, ignore_errors=True)
   return open_store(folder)
 
 
 def open_store(folder: str | os.PathLike) -> 'TokenStore':
-  """Opens a store, every byte of it compared with the digests it carries.
+  """Opens a store and verifies every byte against the digests in it.
 
   Raises:
-    InputError: naming the file, where anything is missing or damaged.
+    InputError: a file is missing or damaged; names it.
   """
   folder = pathlib.Path(folder)
   fields = _read_seal(folder)
@@ -100,12 +92,15 @@ def open_store(folder: str | os.PathLike) -> 'TokenStore':
 
 
 class TokenStore:
-  """`store[i] -> EncodedRecord`, `len(store)`, and what needs no tokens.
+  """Records by index: `store[i] -> EncodedRecord`, `len(store)`.
 
-  `table` is a `LengthTable`; `digest` is a sha256 of all token ids, of where
-  each prompt and completion ends, in order, and of which tokens are not
-  trained, and of nothing else; `meta` is what `write` was given.
   Threads may share a store.
+
+  Attributes:
+    table: `LengthTable` of everything but the tokens.
+    digest: sha256, in hex, of token ids, ends of prompts and completions, and
+      masks of untrained tokens. Labels, scores and uids are not in it.
+    meta: the plain values given to `write`.
   """
 
   def __init__(
@@ -115,7 +110,7 @@ class TokenStore:
     digest: str,
     meta: dict[str, Any],
   ):
-    """See open_store, which verifies before it makes one."""
+    """Called by open_store, after it verified the files."""
     self.table = table
     self.digest = digest
     self.meta = meta
@@ -125,30 +120,32 @@ class TokenStore:
     )
 
   def __len__(self) -> int:
-    """How many records."""
+    """Returns the number of records."""
     return len(self.table.prompt_lengths)
 
   @property
   def uids(self) -> list[str]:
-    """The records' uids, in order."""
+    """Returns the records' uids, in order."""
     return [uid.decode() for uid in self.table.uids]
 
   def __getitem__(self, i: int) -> EncodedRecord:
-    """Record i, equal to the one that was written."""
+    """Reads record i, equal to the one that was written."""
     if not 0 <= i < len(self):
       raise IndexError(f'record {i} of a store of {len(self)}')
     table = self.table
+    # Threads share the reader, so they take turns.
     with self._lock:
       data = self._reader.read([i])[0]
-    mine = slice(table.offsets[i], table.offsets[i + 1])
+    own = slice(table.offsets[i], table.offsets[i + 1])
     starts = np.cumsum(
-      [table.prompt_lengths[i], *table.completion_lengths[mine]]
+      [table.prompt_lengths[i], *table.completion_lengths[own]]
     )
     tokens = np.frombuffer(data, '<i4', count=starts[-1])
     prompt, *completions = np.split(tokens, starts[:-1])
-    mask = np.frombuffer(data, '?', offset=tokens.nbytes)  # empty: all trained
-    labels = table.labels[mine]
-    scores = table.scores[mine]
+    # Without a mask, every token is trained.
+    mask = np.frombuffer(data, '?', offset=tokens.nbytes)
+    labels = table.labels[own]
+    scores = table.scores[own]
     return EncodedRecord(
       prompt=prompt,
       completions=tuple(completions),
@@ -162,58 +159,59 @@ class TokenStore:
     )
 
   def _comparisons(self, i: int) -> tuple[Comparison, ...]:
-    """The comparisons of record i."""
+    """Returns the comparisons of record i."""
     table = self.table
-    mine = slice(table.comparison_offsets[i], table.comparison_offsets[i + 1])
+    own = slice(table.comparison_offsets[i], table.comparison_offsets[i + 1])
     columns = (table.winner, table.loser, table.weight, table.margin)
     return tuple(
-      Comparison(*values)
-      for values in zip(*(c[mine].tolist() for c in columns))
+      Comparison(*values) for values in zip(*(c[own].tolist() for c in columns))
     )
 
 
 def _write_files(
   folder: pathlib.Path,
-  records: Iterable[EncodedRecord],
+  records: Sequence[EncodedRecord],
   meta: Mapping[str, Any],
 ) -> None:
-  """Writes the three files of a store; the last one seals the others."""
-  digest = hashlib.sha256()
-  # One record a group: any record is read without its neighbours.
-  writer = array_record_module.ArrayRecordWriter(
-    str(folder / _TOKENS), 'group_size:1'
-  )
-
-  def written():
-    for record in records:
-      pieces = [record.prompt, *record.completions]
-      data = np.concatenate(pieces).astype('<i4').tobytes()
-      # A negative count says that a mask follows; without, digests stay.
-      count = len(pieces) if record.trained is None else -len(pieces)
-      if record.trained is not None:
-        data += np.concatenate(record.trained).astype('?').tobytes()
-      lengths = [count, *map(len, pieces)]
-      digest.update(np.array(lengths, '<i8').tobytes() + data)
-      _on_disk(writer.write, data)
-      yield record
-
-  try:
-    table = length_table.make_table(written())
-  finally:
-    _on_disk(writer.close)
+  """Writes the three files of a store; meta.json seals the other two."""
+  digest = files.bytes_digest(_write_tokens(folder / _TOKENS, records))
+  table = length_table.make_table(records)
   np.savez(folder / _TABLE, allow_pickle=False, **table._asdict())
   seal = {
     'format': FORMAT,
-    'digest': digest.hexdigest(),
-    'files': {name: _sha256(folder / name) for name in (_TOKENS, _TABLE)},
+    'digest': digest,
+    'files': {
+      name: files.file_digest(folder / name) for name in (_TOKENS, _TABLE)
+    },
     'meta': dict(meta),
   }
-  seal['seal'] = hashlib.sha256(_json(seal)).hexdigest()
-  (folder / _META).write_bytes(_json(seal))
+  seal['seal'] = files.digest(seal)
+  (folder / _META).write_bytes(files.canonical(seal, allow_nan=False))
+
+
+def _write_tokens(
+  path: pathlib.Path, records: Iterable[EncodedRecord]
+) -> Iterator[bytes]:
+  """Writes the records; yields the bytes that the store's digest covers."""
+  # One record per group, so that a record is read without its neighbours.
+  writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
+  try:
+    for record in records:
+      pieces = [record.prompt, *record.completions]
+      data = np.concatenate(pieces).astype('<i4').tobytes()
+      # A negative count marks a record with a mask. Records without one have
+      # the digest of format 1, which names the reference scores on disk.
+      count = len(pieces) if record.trained is None else -len(pieces)
+      if record.trained is not None:
+        data += np.concatenate(record.trained).astype('?').tobytes()
+      _on_disk(writer.write, data)
+      yield np.array([count, *map(len, pieces)], '<i8').tobytes() + data
+  finally:
+    _on_disk(writer.close)
 
 
 def _on_disk(call: Callable[..., None], *args: Any) -> None:
-  """Calls array_record, whose RuntimeErrors are what the disk refused."""
+  """Calls array_record, which reports errors of the disk as RuntimeError."""
   try:
     call(*args)
   except RuntimeError as e:
@@ -221,28 +219,25 @@ def _on_disk(call: Callable[..., None], *args: Any) -> None:
 
 
 def _read_seal(folder: pathlib.Path) -> dict[str, Any]:
-  """The contents of meta.json, verified against its own digest."""
+  """Reads meta.json and verifies it against its own digest."""
   path = folder / _META
   try:
-    fields = json.loads(path.read_bytes())
-    seal = fields.pop('seal')
-    sound = seal == hashlib.sha256(_json(fields)).hexdigest()
+    fields = files.parse_object(path.read_bytes()) or {}
   except OSError as e:
     raise _unusable(path, e.strerror or str(e)) from e
-  except (ValueError, KeyError, TypeError, AttributeError):
-    sound = False
-  if not sound:
+  if fields.pop('seal', None) != files.digest(fields):
     raise _unusable(path, 'damaged: it does not match its own digest')
   if fields['format'] != FORMAT:
-    found = fields['format']
-    raise _unusable(path, f'has format {found}, this version reads {FORMAT}')
+    raise _unusable(
+      path, f'has format {fields["format"]}, this version reads {FORMAT}'
+    )
   return fields
 
 
 def _verify(path: pathlib.Path, sha256: str) -> None:
-  """Refuses a file of other bytes than those that were written."""
+  """Raises InputError unless the file holds the bytes that were written."""
   try:
-    sound = _sha256(path) == sha256
+    sound = files.file_digest(path) == sha256
   except OSError as e:
     raise _unusable(path, e.strerror or str(e)) from e
   if not sound:
@@ -250,18 +245,7 @@ def _verify(path: pathlib.Path, sha256: str) -> None:
 
 
 def _unusable(path: pathlib.Path, problem: str) -> InputError:
-  """The refusal of a store, naming the file and what to do."""
+  """Returns the refusal of a store; names the damaged file."""
   return errors.refuse(
     path, problem, f'delete the folder {path.parent}, it is made anew'
   )
-
-
-def _sha256(path: pathlib.Path) -> str:
-  """Of a file's bytes."""
-  with open(path, 'rb') as f:
-    return hashlib.file_digest(f, 'sha256').hexdigest()
-
-
-def _json(value: Any) -> bytes:
-  """One spelling for equal values; tuples are lists."""
-  return json.dumps(value, sort_keys=True, allow_nan=False).encode()

@@ -1,11 +1,9 @@
 """metrics -> run directory: metrics.jsonl, TensorBoard and a progress line.
 
 Comes in: a dict of scalars, a step and a split ('train', 'eval'). Goes out: one
-JSON object a line, flushed as it is written: the source of truth; TensorBoard
-and the progress line show the same numbers. Computes no metric.
-
-JSON has no NaN and no Infinity: such a value is null in its place, and the key
-'nonfinite' names it, as in "nonfinite": "loss=nan, grad_norm=inf".
+JSON object per line, flushed at once: the source of truth. TensorBoard and the
+progress line show the same numbers. Computes no metric; metrics_file.py reads
+the lines and says how they hold NaN.
 """
 
 import contextlib
@@ -24,34 +22,33 @@ import rich.progress
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from dpo_jax import errors
-from dpo_jax.storage import run_dir
+from dpo_jax.storage import files, metrics_file
 
-# Shown in the progress line, where there: metric, label, format.
+# Metrics of the progress line, if present: name, label, format.
 _SHOWN = (
   ('loss', 'loss', '.4f'),
   ('rewards/accuracies', 'accuracy', '.3f'),
   ('rewards/margins', 'margin', '.3f'),
 )
-_PLAIN_SECONDS = 10.0  # between two plain lines
-_BOARD_SECONDS = 30.0  # at most, until TensorBoard sees a step
+_PLAIN_SECONDS = 10.0  # least time between two plain lines
+_BOARD_SECONDS = 30.0  # longest time until TensorBoard sees a step
 
 
 class MetricWriter:
   """Writes a run's metrics: a context manager, for one process and thread.
 
-  A continued run keeps the lines up to the step it goes on from and drops the
-  later ones, which it will write again. What is written again all the same (an
-  evaluation at that very step) is not written twice.
+  A continued run keeps the lines up to the step that was restored, and drops
+  the later ones, which it will write again. A line that was kept (such as an
+  evaluation at the restored step) is not written twice.
 
   Args:
     workdir: the run directory, which exists.
-    total_steps: of the run, for the progress line.
-    start_step: the step that was restored; 0 starts over, keeping nothing but
-      an evaluation at step 0.
+    total_steps: number of updates of the run, for the progress line.
+    start_step: the step that was restored; 0 starts over and keeps only an
+      evaluation at step 0.
     comparisons_per_step: for the rate in the progress line; 0 leaves it out.
-    stream: where progress goes; a terminal gets a bar, anything else a line at
-      most every ten seconds and at the end.
+    stream: output for progress; a terminal gets a bar, anything else one line
+      per ten seconds at most and one at the end.
   """
 
   def __init__(
@@ -63,10 +60,10 @@ class MetricWriter:
     comparisons_per_step: float = 0.0,
     stream: TextIO | None = None,
   ):
-    """Cuts metrics.jsonl back to start_step and opens everything."""
+    """Cuts metrics.jsonl back to start_step and opens all outputs."""
     workdir = pathlib.Path(workdir)
     self._path = workdir / 'metrics.jsonl'
-    with run_dir.storage_errors(self._path):
+    with files.storage_errors(self._path):
       self._written = _cut_back(self._path, start_step)
       self._file = open(self._path, 'a', encoding='utf-8')
       self._board = _Board(workdir / 'tensorboard', start_step)
@@ -80,30 +77,32 @@ class MetricWriter:
     return self
 
   def __exit__(self, kind, error, trace) -> None:
-    """Closes; what is written stays."""
+    """Closes all outputs; written lines stay."""
     self.close()
 
   def write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
-    """Writes one line, unless that step and split is there already.
+    """Writes one line, unless the file has that step and split already.
 
     Args:
       step: updates done.
       split: 'train' or 'eval'.
-      metrics: scalars by name, of Python, numpy or jax (waited for here).
+      metrics: {name: scalar} of Python, numpy or jax (waited for here).
 
     Raises:
       InputError: the line could not be written.
     """
     if self.has(step, split):
       return
+    # One transfer for all metrics; it waits for the step that made them.
     read = jax.device_get(dict(metrics))
     values = {name: _number(read[name]) for name in metrics}
     bad = {k: v for k, v in values.items() if not math.isfinite(v)}
     line = {'step': step, 'split': split}
     line |= {name: None if name in bad else v for name, v in values.items()}
+    # JSON has no NaN: see metrics_file.py.
     if bad:
       line['nonfinite'] = ', '.join(f'{k}={v}' for k, v in bad.items())
-    with run_dir.storage_errors(self._path):
+    with files.storage_errors(self._path):
       self._file.write(json.dumps(line, allow_nan=False) + '\n')
       self._file.flush()
       finite = {f'{split}/{k}': v for k, v in values.items() if k not in bad}
@@ -112,12 +111,12 @@ class MetricWriter:
     self._progress.show(step, split, values)
 
   def has(self, step: int, split: str) -> bool:
-    """Whether that line is in the file, from this process or another."""
+    """Returns whether the file has that line, from any session."""
     return (step, split) in self._written
 
   def write_text(self, step: int, name: str, text: str) -> None:
     """Shows a text in TensorBoard."""
-    with run_dir.storage_errors(self._path):
+    with files.storage_errors(self._path):
       self._board.write_text(step, name, text)
 
   def log(self, message: str) -> None:
@@ -132,54 +131,28 @@ class MetricWriter:
       self._board.close()
 
 
-def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """Returns the objects of a metrics.jsonl, without a torn last line.
-
-  Raises:
-    InputError: a line before the last is not a JSON object; names it.
-  """
-  path = pathlib.Path(path)
-  with run_dir.storage_errors(path):
-    lines = path.read_bytes().split(b'\n')
-  objects = []
-  for number, line in enumerate(lines, 1):
-    try:
-      if line.strip():
-        entry = json.loads(line)
-        entry['step'] + 0, entry['split'] + ''  # the two that all have
-        objects.append(entry)
-    except (ValueError, TypeError, KeyError) as error:
-      if number == len(lines):  # no newline after it: the writer was killed
-        break
-      raise errors.refuse(
-        f'{path}:{number}',
-        f'not a line of metrics ({error})',
-        'delete the line',
-      ) from error
-  return objects
-
-
 def _cut_back(path: pathlib.Path, step: int) -> set[tuple[int, str]]:
-  """Drops later lines; returns the (step, split) of those that stay."""
+  """Drops lines after `step`; returns (step, split) of those that stay."""
   if not path.exists():
     return set()
-  kept = [entry for entry in read_metrics(path) if entry['step'] <= step]
-  with run_dir.atomic_file(path) as file:
+  # Rewritten whole, so that a kill leaves the old lines or the new ones.
+  kept = [entry for entry in metrics_file.read(path) if entry['step'] <= step]
+  with files.atomic_file(path) as file:
     file.writelines(json.dumps(entry).encode() + b'\n' for entry in kept)
   return {(entry['step'], entry['split']) for entry in kept}
 
 
 def _number(value: Any) -> float | int:
-  """Returns a Python int or float of any scalar on the host."""
+  """Returns any scalar on the host as a Python int or float."""
   value = value.item() if hasattr(value, 'item') else value
   return int(value) if isinstance(value, int) else float(value)
 
 
 class _Board:
-  """TensorBoard's event file, written here and now.
+  """TensorBoard's event file, written in this thread.
 
-  tensorboardX's own SummaryWriter writes in a thread; when the disk is full
-  that thread dies and the next metric waits for it for ever.
+  tensorboardX's own SummaryWriter writes in another thread. When the disk is
+  full, that thread dies, and the next metric waits for it forever.
   """
 
   def __init__(self, folder: pathlib.Path, start_step: int):
@@ -188,18 +161,19 @@ class _Board:
       str(folder / 'events'),
       f'.{time.time_ns()}',  # two sessions may begin in one second
     )
+    # Makes TensorBoard hide later steps of an earlier session.
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    self._events.write_event(  # hides what an earlier session wrote later
+    self._events.write_event(
       event_pb2.Event(step=start_step + 1, session_log=start)
     )
     self._flushed = -math.inf
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Adds an event; it is on disk within half a minute."""
+    """Adds an event of scalars; it is on disk within half a minute."""
     self._add(step, [summary.scalar(k, v).value[0] for k, v in values.items()])
 
   def write_text(self, step: int, name: str, text: str) -> None:
-    """Likewise for a text."""
+    """Adds an event of a text."""
     self._add(step, [summary.text(name, text).value[0]])
 
   def _add(self, step: int, values: list[Any]) -> None:
@@ -259,7 +233,7 @@ class _Progress:
       self.log(f'{where}  {text}')
 
   def log(self, message: str) -> None:
-    """Writes a line, above the bar where there is one."""
+    """Writes a line, above the bar if there is one."""
     if self._bar:
       self._bar.console.print(message, markup=False, highlight=False)
     else:
@@ -271,10 +245,11 @@ class _Progress:
       self._bar.stop()
 
   def _speed(self, step: int, now: float) -> str:
-    """Returns rate and time left; the first step, which compiles, is not in."""
+    """Returns rate and time left; leaves out the first step, which compiles."""
     if self._began is None:
       self._began = (step, now)
     first, began = self._began
+    # A clock may stand still between two quick steps.
     if step <= first or now <= began:
       return ''
     rate = (step - first) / (now - began)

@@ -1,13 +1,13 @@
 """The sampling benchmark runs on a tiny model; its times are not looked at."""
 
-from dpo_jax.bench import sampling as benchmark_sampling
+from dpo_jax.bench import sampling
 
 
 def test_the_table_has_both_ways():
-  options = benchmark_sampling.Options(
+  options = sampling.Options(
     preset='tiny', batch_size=2, prompt_length=8, new_tokens=32, rounds=1
   )
-  rows = benchmark_sampling.run(options).splitlines()[2:4]
+  rows = sampling.run(options).splitlines()[2:4]
   cells = [[cell.strip() for cell in row.split('|')] for row in rows]
   assert [cell[1] for cell in cells] == ['read again', 'cache']
   assert all(float(cell[2]) > 0 and float(cell[3]) > 0 for cell in cells)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dpo_jax import losses, metrics, types
-from dpo_jax.losses.rewards import implicit_reward
+from dpo_jax.metrics import implicit_reward
 
 CASES = golden.load()
 OPTIONS = ('f_divergence', 'ld_alpha', 'wpo')
@@ -90,7 +90,7 @@ def evaluate(objective, policy, reference, mask, log_sum_sq, hyper):
       (pairs.policy_rejected, pairs.reference_rejected),
     )
   )
-  return loss, metrics.means(metrics.preference_sums(pairs, *rewards))
+  return loss, metrics.preference_sums(pairs, *rewards)
 
 
 def run(group, dtype):
@@ -109,7 +109,8 @@ def run(group, dtype):
 
   # Not compiled: some forty programs of two precisions take a minute.
   fn = jax.vmap(jax.value_and_grad(one, has_aux=True))
-  (loss, means), gradient = jax.device_get(fn(*arrays, hyper))
+  (loss, sums), gradient = jax.device_get(fn(*arrays, hyper))
+  means = {name: mean.total / mean.count for name, mean in sums.items()}
   return loss, means, gradient
 
 

@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import pytest
 
 from dpo_jax import config as config_lib
-from dpo_jax import losses, sharding
-from dpo_jax.run import evaluate, inputs
-from dpo_jax.run import job as run_setup
-from dpo_jax.run import weights as policy_weights
+from dpo_jax import losses, sharding, types
+from dpo_jax.run import evaluate, inputs, weights
+from dpo_jax.run import job as job_lib
 
 NUM_STEPS, NUM_HELD_OUT = 20, 32
 NEEDS = {name: losses.get(name).needs for name in losses.names()}
@@ -93,37 +92,35 @@ def make_config(shared, folder, data, names, options):
 def train_each(config, names, folder):
   """{loss: held-out metrics (before, after)}, each from the first weights."""
   data = inputs.read(config, folder, log=lambda line: None)
-  job = run_setup.build(config, data)
-  first = policy_weights.initial(config, data, job)
+  job = job_lib.build(config, data)
+  first = weights.initial(job)
+  reference = types.Frozen(weights=first)
   train, held_out = (
-    run_setup.batch_source(job, plan, part.store)
+    job_lib.batch_source(job, plan, part)
     for plan, part in (
       (job.train_plan, data.train),
       (job.eval_plan, data.evaluation),
     )
   )
   batches, held_out = [train(t) for t in range(NUM_STEPS)], held_out(0)
-  state = run_setup.initial_state(config, job, jax.tree.map(jnp.copy, first))
+  state = job_lib.initial_state(job, jax.tree.map(jnp.copy, first))
   quickly = {'xla_backend_optimization_level': 0 if len(names) < 9 else 2}
-  step = job.train_step.lower(state, first, batches[0], job.hyper)
+  step = job.train_step.lower(state, reference, batches[0], job.hyper)
   step = step.compile(compiler_options=quickly)
   eval_step = job.eval_step.lower(
-    first, first, held_out, job.hyper, state.loss_state
+    first, reference, held_out, job.hyper, state.loss_state
   )
   eval_step = eval_step.compile(compiler_options=quickly)
 
   def metrics_of(state, hyper):
-    found, _ = evaluate.evaluate(
-      eval_step,
-      job.objective,
+    metrics, _ = evaluate.evaluate(
+      job._replace(eval_step=eval_step, hyper=hyper),
       state.params,
-      first,
+      reference,
       lambda t: held_out,
-      job.eval_plan.steps_per_epoch,
-      hyper,
       loss_state=state.loss_state,
     )
-    return found
+    return metrics
 
   results = {}
   for name in names:
@@ -131,15 +128,13 @@ def train_each(config, names, folder):
     own = own | {k: SETTINGS[k] for k in SETTINGS if k in own}
     own |= {f'weight/{n}': float(n == name) for n in names}
     hyper = job.hyper | {k: jnp.float32(v) for k, v in own.items()}
-    state = run_setup.initial_state(config, job, jax.tree.map(jnp.copy, first))
+    state = job_lib.initial_state(job, jax.tree.map(jnp.copy, first))
     before = metrics_of(state, hyper)
-    reference = jax.tree.map(jnp.copy, first)
+    moving = jax.tree.map(jnp.copy, reference)
     for t, batch in enumerate(batches, start=1):
-      state, _ = step(state, reference, batch, hyper)
+      state, _ = step(state, moving, batch, hyper)
       if job.reference_every and t % job.reference_every == 0:
-        reference = job.move_reference(
-          reference, state.params, state.step, hyper
-        )
+        moving = job.move_reference(moving, state.params, state.step, hyper)
     results[name] = before, metrics_of(state, hyper)
   return results
 

@@ -8,7 +8,7 @@ import pytest
 
 from dpo_jax import losses, types
 from dpo_jax.losses import unpaired, views
-from dpo_jax.losses.rewards import implicit_reward
+from dpo_jax.metrics import implicit_reward
 from dpo_jax.types import Comparisons, CompletionScores, InputError
 
 # One shape for all tests, that of harness: they compile little.

@@ -1,4 +1,4 @@
-"""attention: the branch rule, blocks, windows, and rotary positions."""
+"""attention: branch rule, blocks, windows, padding, rotation."""
 
 import itertools
 
@@ -9,7 +9,6 @@ import pytest
 
 from dpo_jax import types
 from dpo_jax.models import attention
-from dpo_jax.models.decoder_config import Rope
 
 R, L, H, G, K = 2, 24, 4, 2, 8
 
@@ -45,7 +44,7 @@ def qkv():
 
 
 def attend(qkv, rows, **options):
-  """Compiled: one program, not one an operation."""
+  """branch_attention, compiled as one program."""
   window = options.pop('window', None)
   return jax.jit(
     lambda qkv, window: attention.branch_attention(
@@ -55,7 +54,7 @@ def attend(qkv, rows, **options):
 
 
 def oracle(q, k, v, rows, scale, window=None, softcap=None):
-  """Query by query and key by key, in float64, as types.Rows says it."""
+  """The rule of types.Rows, query by query and key by key, in float64."""
   out = np.zeros(q.shape)
   for r, i, h in itertools.product(range(R), range(L), range(H)):
     if rows.prompt_id[r, i] == 0:
@@ -99,8 +98,8 @@ def test_window_may_be_traced(qkv):
   rows = make_rows()
   traced = jax.jit(lambda w: attend(qkv, rows, block=8, scale=0.3, window=w))
   # The largest int32 stands for no window in decoder.py.
-  whole = attend(qkv, rows, block=8, scale=0.3)
-  np.testing.assert_allclose(traced(2**31 - 1), whole, atol=2e-6)
+  unlimited = attend(qkv, rows, block=8, scale=0.3)
+  np.testing.assert_allclose(traced(2**31 - 1), unlimited, atol=2e-6)
   narrow = attend(qkv, rows, block=8, scale=0.3, window=3)
   np.testing.assert_allclose(traced(3), narrow, atol=2e-6)
 
@@ -121,14 +120,14 @@ def test_padding_has_finite_values_and_gradients(qkv):
 
 
 def test_huge_scores_stay_finite(qkv):
-  # exp overflows float32 at 88.7: the highest score must be taken off.
+  # exp overflows float32 at 88.7, so the highest score must be subtracted.
   q, k, v = qkv
   out = attend((q * 1e3, k * 1e3, v), make_rows(), block=8, scale=1.0)
   assert np.isfinite(out).all()
 
 
-def test_the_backward_keeps_only_what_came_in(qkv):
-  # No scores, weights or masks: nothing grows with L * L, nor with blocks.
+def test_the_backward_keeps_only_its_inputs(qkv):
+  # No scores, weights or masks: nothing grows with L * L or with blocks.
   rows = make_rows()
 
   def run(qkv):
@@ -176,22 +175,3 @@ def test_rotation_is_complex_multiplication(interleaved):
   np.testing.assert_allclose(got[..., first], turned.real, atol=1e-5)
   np.testing.assert_allclose(got[..., second], turned.imag, atol=1e-5)
   np.testing.assert_array_equal(got[..., 6:], x[..., 6:])
-
-
-def test_rope_scalings():
-  # transformers 5.23, _compute_llama3_parameters for theta 500000, factor 8,
-  # low 1, high 4, original 64, head of 16 (the golden llama3_rope_tied).
-  rope = Rope(
-    theta=5e5,
-    scaling='llama3',
-    factor=8.0,
-    low_freq_factor=1.0,
-    high_freq_factor=4.0,
-    original_positions=64,
-  )
-  want = [1.0, 0.07940301, 0.004700754, 0.0009115831]
-  want += [0.0001767767, 3.428102e-05, 6.64787e-06, 1.289173e-06]
-  np.testing.assert_allclose(rope.frequencies(16), want, rtol=1e-6)
-  linear = Rope(scaling='linear', factor=4.0).frequencies(4)
-  np.testing.assert_allclose(linear, [1 / 4, 1e-2 / 4])  # theta^(-2i/n) / 4
-  assert Rope(scaling='none').frequencies(4) == [0.0, 0.0]

@@ -1,4 +1,4 @@
-"""decoder: rows that differ in form only, parameters, numerics."""
+"""decoder: equal states in any layout, parameters, numerics."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dpo_jax import tree, types
-from dpo_jax.models import decoder
+from dpo_jax.models import decoder, decoder_config
 from dpo_jax.models.decoder_config import DecoderConfig, Rope, param_dims
 
 SMALL = DecoderConfig(
@@ -69,7 +69,7 @@ def small(name):
 
 
 def make_params(model):
-  """Random everywhere: a norm's ones and a bias' zeros would hide mistakes."""
+  """Random everywhere: ones of norms and zeros of biases hide mistakes."""
   rng = np.random.default_rng(0)
   params = jax.eval_shape(model.init, jax.random.key(0))
   return jax.tree.map(
@@ -78,7 +78,7 @@ def make_params(model):
 
 
 def lone_rows():
-  """Each prompt + answer alone, right-padded with a token that is real."""
+  """One prompt and answer per row, right-padded with a token in use."""
   texts = [p + a for p, pair in zip(PROMPTS, ANSWERS) for a in pair]
   shape = len(texts), max(map(len, texts)) + 2
   tokens = np.full(shape, 9, np.int32)
@@ -92,7 +92,7 @@ def lone_rows():
 
 
 def packed_rows():
-  """Both prompts in one row, their answers as branches; types.Rows."""
+  """Both prompts in one row, their answers as branches, as types.Rows."""
   columns = []
   for number, (prompt, answers) in enumerate(zip(PROMPTS, ANSWERS), start=1):
     last = len(prompt) - 1
@@ -107,7 +107,7 @@ def packed_rows():
 
 
 def answers_of_lone(hidden):
-  """States that predict an answer's tokens, in order of the answers."""
+  """States of `lone_rows` that predict answers, in their order."""
   pairs = [(p, a) for p, pair in zip(PROMPTS, ANSWERS) for a in pair]
   return jnp.concatenate(
     [
@@ -118,6 +118,7 @@ def answers_of_lone(hidden):
 
 
 def answers_of_packed(hidden):
+  """States of `packed_rows` that predict answers, in their order."""
   return hidden[0][packed_rows().branch[0] > 0]
 
 
@@ -145,14 +146,14 @@ def test_gradients_do_not_depend_on_packing_padding_remat_or_blocks():
   for (leaf, want), got in zip(
     tree.flatten_with_names(lone), jax.tree.leaves(packed)
   ):
-    # The prompt's share of a gradient is summed in another order.
+    # Gradients through the prompt are summed in another order.
     error = np.abs(got - want).max() / (np.abs(want).max() or 1.0)
     assert error < 1e-5, (leaf, error)
 
 
 def test_remat_keeps_less():
   kept = {}
-  for remat in ('none', 'dots', 'full'):
+  for remat in decoder_config.REMAT:
     model = decoder.make_model(SMALL, remat=remat)
 
     def sizes(params, model=model, remat=remat):
@@ -183,7 +184,7 @@ def test_parameters_are_those_of_param_dims(name):
     params,
     is_leaf=lambda x: isinstance(x, tuple),
   )
-  # The modules ask for exactly these: a missing or misshapen one raises.
+  # The modules read these: a missing or misshapen one raises.
   states, aux = jax.eval_shape(model.hidden, params, packed_rows())
   assert states.shape[-1] == config.width
   assert set(aux) == ({'router'} if config.num_experts else set())
@@ -198,7 +199,7 @@ def test_initial_weights():
   # 768 draws: their standard deviation is known to 1 / sqrt(2 * 768) = 2.6 %.
   assert np.std(kernel) == pytest.approx(0.02, rel=0.1)
   assert not np.allclose(kernel[0], kernel[1])
-  # A norm starts as the identity: offset 1 + scale 0.
+  # A norm begins as the identity: offset 1 + scale 0.
   np.testing.assert_array_equal(params['final_norm']['scale'], 0.0)
 
 
@@ -209,7 +210,7 @@ def test_compute_dtype():
   full = decoder.make_model(SMALL)
   want, _ = jax.jit(full.hidden)(params, packed_rows())
   assert got.dtype == jnp.bfloat16
-  # Two layers of bfloat16 (2^-9 relative a rounding), on states of size 1.
+  # Two layers of bfloat16 (2^-9 relative per rounding), on states of size 1.
   assert 1e-4 < np.abs(np.float32(got) - want)[0, :-3].max() < 0.2
 
 

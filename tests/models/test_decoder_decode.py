@@ -1,4 +1,4 @@
-"""The cache: a text in parts has the states of the whole text."""
+"""decoder: a text read in parts through the cache has the same states."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ FIRST = (5, 2)  # tokens of the first part; the rest follows one by one
 
 
 def rows(columns):
-  """Rows of (token, position) pairs, right-padded."""
+  """One row per list of (token, position) pairs, right-padded."""
   longest = max(map(len, columns))
   fields = np.zeros((6, len(columns), longest), np.int32)
   for r, pairs in enumerate(columns):
@@ -22,11 +22,12 @@ def rows(columns):
 
 
 def pairs(text, start, end):
+  """Tokens of text[start:end] with their positions."""
   return [(text[i], i) for i in range(start, min(end, len(text)))]
 
 
-def test_a_text_in_parts_equals_the_whole():
-  # Windows, two ropes, soft-caps; rows of other lengths at other positions.
+def test_a_text_in_parts_equals_the_text_at_once():
+  # Windows, two ropes, soft-caps; each row has a length of its own.
   model = decoder.make_model(test_decoder.small('gemma3'), attention_block=3)
   params = test_decoder.make_params(model)
   parts = [rows([pairs(t, 0, n) for t, n in zip(TEXTS, FIRST)])]
@@ -43,8 +44,8 @@ def test_a_text_in_parts_equals_the_whole():
       states.append(hidden_RLD)
     return states, cache.num_slots
 
-  whole = rows([pairs(t, 0, len(t)) for t in TEXTS])
-  want = jax.jit(lambda p: model.hidden(p, whole)[0])(params)
+  at_once = rows([pairs(t, 0, len(t)) for t in TEXTS])
+  want = jax.jit(lambda p: model.hidden(p, at_once)[0])(params)
   states, num_slots = in_parts(params)
   assert int(num_slots) == 5 + 3
   for r, n in enumerate(FIRST):

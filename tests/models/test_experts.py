@@ -1,4 +1,4 @@
-"""experts: one position at a time by hand, balance, padding, a mesh."""
+"""experts: each position by hand, balance, padding, a mesh."""
 
 import functools
 
@@ -26,6 +26,7 @@ CONFIG = DecoderConfig(
 
 
 def rows_of(shape, padding=2, seed=0):
+  """Rows of random tokens that end in `padding` slots of padding."""
   tokens = np.random.default_rng(seed).integers(0, 20, shape).astype(np.int32)
   real = np.ones(shape, np.int32)
   real[:, shape[1] - padding :] = 0
@@ -35,6 +36,7 @@ def rows_of(shape, padding=2, seed=0):
 
 
 def layer_params(seed=0):
+  """Random kernels of one layer's router and experts."""
   rng = np.random.default_rng(seed)
   sizes, out = CONFIG.sizes, {}
   dims = {'router': 'DE', 'gate': 'EDF', 'up': 'EDF', 'down': 'EFD'}
@@ -59,7 +61,8 @@ def test_a_position_runs_through_its_own_experts(normalise):
   got, router = jax.jit(module.apply)({'params': params}, x, rows)
   w = {k: np.float64(v['kernel']) for k, v in params.items()}
   want, chosen, probs_sum = np.zeros((2, 5, 8)), np.zeros(6), np.zeros(6)
-  for r, i in zip(*np.nonzero(rows.prompt_id)):  # of padding comes 0
+  # Padding stays 0.
+  for r, i in zip(*np.nonzero(rows.prompt_id)):
     h = np.float64(x[r, i])
     probs = softmax(h @ w['router'])
     best = np.argsort(-probs)[:3]
@@ -73,7 +76,7 @@ def test_a_position_runs_through_its_own_experts(normalise):
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(router.chosen_NE, chosen)
   np.testing.assert_allclose(router.probs_NE, probs_sum, rtol=1e-5)
-  assert router.tokens_N == 6  # 2 rows of 5, 2 of each padding
+  assert router.tokens_N == 6  # 2 rows of 5, each with 2 of padding
 
 
 def sums(logits_NTE, best):
@@ -88,8 +91,8 @@ def sums(logits_NTE, best):
 
 
 def test_balance_loss_is_load_balancing_loss_func():
-  # transformers, models/mixtral/modeling_mixtral.py: the layers' logits as one
-  # list of tokens; a mean a choice; E sum_ke mean_ke P_e.
+  # transformers, models/mixtral/modeling_mixtral.py: the logits of all layers
+  # are one list of tokens; one mean per choice k; E sum_ke mean_ke P_e.
   logits = np.random.default_rng(0).normal(size=(2, 7, 6))
   flat = logits.reshape(-1, 6)
   probs = softmax(flat)
@@ -97,14 +100,14 @@ def test_balance_loss_is_load_balancing_loss_func():
   want = 6 * (mask.mean(axis=0) * probs.mean(axis=0)[None]).sum()
   router = sums(logits, best=3)
   assert float(experts.balance_loss(router)) == pytest.approx(want, rel=1e-6)
-  # A part of the tokens and the rest add up to all of them.
+  # Sums of two parts of the tokens add up to those of all.
   parts = [sums(logits[:, part], 3) for part in (slice(0, 2), slice(2, 7))]
   both = jax.tree.map(jnp.add, *parts)
   assert float(experts.balance_loss(both)) == pytest.approx(want, rel=1e-6)
 
 
 def test_balance_metrics_at_the_extremes():
-  # Each expert as often as any: E * sum_e (k/E) (1/E) = k, share 1/E.
+  # All experts equally often: E * sum_e (k/E) (1/E) = k, share 1/E.
   even = types.RouterSums(
     chosen_NE=jnp.full((2, 4), 6.0),
     probs_NE=jnp.full((2, 4), 3.0),
@@ -115,7 +118,7 @@ def test_balance_metrics_at_the_extremes():
   assert float(got['router/aux_loss']) == pytest.approx(2.0)
   assert float(got['router/max_expert_share']) == pytest.approx(0.25)
   assert float(got['router/entropy']) == pytest.approx(np.log(4))
-  # All to expert 1, without a doubt, in one layer of two: that layer is seen.
+  # One layer of two sends everything to expert 1: the maximum is that layer's.
   one = jnp.array([[0.0, 24, 0, 0], [6.0, 6, 6, 6]])
   got = experts.balance_metrics(even._replace(chosen_NE=one))
   assert float(got['router/max_expert_share']) == pytest.approx(1.0)
@@ -145,7 +148,7 @@ def test_padding_counts_nothing_and_a_mesh_changes_nothing():
   (want, aux), grads = run(model, params, rows)
   assert aux['router'].chosen_NE.shape == (2, 6)
   np.testing.assert_allclose(aux['router'].tokens_N, 16)
-  mesh = sharding.make_mesh(2, 2, 2)
+  mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
   where = sharding.param_shardings(mesh, model.logical_axes, params)
   up = where['layers']['experts']['up']['kernel']
   assert tuple(up.spec) == (None, None, 'fsdp', 'tensor')

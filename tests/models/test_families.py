@@ -1,5 +1,6 @@
-"""Real and golden checkpoints: logits of others, alone and packed; and back."""
+"""families: logits of golden and real checkpoints, and back to the files."""
 
+import ast
 import os
 import pathlib
 
@@ -12,15 +13,28 @@ from dpo_jax import tree, types
 from dpo_jax.models import architectures, decoder, families
 from dpo_jax.storage import hf_checkpoint
 
+PACKAGE = pathlib.Path(decoder.__file__).parents[1]
+
+
+def test_no_other_module_tests_the_name_of_a_family():
+  # presets.py names each model's family; DecoderConfig's default is 'llama'.
+  names = set(families.FAMILIES) - {'llama'}
+  for path in PACKAGE.rglob('*.py'):
+    if path.name not in ('families.py', 'presets.py'):
+      nodes = ast.walk(ast.parse(path.read_text(encoding='utf-8')))
+      strings = {node.value for node in nodes if isinstance(node, ast.Constant)}
+      assert not strings & names, path
+
 
 def read_model(folder):
+  """The model of a Hugging Face folder and its parameters."""
   mapping = hf_checkpoint.read_config(folder)
   config = architectures.from_hf_config(mapping)
   return decoder.make_model(config), hf_checkpoint.load_params(folder, config)
 
 
 def logits_of(model, params, tokens, prompt_id):
-  """Logits [R, L, V] in float64; a prompt_id's slots are one text."""
+  """Logits [R, L, V] in float64; slots of equal prompt_id are one text."""
   tokens, prompt_id = np.int32(tokens), np.int32(prompt_id)
   first = np.argmax(prompt_id[..., None] == prompt_id[:, None], axis=-1)
   positions = (np.arange(tokens.shape[1]) - first) * (prompt_id > 0)
@@ -52,7 +66,7 @@ def test_stories260k_scores(shared, number):
   np.testing.assert_allclose(logps, golden[f'logp{number}'], atol=1e-4)
 
 
-# Folders of hf_models, in shared/golden or in $DPO_JAX_GOLDEN.
+# Folders of hf_models/ to test. A $DPO_JAX_GOLDEN of one's own may have others.
 GOLDEN = [*families.FAMILIES, 'llama3_rope_tied']
 if os.environ.get('DPO_JAX_GOLDEN'):
   OTHERS = pathlib.Path(os.environ['DPO_JAX_GOLDEN'], 'hf_models').glob('*/')
@@ -60,7 +74,7 @@ if os.environ.get('DPO_JAX_GOLDEN'):
 
 
 def alone_and_packed(ids_RL, mask_RL):
-  """Tokens and prompt_ids [R + 1, R L]: a text a row, then all in one."""
+  """Tokens and prompt_ids [R + 1, R L]: one text per row, then all in one."""
   num_rows, length = ids_RL.shape
   tokens = np.zeros((num_rows + 1, num_rows * length), np.int32)
   prompt_id = np.zeros_like(tokens)
@@ -75,7 +89,7 @@ def alone_and_packed(ids_RL, mask_RL):
 
 @pytest.mark.parametrize('name', GOLDEN)
 def test_golden_logits_and_the_way_back(golden_models, tmp_path, name):
-  # expected.npz: transformers 5.23 on a random checkpoint of its own.
+  # expected.npz: logits by transformers 5.23 of the random weights beside it.
   folder = golden_models / name
   model, params = read_model(folder)
   expected = np.load(folder / 'expected.npz')
@@ -101,6 +115,7 @@ def test_golden_logits_and_the_way_back(golden_models, tmp_path, name):
 
 
 def assert_same(ours, theirs):
+  """Asserts equal names and equal bits of leaves."""
   leaves = dict(tree.flatten_with_names(theirs))
   for name, leaf in tree.flatten_with_names(ours):
     np.testing.assert_array_equal(leaves.pop(name), leaf, err_msg=name)

@@ -1,4 +1,4 @@
-"""generate: golden greedy texts, a float64 filter, seeds, statistics."""
+"""generate: golden greedy texts, filters in float64, seeds, statistics."""
 
 import functools
 import os
@@ -15,10 +15,9 @@ from dpo_jax.storage import hf_checkpoint
 
 QUICK = {'xla_backend_optimization_level': 0}  # compiles in half the time
 GREEDY = Sampling(temperature=np.float32(0))
-ONCE = (1, 403, 407, 261, 378)  # 'Once upon a time', as golden.npz has it
+ONCE = (1, 403, 407, 261, 378)  # 'Once upon a time' in golden.npz
 
-
-# Folders of hf_models, in shared/golden or in $DPO_JAX_GOLDEN.
+# Folders of hf_models/ to test. A $DPO_JAX_GOLDEN of one's own may have others.
 GOLDEN = [*families.FAMILIES, 'llama3_rope_tied']
 if os.environ.get('DPO_JAX_GOLDEN'):
   OTHERS = pathlib.Path(os.environ['DPO_JAX_GOLDEN'], 'hf_models').glob('*/')
@@ -27,6 +26,7 @@ if os.environ.get('DPO_JAX_GOLDEN'):
 
 @functools.cache
 def read_model(folder):
+  """The model of a Hugging Face folder and its parameters."""
   mapping = hf_checkpoint.read_config(folder)
   config = architectures.from_hf_config(mapping)
   return decoder.make_model(config), hf_checkpoint.load_params(folder, config)
@@ -34,7 +34,7 @@ def read_model(folder):
 
 @pytest.mark.parametrize('name', GOLDEN)
 def test_golden_greedy(golden_models, name):
-  # expected.npz: transformers' greedy texts of the first tokens of each row.
+  # expected.npz: greedy texts by transformers, after the first tokens per row.
   model, params = read_model(golden_models / name)
   expected = np.load(golden_models / name / 'expected.npz')
   length = int(expected['greedy_prompt_len'])
@@ -63,7 +63,7 @@ def sampler(folder, new):
 
 
 def sample(folder, num_rows, seeds, sampling, *, new=40, prompt=ONCE, stop=-1):
-  """Samples of one prompt in so many rows, those without a seed padding."""
+  """Samples of one prompt; rows beyond the seeds are padding."""
   prompts = np.full((num_rows, 8), 3, np.int32)
   prompts[:, : len(prompt)] = prompt
   lengths = np.zeros(num_rows, np.int32)
@@ -82,8 +82,8 @@ def sample(folder, num_rows, seeds, sampling, *, new=40, prompt=ONCE, stop=-1):
   )
 
 
-def whole_logits(folder, texts):
-  """Float64 logits of whole texts [R, L], read without a cache."""
+def uncached_logits(folder, texts):
+  """Float64 logits of texts [R, L], read at once without a cache."""
   model, params = read_model(folder)
   positions = np.tile(
     np.arange(texts.shape[1], dtype=np.int32), (len(texts), 1)
@@ -108,21 +108,22 @@ def stories(shared):
 def test_stories_greedy_equals_reading_it_all_again(stories):
   samples = sample(stories, 8, [5], GREEDY)
   text = np.array([[*ONCE, *samples.tokens_RT[0]]], np.int32)
-  # Re-forwarding: each token is the likeliest after all before it.
-  logits = whole_logits(stories, text)[0, len(ONCE) - 1 : -1]
+  # Each token is the likeliest after all those before it, read again.
+  logits = uncached_logits(stories, text)[0, len(ONCE) - 1 : -1]
   np.testing.assert_array_equal(samples.tokens_RT[0], logits.argmax(axis=-1))
   want = log_softmax(logits).max(axis=-1)
   np.testing.assert_allclose(samples.model_logps_RT[0], want, atol=1e-4)
-  np.testing.assert_array_equal(samples.logps_RT[0], 0)  # nothing else could be
+  # The greedy policy gives its token probability 1.
+  np.testing.assert_array_equal(samples.logps_RT[0], 0)
   assert samples.num_tokens[0] == 40 and not samples.num_tokens[1:].any()
 
 
 def test_mean_log_prob_is_minus_the_entropy(stories):
-  # E[log p(x)] = -H token by token; 2,560 tokens, within 3 standard errors.
+  # E[log p(x)] = -H for each token; 2,560 tokens, within 3 standard errors.
   sampling = Sampling(0.8, 50, 0.95, 0.01)
   samples = sample(stories, 64, np.arange(64), sampling)
   texts = np.array([[*ONCE, *row] for row in samples.tokens_RT], np.int32)
-  logits = whole_logits(stories, texts)[:, len(ONCE) - 1 : -1]
+  logits = uncached_logits(stories, texts)[:, len(ONCE) - 1 : -1]
   logps = np.apply_along_axis(brute_force, -1, logits, sampling)
   entropy = -np.nansum(np.exp(logps) * np.where(logps > -99, logps, 0), axis=-1)
   chosen = np.take_along_axis(logps, samples.tokens_RT[..., None], -1)[..., 0]
@@ -157,7 +158,7 @@ def brute_force(logits, sampling):
   ],
 )
 def test_filters_equal_brute_force(sampling):
-  # One compile for all: the numbers are traced.
+  # The options are traced, so one program serves all.
   logits = 2 * np.random.default_rng(0).normal(size=(6, 30))
   traced = Sampling(*map(np.float32, sampling))
   policy = POLICY(np.float32(logits), traced)
@@ -173,13 +174,13 @@ POLICY = jax.jit(generate.policy_logits)
 def test_a_row_does_not_depend_on_its_batch(stories):
   seeds = [11, 4, 9, 4, 77, 0, 3]
   sampling = Sampling(1.0, 0, 1.0, 0.0)
-  whole = sample(stories, 64, np.r_[seeds, 100:157], sampling)
+  many = sample(stories, 64, np.r_[seeds, 100:157], sampling)
   some = sample(stories, 7, seeds, sampling)
   one = sample(stories, 1, [4], sampling)
-  np.testing.assert_array_equal(some.tokens_RT, whole.tokens_RT[:7])
-  np.testing.assert_array_equal(one.tokens_RT[0], whole.tokens_RT[1])
+  np.testing.assert_array_equal(some.tokens_RT, many.tokens_RT[:7])
+  np.testing.assert_array_equal(one.tokens_RT[0], many.tokens_RT[1])
   np.testing.assert_array_equal(some.tokens_RT[1], some.tokens_RT[3])
-  assert len(set(map(bytes, whole.tokens_RT))) == 63  # seed 4 twice
+  assert len(set(map(bytes, many.tokens_RT))) == 63  # seed 4 twice
 
 
 def test_a_stop_token_ends_a_row_and_the_rest_is_zero(stories):
@@ -187,10 +188,10 @@ def test_a_stop_token_ends_a_row_and_the_rest_is_zero(stories):
   stop = int(free.tokens_RT[2, 6])
   ended = sample(stories, 7, range(7), Sampling(1.0, 0, 1.0, 0.0), stop=stop)
   for row, tokens in enumerate(free.tokens_RT):
-    there = np.flatnonzero(tokens == stop)
-    length = there[0] + 1 if len(there) else 40
+    stops = np.flatnonzero(tokens == stop)
+    length = stops[0] + 1 if len(stops) else 40
     assert ended.num_tokens[row] == length
-    assert ended.stopped[row] == bool(len(there))
+    assert ended.stopped[row] == bool(len(stops))
     np.testing.assert_array_equal(
       ended.tokens_RT[row, :length], tokens[:length]
     )

@@ -1,4 +1,4 @@
-"""grouped_mlp: several blocks an expert, against all experts on everything."""
+"""grouped_mlp: any block size against every expert on every position."""
 
 import functools
 
@@ -14,7 +14,7 @@ R, L, D, F, E, B = 3, 7, 4, 6, 5, 2
 
 
 def everything(x_RLD, weights_RLE, kernels):
-  """Every expert on every position; unchosen weights are 0."""
+  """Every expert on every position; weights of unchosen experts are 0."""
   gate, up, down = kernels
   h = nn.silu(jnp.einsum('RLD,EDF->RLEF', x_RLD, gate))
   h *= jnp.einsum('RLD,EDF->RLEF', x_RLD, up)
@@ -25,7 +25,7 @@ def everything(x_RLD, weights_RLE, kernels):
 def test_values_and_gradients_are_those_of_all_experts(monkeypatch, block):
   monkeypatch.setattr(grouped_mlp, '_BLOCK', block)
   rng = np.random.default_rng(0)
-  # Expert 0 has most positions and expert 3 none; one position has no expert.
+  # Expert 0 has all positions, expert 3 has none; one position has no expert.
   best = rng.choice([1, 2, 4], (R, L, 1)).astype(np.int32)
   best = np.concatenate([np.zeros_like(best), best], axis=-1)
   best[1, 2] = E
@@ -61,8 +61,8 @@ def test_quantised_experts_are_the_dequantised_ones(kind):
   layer = jax.tree.map(lambda x: x[0], quantized.quantize(params, kind))
   layer = [layer['layers']['experts'][k]['kernel'] for k in shapes]
   dense = [quantized.dense(kernel, jnp.float32) for kernel in layer]
-  # 8 bits: off by half a step of a channel's maximum at most; 4 bits: half of
-  # nf4's widest step, 0.30 (arXiv:2305.14314, appendix E).
+  # Largest error over the channel's maximum. int8: half a step. nf4: half of
+  # its widest step, 0.30 (arXiv:2305.14314, appendix E).
   off = {'int8': 0.5 / 127, 'nf4': 0.155}[kind]
   for name, got in zip(shapes, dense):
     want = full[name]['kernel'][0]
@@ -85,7 +85,8 @@ def test_quantised_experts_are_the_dequantised_ones(kind):
 
 
 def test_arithmetic_is_that_of_the_chosen_experts(monkeypatch):
-  # XLA counts a loop of unknown length once, so the steps of each are counted.
+  # XLA's cost analysis counts a loop of unknown length once, so the steps of
+  # each loop are counted as they run.
   steps = []
 
   def count(block, order, span, j):
@@ -101,5 +102,5 @@ def test_arithmetic_is_that_of_the_chosen_experts(monkeypatch):
   out = grouped_mlp.grouped_mlp(nn.silu, x_RLD, weights, best, kernels)
   jax.block_until_ready(out)
   jax.effects_barrier()
-  # 259 positions of expert 0 are 3 blocks of 128, one of expert 3 is one.
+  # Expert 0 has 259 positions, 3 blocks of 128; expert 3 has one position.
   assert sorted(steps) == [0, 0, 0, 3]

@@ -1,4 +1,4 @@
-"""presets: the public models' parameters are as many as published."""
+"""presets: numbers of parameters are those of the published models."""
 
 import math
 
@@ -8,8 +8,8 @@ from dpo_jax.models import presets
 from dpo_jax.models.decoder_config import param_dims
 from dpo_jax.types import InputError
 
-# The totals that Hugging Face shows for the safetensors files, a tied head
-# counted once; gpt2-large, gpt-j-6b, pythia: the sums of their tensors.
+# Totals that Hugging Face shows for the safetensors files; a tied head counts
+# once. gpt2-large, gpt-j-6b, pythia: sums over the tensors of their files.
 PUBLISHED = {
   'gpt2-large': 774_030_080,
   'gpt-j-6b': 6_050_882_784,

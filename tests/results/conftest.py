@@ -1,10 +1,13 @@
-"""Run directories made by hand, as DESIGN section 9 describes them."""
+"""Run directories made by hand, of the form that training writes."""
 
 import json
 import pathlib
 
 import numpy as np
 import pytest
+
+from dpo_jax.results import __main__ as command
+from dpo_jax.results import plots
 
 CONFIG = {
   'stage': 'dpo',
@@ -77,25 +80,42 @@ def make_run(tmp_path):
 
 @pytest.fixture
 def make_scored_run(make_run):
-  """A run whose last metrics follow from the per-example scores it saved."""
+  """A run whose last metrics are the means of the values that it saved.
 
-  def make(name, changes=(), *, margins, uids=None, beta=0.1, **more):
+  make_scored_run(name, changes, margins=, uids=, beta=, without=, **make_run's)
+  -> path. Log-ratios are 3/4 and -1/4 of the margins, rewards beta times as
+  much, the loss is DPO's. `without` names fields that the file lacks.
+  """
+
+  def make(
+    name, changes=(), *, margins, uids=None, beta=0.1, without=(), **more
+  ):
     gap = np.asarray(margins, np.float64)
     chosen, rejected = 0.75 * gap, -0.25 * gap
     reference = np.full(len(gap), -40.0)
+    loss = np.log1p(np.exp(-beta * gap))
     arrays = {
       'uid': np.array(
         [f'{i:016x}' for i in range(len(gap))] if uids is None else uids
       ),
+      'prompt_id': np.array([b'%016x' % i for i in range(len(gap))]),
       'policy_chosen': reference + chosen,
       'policy_rejected': reference + rejected,
       'reference_chosen': reference,
       'reference_rejected': reference,
       'chosen_tokens': np.full(len(gap), 7),
       'rejected_tokens': np.full(len(gap), 9),
+      'weight': np.ones(len(gap)),
+      'margin': np.zeros(len(gap)),
+      'score_chosen': np.full(len(gap), np.nan),
+      'score_rejected': np.full(len(gap), np.nan),
+      'loss': loss,
+      'reward_chosen': beta * chosen,
+      'reward_rejected': beta * rejected,
     }
+    arrays = {k: v for k, v in arrays.items() if k not in without}
     end = _entry(
-      float(np.mean(np.log1p(np.exp(-beta * gap)))),
+      float(np.mean(loss)),
       float(np.mean(gap > 0)),
       float(np.mean(beta * gap)),
       float(np.mean(-0.5 * (chosen + rejected))),
@@ -108,3 +128,34 @@ def make_scored_run(make_run):
     return make_run(name, changes, lines=lines, arrays=arrays, **more)
 
   return make
+
+
+@pytest.fixture
+def no_drawing(monkeypatch):
+  """A figure takes a second; test_plots.py and the last test here draw."""
+  files = {'curves.pdf': b'%PDF', 'curves.png': b'PNG'}
+  monkeypatch.setattr(plots, 'curves', lambda table: dict(files))
+
+
+@pytest.fixture
+def paper(make_scored_run, tmp_path, capsys, no_drawing):
+  """A folder of tables over two rows of two seeds; its runs beside it."""
+  for beta in (0.1, 0.4):
+    for seed in (0, 1):
+      make_scored_run(
+        f'runs/{beta},{seed}',
+        {'loss.beta': beta, 'seed': seed},
+        margins=np.random.default_rng(seed).normal(2, 3, 32),
+        beta=beta,
+      )
+  out = tmp_path / 'paper'
+  assert command.main([str(tmp_path / 'runs'), f'--out={out}']) == 0
+  capsys.readouterr()
+  return out
+
+
+@pytest.fixture
+def file_names():
+  """The files that the command writes."""
+  tables = {'results.md', 'results.tex', 'results.csv'}
+  return tables | {'curves.pdf', 'curves.png', 'provenance.json'}

@@ -1,12 +1,11 @@
 """Reading run directories: what is found, what is tolerated, what is not."""
 
 import hashlib
-import json
 
 import numpy as np
 import pytest
 
-from dpo_jax.results import collect, labels
+from dpo_jax.results import collect
 from dpo_jax.storage import run_dir, writers
 from dpo_jax.types import InputError
 
@@ -129,7 +128,8 @@ def test_a_bad_line_is_named(tmp_path, make_run, line, problem):
   with pytest.raises(InputError) as caught:
     collect.collect([tmp_path])
   message = str(caught.value)
-  assert message.startswith(f'{path}/metrics.jsonl:5: {problem}')
+  where = f'{path}/metrics.jsonl:5: not a line of metrics'
+  assert message.startswith(f'{where}: {problem}')
   assert '; fix: ' in message and '\n' not in message
 
 
@@ -160,13 +160,22 @@ def test_missing_folders_name_the_nearest(make_run, tmp_path):
     collect.collect([tmp_path / 'quickstart' / 'DONE'])
 
 
-def test_per_example_scores_become_log_ratios(make_scored_run):
-  path = make_scored_run('a', margins=[2.0, -1.0])
+def test_per_example_values_are_as_they_were_saved(make_scored_run):
+  path = make_scored_run('a', margins=[2.0, -1.0], without=['loss'])
   examples = collect.read_run(path).examples
-  # the fixture gives the chosen side 3/4 of the margin, the other -1/4
-  np.testing.assert_allclose(examples.chosen_log_ratio, [1.5, -0.75])
-  np.testing.assert_allclose(examples.rejected_log_ratio, [-0.5, 0.25])
-  assert examples.step == 10 and examples.loss is None
+  # The fixture's rewards: beta = 0.1 times 3/4 and -1/4 of the margin.
+  arrays = examples.arrays
+  np.testing.assert_allclose(arrays['reward_chosen'], [0.15, -0.075])
+  np.testing.assert_allclose(arrays['reward_rejected'], [-0.05, 0.025])
+  assert examples.step == 10 and 'loss' not in arrays
+  assert 'prompt_id' not in arrays  # no number
+
+
+def test_per_example_values_of_completions_are_read(make_run):
+  arrays = {'uid': np.array(['a', 'b']), 'reward': np.float32([0.5, 1])}
+  examples = collect.read_run(make_run('a', arrays=arrays)).examples
+  assert list(examples.arrays) == ['reward']
+  assert examples.arrays['reward'].dtype == np.float64
 
 
 def test_per_example_scores_of_an_earlier_step_are_not_used(make_scored_run):
@@ -191,78 +200,3 @@ def test_damaged_per_example_files_are_named(make_scored_run):
   np.savez(file, **{**arrays, 'uid': np.array([{}, {}], dtype=object)})
   with pytest.raises(InputError, match='not a readable npz'):
     collect.read_run(path)
-
-
-def _groups(paths):
-  return labels.ordered(collect.group_runs(collect.collect(paths)))
-
-
-def test_runs_that_differ_in_seed_only_are_one_group(make_run, tmp_path):
-  for beta in (0.1, 1.0):
-    for seed in (10, 9, 2):
-      changes = {'seed': seed, 'loss.beta': beta, 'data.seed': 7}
-      make_run(f'{beta}/{seed}', changes)
-  groups = _groups([tmp_path])
-  assert [group.seeds for group in groups] == [(2, 9, 10)] * 2
-  made = labels.make_labels(groups)
-  assert made.keys == ('loss.beta',) and made.names == ('beta',)
-  assert made.values == (('0.1',), ('1',)) and made.numbers == (0.1, 1.0)
-
-
-def test_1_and_1_0_are_the_same_config(make_run, tmp_path):
-  make_run('a', {'loss.beta': 1})
-  make_run('b', {'loss.beta': 1.0, 'seed': 1})
-  assert len(_groups([tmp_path])) == 1
-
-
-def test_labels_are_short_where_no_other_key_ends_so(make_run, tmp_path):
-  make_run('a', {'model.name': 'tiny', 'optim.name': 'lion'})
-  make_run('b', {'model.name': 'tiny', 'loss.terms': {'ipo': 1, 'nll': 0.2}})
-  make_run('c', {'data.train': '/elsewhere/shp.jsonl'})
-  made = labels.make_labels(_groups([tmp_path]))
-  assert made.names == ('train', 'terms', 'optim.name', 'model.name')
-  assert made.values == (
-    ('hh.jsonl.gz', 'ipo + 0.2 nll', 'adamw', 'tiny'),
-    ('hh.jsonl.gz', 'sigmoid', 'lion', 'tiny'),
-    ('shp.jsonl', 'sigmoid', 'adamw', '-'),
-  )
-
-
-def test_paths_of_one_file_name_stay_whole(make_run, tmp_path):
-  make_run('a', {'data.train': '/x/train.jsonl'})
-  make_run('b', {'data.train': '/y/train.jsonl'})
-  made = labels.make_labels(_groups([tmp_path]))
-  assert made.values == (('/x/train.jsonl',), ('/y/train.jsonl',))
-
-
-def test_many_differing_keys_shrink_to_those_that_tell(make_run, tmp_path):
-  same = {'stage': 'sft', **{f'train.k{i}': 1 for i in range(6)}}
-  for index, rate in enumerate((1e-3, 1e-4)):
-    make_run(f's{index}', {**same, 'optim.learning_rate': rate})
-  make_run('d', {f'train.k{i}': 2 for i in range(6)})
-  made = labels.make_labels(_groups([tmp_path]))
-  assert made.keys == ('stage', 'optim.learning_rate')
-  assert set(made.left_out) == {f'train.k{i}' for i in range(6)}
-  assert len(set(made.values)) == 3
-
-
-def test_one_group_is_labelled_by_its_folder(make_run, tmp_path):
-  made = labels.make_labels(_groups([make_run('quick')]))
-  assert made.names == ('run',) and made.values == (('quick',),)
-
-
-def test_order_is_that_of_the_arguments_then_of_the_values(make_run, tmp_path):
-  for beta in (10.0, 2.0, 0.05, 0.1):
-    make_run(f'sweep/{beta}', {'loss.beta': beta})
-  other = make_run('z', {'loss.beta': 7.0})
-  sft = make_run('sweep/sft', {'stage': 'sft', 'loss.beta': 2.0})
-  groups = _groups([other, tmp_path / 'sweep'])
-  betas = [group.runs[0].config['loss']['beta'] for group in groups]
-  assert betas == [7, 2, 0.05, 0.1, 2, 10]
-  assert groups[1].runs[0].path == sft
-
-
-def test_configs_keep_nothing_but_their_own_values():
-  config = {'a': {'b': 1, 'c': {}}, 'loss': {'terms': {'x': 1}}, 'd': [1]}
-  want = {'a.b': 1, 'a.c': {}, 'loss.terms': {'x': 1}, 'd': [1]}
-  assert labels.flatten(json.loads(json.dumps(config))) == want

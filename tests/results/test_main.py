@@ -1,10 +1,8 @@
-"""The command: its files, its exit codes, and --verify against tampering."""
+"""The command: its files, its flags, its exit codes."""
 
 import csv
-import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 
@@ -12,165 +10,16 @@ import numpy as np
 import pytest
 
 from dpo_jax.results import __main__ as command
-from dpo_jax.results import plots, provenance
-
-FILES = {
-  'results.md',
-  'results.tex',
-  'results.csv',
-  'curves.pdf',
-  'curves.png',
-  'provenance.json',
-}
 
 
-@pytest.fixture
-def no_drawing(monkeypatch):
-  """A figure takes a second; test_plots.py and the last test here draw."""
-  files = {'curves.pdf': b'%PDF', 'curves.png': b'PNG'}
-  monkeypatch.setattr(plots, 'curves', lambda table: dict(files))
-
-
-@pytest.fixture
-def paper(make_scored_run, tmp_path, capsys, no_drawing):
-  """A folder of tables over two rows of two seeds; its runs beside it."""
-  for beta in (0.1, 0.4):
-    for seed in (0, 1):
-      make_scored_run(
-        f'runs/{beta},{seed}',
-        {'loss.beta': beta, 'seed': seed},
-        margins=np.random.default_rng(seed).normal(2, 3, 32),
-        beta=beta,
-      )
-  out = tmp_path / 'paper'
-  assert command.main([str(tmp_path / 'runs'), f'--out={out}']) == 0
-  capsys.readouterr()
-  return out
-
-
-def _verify(folder, capsys) -> tuple[int, str]:
-  code = command.main(['--verify', str(folder)])
-  return code, capsys.readouterr().out
-
-
-def test_the_files_and_stdout(paper, tmp_path, capsys):
-  assert {path.name for path in paper.iterdir()} == FILES
-  before = {name: (paper / name).read_bytes() for name in FILES}
+def test_the_files_and_stdout(paper, tmp_path, capsys, file_names):
+  assert {path.name for path in paper.iterdir()} == file_names
+  before = {name: (paper / name).read_bytes() for name in file_names}
   assert command.main([str(tmp_path / 'runs'), '--out', str(paper)]) == 0
   captured = capsys.readouterr()
   assert captured.out.encode() == before['results.md']
   assert '4 runs read' in captured.err
-  assert before == {name: (paper / name).read_bytes() for name in FILES}
-
-
-def test_provenance_names_what_is_behind_each_row(paper, tmp_path):
-  document = json.loads((paper / 'provenance.json').read_bytes())
-  first, second = document['rows']
-  assert first['runs'] == ['../runs/0.1,0', '../runs/0.1,1']
-  assert second['label'] == {'loss.beta': '0.4'}
-  for run in document['runs']:
-    for name, digest in run['sha256'].items():
-      data = (paper / run['run'] / name).read_bytes()
-      assert provenance._digest(data) == digest
-  assert set(document['files']) == FILES - {'provenance.json'}
-  with open(paper / 'results.csv', newline='') as file:
-    row = list(csv.DictReader(file))[1]
-  assert float(row['loss_after']) == second['cells']['loss after']['value']
-
-
-def test_verify_passes_on_what_was_written(paper, capsys):
-  assert _verify(paper, capsys) == (
-    0,
-    f'{paper}: every cell follows from its runs\n',
-  )
-
-
-def test_verify_passes_after_runs_and_tables_moved_together(paper, capsys):
-  new = paper.parent / 'elsewhere'
-  new.mkdir()
-  shutil.move(paper.parent / 'runs', new / 'runs')
-  shutil.move(paper, new / 'paper')
-  assert _verify(new / 'paper', capsys)[0] == 0
-
-
-def test_verify_names_the_cells_of_a_changed_run(paper, capsys):
-  metrics = paper.parent / 'runs' / '0.4,1' / 'metrics.jsonl'
-  lines = metrics.read_text().splitlines()
-  last = json.loads(lines[-1])
-  last['loss'] += 0.01
-  metrics.write_text('\n'.join([*lines[:-1], json.dumps(last), '']))
-  code, out = _verify(paper, capsys)
-  assert code == 1
-  assert "row 'beta=0.4': run ../runs/0.4,1 changed: metrics.jsonl" in out
-  assert "row 'beta=0.4', cell 'loss after': the table has value" in out
-  assert "'accuracy after'" not in out and "row 'beta=0.1'" not in out
-
-
-def test_verify_names_rows_whose_run_is_gone(paper, capsys):
-  shutil.move(paper.parent / 'runs' / '0.1,1', paper.parent / 'away')
-  code, out = _verify(paper, capsys)
-  assert code == 1
-  assert "row 'beta=0.1', all cells: run" in out and 'is not there' in out
-  assert 'beta=0.4' not in out
-
-
-@pytest.mark.parametrize(
-  'change, message',
-  [
-    (lambda run: (run / 'DONE').unlink(), 'changed: DONE'),
-    (
-      lambda run: (run / 'per_example' / 'eval_10.npz').unlink(),
-      'changed: per_example/eval_10.npz',
-    ),
-    (
-      lambda run: (run / 'metrics.jsonl').write_text('{"step": 0\n'),
-      'metrics.jsonl:1: not JSON',
-    ),
-    (
-      lambda run: (run / 'config.json').write_text('{"seed": 5}'),
-      'changed: config.json',
-    ),
-    (
-      lambda run: (run / 'metrics.jsonl').unlink(),
-      'changed: metrics.jsonl',
-    ),
-  ],
-)
-def test_verify_notices_any_change_of_a_run(paper, capsys, change, message):
-  change(paper.parent / 'runs' / '0.1,0')
-  code, out = _verify(paper, capsys)
-  assert code == 1 and message in out and 'Traceback' not in out
-
-
-def test_verify_notices_an_edited_table(paper, capsys):
-  for name in ('results.md', 'results.tex', 'results.csv'):
-    path = paper / name
-    whole = path.read_text()
-    lines = whole.splitlines()
-    index = next(i for i, line in enumerate(lines) if line.count('0.4') > 0)
-    edited = lines[index].replace('0.4', '0.5', 1)
-    path.write_text(
-      '\n'.join([*lines[:index], edited, *lines[index + 1 :], ''])
-    )
-    code, out = _verify(paper, capsys)
-    assert code == 1 and f'{path}:{index + 1}: row ' in out
-    path.write_text(whole)
-  assert _verify(paper, capsys)[0] == 0
-
-
-def test_verify_notices_an_edited_provenance_and_foreign_figures(paper, capsys):
-  path = paper / 'provenance.json'
-  document = json.loads(path.read_bytes())
-  document['rows'][0]['cells']['margin after']['high'] += 1
-  path.write_text(json.dumps(document))
-  code, out = _verify(paper, capsys)
-  assert code == 1 and "row 'beta=0.1', cell 'margin after'" in out
-  document['rows'][0]['cells']['margin after']['high'] -= 1
-  path.write_text(json.dumps(document))
-  (paper / 'curves.png').write_bytes(b'another picture')
-  (paper / 'curves.pdf').unlink()
-  code, out = _verify(paper, capsys)
-  assert code == 1 and out.count('not the file that was written') == 2
+  assert before == {name: (paper / name).read_bytes() for name in file_names}
 
 
 @pytest.mark.parametrize(
@@ -181,6 +30,7 @@ def test_verify_notices_an_edited_provenance_and_foreign_figures(paper, capsys):
     (['--out=x'], 'no runs given'),
     (['--verify', 'paper', 'runs'], '--verify takes one folder'),
     (['--verify', 'paper', '--out=x'], '--verify takes one folder'),
+    (['--verify', 'paper', '--metrics=kl'], '--verify takes one folder'),
     (['--verify', 'nowhere'], 'nowhere/provenance.json: no such file'),
     (['--bogus'], 'unrecognized arguments: --bogus'),
     (['nowhere', '--out=x'], 'nowhere: no such folder'),
@@ -198,15 +48,6 @@ def test_bad_arguments_are_one_line_and_2(
   assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-  'text', ['', '{}', '[]', '{"version": 9}', '{"version": 1, "rows": [1]}']
-)
-def test_a_foreign_provenance_is_2(tmp_path, capsys, text):
-  (tmp_path / 'provenance.json').write_text(text)
-  assert command.main(['--verify', str(tmp_path)]) == 2
-  assert capsys.readouterr().err.count('; fix: make the tables again\n') == 1
-
-
 @pytest.mark.usefixtures('no_drawing')
 def test_an_out_that_cannot_be_written_is_2(make_run, tmp_path, capsys):
   run, file = make_run('a'), tmp_path / 'file'
@@ -217,31 +58,66 @@ def test_an_out_that_cannot_be_written_is_2(make_run, tmp_path, capsys):
     assert f'{out} is not writable' in err and err.count('\n') == 1
 
 
-def test_nothing_is_left_of_a_write_that_failed(
-  make_run, tmp_path, monkeypatch, capsys, no_drawing
-):
-  run, out = make_run('a'), tmp_path / 'out'
-  write_bytes = pathlib.Path.write_bytes
+@pytest.fixture
+def own_metric(make_run):
+  """Makes runs of a metric that no list in results/ names."""
 
-  def full_disk(path, data):
-    if path.name == 'curves.png':
-      raise OSError(28, 'No space left on device')
-    return write_bytes(path, data)
+  def make(name, changes=(), shift=0.0):
+    values = np.random.default_rng(1).normal(2 + shift, 1, 32)
+    lines = [
+      {'step': 0, 'split': 'eval', 'loss': 0.7, 'tail|risk': 0.5},
+      {'step': 10, 'split': 'train', 'loss': 0.6, 'grad_norm': 3.0},
+      {'step': 10, 'split': 'eval', 'loss': 0.4, 'tail|risk': values.mean()},
+    ]
+    arrays = {'uid': np.arange(32).astype('S16'), 'tail|risk': values}
+    return make_run(name, changes, lines=lines, arrays=arrays)
 
-  monkeypatch.setattr(pathlib.Path, 'write_bytes', full_disk)
-  assert command.main([str(run), f'--out={out}']) == 2
-  assert 'No space left on device' in capsys.readouterr().err
-  assert not out.exists()
-  monkeypatch.setattr(pathlib.Path, 'write_bytes', write_bytes)
-  assert command.main([str(run), f'--out={out}']) == 0
-  before = (out / 'results.md').read_bytes()
-  monkeypatch.setattr(pathlib.Path, 'write_bytes', full_disk)
-  assert command.main([str(run), f'--out={out}']) == 2
-  assert {path.name for path in out.iterdir()} == FILES
-  assert (out / 'results.md').read_bytes() == before
+  return make
 
 
-def test_as_a_user_runs_it(make_run, tmp_path):
+@pytest.mark.usefixtures('no_drawing')
+def test_any_reported_metric_can_be_shown(own_metric, tmp_path, capsys):
+  runs = [own_metric('a'), own_metric('b', {'loss.beta': 1.0}, shift=1.0)]
+  out = tmp_path / 'out'
+  flags = [f'--out={out}', '--metrics=tail|risk, kl']
+  assert command.main([*map(str, runs), *flags]) == 0
+  with open(out / 'results.csv', newline='') as file:
+    first, second = csv.DictReader(file)
+  values = np.random.default_rng(1).normal(2, 1, 32)
+  assert float(first['tail|risk_after']) == pytest.approx(values.mean())
+  assert first['tail|risk_before'] == '0.5'
+  assert float(first['tail|risk_after_se']) == pytest.approx(
+    values.std(ddof=1) / np.sqrt(32)
+  )
+  assert second['tail|risk_after_over'] == 'prompts'
+  assert first['KL_after'] == ''  # known, not measured: an empty column
+  assert 'loss_after' not in first
+  text = (out / 'results.md').read_text()
+  assert r'| tail\|risk before |' in text.replace('  ', ' ')
+  capsys.readouterr()
+  # --verify shows the same metrics again.
+  assert command.main([f'--verify={out}']) == 0
+  assert 'every cell follows' in capsys.readouterr().out
+
+
+def test_a_metric_that_only_training_reports_is_a_panel(own_metric, tmp_path):
+  flags = [f'--out={tmp_path / "out"}', '--metrics=grad_norm']
+  assert command.main([str(own_metric('a')), *flags]) == 0
+  text = (tmp_path / 'out' / 'results.md').read_text()
+  assert '| grad_norm before | grad_norm after |' in text
+
+
+@pytest.mark.parametrize('names', ['loss,tail', '', 'loss,,kl', 'KL'])
+def test_a_metric_that_no_run_reports_is_2(own_metric, tmp_path, capsys, names):
+  out = tmp_path / 'out'
+  flags = [f'--out={out}', f'--metrics={names}']
+  assert command.main([str(own_metric('a')), *flags]) == 2
+  err = capsys.readouterr().err
+  assert err.startswith('--metrics: no run reports ') and err.count('\n') == 1
+  assert 'tail|risk' in err and not out.exists()
+
+
+def test_as_a_user_runs_it(make_run, tmp_path, file_names):
   # no jax; an ASCII terminal; relative paths
   make_run('runs/a')
   code = (
@@ -260,4 +136,4 @@ def test_as_a_user_runs_it(make_run, tmp_path):
   )
   assert done.returncode == 0, done.stderr
   assert done.stdout.startswith('| run |')
-  assert {path.name for path in (tmp_path / 'out').iterdir()} == FILES
+  assert {path.name for path in (tmp_path / 'out').iterdir()} == file_names

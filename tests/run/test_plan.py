@@ -7,10 +7,10 @@ import pytest
 
 from dpo_jax import config as config_lib
 from dpo_jax import main as main_lib
-from dpo_jax import sharding
+from dpo_jax import sharding, types
 from dpo_jax.run import inputs
-from dpo_jax.run import job as run_setup
-from dpo_jax.run import plan as planning
+from dpo_jax.run import job as job_lib
+from dpo_jax.run import plan as plan_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LOCAL = f'{ROOT}/experiments/quickstart.py:stage=dpo,runlocal'
@@ -30,28 +30,28 @@ def job_of(tmp_path_factory):
     config_lib.validate(config)
     data = inputs.read(config, folder, lambda line: None)
     mesh = num_devices and sharding.abstract_mesh(num_devices, **config.mesh)
-    return config, run_setup.build(config, data, mesh), data
+    return job_lib.build(config, data, mesh)
 
   return make
 
 
 def test_weights_and_moments_are_split_evenly(job_of):
-  config, job, _ = job_of(LLAMA | {'mesh.data': 1, 'mesh.fsdp': -1}, 256)
-  got = planning.memory(config, job)
+  job = job_of(LLAMA | {'mesh.data': 1, 'mesh.fsdp': -1}, 256)
+  got = plan_lib.memory(job)
   # 8,030,261,248 float32; every matrix has its 4,096 split in 256.
   share = 8_030_261_248 * 4 // 256
   assert (got.parameters, got.reference, got.gradients) == (share,) * 3
   assert got.optimizer == 2 * share + 4  # Adam's two, and its count
-  whole = planning.memory(*job_of(LLAMA | {'mesh.data': -1}, 4)[:2])
+  whole = plan_lib.memory(job_of(LLAMA | {'mesh.data': -1}, 4))
   assert whole.parameters == 256 * share
   # No copy of the reference's weights beside its cached scores.
-  cached = planning.memory(*job_of({'reference.mode': 'cache'}, 4)[:2])
+  cached = plan_lib.memory(job_of({'reference.mode': 'cache'}, 4))
   assert cached.reference == 0 < cached.parameters
 
 
 def test_an_adapter_shares_its_frozen_base(job_of):
   adapter = {'adapter.rank': 16, 'adapter.base': 'nf4'}
-  got = planning.memory(*job_of(LLAMA | adapter, 1)[:2])
+  got = plan_lib.memory(job_of(LLAMA | adapter, 1))
   # A layer of llama-3.1-8b: rank x (in + out) of q, k, v, o, gate, up, down.
   ends = 2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336)
   trained = 4 * 32 * 16 * ends
@@ -67,7 +67,7 @@ def test_remat_and_tensor_parts_keep_less(job_of):
   kept = {}
   for remat in ('none', 'dots', 'full'):
     for tensor in (1, 4):
-      config, job, _ = job_of(
+      job = job_of(
         {
           'model.preset': 'bench-cpu',
           'model.remat': remat,
@@ -76,7 +76,7 @@ def test_remat_and_tensor_parts_keep_less(job_of):
         8,
       )
       rows = max(job.train_plan.row_counts) // (8 // tensor)
-      activations = planning.memory(config, job).activations
+      activations = plan_lib.memory(job).activations
       kept[remat, tensor] = activations / rows
   assert kept['full', 1] < kept['dots', 1] < kept['none', 1]
   assert all(kept[remat, 4] < kept[remat, 1] for remat in ('none', 'dots'))
@@ -85,7 +85,7 @@ def test_remat_and_tensor_parts_keep_less(job_of):
 def test_the_compiler_says_the_same(job_of):
   # XLA's own account of the compiled step on 8 CPU devices. By hand, on
   # bench-cpu: the plan was 0.79 to 1.04 of it for three remats, three meshes.
-  config, job, data = job_of(
+  job = job_of(
     {
       'model.preset': 'bench-cpu',
       'mesh.data': 1,
@@ -93,16 +93,17 @@ def test_the_compiler_says_the_same(job_of):
       'data.row_length': 512,
     }
   )
-  batch = job.train_plan.batch(0, data.train.store)
+  batch = job.train_plan.batch(0, job.inputs.train.store)
   placed = jax.tree.map(
     lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
     batch,
     sharding.batch_shardings(job.mesh, batch),
   )
   state = job.abstract
-  lowered = job.train_step.lower(state, state.params, placed, job.hyper)
+  reference = types.Frozen(weights=state.params)
+  lowered = job.train_step.lower(state, reference, placed, job.hyper)
   found = lowered.compile().memory_analysis()
-  planned = planning.memory(config, job)
+  planned = plan_lib.memory(job)
   arguments = planned.parameters + planned.optimizer + planned.reference
   assert found.argument_size_in_bytes == pytest.approx(
     arguments + planned.batch, rel=0.01
@@ -112,11 +113,11 @@ def test_the_compiler_says_the_same(job_of):
 
 
 def test_arithmetic_by_hand(job_of):
-  config, job, data = job_of({'data.layout': 'packed'}, 1)
-  got = planning.step_flops(config, job)
+  job = job_of({'data.layout': 'packed'}, 1)
+  got = plan_lib.step_flops(job)
   # 'tiny': D 64, 4 heads of 16, MLP 176, 2 layers, 259 tokens. 2 FLOPs a
   # weight and position, 4 H K a pair; then 3 passes and the reference's.
-  table, steps = data.train.store.table, job.num_steps
+  table, steps = job.inputs.train.store.table, job.num_steps
   tokens = attended = predicted = 0
   for t in range(steps):
     for i in job.train_plan.records(t):

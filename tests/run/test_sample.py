@@ -1,6 +1,7 @@
 """The sampling loop: batches, files, refusals; and training beside it."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -111,6 +112,8 @@ def test_learned_positions_are_not_passed():
     learned_positions, max_positions = True, 10
 
   config = config_lib.load(EXPERIMENT, [('sample.max_new_tokens', '6')])
-  sample.check_lengths(config, Model, [np.arange(4)])
+  inputs = types.SimpleNamespace(model=Model)
+  job = types.SimpleNamespace(config=config, inputs=inputs)
+  sample.check_lengths(job, [np.arange(4)])
   with pytest.raises(InputError, match='6 after a prompt of 5 tokens'):
-    sample.check_lengths(config, Model, [np.arange(4), np.arange(5)])
+    sample.check_lengths(job, [np.arange(4), np.arange(5)])

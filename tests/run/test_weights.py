@@ -9,10 +9,9 @@ import pytest
 import test_train
 
 from dpo_jax import config as config_lib
-from dpo_jax import train_step, tree
-from dpo_jax.run import inputs
-from dpo_jax.run import job as run_setup
-from dpo_jax.run import weights as policy_weights
+from dpo_jax import tree
+from dpo_jax.run import inputs, weights
+from dpo_jax.run import job as job_lib
 from dpo_jax.storage import checkpoints
 
 ADAPTED = (
@@ -132,15 +131,15 @@ def built(tmp_path, **overrides):
   overrides = {k.replace('__', '.'): str(v) for k, v in overrides.items()}
   config = config_lib.load(path, overrides.items())
   data = inputs.read(config, tmp_path, log=lambda _: None)
-  return config, data, run_setup.build(config, data)
+  return job_lib.build(config, data)
 
 
 @pytest.mark.parametrize('base', ['float32', 'int8'])
 def test_the_reference_is_the_base_itself(tmp_path, base):
-  config, data, job = built(tmp_path, adapter__rank=2, adapter__base=base)
+  job = built(tmp_path, adapter__rank=2, adapter__base=base)
   before = {id(x) for x in jax.live_arrays()}
-  frozen = policy_weights.frozen(config, data, job, with_reference=True)
-  assert train_step.reference_of(frozen) is frozen.base
+  frozen = weights.frozen(job, with_reference=True)
+  assert frozen.reference() is frozen.base
   new = [x for x in jax.live_arrays() if id(x) not in before]
   held = sum(x.nbytes for x in new)
   # 2 layers of 4 x 64 x 64 + 3 x 64 x 176 kernels; 321 scales an int8 kernel.
@@ -155,8 +154,8 @@ def test_the_reference_is_the_base_itself(tmp_path, base):
 def test_a_moving_reference_has_whole_weights(tmp_path):
   # tr_dpo: a mean of adapters is not the adapter of the mean.
   options = {'loss__tr_dpo': True, 'loss__tr_tau': 2, 'loss__tr_alpha': 0.25}
-  config, data, job = built(tmp_path, adapter__rank=2, **options)
-  frozen = policy_weights.frozen(config, data, job, with_reference=True)
+  job = built(tmp_path, adapter__rank=2, **options)
+  frozen = weights.frozen(job, with_reference=True)
   adapter = jax.tree.map(
     lambda leaf: jnp.full(leaf.shape, 0.1), job.abstract.params
   )
@@ -165,7 +164,7 @@ def test_a_moving_reference_has_whole_weights(tmp_path):
   moved = job.move_reference(frozen, adapter, step, job.hyper)
   assert moved.adapter is None and moved.base is frozen.base
   # A B = 2 x 0.1 x 0.1 everywhere, scale 16 / 2, a quarter of it.
-  for name, leaf in tree.flatten_with_names(moved.reference):
+  for name, leaf in tree.flatten_with_names(moved.weights):
     node = dict(tree.flatten_with_names(first))[name]
     change = 0.25 * 8 * 0.02 if name.endswith('kernel') else 0.0
     np.testing.assert_allclose(leaf, node + change, rtol=1e-5, atol=1e-6)

@@ -90,18 +90,15 @@ def test_an_empty_folder_named_3_is_no_step(tmp_path):
   assert not (tmp_path / '3').exists()
 
 
-def test_keeps_the_latest_and_the_best(tmp_path):
-  scores = [2.0, 1.0, float('nan'), 3.0, None]
-  with checkpoints.Checkpoints(tmp_path, keep=2, best='min') as saver:
-    for n, score in enumerate(scores):
-      saver.save(n, {'x': jnp.ones(2)}, {}, score=score)
+@pytest.mark.parametrize('keep', [1, 2])
+def test_keeps_the_latest(tmp_path, keep):
+  with checkpoints.Checkpoints(tmp_path, keep=keep) as saver:
+    for n in range(5):
+      saver.save(n, {'x': jnp.ones(2)}, {})
     saver.wait()
-    assert saver.steps() == [1, 3, 4] and saver.best_step() == 1
-  with checkpoints.Checkpoints(tmp_path, keep=1, best='min') as saver:
-    assert saver.best_step() == 1  # scores come back from the records
-    saver.save(5, {'x': jnp.ones(2)}, {}, score=1.5)
-    saver.wait()
-    assert saver.steps() == [1, 5]
+    assert saver.steps() == [0, 1, 2, 3, 4][-keep:]
+  with pytest.raises(ValueError, match='keep=0'):
+    checkpoints.Checkpoints(tmp_path, keep=0)
 
 
 def test_saving_a_step_again_does_nothing(tmp_path):

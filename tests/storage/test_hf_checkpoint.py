@@ -14,8 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dpo_jax import sharding, tree
 from dpo_jax.models import architectures, decoder
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
-from dpo_jax.models.families import Tensor
-from dpo_jax.storage import hf_checkpoint, hf_layout
+from dpo_jax.storage import hf_checkpoint
 from dpo_jax.types import InputError
 
 CONFIG = DecoderConfig(
@@ -94,30 +93,6 @@ def test_each_device_gets_its_slice(tmp_path, family):
   kernel = block['up']['kernel']
   assert kernel.sharding.spec[-2:] == ('fsdp', 'tensor')
   assert kernel.addressable_shards[0].data.shape[-2:] == (4, 12)
-
-
-def test_a_slice_reads_no_more_than_its_rows():
-  # 4 heads of 6, 2 key heads of 6 twice: the rows of heads 2 and 3 are 12..23.
-  tensor = Tensor('qkv', 'HK,D', fused='HGG', part=0)
-  value = Tensor('qkv', 'GK,D', fused='HGG', part=2)
-  assert hf_layout.shape(tensor, CONFIG.sizes) == (48, 8)
-  stored = np.arange(48 * 8).reshape(48, 8)
-  asked = []
-
-  def get(ranges):
-    asked.append(ranges)
-    return stored[ranges]
-
-  index = {'H': slice(2, 4), 'D': slice(0, 4)}
-  piece = hf_layout.read(tensor, CONFIG.sizes, 'DHK', index, get)
-  assert asked == [(slice(12, 24), slice(0, 4))]
-  np.testing.assert_array_equal(
-    piece, stored[12:24, :4].reshape(2, 6, 4).transpose(2, 0, 1)
-  )
-  index = {'G': slice(1, 2), 'K': slice(0, 3)}
-  piece = hf_layout.read(value, CONFIG.sizes, 'DGK', index, get)
-  assert asked[1:] == [(slice(42, 48), slice(0, 8))]
-  np.testing.assert_array_equal(piece, stored[42:45].T[:, None])
 
 
 def rewrite(folder, change, file='model.safetensors'):
@@ -296,7 +271,7 @@ BROKEN = {
     'x.safetensors: missing',
   ),
   'no map': (_index({}), 'no weight_map'),
-  'index of a list': (_index([]), 'not a JSON object'),
+  'index of a list': (_index([]), 'a JSON list, not an object'),
 }
 
 

@@ -249,7 +249,7 @@ def test_another_shape_other_targets_and_broken_folders(plain, tmp_path):
   tensors.rename(tmp_path / 'peft' / 'adapter_model.bin')
   assert 'a pickle can run code' in refusal(tmp_path / 'peft', LLAMA, spec)
   (tmp_path / 'peft' / 'adapter_config.json').write_text('[1]')
-  assert 'not a JSON object' in refusal(tmp_path / 'peft', LLAMA, spec)
+  assert 'a JSON list, not an object' in refusal(tmp_path / 'peft', LLAMA, spec)
 
 
 def test_a_folder_that_is_there_is_not_touched(plain):

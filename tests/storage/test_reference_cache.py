@@ -39,6 +39,24 @@ def test_the_key_is_of_tokens_weights_and_precision_alone():
   assert taken == ['tokens_digest', 'reference', 'precision']  # no beta, seed
 
 
+def test_names_and_seals_are_those_of_commit_dd04b5d(tmp_path):
+  # Other ones would orphan the caches on users' disks.
+  name = reference_cache.key('abc', {'b': 2, 'a': 1}, 'bfloat16')
+  assert name == '2998b0c3571ef28e998623ba3f6ff4a3'
+  reference_cache.write(
+    tmp_path,
+    'name',
+    uids=['u'],
+    offsets=np.array([0, 2]),
+    logps=np.float32([-1, -2]),
+    num_tokens=np.array([1, 2]),
+  )
+  with np.load(tmp_path / 'name.npz') as arrays:
+    assert arrays['seal'].tobytes() == (
+      b'44dfe3c5053fdcbf43a89f63372ddfc1d3ee0786661c9e11a3a3484eaa2aff27'
+    )
+
+
 def test_scores_by_completion_and_by_record(tmp_path):
   cache = reference_cache.write(tmp_path / 'c', 'k', **_SCORES)
   assert os.listdir(tmp_path / 'c') == ['k.npz'] and len(cache) == 3

@@ -83,7 +83,7 @@ def test_a_workdir_that_cannot_be_is_one_line(tmp_path):
   (tmp_path / 'file').write_text('mine')
   for path, words in [
     (tmp_path / 'file', ': a file; fix: give --workdir a folder'),
-    (tmp_path / 'file' / 'below', 'Not a directory; fix: '),
+    (tmp_path / 'file' / 'below', 'cannot be read (Not a directory); fix: '),
     (pathlib.Path('/proc/no/such'), 'No such file or directory; fix: '),
     (tmp_path / ('x' * 300), 'File name too long; fix: '),
   ]:
@@ -156,32 +156,23 @@ def test_environment_says_what_bits_depend_on(tmp_path, monkeypatch):
   assert len(kept.pop('continued')) == 2 and kept == first
 
 
-def test_git_absent_is_tolerated(monkeypatch):
-  monkeypatch.setenv('PATH', '')
-  environment = run_dir.describe_environment({})
-  assert environment['git_commit'] is None
-
-
-def test_changes_between_environments():
-  old = {'jax': '1', 'time': 'a', 'optax': '2'}
-  assert run_dir.environment_changes(old, old | {'time': 'b'}) == []
-  assert run_dir.environment_changes(old, {'jax': '3', 'new': None}) == [
-    "jax: '1' then, '3' now",
-    "new: 'nothing' then, None now",
-    "optax: '2' then, 'nothing' now",
-  ]
-
-
 def test_per_example_arrays_come_back(tmp_path):
   run = made(tmp_path)
   arrays = {'uid': np.array(['ab', 'cd']), 'policy_chosen': np.float32([1, 2])}
   run.write_per_example('eval_10', arrays)
-  found = run.read_per_example('eval_10')
+  found = np.load(tmp_path / 'per_example' / 'eval_10.npz')
   assert found['uid'].tolist() == ['ab', 'cd']
   assert found['policy_chosen'].dtype == np.float32
   assert os.listdir(tmp_path / 'per_example') == ['eval_10.npz']
   for bad in ({'x': np.zeros(2), 'y': np.zeros(3)}, {'x': [object()]}):
     with pytest.raises(ValueError, match='per_example/e'):
       run.write_per_example('e', bad)
-  with pytest.raises(types.InputError, match='none.npz: No such file'):
-    run.read_per_example('none')
+
+
+def test_a_mark_by_hand_counts_for_every_config(tmp_path):
+  run = made(tmp_path)
+  (tmp_path / 'DONE').touch()
+  assert run.is_done() and run.is_done({}) and run.done_facts() == {}
+  (tmp_path / 'DONE').write_text('done')
+  with pytest.raises(types.InputError, match='DONE: not JSON .*; fix: put'):
+    run.is_done()

@@ -128,6 +128,9 @@ def test_key_is_of_everything_that_shapes_the_tokens():
   assert first == key(('a', 'b'), 't', None, dict(reversed(options.items())))
   assert first == key(['a', 'b'], 't', None, Options(512, 'drop'))
   assert len(first) == 32 and int(first, 16)
+  # As commit dd04b5d named it: caches on disk stay in use.
+  same = key(['a', 'b'], 't', '{{x}}', options)
+  assert same == 'c2efd0510ce28d4d4fc7a73b7c9d998c'
   others = [
     key(['b', 'a'], 't', None, options),
     key(['a', 'b'], 'u', None, options),

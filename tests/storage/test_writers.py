@@ -11,7 +11,7 @@ import pytest
 import tensorboardX.proto.event_pb2 as event_pb2
 
 from dpo_jax import types
-from dpo_jax.storage import writers
+from dpo_jax.storage import metrics_file, writers
 
 
 def lines_of(workdir):
@@ -80,9 +80,9 @@ def test_a_broken_line_before_the_last_is_named(tmp_path):
     with pytest.raises(types.InputError, match='metrics.jsonl:2: not a line'):
       writers.MetricWriter(tmp_path, total_steps=1, start_step=5)
   path.write_text('')
-  assert writers.read_metrics(path) == []
+  assert metrics_file.read(path) == []
   with pytest.raises(types.InputError, match='none: No such file'):
-    writers.read_metrics(tmp_path / 'none')
+    metrics_file.read(tmp_path / 'none')
 
 
 def test_plain_lines_at_the_start_the_end_and_evaluations(tmp_path):

@@ -5,13 +5,13 @@ enough to stay in memory, from which batches are planned. Holds no tokens and
 touches no disk: `storage/token_store.py` keeps both.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from dpo_jax.storage import files
 from dpo_jax.types import Comparison, EncodedRecord
 
 
@@ -123,7 +123,7 @@ def _used(
 def _hash(prompt: np.ndarray) -> bytes:
   """The first 32 hex digits of sha256 over the tokens as int32."""
   tokens = np.ascontiguousarray(prompt, '<i4')
-  return hashlib.sha256(tokens).hexdigest()[:32].encode()
+  return files.bytes_digest([tokens])[:32].encode()
 
 
 def _starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -14,13 +14,13 @@ Rules of every tokenizer:
   Masks and lengths never come of comparing ids.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from dpo_jax.data.text.templates import ControlTokens, Piece
+from dpo_jax.storage import files
 
 _BYTE_NAMES = ('<|bos|>', '<|eos|>', '<|pad|>')
 
@@ -174,7 +174,7 @@ class ByteTokenizer(Tokenizer):
   """UTF-8 bytes 0 to 255, then BOS 256, EOS 257 and padding 258."""
 
   name = 'byte'
-  fingerprint = hashlib.sha256(b'byte tokenizer 1').hexdigest()
+  fingerprint = files.bytes_digest([b'byte tokenizer 1'])
   vocab_size = 259
   bos_id, eos_id, pad_id = 256, 257, 258
   begin = (256,)

@@ -10,7 +10,6 @@ tokenizer_config.json, where it is written, overrules the post-processor of
 tokenizer.json, as in transformers.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from dpo_jax import errors
 from dpo_jax.data.text import encoders
 from dpo_jax.data.text.encoders import Job
 from dpo_jax.data.text.templates import Piece
+from dpo_jax.storage import files as storage_files
 
 BOUNDARY_WINDOW = 32  # characters looked at on each side of a boundary
 
@@ -197,7 +197,7 @@ class FileTokenizer(encoders.Tokenizer):
       repr((ids, self.begin, sorted(self._control_ids))),
     )
     parts += (repr(sorted(others.items())),) if others else ()
-    return hashlib.sha256('\0'.join(parts).encode()).hexdigest()
+    return storage_files.bytes_digest(['\0'.join(parts).encode()])
 
 
 def _parse(files: TokenizerFiles) -> tuple[dict, tokenizers.Tokenizer]:

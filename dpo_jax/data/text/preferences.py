@@ -5,13 +5,12 @@ preference training needs it, or the reason (a key of ledger.REASONS) why it
 needs none of it; uids. Encodes nothing.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from dpo_jax.storage import files
 from dpo_jax.types import Comparison, EncodedRecord, PreferenceRecord
 
 
@@ -68,12 +67,15 @@ def with_uid(record: EncodedRecord) -> EncodedRecord:
     None if record.scores is None else [float(x) for x in record.scores],
     [len(record.prompt), *map(len, record.completions)],
   ]
-  digest = hashlib.sha256(json.dumps(known).encode())
-  for ids in (record.prompt, *record.completions):
-    digest.update(np.ascontiguousarray(ids, '<i4'))
-  for mask in record.trained or ():
-    digest.update(np.ascontiguousarray(mask, '?'))
-  return record._replace(uid=digest.hexdigest()[:16])
+  pieces = [(ids, '<i4') for ids in (record.prompt, *record.completions)]
+  pieces += [(mask, '?') for mask in record.trained or ()]
+  digest = files.bytes_digest(
+    [
+      files.canonical(known),
+      *(np.ascontiguousarray(array, dtype) for array, dtype in pieces),
+    ]
+  )
+  return record._replace(uid=digest[:16])
 
 
 def _best(record: PreferenceRecord) -> PreferenceRecord | str:

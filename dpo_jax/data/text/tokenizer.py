@@ -8,7 +8,6 @@ Goes out: a Tokenizer, or a types.InputError. Reads tokenizer files and nothing
 else, encodes nothing.
 """
 
-import json
 import pathlib
 from typing import Any
 
@@ -16,11 +15,12 @@ from dpo_jax import errors
 from dpo_jax.data.text import encoders, hf_tokenizer
 from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.data.text.hf_tokenizer import TokenizerFiles
-from dpo_jax.types import InputError
+from dpo_jax.storage import files
 
 _FIX_FOLDER = (
   "give a folder with tokenizer.json, the path of a tokenizer.json, or 'byte'"
 )
+_RESTORE = 'restore the file'
 
 
 def load(name_or_path: str) -> Tokenizer:
@@ -58,15 +58,15 @@ def load(name_or_path: str) -> Tokenizer:
 
 
 def _read_folder(path: pathlib.Path, name: str) -> TokenizerFiles:
-  config = _read_json(path.with_name('tokenizer_config.json'))
-  special_map = _read_json(path.with_name('special_tokens_map.json'))
+  config = _json(path.with_name('tokenizer_config.json'))
+  special_map = _json(path.with_name('special_tokens_map.json'))
   return TokenizerFiles(
     name=name,
     where=str(path),
-    tokenizer_json=_read_text(path),
+    tokenizer_json=_text(path),
     settings={**special_map, **config},
-    model=_read_json(path.with_name('config.json')),
-    generation=_read_json(path.with_name('generation_config.json')),
+    model=_json(path.with_name('config.json')),
+    generation=_json(path.with_name('generation_config.json')),
     chat_templates=_template_files(path) or _listed_templates(path, config),
   )
 
@@ -74,10 +74,10 @@ def _read_folder(path: pathlib.Path, name: str) -> TokenizerFiles:
 def _template_files(path: pathlib.Path) -> dict[str, str]:
   """The templates in files of their own; transformers reads no others then."""
   others = path.with_name('additional_chat_templates').glob('*.jinja')
-  files = {file.stem: file for file in sorted(others)}
+  paths = {file.stem: file for file in sorted(others)}
   default = path.with_name('chat_template.jinja')
-  files |= {'default': default} if default.is_file() else {}
-  return {name: _read_text(file) for name, file in files.items()}
+  paths |= {'default': default} if default.is_file() else {}
+  return {name: _text(file) for name, file in paths.items()}
 
 
 def _listed_templates(path: pathlib.Path, config: dict) -> dict[str, str]:
@@ -103,36 +103,10 @@ def _listed_templates(path: pathlib.Path, config: dict) -> dict[str, str]:
   return named
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  """A JSON object; {} where there is no file."""
-  if not path.is_file():
-    return {}
-  try:
-    value = json.loads(_read_text(path))
-  except (ValueError, RecursionError) as error:
-    raise errors.refuse(
-      str(path), f'is not JSON: {error}', 'restore the file'
-    ) from None
-  if not isinstance(value, dict):
-    raise errors.refuse(
-      str(path), f'is {errors.show(value)}, not an object', 'restore the file'
-    )
-  return value
+def _json(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a JSON object; {} if there is no such file."""
+  return files.read_json_or_none(path, fix=_RESTORE) or {}
 
 
-def _read_text(path: pathlib.Path) -> str:
-  try:
-    text = path.read_text(encoding='utf-8-sig')
-  except (OSError, UnicodeDecodeError) as error:
-    raise _unreadable(path, error) from None
-  if text.startswith('version https://git-lfs'):
-    raise errors.refuse(
-      str(path), 'is a git-lfs pointer, not the file', 'run `git lfs pull`'
-    )
-  return text
-
-
-def _unreadable(path: pathlib.Path, error: Exception) -> InputError:
-  return errors.refuse(
-    str(path), f'cannot be read: {error}', 'restore the file'
-  )
+def _text(path: pathlib.Path) -> str:
+  return files.read_text(path, fix=_RESTORE)

@@ -191,9 +191,9 @@ def bad_folder(name):
     ('not json', 'is not a tokenizer that `tokenizers`'),
     ('no tokenizer', 'is not a tokenizer that `tokenizers`'),
     ('array', 'is not a tokenizer that `tokenizers`'),
-    ('lfs', 'is a git-lfs pointer'),
-    ('config', 'is not JSON'),
-    ('list', r'is \[1\], not an object'),
+    ('lfs', 'a git-lfs pointer'),
+    ('config', 'not JSON'),
+    ('list', 'a JSON list, not an object'),
     ('not utf-8', 'cannot be read'),
   ],
 )

@@ -16,7 +16,7 @@ import toy_tokenizers as toy  # noqa: E402
 from dpo_jax import main as main_lib  # noqa: E402
 from dpo_jax.config import experiment_files  # noqa: E402
 from dpo_jax.data.text import tokenizer  # noqa: E402
-from dpo_jax.run import inputs  # noqa: E402
+from dpo_jax.run import datasets, inputs  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QUICKSTART = f'{ROOT}/experiments/quickstart.py:stage=sft,runlocal'
@@ -130,7 +130,7 @@ def test_a_template_of_the_tokenizer_by_its_name(tmp_path):
     default = 'tool_use' if tools else 'default'
     for given, name in (('', default), ('rag', 'rag'), (str(file), 'NAME')):
       config.data.chat_template = given
-      (ids,) = inputs.read_prompts(config, tokens)
+      (ids,) = datasets.read_prompts(config, tokens)
       assert tokens.decode(ids) == f'{tools}Why?{name}'
 
 

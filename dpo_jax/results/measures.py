@@ -1,0 +1,138 @@
+"""Metric name -> how results label it, read it per example, and show it.
+
+Comes in: names of metrics.jsonl, and the arrays of a per-example file. Goes
+out: `Measure`s, and one value per comparison. Computes no reward and no loss:
+those are read as the run saved them.
+
+`MEASURES` is the one list of metrics that results know; every table and figure
+reads it. A metric that is not in it, but that some run reports, can be asked
+for by its name (`choose`).
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dpo_jax import errors
+
+
+def _kl(policy_chosen, policy_rejected, reference_chosen, reference_rejected):
+  """-(a + b) / 2 with a, b the log-ratios of both completions, in nats."""
+  chosen = policy_chosen - reference_chosen
+  rejected = policy_rejected - reference_rejected
+  return -0.5 * (chosen + rejected)
+
+
+class Measure(NamedTuple):
+  """A metric in tables and figures."""
+
+  name: str  # in metrics.jsonl
+  label: str  # in tables and figures
+  fields: tuple[str, ...] = ()  # arrays [P] that `each` takes
+  each: Callable[..., np.ndarray] = np.asarray  # arrays -> one value each, [P]
+  shown: bool = False  # a column unless --metrics says otherwise
+  plotted: bool = False  # a panel of the figure
+  compared: bool = False  # subtracted between rows
+  is_share: bool = False  # of comparisons of two fields; Wilson's interval
+
+
+# Names of arrays in a per-example file.
+_REWARDS = ('reward_chosen', 'reward_rejected')
+_SCORES = ('policy_chosen', 'policy_rejected')
+_SCORES += ('reference_chosen', 'reference_rejected')
+_KNOWN = (
+  Measure('loss', 'loss', ('loss',), shown=True, plotted=True),
+  Measure(
+    'rewards/accuracies',
+    'accuracy',
+    _REWARDS,
+    np.greater,
+    shown=True,
+    plotted=True,
+    compared=True,
+    is_share=True,
+  ),
+  Measure(
+    'rewards/margins',
+    'margin',
+    _REWARDS,
+    np.subtract,
+    shown=True,
+    plotted=True,
+    compared=True,
+  ),
+  Measure('kl', 'KL', _SCORES, _kl, shown=True),
+  # Not shown unless --metrics names them. They are here because their arrays
+  # have other names than they.
+  Measure(
+    'displacement',
+    'displacement',
+    ('policy_chosen', 'reference_chosen'),
+    np.less,
+    is_share=True,
+  ),
+  Measure('rewards/chosen', 'rewards/chosen', ('reward_chosen',)),
+  Measure('rewards/rejected', 'rewards/rejected', ('reward_rejected',)),
+  Measure('logps/chosen', 'logps/chosen', ('policy_chosen',)),
+  Measure('logps/rejected', 'logps/rejected', ('policy_rejected',)),
+  Measure('lengths/chosen', 'lengths/chosen', ('chosen_tokens',)),
+  Measure('lengths/rejected', 'lengths/rejected', ('rejected_tokens',)),
+)
+MEASURES = {measure.name: measure for measure in _KNOWN}
+LOSS, ACCURACY = MEASURES['loss'], MEASURES['rewards/accuracies']
+
+
+def choose(
+  names: Sequence[str] | None, reported: Collection[str]
+) -> tuple[Measure, ...]:
+  """Returns the measures to show, each once, in the order of `names`.
+
+  Args:
+    names: of metrics.jsonl; None takes those that are shown by default. A
+      name that is not in MEASURES is read from the array of its own name.
+    reported: every metric that some run has in its metrics.jsonl.
+
+  Raises:
+    InputError: a name that neither MEASURES nor any run has, or two names
+      that would have one label.
+  """
+  if names is None:
+    return tuple(measure for measure in _KNOWN if measure.shown)
+  chosen = {}
+  for name in names:
+    if name not in MEASURES and name not in reported:
+      known = sorted({*MEASURES, *reported})
+      raise errors.refuse(
+        '--metrics',
+        f'no run reports {name!r}',
+        f'{errors.did_you_mean(name, known)}use any of {", ".join(known)}',
+      )
+    measure = MEASURES.get(name, Measure(name, name, (name,)))
+    # Whoever names a metric wants to see it.
+    chosen[name] = measure._replace(plotted=True)
+  # Cells are found by label: two metrics must not share one.
+  by_label = {measure.label: measure for measure in chosen.values()}
+  for name, measure in chosen.items():
+    other = by_label[measure.label].name
+    if other != name:
+      raise errors.refuse(
+        '--metrics',
+        f'{name!r} and {other!r} have the same label {measure.label!r}',
+        'ask for one of them at a time',
+      )
+  return tuple(chosen.values())
+
+
+def per_example(
+  measure: Measure, arrays: Mapping[str, np.ndarray]
+) -> np.ndarray | None:
+  """Returns the metric of each comparison [P]; None if a field is missing.
+
+  Args:
+    measure: the metric.
+    arrays: of a per-example file, by field, [P] each.
+  """
+  if not all(field in arrays for field in measure.fields):
+    return None
+  return measure.each(*(arrays[field] for field in measure.fields))

@@ -1,0 +1,109 @@
+"""Environment of a run: everything that its bits depend on, and its changes.
+
+Comes in: fingerprints of data, tokenizer and model. Goes out: versions,
+devices, flags and commit of this process as JSON types, and one line per entry
+that differs between two environments. Writes nothing.
+"""
+
+import contextlib
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dpo_jax.storage import files
+
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
+_PACKAGES += ('numpy',)
+# Entries of env.json that may differ between sessions with the same bits.
+_HARMLESS = ('command', 'host', 'platform', 'time', 'continued')
+
+
+def describe(
+  fingerprints: Mapping[str, Any], argv: Iterable[str] | None = None
+) -> dict[str, Any]:
+  """Returns the environment of this process; starts jax's backend.
+
+  Args:
+    fingerprints: of data, tokenizer and model, as JSON types.
+    argv: the command; None takes this process's.
+  """
+  # Here, not above: results/ read runs and need no jax.
+  import jax
+
+  devices = jax.devices()
+  return {
+    'python': platform.python_version(),
+    **{name: _version(name) for name in _PACKAGES},
+    'XLA_FLAGS': os.environ.get('XLA_FLAGS', ''),
+    'platform': platform.platform(),
+    'backend': devices[0].platform,
+    'device_kind': devices[0].device_kind,
+    'num_devices': len(devices),
+    'num_processes': jax.process_count(),
+    'cpu': _cpu(),
+    'num_cpus': os.cpu_count(),
+    **_git(),
+    'fingerprints': files.as_json(fingerprints),
+    'command': list(sys.argv if argv is None else argv),
+    'host': platform.node(),
+    'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+  }
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+  """Returns one line per entry whose change voids a claim of equal bits."""
+  old, new = _relevant(old), _relevant(new)
+  return [
+    f'{key}: {old.get(key, "nothing")!r} then, {new.get(key, "nothing")!r} now'
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key, 'nothing') != new.get(key, 'nothing')
+  ]
+
+
+def _relevant(environment: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns {dotted key: entry} of the entries that bits depend on."""
+  return files.flatten(
+    {k: v for k, v in environment.items() if k not in _HARMLESS}
+  )
+
+
+def _git() -> dict[str, Any]:
+  """Returns the commit of this code and a digest of uncommitted changes."""
+
+  def ask(*words: str) -> bytes | None:
+    command = ['git', '-C', os.path.dirname(__file__), *words]
+    try:
+      done = subprocess.run(command, capture_output=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+      return None
+    return done.stdout if done.returncode == 0 else None
+
+  # Untracked files do not count: they may be anything, such as runs.
+  commit, diff = ask('rev-parse', 'HEAD'), ask('diff', 'HEAD')
+  if commit is None or diff is None:
+    return {'git_commit': None, 'git_dirty': None}
+  dirty = files.bytes_digest([diff])[:16] if diff else False
+  return {'git_commit': commit.decode().strip(), 'git_dirty': dirty}
+
+
+def _cpu() -> str:
+  """Returns the processor's name; XLA compiles for it."""
+  with contextlib.suppress(OSError):
+    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
+      if line.startswith('model name'):
+        return line.partition(':')[2].strip()
+  return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+  """Returns the version of an installed package, None if it is missing."""
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None

@@ -1,0 +1,282 @@
+"""Files and folders written whole, JSON read with checks, digests.
+
+Comes in: paths, bytes and plain values. Goes out: JSON objects, sha256 digests,
+dotted keys, or one line that names the file and the fix. Every other module
+that touches a disk builds on this one; it knows no format of this package.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import IO, Any
+
+from dpo_jax import errors
+from dpo_jax.types import InputError
+
+_POINTER = b'version https://git-lfs'  # first bytes of a git-lfs pointer
+_BLOCK = 1 << 20  # bytes read at once for a digest
+
+
+def read_json(
+  path: str | os.PathLike, *, fix: str = 'copy it again', if_missing: str = ''
+) -> dict[str, Any]:
+  """Reads the JSON object in a file.
+
+  Args:
+    path: the file, UTF-8 with or without a byte order mark.
+    fix: what the user can do about a damaged file.
+    if_missing: what the user can do if there is no such file; '' takes `fix`.
+
+  Raises:
+    InputError: no such file, unreadable, a git-lfs pointer, not JSON, or not
+      an object.
+  """
+  value = read_json_or_none(path, fix=fix)
+  if value is None:
+    raise errors.refuse(path, 'no such file', if_missing or fix)
+  return value
+
+
+def read_json_or_none(
+  path: str | os.PathLike, *, fix: str = 'copy it again'
+) -> dict[str, Any] | None:
+  """Reads as `read_json`; None if there is no such file."""
+  try:
+    text = read_text(path, fix=fix)
+  except FileNotFoundError:
+    return None
+  return parse_json(text, path, fix=fix)
+
+
+def read_text(path: str | os.PathLike, *, fix: str = 'copy it again') -> str:
+  """Reads a UTF-8 text, without its byte order mark.
+
+  Raises:
+    FileNotFoundError: no such file; callers know what its absence means.
+    InputError: unreadable, not UTF-8, or a git-lfs pointer.
+  """
+  try:
+    data = pathlib.Path(path).read_bytes()
+    text = data.decode('utf-8-sig')
+  # A missing file has its own fix, which only the caller knows.
+  except FileNotFoundError:
+    raise
+  except (OSError, UnicodeDecodeError) as error:
+    why = getattr(error, 'strerror', None) or error
+    raise errors.refuse(path, f'cannot be read ({why})', fix) from None
+  if is_pointer(data):
+    raise errors.refuse(
+      path, 'a git-lfs pointer, not the file', 'run `git lfs pull`'
+    )
+  return text
+
+
+def is_pointer(start: bytes) -> bool:
+  """Returns whether a file that starts so is a git-lfs pointer."""
+  return start.startswith(_POINTER)
+
+
+def parse_json(
+  text: str | bytes,
+  where: Any,
+  *,
+  fix: str,
+  number: Callable[[str], Any] | None = None,
+) -> dict[str, Any]:
+  """Parses the text of a JSON object.
+
+  Args:
+    text: UTF-8.
+    where: the file, or its line, for messages.
+    fix: what the user can do if the text is not an object.
+    number: makes a value from the text of a number; None gives int and float.
+
+  Raises:
+    InputError: not JSON, or not an object.
+  """
+  # ValueError: not JSON, not UTF-8, or an integer of too many digits.
+  try:
+    value = json.loads(text, parse_float=number, parse_int=number)
+  except (ValueError, RecursionError) as error:
+    reason = str(error).splitlines()[0]
+    raise errors.refuse(where, f'not JSON ({reason})', fix) from None
+  if not isinstance(value, dict):
+    kind = type(value).__name__
+    raise errors.refuse(where, f'a JSON {kind}, not an object', fix)
+  return value
+
+
+def parse_object(text: str | bytes) -> dict[str, Any] | None:
+  """Parses a JSON object; '' gives {}, anything but an object gives None."""
+  try:
+    return parse_json(text or '{}', '', fix='')
+  except InputError:
+    return None
+
+
+def as_json(value: Any) -> Any:
+  """Returns the value as it comes back from JSON: tuples become lists."""
+  return json.loads(json.dumps(value))
+
+
+def write_json(
+  path: str | os.PathLike, value: Any, *, sort_keys: bool = False
+) -> None:
+  """Writes a value as indented JSON, whole or not at all.
+
+  Raises:
+    InputError: the file cannot be written.
+  """
+  text = json.dumps(value, indent=2, sort_keys=sort_keys) + '\n'
+  with storage_errors(path), atomic_file(path) as file:
+    file.write(text.encode())
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+  """Opens a binary file that is renamed to `path` once it is written.
+
+  A kill at any time leaves the old file or the new one. Missing parent folders
+  are made. Raises plain OSErrors; `storage_errors` turns them into InputErrors.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  scratch = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  try:
+    with open(scratch, 'wb') as file:
+      yield file
+      file.flush()
+      # Before the rename: a crash of the machine must not leave a new name on
+      # bytes that never reached the disk.
+      os.fsync(file.fileno())
+    os.replace(scratch, path)
+  finally:
+    scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(
+  path: str | os.PathLike, *, may_exist: bool = False
+) -> Iterator[pathlib.Path]:
+  """Yields an empty folder to fill, renamed to `path` once it is filled.
+
+  A failure or a kill leaves no folder of that name. Raises plain OSErrors;
+  `storage_errors` turns them into InputErrors.
+
+  Args:
+    path: the folder to make, with its parents; an empty one may exist.
+    may_exist: whether an existing folder of that name is kept instead of the
+      new one, also if another process makes it meanwhile. For content that
+      follows from the folder's name.
+
+  Raises:
+    InputError: the folder exists, is not empty, and `may_exist` is False.
+  """
+  path = pathlib.Path(os.path.abspath(path))
+  if not may_exist and _is_taken(path):
+    raise errors.refuse(
+      path, 'is there already', 'give another folder, or remove it'
+    )
+  # Beside its place: a rename is atomic within one file system only.
+  beside = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:8]}')
+  try:
+    beside.mkdir(parents=True)
+    yield beside
+    try:
+      # Fails if another process filled the folder meanwhile.
+      os.replace(beside, path)
+    except OSError:
+      if not (may_exist and path.is_dir()):
+        raise
+  finally:
+    shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def storage_errors(path: str | os.PathLike) -> Iterator[None]:
+  """Turns an OSError on a path into an InputError of one line."""
+  try:
+    yield
+  except OSError as error:
+    raise errors.refuse(
+      error.filename or path,
+      error.strerror or error,
+      'make room, mend the permissions, or give another --workdir',
+    ) from error
+
+
+def digest(value: Any) -> str:
+  """Returns the sha256, in hex, of a value's canonical JSON.
+
+  Equal JSON values have equal digests: keys are sorted, tuples are lists.
+  Digests are on users' disks: in DONE, in the records of checkpoints, in the
+  names and seals of token stores and of reference scores. With another
+  spelling all of these would be refused or made again.
+  """
+  return bytes_digest([canonical(value)])
+
+
+def canonical(value: Any, *, allow_nan: bool = True) -> bytes:
+  """Returns the one JSON spelling of a value.
+
+  Raises:
+    TypeError: not of JSON types.
+    ValueError: NaN or infinity, unless `allow_nan`.
+  """
+  return json.dumps(value, sort_keys=True, allow_nan=allow_nan).encode()
+
+
+def bytes_digest(parts: Iterable[Any]) -> str:
+  """Returns the sha256, in hex, of parts (bytes or arrays) end to end."""
+  total = hashlib.sha256()
+  for part in parts:
+    total.update(part)
+  return total.hexdigest()
+
+
+def file_digest(*paths: str | os.PathLike, text: str = '') -> str:
+  """Returns the sha256, in hex, of the files' bytes end to end, then `text`."""
+  return bytes_digest(_blocks(paths, text))
+
+
+def flatten(
+  tree: Any, *, keep: Collection[str] = (), prefix: str = ''
+) -> dict[str, Any]:
+  """Returns {dotted key: leaf} of nested mappings, in their order.
+
+  Args:
+    tree: nested mapping; may be a ConfigDict.
+    keep: dotted keys of mappings that stay one leaf.
+    prefix: text in front of every key.
+
+  Returns:
+    Every leaf; an empty mapping is a leaf.
+  """
+  leaves = {}
+  # A ConfigDict is no collections.abc.Mapping, so items() decides.
+  for key, value in tree.items():
+    name = f'{prefix}{key}'
+    if hasattr(value, 'items') and len(value) and name not in keep:
+      leaves |= flatten(value, keep=keep, prefix=f'{name}.')
+    else:
+      leaves[name] = value
+  return leaves
+
+
+def _is_taken(path: pathlib.Path) -> bool:
+  """Returns whether a file or a folder with content has this name."""
+  return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+def _blocks(paths: Iterable[str | os.PathLike], text: str) -> Iterator[bytes]:
+  """Yields the files' bytes in blocks, then the text's."""
+  for path in paths:
+    with open(path, 'rb') as file:
+      while block := file.read(_BLOCK):
+        yield block
+  yield text.encode()

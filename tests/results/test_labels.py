@@ -1,0 +1,82 @@
+"""Row labels: which keys, which words, which order."""
+
+import json
+
+from dpo_jax.results import collect, labels
+from dpo_jax.storage import files
+
+
+def _groups(paths):
+  return labels.ordered(collect.group_runs(collect.collect(paths)))
+
+
+def test_runs_that_differ_in_seed_only_are_one_group(make_run, tmp_path):
+  for beta in (0.1, 1.0):
+    for seed in (10, 9, 2):
+      changes = {'seed': seed, 'loss.beta': beta, 'data.seed': 7}
+      make_run(f'{beta}/{seed}', changes)
+  groups = _groups([tmp_path])
+  assert [group.seeds for group in groups] == [(2, 9, 10)] * 2
+  made = labels.make_labels(groups)
+  assert made.keys == ('loss.beta',) and made.names == ('beta',)
+  assert made.values == (('0.1',), ('1',)) and made.numbers == (0.1, 1.0)
+
+
+def test_1_and_1_0_are_the_same_config(make_run, tmp_path):
+  make_run('a', {'loss.beta': 1})
+  make_run('b', {'loss.beta': 1.0, 'seed': 1})
+  assert len(_groups([tmp_path])) == 1
+
+
+def test_labels_are_short_where_no_other_key_ends_so(make_run, tmp_path):
+  make_run('a', {'model.name': 'tiny', 'optim.name': 'lion'})
+  make_run('b', {'model.name': 'tiny', 'loss.terms': {'ipo': 1, 'nll': 0.2}})
+  make_run('c', {'data.train': '/elsewhere/shp.jsonl'})
+  made = labels.make_labels(_groups([tmp_path]))
+  assert made.names == ('train', 'terms', 'optim.name', 'model.name')
+  assert made.values == (
+    ('hh.jsonl.gz', 'ipo + 0.2 nll', 'adamw', 'tiny'),
+    ('hh.jsonl.gz', 'sigmoid', 'lion', 'tiny'),
+    ('shp.jsonl', 'sigmoid', 'adamw', '-'),
+  )
+
+
+def test_paths_of_one_file_name_stay_whole(make_run, tmp_path):
+  make_run('a', {'data.train': '/x/train.jsonl'})
+  make_run('b', {'data.train': '/y/train.jsonl'})
+  made = labels.make_labels(_groups([tmp_path]))
+  assert made.values == (('/x/train.jsonl',), ('/y/train.jsonl',))
+
+
+def test_many_differing_keys_shrink_to_those_that_tell(make_run, tmp_path):
+  same = {'stage': 'sft', **{f'train.k{i}': 1 for i in range(6)}}
+  for index, rate in enumerate((1e-3, 1e-4)):
+    make_run(f's{index}', {**same, 'optim.learning_rate': rate})
+  make_run('d', {f'train.k{i}': 2 for i in range(6)})
+  made = labels.make_labels(_groups([tmp_path]))
+  assert made.keys == ('stage', 'optim.learning_rate')
+  assert set(made.left_out) == {f'train.k{i}' for i in range(6)}
+  assert len(set(made.values)) == 3
+
+
+def test_one_group_is_labelled_by_its_folder(make_run, tmp_path):
+  made = labels.make_labels(_groups([make_run('quick')]))
+  assert made.names == ('run',) and made.values == (('quick',),)
+
+
+def test_order_is_that_of_the_arguments_then_of_the_values(make_run, tmp_path):
+  for beta in (10.0, 2.0, 0.05, 0.1):
+    make_run(f'sweep/{beta}', {'loss.beta': beta})
+  other = make_run('z', {'loss.beta': 7.0})
+  sft = make_run('sweep/sft', {'stage': 'sft', 'loss.beta': 2.0})
+  groups = _groups([other, tmp_path / 'sweep'])
+  betas = [group.runs[0].config['loss']['beta'] for group in groups]
+  assert betas == [7, 2, 0.05, 0.1, 2, 10]
+  assert groups[1].runs[0].path == sft
+
+
+def test_configs_keep_nothing_but_their_own_values():
+  config = {'a': {'b': 1, 'c': {}}, 'loss': {'terms': {'x': 1}}, 'd': [1]}
+  want = {'a.b': 1, 'a.c': {}, 'loss.terms': {'x': 1}, 'd': [1]}
+  config = json.loads(json.dumps(config))
+  assert files.flatten(config, keep=labels._LEAVES) == want
