@@ -1,0 +1,111 @@
+"""docs/extending.md: each recipe, executed as it is written on a copy.
+
+A python block is appended to the file that is named before it, or is that new
+file. A text block goes to the head of the list that is named before it. A diff
+block is an edit in place. The commands of the bash block then succeed.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import pages
+import pytest
+
+PAGE = pages.TEXTS['extending.md']
+SECTIONS = dict(
+  re.findall(
+    r'^## (An? [^\n]+)\n(.*?)(?=^## |\Z)', PAGE, re.DOTALL | re.MULTILINE
+  )
+)
+# Recipe -> (most files that it edits with its test, what its commands print).
+RECIPES = {
+  'A loss': (2, r'PASSED .*\[squared_margin'),
+  'An option': (2, r'PASSED .*\[sigmoid-max_ratio'),
+  'A metric': (2, r'kto .*\d\.\d{3} \|\n.* bco .*\d\.\d{3} \|\n'),
+  'An optimizer': (2, r'PASSED .*test_sgd'),
+  'A command': (2, r'--mode=count[\s\S]*step 0: 117,248 parameters'),
+  'A row format': (2, r'PASSED .*best_of'),
+  'A mesh axis': (3, r'replica=2, data=4, fsdp=1, tensor=1'),
+}
+BLOCK = re.compile(r'^ *```(\w+)\n(.*?)^ *```$', re.DOTALL | re.MULTILINE)
+
+
+def test_each_recipe_has_a_test():
+  assert list(SECTIONS) == list(RECIPES)
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_the_recipe_works(name, tmp_path):
+  copy(tmp_path)
+  section, most_files = SECTIONS[name], RECIPES[name][0]
+  edited, said = set(), ''
+  for block in BLOCK.finditer(section):
+    language, code = block[1], textwrap.dedent(block[2])
+    if language == 'bash':
+      said += ''.join(run(tmp_path, line) for line in code.splitlines())
+      continue
+    before = section[: block.start()]
+    file = re.findall(r'`([\w/]+\.py)`', before)[-1]
+    edited.add(file)
+    path = tmp_path / file
+    old = path.read_text() if path.exists() else ''
+    if language == 'text':
+      list_name = re.findall(r'`([A-Z]+)` of\s+`', before)[-1]
+      path.write_text(with_entry(old, list_name, code))
+    elif language == 'diff':
+      path.write_text(patched(old, code))
+    else:
+      path.write_text(old + '\n\n' * bool(old) + code)
+  assert len(edited) <= most_files
+  assert re.search(RECIPES[name][1], said), said[-3000:]
+
+
+def copy(folder):
+  """Copies what a recipe edits and runs, without compiled files."""
+  ignored = shutil.ignore_patterns('__pycache__')
+  for name in ('dpo_jax', 'docs', 'experiments', 'scripts', 'tests'):
+    shutil.copytree(pages.ROOT / name, folder / name, ignore=ignored)
+  shutil.copy(pages.ROOT / 'pyproject.toml', folder)
+
+
+def with_entry(text, name, entry):
+  """A module's text with an entry at the head of one of its lists."""
+  head = re.search(rf'^{name}\b.* = [\[({{]\n', text, re.MULTILINE)
+  assert head, f'no list {name}'
+  entry = textwrap.indent(entry, '  ')
+  return text[: head.end()] + entry + text[head.end() :]
+
+
+def patched(text, diff):
+  """A module's text after an edit; its old lines are there exactly once."""
+  lines = diff.splitlines(keepends=True)
+  old = ''.join(line[1:] for line in lines if line[0] != '+')
+  new = ''.join(line[1:] for line in lines if line[0] != '-')
+  assert f'\n{text}'.count(f'\n{old}') == 1, old
+  return f'\n{text}'.replace(f'\n{old}', f'\n{new}')[1:]
+
+
+def run(folder, command):
+  """The output of a command in the copy, whose dpo_jax it imports."""
+  environment = os.environ | {
+    'PYTHONPATH': str(folder),
+    'PYTEST_ADDOPTS': '-rA',
+  }
+  if 'pytest' not in command:  # one device compiles in half the time
+    environment['XLA_FLAGS'] = environment['XLA_FLAGS'].replace('=8', '=1')
+  done = subprocess.run(
+    command.partition(' #')[0].replace('python', sys.executable, 1),
+    shell=True,
+    cwd=folder,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  said = done.stdout + done.stderr
+  assert done.returncode == 0, f'{command}\n{said[-3000:]}'
+  return said
