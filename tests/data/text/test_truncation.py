@@ -69,5 +69,3 @@ def test_an_empty_answer_of_a_chat_is_empty_whatever_the_template_adds(
   for text in ('', ' \n'):
     record = chat('a', 'b', text)
     assert dropped(record, tokens=tokens) == {'empty_completion': 1}
-
-
