@@ -51,6 +51,19 @@ FOREIGN = frozenset({'tensorflow', 'torch', 'transformers', 'trl'})
 # The rooms of data/: file -> record, record -> tokens, lengths -> rows. One may
 # import itself and what is listed.
 DATA_ROOMS = {'sources': (), 'text': ('sources',), 'batches': ()}
+# Facts with one home: module or call -> the files that may name it.
+HOMES = {
+  'hashlib': {'storage.files'},
+  'difflib': {'errors'},
+  'json.load': set(),
+  # Not files: a record's column, the text that `tokenizers` was given too.
+  'json.loads': {
+    'storage.files',
+    'data.sources.conversations',
+    'data.text.hf_tokenizer',
+  },
+  'InputError': {'errors'},  # called; others name it in `except` and types
+}
 # DESIGN section 2: each arrow of the flow is a file, named in its docstring.
 FLOW = (
   'record -> text',
@@ -203,6 +216,22 @@ def test_config_dicts_stop_at_the_loops():
   for module, path in MODULES.items():
     if 'ml_collections' in _external(path):
       assert _group(module)[1] in ('choices', 'loops', 'faces'), module
+
+
+def _calls(path: pathlib.Path) -> set[str]:
+  """What a file calls, as written, with the modules of these names."""
+  calls = {
+    ast.unparse(node.func)
+    for node in ast.walk(_tree(path))
+    if isinstance(node, ast.Call)
+  }
+  return calls | {name.partition('.')[0] for name in calls if '.' in name}
+
+
+@pytest.mark.parametrize('name', HOMES)
+def test_a_fact_has_one_home(name):
+  users = {module for module, path in MODULES.items() if name in _calls(path)}
+  assert users == HOMES[name]
 
 
 @pytest.mark.parametrize('module', ['config', 'main'])

@@ -124,7 +124,7 @@ def verify(folder: str | os.PathLike) -> list[str]:
   texts = {}
   if not problems:
     texts, fresh = report(runs, folder, document.get('metrics'))
-    fresh = json.loads(_json(fresh))  # JSON's types, as in the file
+    fresh = files.as_json(fresh)  # the types of JSON, as in the file
     problems = _changed_runs(document, fresh) + _changed_cells(document, fresh)
   if not problems:
     for name, data in texts.items():
