@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections.config_dict import ConfigDict
 
+from dpo_jax import config as config_lib
 from dpo_jax import metrics as metrics_lib
-from dpo_jax.run import bookkeeping, evaluate, sample, weights
+from dpo_jax.run import bookkeeping, evaluate, finite, sample, weights
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import plan as plan_lib
 from dpo_jax.run import reference as reference_lib
 from dpo_jax.run import session as sessions
-from dpo_jax.run.preemption import Diverged, Preempted
+from dpo_jax.run.preemption import Preempted
 from dpo_jax.storage import checkpoints, state_items, writers
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import Frozen, Params, TrainState
@@ -38,6 +39,7 @@ class Pending(NamedTuple):
 class Run(NamedTuple):
   """A run under way: what the loop works with besides the state."""
 
+  session: sessions.Session
   job: job_lib.Job
   directory: RunDir
   saved: checkpoints.Checkpoints
@@ -66,8 +68,8 @@ def main(config: ConfigDict, workdir: str) -> int:
     Diverged: a loss or a gradient was not finite; nothing of it is saved.
     Preempted: a signal came; the state was saved.
   """
-  directory = RunDir(workdir, may_change=sessions.MAY_CHANGE)
-  resolved = job_lib.resolve(config)
+  directory = sessions.run_directory(workdir, config)
+  resolved = config_lib.resolve(config)
   if directory.check(resolved) and directory.is_done(resolved):
     print(f'{workdir}: this run is done: {_words(directory.done_facts())}')
     return 0
@@ -79,13 +81,16 @@ def _train(session: sessions.Session) -> int:
   """Opens what a run writes to, and runs the loop to its end."""
   job, directory, poll = session.job, session.directory, session.poll
   print(plan_lib.describe(job))
+  sampler = _sampler(job)
   keep = job.config.train.keep_checkpoints
   with checkpoints.Checkpoints(directory.checkpoints, keep=keep) as saved:
     trained = bookkeeping.TrainedCounts(len(job.inputs.train.store))
-    state, moved, start = _start(job, saved, trained)
+    state, moved, start = _start(session, saved, trained)
     job, reference = reference_lib.prepare(
       job, directory.cache_dir, poll, moved
     )
+    session = session._replace(job=job)
+    sessions.begin(session)
     with writers.MetricWriter(
       directory.path,
       total_steps=job.num_steps,
@@ -93,6 +98,7 @@ def _train(session: sessions.Session) -> int:
       comparisons_per_step=job.train_plan.num_comparisons,
     ) as writer:
       run = Run(
+        session=session,
         job=job,
         directory=directory,
         saved=saved,
@@ -106,7 +112,7 @@ def _train(session: sessions.Session) -> int:
         ),
         poll=poll,
         rates=bookkeeping.Rates(),
-        sampler=_sampler(job),
+        sampler=sampler,
       )
       with jax.transfer_guard('disallow'):  # what moves, moves by name
         last = _loop(run, state, reference, start)
@@ -120,8 +126,8 @@ def _loop(
   """Updates until num_steps; returns the last evaluation's metrics."""
   job, train = run.job, run.job.config.train
   step, pending, evaluation = start, None, {}
-  # A run that was stopped during an evaluation has not written it.
-  is_owed = _is_due(step, train.eval_every) and not run.writer.has(step, 'eval')
+  # A run that was stopped during an evaluation has not written all of it.
+  is_owed = _is_due(step, train.eval_every) and not _has_evaluated(run, step)
   if step in (0, job.num_steps) or is_owed:
     evaluation = _evaluate(run, state, reference, step)
   try:
@@ -163,14 +169,14 @@ def _report(run: Run, pending: Pending | None) -> None:
     return
   means = metrics_lib.means(jax.device_get(pending.metrics))
   metrics = {name: float(value) for name, value in means.items()}
-  for name in ('loss', 'grad_norm', 'update_norm'):
-    if not math.isfinite(metrics[name]):
-      run.writer.write(pending.step, 'train', metrics)
-      raise Diverged(
-        f'step {pending.step}: {name} is {metrics[name]}; nothing of this '
-        f'step is saved; fix: a lower optim.learning_rate or clip_norm, or '
-        f'look at the records of this batch: {_uids(run, pending.plan)}'
-      )
+  if not all(map(math.isfinite, metrics.values())):
+    run.writer.write(pending.step, 'train', metrics)
+    finite.check_metrics(
+      f'step {pending.step}',
+      metrics,
+      f'{finite.TOO_FAST}, or look at the records of this batch: '
+      f'{_uids(run, pending.plan)}',
+    )
   plan = pending.plan
   slots = run.job.train_plan.microbatches * plan.num_rows
   metrics |= {
@@ -198,12 +204,22 @@ def _evaluate(
   )
   run.rates.since_last()  # evaluation is not training's time
   run.writer.write(step, 'eval', metrics)
+  if not all(map(math.isfinite, metrics.values())):
+    fix = finite.cause(step, state.params, reference, run.job.config)
+    finite.check_metrics(f'step {step}, held out', metrics, fix)
   if run.sampler:
     _sample(run, state, reference, step)
   if step in (0, run.job.num_steps):
     arrays = evaluate.per_example(run.job.inputs.evaluation, examples)
     run.directory.write_per_example(f'eval_{step}', arrays)
   return metrics
+
+
+def _has_evaluated(run: Run, step: int) -> bool:
+  """Whether metrics and samples of an evaluation are on disk."""
+  samples = run.directory.path / 'samples' / f'eval_{step}.jsonl'
+  is_sampled = not run.sampler or samples.exists()
+  return run.writer.has(step, 'eval') and is_sampled
 
 
 def _sampler(job: job_lib.Job) -> sample.Sampler | None:
@@ -234,23 +250,28 @@ def _save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   """Starts writing a checkpoint: state, data position, a moved reference."""
   moved = reference.weights if run.job.reference_every else None
   items = state_items.items_of(state, run.trained.counts, moved)
-  meta = {'num_tokens': run.trained.num_tokens}
+  finite.check_state(f'step {step}', items, finite.TOO_FAST)
+  meta = sessions.checkpoint_meta(run.session, run.trained.num_tokens)
   run.saved.save(step, items, meta)
 
 
 def _start(
-  job: job_lib.Job, saved, trained
+  session: sessions.Session, saved, trained
 ) -> tuple[TrainState, Params | None, int]:
   """The newest sound checkpoint's state and moved reference, or initial ones.
 
   The reference's weights are None if it has not moved.
   """
+  job = session.job
+  if saved.steps():
+    sessions.look_at_weights(session)
   moves = job.weights.abstract if job.reference_every else None
   restored = saved.restore_latest(
     state_items.items_of(job.abstract, trained.counts, moves)
   )
   if restored is None:
     return job_lib.initial_state(job, weights.initial(job)), None, 0
+  sessions.check_maker(session, restored)
   state, trained.counts, moved = state_items.state_of(restored.items)
   trained.num_tokens = restored.meta['num_tokens']
   print(f'continuing from step {restored.step} of {job.num_steps}')

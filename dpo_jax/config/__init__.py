@@ -15,6 +15,7 @@ from dpo_jax.config.chosen import (
 from dpo_jax.config.help import help_text
 from dpo_jax.config.knobs import base
 from dpo_jax.config.load import load, override, parse_arg, shrink
+from dpo_jax.config.stored import resolve
 
 __all__ = [
   'base',
@@ -28,6 +29,7 @@ __all__ = [
   'override',
   'parse_arg',
   'proportions',
+  'resolve',
   'schedule_options',
   'shrink',
   'source_names',

@@ -17,7 +17,7 @@ from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.models import adapter_spec, presets
 from dpo_jax.models.adapter_spec import AdapterSpec
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.run import datasets
+from dpo_jax.run import datasets, identity
 from dpo_jax.run.datasets import Part
 from dpo_jax.storage import initial_weights, peft_checkpoint
 
@@ -68,6 +68,7 @@ def read(
     weights=config.model.init_from,
     fingerprints={
       'tokenizer': tokenizer.fingerprint,
+      'template': identity.of_template(config, tokenizer),
       'data': data.train.store.digest,
       'eval_data': data.evaluation.store.digest,
     },

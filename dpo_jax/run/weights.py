@@ -26,9 +26,11 @@ def initial(job: Job) -> Params:
   if spec is None:
     return load(job, job.inputs.weights)
   if config.adapter.init_from:
-    return peft_checkpoint.load(
+    params = peft_checkpoint.load(
       config.adapter.init_from, job.inputs.model, spec, job.shardings.params
     )
+    job.take_weights('adapter.init_from', params)
+    return params
   init = jax.jit(
     functools.partial(adapters.init, job.inputs.model, spec),
     out_shardings=job.shardings.params,
@@ -36,15 +38,24 @@ def initial(job: Job) -> Params:
   return init(jax.random.key(config.seed))
 
 
-def load(job: Job, source: str) -> Params:
-  """Whole weights, float32, from a folder or a run; '' = random ones."""
+def load(job: Job, source: str, key: str = 'model.init_from') -> Params:
+  """Whole weights, float32, from a folder or a run; '' = random ones.
+
+  Args:
+    job: the run.
+    source: the folder or run.
+    key: the config key that names it.
+  """
   placed = job.weights
   if source:
-    return initial_weights.load(
+    params = initial_weights.load(
       source, job.inputs.model, placed.shardings, placed.abstract
     )
-  init = jax.jit(job.model.init, out_shardings=placed.shardings)
-  return init(jax.random.key(job.config.seed))
+  else:
+    init = jax.jit(job.model.init, out_shardings=placed.shardings)
+    params = init(jax.random.key(job.config.seed))
+  job.take_weights(key, params)
+  return params
 
 
 def frozen(
@@ -69,7 +80,8 @@ def frozen(
   if moved is not None:
     return out._replace(weights=moved)
   if config.reference.init_from:
-    return out._replace(weights=load(job, config.reference.init_from))
+    source = config.reference.init_from
+    return out._replace(weights=load(job, source, 'reference.init_from'))
   if job.inputs.adapter is None:
     return out._replace(weights=load(job, job.inputs.weights))
   if config.adapter.init_from and config.reference.mode != 'adapter_off':
