@@ -11,7 +11,8 @@ from typing import Any
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import errors
-from dpo_jax.config import chosen, knobs, load
+from dpo_jax.config import chosen, knobs
+from dpo_jax.config.load import finish
 from dpo_jax.losses import catalogue
 from dpo_jax.storage import files
 
@@ -108,7 +109,7 @@ def read(
     )
   with config.unlocked():
     config.loss.terms = ConfigDict(dict(terms))
-  return load.finish(config, overrides)
+  return finish(config, overrides)
 
 
 def _merged(defaults: Mapping, values: Mapping) -> dict[str, Any]:

@@ -6,6 +6,7 @@ comparison and labelled completion, ready to be saved.
 """
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import metrics as metrics_lib
 from dpo_jax.metrics import Examples, Mean
+from dpo_jax.run import finite
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import reference as reference_lib
 from dpo_jax.run import session as sessions
@@ -48,6 +50,9 @@ def main(config: ConfigDict, workdir: str) -> int:
       session.poll,
       policy.items.get('loss_state'),
     )
+    if not all(map(math.isfinite, metrics.values())):
+      fix = finite.cause(policy.step, policy.params, reference, config)
+      finite.check_metrics(f'step {policy.step}, held out', metrics, fix)
   print(f'step {policy.step}: {json.dumps(metrics)}')
   session.directory.write_per_example(
     'evaluate', per_example(job.inputs.evaluation, examples)

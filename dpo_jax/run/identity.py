@@ -15,7 +15,7 @@ from ml_collections.config_dict import ConfigDict
 from dpo_jax import errors, tree
 from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.storage import files, run_dir
-from dpo_jax.types import InputError, Params
+from dpo_jax.types import MESH_AXES, InputError, Params
 
 # {fingerprint: config key of what it is of}. Causes come before effects.
 _KEYS = {
@@ -41,7 +41,9 @@ class Identity:
   Args:
     config: of the session.
     env: env.json of the run; {} if it has none.
-    stored: config.json of the run; {} if it has none.
+    stored: config.json of the run; {} or None if it has none.
+    trains: whether the command trains. Others may be given other held-out
+      data than the run's.
     log: takes one line per difference that is harmless.
   """
 
@@ -50,6 +52,7 @@ class Identity:
     config: ConfigDict,
     env: Mapping[str, Any],
     stored: Mapping[str, Any] | None = None,
+    trains: bool = True,
     log: Callable[[str], None] = print,
   ):
     """Knows the run's first session; has seen nothing of this one."""
@@ -58,6 +61,7 @@ class Identity:
     self._stored = files.flatten(stored or {})
     self._known = dict(env.get('fingerprints') or {})
     self._env = env
+    self._trains = trains
     self._log = log
 
   def known(self, name: str) -> bool:
@@ -103,27 +107,40 @@ class Identity:
     if is_exact:
       raise self._other(name, was, value)
     self._log(
-      f'config.{name}: computed on another device, these weights are not '
-      'bitwise those of the start'
+      f'config.{name}: not bitwise the weights of the start: they are '
+      'computed, on another mesh, device or version of jax'
     )
 
   def _is_chosen_anew(self, name: str) -> bool:
     """Whether a command that only reads the run was given another one."""
     key = _KEYS.get(name, name)
-    if key not in self._stored:
+    if self._trains or key not in self._stored:
       return False
     stored, now = files.as_json([self._stored[key], self._config.get(key)])
     return stored != now
 
   def _is_exact(self, key: str) -> bool:
-    """Whether weights come from files; random ones depend on the device."""
+    """Whether weights have to have the same bits as at the start.
+
+    Those of files have. Random and merged ones are computed: another mesh,
+    device or version of jax may round them another way.
+    """
     source = self._config.get(key)
     if source and not _trains_adapter(source):
       return True
-    device = jax.devices()[0]
-    now = device.platform, device.device_kind
-    first = self._env.get('backend'), self._env.get('device_kind')
-    return first in (now, (None, None))
+    now = {
+      'jax': jax.__version__,
+      'device_kind': jax.devices()[0].device_kind,
+      'num_devices': len(jax.devices()),
+    }
+    axes = [f'mesh.{axis}' for axis in MESH_AXES]
+    meshes = [
+      [config.get(axis) for axis in axes]
+      for config in (self._stored or self._config, self._config)
+    ]
+    return meshes[0] == meshes[1] and all(
+      self._env.get(name, value) == value for name, value in now.items()
+    )
 
   def _other(self, name: str, was: str, now: str) -> InputError:
     key = _KEYS.get(name, name)

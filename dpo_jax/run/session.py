@@ -6,14 +6,16 @@ and held against the run's own, job built, signals heard. Trains nothing.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
-from dpo_jax import optim
+from dpo_jax import errors, optim
 from dpo_jax.config import stored
+from dpo_jax.models.decoder_config import DecoderConfig
 from dpo_jax.run import identity as identities
 from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run import job as job_lib
@@ -87,12 +89,11 @@ def open_workdir(
       directory.lock()
     try:
       identity = identities.Identity(
-        config,
-        directory.env(),
-        None if trains else directory.config_or_none(),
+        config, directory.env(), directory.config_or_none(), trains
       )
       inputs = inputs_lib.read(config, directory.cache_dir, print, signals.poll)
       identity.take(inputs.fingerprints)
+      _check_model(directory, inputs.model)
       job = job_lib.build(config, inputs)
       job = job._replace(take_weights=identity.take_weights)
       yield Session(directory, job, signals.poll, identity)
@@ -191,6 +192,24 @@ def newest_policy(
   check_maker(session, restored)
   return Policy(
     restored.items[state_items.POLICY], restored.step, restored.items
+  )
+
+
+def _check_model(directory: RunDir, model: DecoderConfig) -> None:
+  """Refuses a model of another config than the run's model.json."""
+  recorded = initial_weights.recorded(directory.path)
+  if recorded is None or recorded == model:
+    return
+  before, now = dataclasses.asdict(recorded), dataclasses.asdict(model)
+  lines = [
+    f'{key} is {value!r} there and {now[key]!r} now'
+    for key, value in before.items()
+    if value != now[key]
+  ]
+  raise errors.refuse(
+    'config.model',
+    f'another model config than this run was started with: {"; ".join(lines)}',
+    'put back what was there, or give a new --workdir',
   )
 
 

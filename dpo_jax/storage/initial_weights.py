@@ -26,6 +26,13 @@ def read_config(folder: str) -> architectures.DecoderConfig:
   return architectures.from_hf_config(_hf_config(folder))
 
 
+def recorded(folder: pathlib.Path) -> architectures.DecoderConfig | None:
+  """Reads the shape of a run's model; None if none is recorded yet."""
+  path = pathlib.Path(folder) / _MODEL
+  values = files.read_json_or_none(path)
+  return None if values is None else architectures.from_hf_config(values)
+
+
 def check(folder: str, config: architectures.DecoderConfig) -> None:
   """Raises InputError unless the headers have this model's names and shapes.
 
