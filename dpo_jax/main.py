@@ -46,7 +46,7 @@ class Mode(NamedTuple):
 
 
 MODES = {
-  'train': Mode('dpo_jax.train', 'SFT or preference training'),
+  'train': Mode('dpo_jax.train', 'SFT or preference training', flags=('fork',)),
   'evaluate': Mode(
     'dpo_jax.run.evaluate',
     'scores the held-out comparisons once more',
@@ -80,6 +80,7 @@ MODES = {
 # Flags of single modes: {name: for --help}.
 _MODE_FLAGS = {
   'export_to': 'DIR, the folder to write',
+  'fork': 'RUN[@STEP], a run whose state and config a new run starts from',
   'plan_devices': 'N, for so many devices in place of these',
 }
 _FLAGS = ('config', 'workdir', 'mode', *_MODE_FLAGS, 'help')
@@ -174,15 +175,15 @@ def _read_config(
 ) -> ConfigDict:
   """The config of a command: of --config, or of the run in --workdir."""
   run = _run_of(mode, given)
-  values = run.config() if run else None
   if 'config' in given:
     config = config_lib.load(given['config'], overrides)
   else:
-    config = stored.read(values, run.path / 'config.json', overrides)
+    read = run or RunDir(re.sub(r'@[0-9]{1,9}$', '', given['fork']))
+    config = stored.read(read.config(), read.path / 'config.json', overrides)
   config_lib.validate(config)
   if run:
     run.refuse_differences(
-      values,
+      run.config(),
       config_lib.resolve(config),
       'this run was trained with another config',
       'leave the flag out: --workdir alone opens the run as it was trained',
@@ -242,7 +243,8 @@ def _check_flags(mode: str, given: dict[str, str]) -> None:
       f'{errors.did_you_mean(mode, MODES)}use one of {", ".join(MODES)}',
     )
   for flag in MODES[mode].needs:
-    if flag not in given and not (flag == 'config' and _run_of(mode, given)):
+    has_own = 'fork' in given or _run_of(mode, given)
+    if flag not in given and not (flag == 'config' and has_own):
       example = 'experiments/quickstart.py' if flag == 'config' else 'runs/NAME'
       raise errors.refuse(
         f'--{flag}',

@@ -15,8 +15,10 @@ import jax
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
+from dpo_jax import errors
 from dpo_jax import metrics as metrics_lib
 from dpo_jax.run import bookkeeping, evaluate, finite, sample, weights
+from dpo_jax.run import fork as forks
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import plan as plan_lib
 from dpo_jax.run import reference as reference_lib
@@ -40,6 +42,7 @@ class Run(NamedTuple):
   """A run under way: what the loop works with besides the state."""
 
   session: sessions.Session
+  origin: forks.Fork | None  # the run that it starts from
   job: job_lib.Job
   directory: RunDir
   saved: checkpoints.Checkpoints
@@ -52,12 +55,13 @@ class Run(NamedTuple):
   sampler: sample.Sampler | None  # draws at each evaluation
 
 
-def main(config: ConfigDict, workdir: str) -> int:
+def main(config: ConfigDict, workdir: str, fork: str = '') -> int:
   """Trains as the config says, or continues the run in the workdir.
 
   Args:
     config: validated.
     workdir: the run directory.
+    fork: RUN or RUN@STEP, whose state a new run starts from; '' = none.
 
   Returns:
     The exit code: 0 only with a verified last checkpoint and a ledger that
@@ -70,14 +74,21 @@ def main(config: ConfigDict, workdir: str) -> int:
   """
   directory = sessions.run_directory(workdir, config)
   resolved = config_lib.resolve(config)
-  if directory.check(resolved) and directory.is_done(resolved):
+  is_run = directory.check(resolved)
+  origin, is_new = forks.open_fork(fork, directory, config)
+  if is_run and directory.is_done(resolved):
     print(f'{workdir}: this run is done: {_words(directory.done_facts())}')
     return 0
-  with sessions.open_workdir(config, workdir, trains=True) as session:
-    return _train(session)
+  with sessions.open_workdir(
+    config,
+    workdir,
+    trains=True,
+    origin=origin.directory if is_new else None,
+  ) as session:
+    return _train(session, origin)
 
 
-def _train(session: sessions.Session) -> int:
+def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
   """Opens what a run writes to, and runs the loop to its end."""
   job, directory, poll = session.job, session.directory, session.poll
   print(plan_lib.describe(job))
@@ -85,12 +96,19 @@ def _train(session: sessions.Session) -> int:
   keep = job.config.train.keep_checkpoints
   with checkpoints.Checkpoints(directory.checkpoints, keep=keep) as saved:
     trained = bookkeeping.TrainedCounts(len(job.inputs.train.store))
-    state, moved, start = _start(session, saved, trained)
+    is_forked = origin is not None and not saved.steps()
+    if is_forked:
+      state, moved, start = _start_fork(session, origin, trained)
+      origin = origin._replace(num_prompts=int(trained.counts.sum()))
+    else:
+      state, moved, start = _start(session, saved, trained)
     job, reference = reference_lib.prepare(
       job, directory.cache_dir, poll, moved
     )
     session = session._replace(job=job)
     sessions.begin(session)
+    if is_forked:
+      forks.record(origin, directory)
     with writers.MetricWriter(
       directory.path,
       total_steps=job.num_steps,
@@ -99,6 +117,7 @@ def _train(session: sessions.Session) -> int:
     ) as writer:
       run = Run(
         session=session,
+        origin=origin,
         job=job,
         directory=directory,
         saved=saved,
@@ -115,6 +134,9 @@ def _train(session: sessions.Session) -> int:
         sampler=sampler,
       )
       with jax.transfer_guard('disallow'):  # what moves, moves by name
+        if is_forked:  # from here on the run rests on no other's files
+          _save(run, state, reference, start)
+          saved.wait()
         last = _loop(run, state, reference, start)
     saved.wait()
     return _finish(run, last)
@@ -265,16 +287,43 @@ def _start(
   job = session.job
   if saved.steps():
     sessions.look_at_weights(session)
-  moves = job.weights.abstract if job.reference_every else None
-  restored = saved.restore_latest(
-    state_items.items_of(job.abstract, trained.counts, moves)
-  )
+  restored = saved.restore_latest(_abstract_items(job, trained))
   if restored is None:
     return job_lib.initial_state(job, weights.initial(job)), None, 0
   sessions.check_maker(session, restored)
+  print(f'continuing from step {restored.step} of {job.num_steps}')
+  return _take_up(restored, trained)
+
+
+def _start_fork(
+  session: sessions.Session, origin: forks.Fork, trained
+) -> tuple[TrainState, Params | None, int]:
+  """As `_start`, from a step of another run."""
+  job, run = session.job, origin.directory
+  if origin.step >= job.num_steps:
+    raise errors.refuse(
+      'config.train.num_steps',
+      f'{job.num_steps} updates are done at step {origin.step} of {origin.run}',
+      'a larger number, or an earlier step: --fork=RUN@STEP',
+    )
+  sessions.look_at_weights(session)
+  with checkpoints.Checkpoints(run.checkpoints) as saved:
+    restored = saved.restore(origin.step, _abstract_items(job, trained))
+  sessions.check_maker(session, restored, run)
+  print(forks.describe(origin))
+  return _take_up(restored, trained)
+
+
+def _abstract_items(job: job_lib.Job, trained) -> dict[str, Any]:
+  """The items of a checkpoint of this job, as shapes."""
+  moves = job.weights.abstract if job.reference_every else None
+  return state_items.items_of(job.abstract, trained.counts, moves)
+
+
+def _take_up(restored, trained) -> tuple[TrainState, Params | None, int]:
+  """State, moved reference and step of a checkpoint; sets the counts."""
   state, trained.counts, moved = state_items.state_of(restored.items)
   trained.num_tokens = restored.meta['num_tokens']
-  print(f'continuing from step {restored.step} of {job.num_steps}')
   return state, moved, restored.step
 
 
@@ -282,8 +331,14 @@ def _finish(run: Run, evaluation: dict[str, float]) -> int:
   """Verifies what was written, closes the ledger, marks the run as done."""
   job, inputs = run.job, run.job.inputs
   step = run.saved.verify_latest()
-  num_prompts = job.num_steps * job.train_plan.batch_size
-  problems = run.trained.problems(inputs.train.indices, num_prompts)
+  origin = run.origin
+  num_updates = job.num_steps - (origin.step if origin else 0)
+  num_prompts = num_updates * job.train_plan.batch_size
+  problems = run.trained.problems(
+    inputs.train.indices,
+    num_prompts + (origin.num_prompts if origin else 0),
+    same_order=origin is None or origin.same_order,
+  )
   closed, unbalanced = bookkeeping.close_ledger(
     inputs.ledger['train'], run.trained, inputs.train.indices
   )

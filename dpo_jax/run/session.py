@@ -63,7 +63,11 @@ def run_directory(workdir: str, config: ConfigDict | None = None) -> RunDir:
 
 @contextlib.contextmanager
 def open_workdir(
-  config: ConfigDict, workdir: str, *, trains: bool = False
+  config: ConfigDict,
+  workdir: str,
+  *,
+  trains: bool = False,
+  origin: RunDir | None = None,
 ) -> Iterator[Session]:
   """Opens a workdir for one command.
 
@@ -75,6 +79,8 @@ def open_workdir(
     workdir: the run directory; made, and locked, if the command trains.
     trains: whether the command writes the run itself. Others only read it and
       add files.
+    origin: the run that a new fork starts from: what it was started with is
+      what the fork is started with.
 
   Raises:
     InputError: something that was given cannot be used, or is not what the
@@ -88,12 +94,16 @@ def open_workdir(
     if trains:
       directory.lock()
     try:
+      first = origin or directory
       identity = identities.Identity(
-        config, directory.env(), directory.config_or_none(), trains
+        config,
+        first.env(),
+        first.config_or_none(),
+        trains and origin is None,
       )
       inputs = inputs_lib.read(config, directory.cache_dir, print, signals.poll)
       identity.take(inputs.fingerprints)
-      _check_model(directory, inputs.model)
+      _check_model(first, inputs.model)
       job = job_lib.build(config, inputs)
       job = job._replace(take_weights=identity.take_weights)
       yield Session(directory, job, signals.poll, identity)
@@ -143,14 +153,17 @@ def look_at_weights(session: Session) -> None:
     weights.initial(job)
 
 
-def check_maker(session: Session, restored: Restored) -> None:
+def check_maker(
+  session: Session, restored: Restored, origin: RunDir | None = None
+) -> None:
   """Refuses a checkpoint that another config, data or weights made.
 
   Args:
     session: the opened workdir.
     restored: a step of its checkpoints.
+    origin: the run that the step is of; None = the workdir's own.
   """
-  directory = session.directory
+  directory = origin or session.directory
   where = directory.checkpoints / str(restored.step)
   made_by = restored.meta.get('config')
   if made_by is None:
