@@ -129,8 +129,8 @@ def test_arithmetic_by_hand(job_of):
         predicted += int(n)
   layer = 2 * (4 * 64 * 64 + 3 * 64 * 176)
   forward = 2 * (layer * tokens + 4 * 64 * attended) + 2 * 64 * 259 * predicted
-  assert got['flops_a_step'] == pytest.approx(4 * forward / steps)
-  assert got['tokens_a_step'] == pytest.approx(tokens / steps)
+  assert got['flops_per_step'] == pytest.approx(4 * forward / steps)
+  assert got['tokens_per_step'] == pytest.approx(tokens / steps)
 
 
 def test_the_command_plans_for_devices_that_are_not_there(capsys):
@@ -142,7 +142,7 @@ def test_the_command_plans_for_devices_that_are_not_there(capsys):
   assert '8,030,261,248 parameters on 256 x device' in out
   assert 'plan for 256 device(s), data=1, fsdp=256, tensor=1' in out
   assert 'compute bfloat16' in out and 'GiB = parameters 0.117 + ' in out
-  assert 'FLOPs a step' in out and 'packing_efficiency' in out
+  assert 'FLOPs per step' in out and 'packing_efficiency' in out
   assert main_lib.main([*argv, '--config.mesh.fsdp=3']) == 2
   error = capsys.readouterr().err
   assert error.startswith('config.mesh: data=-1, fsdp=3') and '256' in error
