@@ -164,7 +164,8 @@ def _encode(
     tokenizer.fingerprint,
     options.chat_template,
     options._asdict()
-    | {'formats': [s.row_format for s in opened], 'choice': choice},
+    | {'formats': [s.row_format for s in opened], 'choice': choice}
+    | {'version': encode.VERSION},
   )
   folder = cache / 'tokens' / key
   if folder.exists():
