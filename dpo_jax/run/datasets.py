@@ -16,7 +16,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import errors
-from dpo_jax.data.batches import length_table, mismatch, split
+from dpo_jax.data.batches import length_table, mismatch, overlap, split
 from dpo_jax.data.sources import conversations, files, mixture, synthetic
 from dpo_jax.data.sources import source as sources
 from dpo_jax.data.text import chat, encode
@@ -82,6 +82,7 @@ def read(
     ledger['eval'] = dict(evaluation.ledger)
     limit = config.eval.max_comparisons
     indices = np.arange(len(train.records)), _first(evaluation.table, limit)
+    ledger['eval'] |= _overlap(train, evaluation, indices, log)
   log(f'prompts: {len(indices[0])} to train on, {len(indices[1])} held out')
   _check_losses(config, {'train': train, 'eval': evaluation}, indices)
   # Everything is known to be good: only now is anything written.
@@ -94,7 +95,9 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
   """Token ids of the prompts of config.sample.prompts, none of them cut.
 
   A row has `prompt` (text or messages) or `messages`; they are encoded as a
-  prompt of training is, up to where the answer begins.
+  prompt of training is, up to where the answer begins. An assistant message at
+  the end of `prompt` is continued, one at the end of `messages` is the answer
+  and left out.
   """
   path = config.sample.prompts
   records = [
@@ -128,11 +131,24 @@ def _prompt_record(row: dict[str, Any], where: str) -> PreferenceRecord:
   else:
     prompt = conversations.messages(row[key], key, where)
     answer = ({'role': 'assistant', 'content': 'x'},)
+    if key == 'messages' and prompt[-1]['role'] == 'assistant':
+      prompt = _before_answer(prompt, where)
   one = (Comparison(0, 0),)
   record = PreferenceRecord(prompt, (answer,), one, where=where)
+  if key == 'prompt' and not isinstance(prompt, str):
+    continues = conversations.is_unfinished(prompt)
+    record = record._replace(continues=continues)
   if row.get('tools') is None or isinstance(prompt, str):
     return record
   return record._replace(tools=conversations.tools(row['tools'], where))
+
+
+def _before_answer(turns: conversations.Messages, where: str):
+  if len(turns) < 2:
+    raise errors.refuse(
+      where, "'messages' is an answer to nothing", 'give the prompt before it'
+    )
+  return turns[:-1]
 
 
 class _Encoded(NamedTuple):
@@ -172,7 +188,7 @@ def _encode(
     store = token_store.open_store(folder)
     log(f'{use}: {len(store)} records from the token cache {folder}')
     done = store, store.table, store.meta['ledger']
-    _log_unused(use, options, done[-1], log)
+    _log_options(use, options, done[-1], log)
     return _Encoded(*done, folder, list(names))
   records = mixture.mix(opened, shares, config.seed)
   encoded, ledger = encode.encode_all(
@@ -187,7 +203,7 @@ def _encode(
       'see the reasons above, e.g. a larger data.max_length',
     )
   done = encoded, length_table.make_table(encoded), ledger.as_dict()
-  _log_unused(use, options, done[-1], log)
+  _log_options(use, options, done[-1], log)
   return _Encoded(*done, folder, list(names))
 
 
@@ -245,6 +261,24 @@ def _first(table: length_table.LengthTable, max_comparisons: int):
   return np.arange(max(1, int((counts <= max_comparisons).sum())))
 
 
+def _overlap(train: _Encoded, evaluation: _Encoded, indices, log):
+  """Counts held-out records that are training records; lines of a ledger."""
+  same, prompts = overlap.count(
+    overlap.Chosen(train.records, train.table, indices[0]),
+    overlap.Chosen(evaluation.records, evaluation.table, indices[1]),
+  )
+  if same:
+    log(
+      f'held out: {same} of {len(indices[1])} records are training records, so '
+      'their numbers say nothing about unseen data'
+    )
+  if prompts:
+    log(
+      f'held out: {prompts} more records have the prompt of a training record'
+    )
+  return {'trained_on': same, 'trained_prompts': prompts}
+
+
 def _check_losses(config, parts: dict[str, _Encoded], indices) -> None:
   """Refuses data that a chosen loss cannot be computed from."""
   known = catalogue.read()
@@ -279,6 +313,11 @@ def _encode_options(
     InputError: data.chat_template is neither a file nor such a name.
   """
   data = config.data
+  template = _read_template(data.chat_template, tokenizer)
+  sources = (
+    tokenizer.chat_templates.values() if template is None else [template]
+  )
+  writes_date = any('strftime_now' in source for source in sources)
   return encode.EncodeOptions(
     max_length=data.max_length,
     truncation=data.truncation,
@@ -287,8 +326,9 @@ def _encode_options(
     add_eos=data.add_eos,
     add_bos=data.add_bos,
     use_chat_template=data.use_chat_template == 'always',
-    chat_template=_read_template(data.chat_template, tokenizer),
+    chat_template=template,
     template_args=config_lib.template_args(config),
+    template_date=data.template_date if writes_date else '',
     train_on=data.train_on,
     allow_control_tokens=data.allow_control_tokens,
     # A source taken more than once is meant to repeat its records.
@@ -297,13 +337,13 @@ def _encode_options(
   )
 
 
-def _log_unused(
+def _log_options(
   use: str,
   options: encode.EncodeOptions,
   ledger: Mapping[str, Any],
   log: Callable[[str], None],
 ) -> None:
-  """Says which options for chats were given for records that are none.
+  """Logs the chat options without effect, and the date of the template.
 
   Args:
     use: 'train' or 'eval'.
@@ -319,6 +359,11 @@ def _log_unused(
   )
   if line:
     log(f'{use}: {line}')
+  if options.template_date and ledger['counters']['chats']:
+    log(
+      f'{use}: the chat template writes a date, '
+      f'{options.template_date} (data.template_date)'
+    )
 
 
 def _read_template(name: str, tokenizer: Tokenizer) -> str | None:

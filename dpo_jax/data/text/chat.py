@@ -156,6 +156,7 @@ def make_template(
   template_args: Mapping[str, Any],
   train_on: str,
   where: str,
+  date: str = '',
   has_tools: bool = False,
 ) -> ChatTemplate:
   """Compiles the template that renders a record.
@@ -167,6 +168,7 @@ def make_template(
     template_args: variables that the template must read.
     train_on: one of TRAIN_ON.
     where: the record, for messages.
+    date: the date that the template may write, YYYY-MM-DD.
     has_tools: whether the record has tools.
 
   Raises:
@@ -188,6 +190,7 @@ def make_template(
     own,
     special_tokens=tokenizer.special_tokens,
     control_tokens=tokenizer.control_tokens,
+    date=date,
     where='config.data.chat_template'
     if source
     else f'chat template of {tokenizer.name}',

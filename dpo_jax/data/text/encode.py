@@ -56,6 +56,7 @@ class EncodeOptions(NamedTuple):
   use_chat_template: bool = False  # for plain text too, as user and assistant
   chat_template: str | None = None  # Jinja; None: the tokenizer's
   template_args: Mapping[str, Any] | tuple = ()  # further template variables
+  template_date: str = ''  # YYYY-MM-DD; '' for templates that write no date
   train_on: str = 'last'  # trained part of a chat, one of chat.TRAIN_ON
   allow_control_tokens: bool = False  # typed ones act as control tokens
   drop_duplicates: bool = True
@@ -254,6 +255,7 @@ class _Encoder:
         template_args=dict(options.template_args),
         train_on=options.train_on,
         where=record.where,
+        date=options.template_date,
         has_tools=has_tools,
       )
     return chat.render_record(
@@ -347,10 +349,18 @@ class _Encoder:
       return Dropped('empty_prompt')
     if not all(map(len, completions)):
       return Dropped('empty_completion')
-    cut = self.fit(prompt, completions)
+    options, counters = self.options, self.ledger.counters
+    cut = truncation.fit(
+      prompt,
+      completions,
+      options.truncation,
+      options.max_length,
+      options.prompt_max_length,
+      num_begin=len(self.ends.begin_of(prompt)),
+    )
     if isinstance(cut, Dropped):
       return cut
-    counters = self.ledger.counters
+    truncation.count_cuts((prompt, completions), cut, counters)
     arrays = tuple(np.asarray(ids, np.int32) for ids in cut[1])
     trained = truncation.fit_masks(arrays, masks)
     if trained is not None and not all(map(np.any, trained)):
@@ -374,26 +384,6 @@ class _Encoder:
         trained=trained,
       )
     )
-
-  def fit(
-    self, prompt: Sequence[int], completions: list[Sequence[int]]
-  ) -> tuple[Sequence[int], list[Sequence[int]]] | Dropped:
-    """Truncates prompt and completions, and counts what was cut."""
-    cut = truncation.fit(
-      prompt,
-      completions,
-      self.options.truncation,
-      self.options.max_length,
-      self.options.prompt_max_length,
-      num_begin=len(self.ends.begin_of(prompt)),
-    )
-    if not isinstance(cut, Dropped):
-      counters = self.ledger.counters
-      counters['truncated_prompts'] += len(cut[0]) < len(prompt)
-      counters['truncated_completions'] += sum(
-        len(a) < len(b) for a, b in zip(cut[1], completions)
-      )
-    return cut
 
 
 def _text(pieces: Sequence[Piece]) -> str:

@@ -136,6 +136,7 @@ class ChatTemplate:
     *,
     special_tokens: Mapping[str, Any] | None = None,
     control_tokens: ControlTokens | None = None,
+    date: str = '',
     where: str = 'chat template',
   ):
     """Compiles the template.
@@ -144,6 +145,7 @@ class ChatTemplate:
       source: Jinja.
       special_tokens: tokens that the template reads by name ('bos_token').
       control_tokens: tokens that a message must not be able to make.
+      date: the date that strftime_now writes, YYYY-MM-DD.
       where: the origin of the template, for messages.
 
     Raises:
@@ -154,7 +156,7 @@ class ChatTemplate:
     self._special_tokens = dict(special_tokens or {})
     self._control_tokens = control_tokens or ControlTokens(())
     try:
-      self._template = sandbox.compile_template(source)
+      self._template = sandbox.compile_template(source, date)
     except Exception as error:
       raise errors.refuse(
         where,

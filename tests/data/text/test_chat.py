@@ -236,7 +236,7 @@ PREFILLED = {
 @pytest.mark.parametrize('name', ['gen', 'chatml'])
 @pytest.mark.parametrize('columns', PREFILLED)
 def test_an_answer_continues_the_unfinished_turn(tmp_path, columns, name):
-  # Source: transformers 5.23.0, apply_chat_template(prompt,
+  # Source: transformers 5.24.0, apply_chat_template(prompt,
   # continue_final_message=True) with 'chatml': prompt below.
   tokens = load(tmp_path, name)
   row = {'prompt': [TURNS[1], SURE], **PREFILLED[columns]}
