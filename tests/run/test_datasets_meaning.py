@@ -81,7 +81,7 @@ def test_the_date_of_a_template_is_the_configs(tmp_path):
       expected = datetime.date.today() if day == 'today' else None
       expected = expected or datetime.date.fromisoformat(day)
       assert text == f'{expected:%d %b %Y}<user>000<assistant>'
-      line = f'train: the chat template writes a date, {expected}'
+      line = f'train: the chat template writes the date {expected}'
       assert any(one.startswith(line) for one in lines), lines
     days[day] = text
   assert len(set(days.values())) == 3

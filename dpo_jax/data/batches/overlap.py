@@ -22,6 +22,22 @@ class Chosen(NamedTuple):
   indices: np.ndarray  # int64, those that count
 
 
+def report(train: Chosen, held_out: Chosen) -> tuple[dict[str, int], list[str]]:
+  """Returns the counts of `count` by name, and a line per count above 0."""
+  records, prompts = count(train, held_out)
+  lines = []
+  if records:
+    lines.append(
+      f'held out: {records} of {len(held_out.indices)} records are training '
+      'records, so their numbers say nothing about unseen data'
+    )
+  if prompts:
+    lines.append(
+      f'held out: {prompts} more records have the prompt of a training record'
+    )
+  return {'trained_on': records, 'trained_prompts': prompts}, lines
+
+
 def count(train: Chosen, held_out: Chosen) -> tuple[int, int]:
   """Returns how many held-out records are training records.
 

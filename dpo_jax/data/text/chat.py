@@ -149,6 +149,12 @@ def unused(
   )
 
 
+def writes_date(source: str | None, tokenizer: Tokenizer) -> bool:
+  """Whether the template, or one of the tokenizer's if None, writes a date."""
+  sources = [source] if source else tokenizer.chat_templates.values()
+  return any('strftime_now' in text for text in sources)
+
+
 def make_template(
   tokenizer: Tokenizer,
   source: str | None,
