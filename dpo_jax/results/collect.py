@@ -263,9 +263,8 @@ def counted(config: dict[str, Any]) -> dict[str, Any]:
     config: as read; keys that it lacks get their defaults.
   """
   # As it is read from a file: lists for tuples, 1 for 1.0.
-  full = json.loads(
-    json.dumps(stored.complete(config)), parse_float=_number, parse_int=_number
-  )
+  text = json.dumps(stored.complete(config))
+  full = files.parse_json(text, 'config.json', fix='', number=_number)
   flat = files.flatten(full, keep=['loss.terms'])
   return {
     key: value

@@ -1,8 +1,8 @@
 """workdir -> a session: its directory, its job, its newest policy.
 
-Comes in: a validated config and a workdir. Goes out: a Session, opened the
-same way for training and for every other command: mesh checked, inputs read
-and held against the run's own, job built, signals heard. Trains nothing.
+Comes in: a validated config and a workdir. Goes out: a Session, opened the same
+way for training and for every other command: mesh checked, inputs read and held
+against the run's own, job built, signals caught. Trains nothing.
 """
 
 import contextlib
@@ -29,18 +29,18 @@ from dpo_jax.types import Params
 
 
 class Session(NamedTuple):
-  """A workdir that a command works with."""
+  """An open workdir with the job of its config."""
 
   directory: RunDir
   job: Job
-  poll: Callable[[], None]  # raises Preempted where a signal came
-  identity: identities.Identity  # of what this command reads
+  poll: Callable[[], None]  # raises Preempted after a signal
+  identity: identities.Identity  # fingerprints of what this command reads
 
 
 class Policy(NamedTuple):
   """The newest parameters of a workdir."""
 
-  params: Params  # of what is trained, on the mesh
+  params: Params  # the trained parameters, on the mesh
   step: int  # updates done; 0 = the initial model
   items: Mapping[str, Any]  # further items of the same checkpoint, by name
 
@@ -76,20 +76,20 @@ def open_workdir(
 
   Args:
     config: validated.
-    workdir: the run directory; made, and locked, if the command trains.
-    trains: whether the command writes the run itself. Others only read it and
-      add files.
-    origin: the run that a new fork starts from: what it was started with is
-      what the fork is started with.
+    workdir: the run directory; made and locked if the command trains.
+    trains: whether the command trains. Others read the run and add files.
+    origin: the run that a new fork starts from. The fork rests on what that
+      run was started with.
 
   Raises:
-    InputError: something that was given cannot be used, or is not what the
-      run was started with.
+    InputError: an input cannot be used, or is not the one that the run was
+      started with.
   """
   directory = run_directory(workdir, config if trains else None)
   if trains:
     directory.check(config_lib.resolve(config))
   job_lib.check_mesh(config)
+  # From here on a signal waits for the next poll, encoding included.
   with Signals() as signals, directory.as_it_was():
     if trains:
       directory.lock()
@@ -187,16 +187,17 @@ def check_maker(
 def newest_policy(
   session: Session, more: Mapping[str, Any] | None = None
 ) -> Policy:
-  """The newest sound checkpoint's parameters, or the initial model's.
+  """Returns the newest policy: of a sound checkpoint, else the initial model.
 
   Args:
-    session: the opened workdir.
+    session: the open workdir.
     more: further items to read, {name: abstract pytree}.
 
   Returns:
     Policy; its items are empty if there is no checkpoint yet.
   """
   job = session.job
+  # `partial`: the optimizer's moments are not read.
   wanted = {state_items.POLICY: job.abstract.params, **(more or {})}
   with checkpoints.Checkpoints(session.directory.checkpoints) as saved:
     restored = saved.restore_latest(wanted, partial=True)

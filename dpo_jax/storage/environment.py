@@ -72,8 +72,11 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     f'{key}: {old.get(key, "nothing")!r} then, {new.get(key, "nothing")!r} now'
     for key in sorted(old.keys() | new.keys())
     if old.get(key, 'nothing') != new.get(key, 'nothing')
-    # An older version wrote fewer settings and fingerprints.
-    and (key in old or not key.startswith(('jax_config.', 'fingerprints.')))
+    # An older version wrote fewer settings, a session may read fewer inputs.
+    and (
+      (key in old and key in new)
+      or not key.startswith(('jax_config.', 'fingerprints.'))
+    )
   ]
 
 
