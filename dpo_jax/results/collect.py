@@ -208,16 +208,9 @@ def parse_examples(data: bytes, step: int, where: Any) -> Examples | None:
   Raises:
     InputError: not an npz of numbers, or its arrays differ in length.
   """
-  try:
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-      if set(archive.files) <= {'uid'} or 'uid' not in archive.files:
-        return None
-      arrays = {name: archive[name] for name in archive.files}
-  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-    problem = str(error).splitlines()[0]
-    raise errors.refuse(
-      where, f'not a readable npz ({problem})', 'evaluate the run again'
-    ) from error
+  arrays = read_arrays(data, where)
+  if 'uid' not in arrays:
+    return None
   uid = arrays.pop('uid')
   if any(array.shape[:1] != uid.shape for array in arrays.values()):
     shapes = ', '.join(str(array.shape) for array in arrays.values())
@@ -227,6 +220,24 @@ def parse_examples(data: bytes, step: int, where: Any) -> Examples | None:
       'evaluate the run again',
     )
   return Examples(step, uid, _as_numbers(arrays)) if uid.size else None
+
+
+def read_arrays(data: bytes, where: Any) -> dict[str, np.ndarray]:
+  """The arrays of an npz file, {} if it holds no values of its uids.
+
+  Raises:
+    InputError: not an npz, or one of objects.
+  """
+  try:
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+      if set(archive.files) <= {'uid'}:
+        return {}
+      return {name: archive[name] for name in archive.files}
+  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    problem = str(error).splitlines()[0]
+    raise errors.refuse(
+      where, f'not a readable npz ({problem})', 'evaluate the run again'
+    ) from error
 
 
 def _as_numbers(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -97,11 +97,27 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
   prompt of training is, up to where the answer begins.
   """
   path = config.sample.prompts
-  records = [
-    _prompt_record(row, f'{path}:{number}')
-    for number, row in files.read_rows(path)
-  ]
-  options = _encode_options(config, tokenizer, (1.0,))
+  rows = files.read_rows(path)
+  placed = [(f'{path}:{number}', row) for number, row in rows]
+  if not placed:
+    raise errors.refuse(path, 'has no rows', 'give a prompt a line')
+  return encode_prompts(placed, config, tokenizer)
+
+
+def encode_prompts(
+  rows: Iterable[tuple[str, dict[str, Any]]],
+  config: ConfigDict,
+  tokenizer: Tokenizer,
+) -> list[np.ndarray]:
+  """Token ids of prompts, as read_prompts gives them.
+
+  Args:
+    rows: (place for messages, row with `prompt` or `messages`).
+    config: validated, but for data.train.
+    tokenizer: the model's.
+  """
+  records = [_prompt_record(row, where) for where, row in rows]
+  options = encode_options(config, tokenizer, (1.0,))
   options = options._replace(
     max_length=2**30,
     prompt_max_length=None,
@@ -111,8 +127,6 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
     strict=True,
   )
   encoded, _ = encode.encode_all(records, tokenizer, options)
-  if not encoded:
-    raise errors.refuse(path, 'has no rows', 'give a prompt a line')
   return [record.prompt for record in encoded]
 
 
@@ -157,7 +171,7 @@ def _encode(
 ) -> _Encoded:
   """The records of the sources, encoded now if they are not in the cache."""
   opened = [_open_source(config, name, log) for name in names]
-  options = _encode_options(config, tokenizer, shares)
+  options = encode_options(config, tokenizer, shares)
   choice = [list(shares), config.seed if any(s % 1 for s in shares) else 0]
   key = token_store.key(
     [source.fingerprint for source in opened],
@@ -264,7 +278,7 @@ def _polled(
     yield record
 
 
-def _encode_options(
+def encode_options(
   config: ConfigDict, tokenizer: Tokenizer, shares: Sequence[float]
 ) -> encode.EncodeOptions:
   """How records are encoded, the chat template's source included.
