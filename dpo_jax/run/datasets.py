@@ -170,7 +170,7 @@ def _encode(
   config, tokenizer, cache, use, names, shares, *, log, poll
 ) -> _Encoded:
   """The records of the sources, encoded now if they are not in the cache."""
-  opened = [_open_source(config, name, log) for name in names]
+  opened = [open_source(config, name, log) for name in names]
   options = encode_options(config, tokenizer, shares)
   choice = [list(shares), config.seed if any(s % 1 for s in shares) else 0]
   key = token_store.key(
@@ -204,7 +204,10 @@ def _encode(
   return _Encoded(*done, folder, list(names))
 
 
-def _open_source(config, name: str, log) -> sources.Source:
+def open_source(
+  config: ConfigDict, name: str, log: Callable[[str], None] = print
+) -> sources.Source:
+  """Opens a source of config.data by its name, embedded sets included."""
   if name in synthetic.EMBEDDED:
     make, seed = synthetic.EMBEDDED[name], 0
     text = f'{name} {_NUM_SYNTHETIC} {seed} {synthetic.VERSION}'
