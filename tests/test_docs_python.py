@@ -33,7 +33,7 @@ def test_the_blocks_run_in_order(quickstart, monkeypatch, capsys):
   out = capsys.readouterr().out
   scores = names['policy'].score('Once upon a time, there was', names['texts'])
   assert out.startswith(str(scores.logps))
-  assert scores.num_tokens.tolist() == [8, 8, 10, 1] and scores.logps.max() < 0
+  assert scores.num_tokens.tolist() == [8, 8, 10, 5] and scores.logps.max() < 0
   assert len(names['samples']) == 4
   expected = (names['margins'] > 0).mean()
   assert out.splitlines()[-1] == f'{expected} 0.1 2'
