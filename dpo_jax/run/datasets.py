@@ -16,7 +16,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import errors
-from dpo_jax.data.batches import length_table, mismatch, split
+from dpo_jax.data.batches import length_table, mismatch, overlap, split
 from dpo_jax.data.sources import conversations, files, mixture, synthetic
 from dpo_jax.data.sources import source as sources
 from dpo_jax.data.text import chat, encode
@@ -83,6 +83,13 @@ def read(
     ledger['eval'] = dict(evaluation.ledger)
     limit = config.eval.max_comparisons
     indices = np.arange(len(train.records)), _first(evaluation.table, limit)
+    both = zip((train, evaluation), indices)
+    overlap_counts, lines = overlap.report(
+      *(overlap.Chosen(part.records, part.table, own) for part, own in both)
+    )
+    ledger['eval'] |= overlap_counts
+    for line in lines:
+      log(line)
   log(f'prompts: {len(indices[0])} to train on, {len(indices[1])} held out')
   _check_losses(config, {'train': train, 'eval': evaluation}, indices)
   # All checks are done: only now is anything written.
@@ -95,7 +102,9 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
   """Returns token ids of the prompts in config.sample.prompts, none truncated.
 
   A row has `prompt` (text or messages) or `messages`. It is encoded like a
-  prompt of training, up to the beginning of the answer.
+  prompt of training, up to the beginning of the answer. An assistant message at
+  the end of `prompt` is continued; one at the end of `messages` is the answer
+  and is left out.
   """
   path = config.sample.prompts
   rows = files.read_rows(path)
@@ -145,11 +154,24 @@ def _prompt_record(row: dict[str, Any], where: str) -> PreferenceRecord:
   else:
     prompt = conversations.messages(row[key], key, where)
     answer = ({'role': 'assistant', 'content': 'x'},)
+    if key == 'messages' and prompt[-1]['role'] == 'assistant':
+      prompt = _before_answer(prompt, where)
   one = (Comparison(0, 0),)
   record = PreferenceRecord(prompt, (answer,), one, where=where)
+  if key == 'prompt' and not isinstance(prompt, str):
+    continues = conversations.is_unfinished(prompt)
+    record = record._replace(continues=continues)
   if row.get('tools') is None or isinstance(prompt, str):
     return record
   return record._replace(tools=conversations.tools(row['tools'], where))
+
+
+def _before_answer(turns: conversations.Messages, where: str):
+  if len(turns) < 2:
+    raise errors.refuse(
+      where, "'messages' is an answer to nothing", 'give the prompt before it'
+    )
+  return turns[:-1]
 
 
 class _Encoded(NamedTuple):
@@ -183,14 +205,15 @@ def _encode(
     tokenizer.fingerprint,
     options.chat_template,
     options._asdict()
-    | {'formats': [s.row_format for s in opened], 'choice': choice},
+    | {'formats': [s.row_format for s in opened], 'choice': choice}
+    | {'version': encode.VERSION},
   )
   folder = cache / 'tokens' / key
   if folder.exists():
     store = token_store.open_store(folder)
     log(f'{use}: {len(store)} records from the token cache {folder}')
     done = store, store.table, store.meta['ledger']
-    _log_unused(use, options, done[-1], log)
+    _log_options(use, options, done[-1], log)
     return _Encoded(*done, folder, list(names))
   records = mixture.mix(opened, shares, config.seed)
   encoded, ledger = encode.encode_all(
@@ -205,7 +228,7 @@ def _encode(
       'see the reasons above, e.g. a larger data.max_length',
     )
   done = encoded, length_table.make_table(encoded), ledger.as_dict()
-  _log_unused(use, options, done[-1], log)
+  _log_options(use, options, done[-1], log)
   return _Encoded(*done, folder, list(names))
 
 
@@ -302,6 +325,7 @@ def encode_options(
     InputError: data.chat_template is neither a file nor a known name.
   """
   data = config.data
+  template = _read_template(data.chat_template, tokenizer)
   return encode.EncodeOptions(
     max_length=data.max_length,
     truncation=data.truncation,
@@ -310,8 +334,11 @@ def encode_options(
     add_eos=data.add_eos,
     add_bos=data.add_bos,
     use_chat_template=data.use_chat_template == 'always',
-    chat_template=_read_template(data.chat_template, tokenizer),
+    chat_template=template,
     template_args=config_lib.template_args(config),
+    template_date=data.template_date
+    if chat.writes_date(template, tokenizer)
+    else '',
     train_on=data.train_on,
     allow_control_tokens=data.allow_control_tokens,
     # A source taken more than once is meant to repeat its records.
@@ -320,13 +347,13 @@ def encode_options(
   )
 
 
-def _log_unused(
+def _log_options(
   use: str,
   options: encode.EncodeOptions,
   ledger: Mapping[str, Any],
   log: Callable[[str], None],
 ) -> None:
-  """Logs the chat options that had no effect because no record is a chat.
+  """Logs the chat options that had no effect, and the date of the template.
 
   Args:
     use: 'train' or 'eval'.
@@ -334,14 +361,17 @@ def _log_unused(
     ledger: Ledger.as_dict of the encoding.
     log: takes one line of text.
   """
+  num_chats = ledger['counters']['chats']
   line = chat.unused(
-    ledger['counters']['chats'],
+    num_chats,
     chat_template=options.chat_template,
     template_args=dict(options.template_args),
     train_on=options.train_on,
   )
-  if line:
-    log(f'{use}: {line}')
+  date = num_chats and options.template_date
+  more = date and f'the chat template writes the date {date}'
+  for text in filter(None, (line, more)):
+    log(f'{use}: {text}')
 
 
 def _read_template(name: str, tokenizer: Tokenizer) -> str | None:
