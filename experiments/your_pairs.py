@@ -45,7 +45,6 @@ def get_config(arg=''):
   config.optim.learning_rate = 1e-6
   config.optim.warmup_fraction = 0.1
   config.optim.clip_norm = 1.0
-  config.train.num_epochs = 1.0
   if args.runlocal:
     config_lib.shrink(config)
   else:
@@ -71,7 +70,8 @@ def fit(config):
   while size > 1 and size * 16 > trained:
     size //= 2
   config.train.batch_size = size
-  config.train.eval_every = max(1, trained // size // 4)
+  config.train.num_steps = max(1, trained // size)  # one pass
+  config.train.eval_every = max(1, config.train.num_steps // 4)
   config.train.save_every = config.train.eval_every
   cut, num = data.num_longer(limit), len(data.longest)
   of_all = '' if num == data.num_records else f' (of {data.num_records:,})'
