@@ -164,7 +164,9 @@ def _encode(
     tokenizer.fingerprint,
     options.chat_template,
     options._asdict()
-    | {'formats': [s.row_format for s in opened], 'choice': choice},
+    | {'formats': [s.row_format for s in opened], 'choice': choice}
+    # Rows that lack what a loss needs are refused where they are read.
+    | ({'needs': needs} if (needs := sorted(_needs(config))) else {}),
   )
   folder = cache / 'tokens' / key
   if folder.exists():
@@ -190,6 +192,13 @@ def _encode(
   return _Encoded(*done, folder, list(names))
 
 
+def _needs(config) -> frozenset[str]:
+  """What every row has to give for the chosen losses, if any row does."""
+  known = catalogue.read()
+  needs = set().union(*(known[n].needs for n in config_lib.loss_terms(config)))
+  return frozenset(needs & {'margin', 'scores'})
+
+
 def _open_source(config, name: str, log) -> sources.Source:
   if name in synthetic.EMBEDDED:
     make, seed = synthetic.EMBEDDED[name], 0
@@ -204,6 +213,9 @@ def _open_source(config, name: str, log) -> sources.Source:
     name,
     row_format=config.data.row_format,
     use_token_ids=config.data.use_token_ids,
+    columns=config.data.columns,
+    needs=_needs(config),
+    log=log,
     manual_dir=config.data.manual_dir or None,
   )
   if config.data.use_token_ids and source.row_format != 'token_ids':
