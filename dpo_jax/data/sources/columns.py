@@ -119,11 +119,12 @@ def missing(
   """
   problem = f'key {name!r} is missing'
   key = misspelt(name, keys, known, cutoff)
-  if key:
+  suggested = foreign.suggestion(keys)
+  # Names such as 'rejected_response' are another trainer's, not misspelt.
+  if key and f'={key}' not in suggested:
     return problem, (
       f'did you mean {name!r} by {key!r}? rename {key!r} to {name!r}'
     )
-  suggested = foreign.suggestion(keys)
   hint = (
     f'set {foreign.KEY}={suggested} if that is it, or ' if suggested else ''
   )

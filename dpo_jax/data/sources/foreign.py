@@ -49,10 +49,11 @@ _OTHER_NAMES = {
   'user_input context',
   'chosen': 'preferred_output preferred_response preferred chosen_response '
   'response_chosen chosen_output output_chosen accepted accept response_j '
-  'response_w positive better good',
+  'response_w positive better good response output answer completion',
   'rejected': 'non_preferred_output nonpreferred_output dispreferred_output '
   'non_preferred_response dispreferred non_preferred rejected_response '
-  'response_rejected rejected_output output_rejected reject response_k '
+  'response_rejected rejected_output output_rejected rejected_completion '
+  'rejected_answer rejected_text reject response_k '
   'response_l negative worse bad',
   'completions': 'responses outputs answers generations candidates',
   'scores': 'ratings rewards score_list',

@@ -65,7 +65,14 @@ def is_known(name: str) -> bool:
 def names_unread(row: dict[str, Any], row_format: str, where: str) -> list[str]:
   """Returns the columns of a row that its format does not read."""
   row = foreign.ours(row, where, row_format)
-  return [key for key in row if key not in _READ[row_format]]
+  read = _READ[row_format]
+  is_chat = _FORMS[row_format].is_chat
+  return [
+    key
+    for key in row
+    # A chat takes its system message from such a column.
+    if key not in read and not (is_chat and unread.kind_of(key) == 'system')
+  ]
 
 
 def lacks(row: dict[str, Any], need: str) -> tuple[bool, bool]:

@@ -61,13 +61,13 @@ def check(
   for key, kind in _suspects(tuple(row), read):
     value = row[key]
     texts = list(_texts(value))
-    if not texts:
+    if value is None or not texts and kind != 'judged':
       continue
     if kind == 'system' and _takes_system(record, value):
       turn = {'role': 'system', 'content': value}
       conversations.text(value, key, record.where)
       record = record._replace(prompt=(turn, *record.prompt))
-    elif kind == 'media' or not _holds(record, texts):
+    elif kind in ('media', 'judged') or not _holds(record, texts):
       raise _refusal(key, kind, value, row, record.where)
   return record
 
@@ -156,7 +156,7 @@ def _refusal(
   leave = f'leave it out with {foreign.KEY}=-{key}'
   shown = errors.show(value, 40)
   if kind in ('rejected', 'judged'):
-    suggested = foreign.suggestion(k for k in row if k not in ('completion',))
+    suggested = foreign.suggestion(row)
     hint = f'set {foreign.KEY}={suggested}' if suggested else 'rename it'
     return errors.refuse(
       where,
