@@ -33,7 +33,7 @@ from dpo_jax.data.sources import (
 )
 from dpo_jax.data.sources.columns import Row
 from dpo_jax.data.sources.formats import Format
-from dpo_jax.types import PreferenceRecord
+from dpo_jax.types import InputError, PreferenceRecord
 
 _FORMS = {form.name: form for f in formats.FORMATS for form in f.forms}
 FORMATS = {form.name: form.words for form in _FORMS.values()}
@@ -115,11 +115,21 @@ def parse_row(
     row_format = _detect(row, where, use_token_ids)
   form = _FORMS[row_format]
   record = form.parse(Row(row, where, _REQUIRED))
-  # In rows of strings, `tools` is provenance.
-  if row.get('tools') is not None and form.is_chat:
-    tools = conversations.tools(row['tools'], where)
-    record = record._replace(tools=tools)
+  if row.get('tools') is not None:
+    record = record._replace(tools=_tools(row['tools'], form, where))
   return unread.check(row, _READ[row_format], record)
+
+
+def _tools(value: Any, form: formats.Form, where: str) -> tuple | None:
+  """The function schemas of a row."""
+  try:
+    return conversations.tools(value, where)
+  except InputError:
+    if form.is_chat:
+      raise
+  # Strings are rendered as a chat by data.use_chat_template=always alone: what
+  # is no list of schemas is provenance of theirs.
+  return None
 
 
 def detect_format(

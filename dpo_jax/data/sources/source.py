@@ -122,10 +122,15 @@ class _Unread:
     new = [name for name in names if name not in self._named]
     if new and len(self._named) < _MOST_NAMES:
       place = where if self._named else self._name
-      shown = ', '.join(errors.show(name, 40) for name in new[:_MOST_NAMES])
+      shown = ', '.join(map(_shown, new[:_MOST_NAMES]))
       more = f' and {len(new) - _MOST_NAMES} more' * (len(new) > _MOST_NAMES)
       self._log(f'{place}: columns that are not read: {shown}{more}')
     self._named.update(new)
+
+
+def _shown(name: str) -> str:
+  # Only a chat template writes tools; it may be given texts too.
+  return errors.show(name, 40) + ' (chats only)' * (name == 'tools')
 
 
 def _file_rows(path: str, renames: Mapping[str, str]) -> _Rows:
