@@ -1,9 +1,9 @@
 """config -> records as token ids: read, encoded, split, stored.
 
 Comes in: a validated config and the tokenizer. Goes out: the records to train
-on and those held out, each as a token store with the indices that belong to
-it, and the ledger of where every row went. Writes the token cache, once all
-data is known to be good.
+on and the held-out ones, each as a token store with the indices of its records,
+and the ledger, which accounts for every row. Writes nothing but the token
+cache, and that only after all data was checked.
 """
 
 import functools
@@ -31,20 +31,20 @@ _NUM_SYNTHETIC = 4096  # prompts
 
 
 class Part(NamedTuple):
-  """Records of one use: training or evaluation."""
+  """The records of training or of evaluation."""
 
   store: token_store.TokenStore
-  indices: np.ndarray  # int64, the records of the store that belong here
-  # The reference's scores of the store, where they are precomputed.
+  indices: np.ndarray  # int64, the records of the store in this part
+  # The reference's scores of the store, if they are precomputed.
   scores: reference_cache.ReferenceCache | None = None
 
 
 class Data(NamedTuple):
-  """Records to train on and to evaluate."""
+  """All records of a run, and where every row of its sources went."""
 
   train: Part
   evaluation: Part
-  ledger: dict[str, dict[str, Any]]  # where each row of the sources went
+  ledger: dict[str, dict[str, Any]]  # {'train' or 'eval': counts of rows}
 
 
 def read(
@@ -54,17 +54,17 @@ def read(
   log: Callable[[str], None] = print,
   poll: Callable[[], None] = lambda: None,
 ) -> Data:
-  """Reads, encodes and splits what config.data names.
+  """Reads, encodes and splits the sources that config.data names.
 
   Args:
     config: validated.
     tokenizer: the model's.
     cache_dir: folder of the token cache, unless config.data.cache_dir is set.
     log: takes one line of text.
-    poll: raises to stop.
+    poll: called per record; raises to stop.
 
   Raises:
-    InputError: the first thing that cannot be used.
+    InputError: the first input that cannot be used.
   """
   cache = pathlib.Path(config.data.cache_dir or cache_dir)
   encode_part = functools.partial(
@@ -73,6 +73,7 @@ def read(
   names = config_lib.source_names(config.data.train)
   train = encode_part('train', names, config_lib.proportions(config))
   ledger = {'train': dict(train.ledger)}
+  # With 'split' both parts share one store: their indices tell them apart.
   if config.data.eval == 'split':
     evaluation = train
     indices = _split(config, train, ledger['train'], log)
@@ -84,17 +85,17 @@ def read(
     indices = np.arange(len(train.records)), _first(evaluation.table, limit)
   log(f'prompts: {len(indices[0])} to train on, {len(indices[1])} held out')
   _check_losses(config, {'train': train, 'eval': evaluation}, indices)
-  # Everything is known to be good: only now is anything written.
+  # All checks are done: only now is anything written.
   store = train.store()
   eval_store = store if evaluation is train else evaluation.store()
   return Data(Part(store, indices[0]), Part(eval_store, indices[1]), ledger)
 
 
 def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
-  """Token ids of the prompts of config.sample.prompts, none of them cut.
+  """Returns token ids of the prompts in config.sample.prompts, none truncated.
 
-  A row has `prompt` (text or messages) or `messages`; they are encoded as a
-  prompt of training is, up to where the answer begins.
+  A row has `prompt` (text or messages) or `messages`. It is encoded like a
+  prompt of training, up to the beginning of the answer.
   """
   path = config.sample.prompts
   records = [
@@ -102,6 +103,8 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
     for number, row in files.read_rows(path)
   ]
   options = _encode_options(config, tokenizer, (1.0,))
+  # Records are encoded as demonstrations with a dummy answer: no limit cuts
+  # them, and no prompt is dropped in silence.
   options = options._replace(
     max_length=2**30,
     prompt_max_length=None,
@@ -112,12 +115,12 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
   )
   encoded, _ = encode.encode_all(records, tokenizer, options)
   if not encoded:
-    raise errors.refuse(path, 'has no rows', 'give a prompt a line')
+    raise errors.refuse(path, 'has no rows', 'give one prompt per line')
   return [record.prompt for record in encoded]
 
 
 def _prompt_record(row: dict[str, Any], where: str) -> PreferenceRecord:
-  """A prompt with an answer that only stands where the answer begins."""
+  """A prompt with a dummy answer, which marks where the answer begins."""
   key = 'prompt' if 'prompt' in row else 'messages'
   if key not in row:
     raise errors.refuse(
@@ -142,10 +145,10 @@ class _Encoded(NamedTuple):
   table: length_table.LengthTable  # of the records
   ledger: dict[str, Any]
   folder: pathlib.Path  # where the store is, or will be
-  sources: list[str]  # names
+  sources: list[str]  # their names
 
   def store(self) -> token_store.TokenStore:
-    """The records as a store; writes it if it is not there."""
+    """Returns the records as a store; writes it unless it is in the cache."""
     if isinstance(self.records, token_store.TokenStore):
       return self.records
     meta = {'ledger': self.ledger, 'sources': self.sources}
@@ -155,9 +158,11 @@ class _Encoded(NamedTuple):
 def _encode(
   config, tokenizer, cache, use, names, shares, *, log, poll
 ) -> _Encoded:
-  """The records of the sources, encoded now if they are not in the cache."""
+  """The records of the sources, from the token cache or encoded now."""
   opened = [_open_source(config, name, log) for name in names]
   options = _encode_options(config, tokenizer, shares)
+  # The seed matters only if a fraction of a source is drawn: then it is in the
+  # key. Otherwise runs of all seeds share one store.
   choice = [list(shares), config.seed if any(s % 1 for s in shares) else 0]
   key = token_store.key(
     [source.fingerprint for source in opened],
@@ -200,7 +205,9 @@ def _needs(config) -> frozenset[str]:
 
 
 def _open_source(config, name: str, log) -> sources.Source:
+  """An embedded set by its name, else the files or data set of that name."""
   if name in synthetic.EMBEDDED:
+    # Not config.seed: the data stays the same over seeds of training.
     make, seed = synthetic.EMBEDDED[name], 0
     text = f'{name} {_NUM_SYNTHETIC} {seed} {synthetic.VERSION}'
     return sources.Source(
@@ -226,7 +233,7 @@ def _open_source(config, name: str, log) -> sources.Source:
 def _split(
   config, train: _Encoded, ledger: dict[str, Any], log
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Training and held-out records of one source; completes its ledger."""
+  """Indices of (training, held-out) records; completes the ledger."""
   kept, held_out, surplus = split.split_by_prompt_hash(
     train.table, config.data.eval_pairs
   )
@@ -246,9 +253,9 @@ def _split(
 
 
 def _first(table: length_table.LengthTable, max_comparisons: int):
-  """Indices of the first records with so many comparisons; 0 = all.
+  """Indices of the first records with `max_comparisons` in total; 0 = all.
 
-  A record without comparisons counts as one, as where data is split.
+  A record without comparisons counts as one, as in the split.
   """
   if not max_comparisons:
     return np.arange(len(table.prompt_lengths))
@@ -257,7 +264,7 @@ def _first(table: length_table.LengthTable, max_comparisons: int):
 
 
 def _check_losses(config, parts: dict[str, _Encoded], indices) -> None:
-  """Refuses data that a chosen loss cannot be computed from."""
+  """Refuses data that lacks what a chosen loss needs."""
   known = catalogue.read()
   chosen = {name: known[name] for name in config_lib.loss_terms(config)}
   if any('mismatched' in loss.needs for loss in chosen.values()):
@@ -271,6 +278,7 @@ def _check_losses(config, parts: dict[str, _Encoded], indices) -> None:
 def _polled(
   records: Iterable[PreferenceRecord], poll: Callable[[], None]
 ) -> Iterator[PreferenceRecord]:
+  """The records, with a poll before each: encoding can take minutes."""
   for record in records:
     poll()
     yield record
@@ -279,7 +287,7 @@ def _polled(
 def _encode_options(
   config: ConfigDict, tokenizer: Tokenizer, shares: Sequence[float]
 ) -> encode.EncodeOptions:
-  """How records are encoded, the chat template's source included.
+  """The options of encoding, with the source text of the chat template.
 
   Args:
     config: validated.
@@ -287,7 +295,7 @@ def _encode_options(
     shares: how many times each source is taken.
 
   Raises:
-    InputError: data.chat_template is neither a file nor such a name.
+    InputError: data.chat_template is neither a file nor a known name.
   """
   data = config.data
   return encode.EncodeOptions(
@@ -314,7 +322,7 @@ def _log_unused(
   ledger: Mapping[str, Any],
   log: Callable[[str], None],
 ) -> None:
-  """Says which options for chats were given for records that are none.
+  """Logs the chat options that had no effect because no record is a chat.
 
   Args:
     use: 'train' or 'eval'.
@@ -333,7 +341,7 @@ def _log_unused(
 
 
 def _read_template(name: str, tokenizer: Tokenizer) -> str | None:
-  """The source that config.data.chat_template names, if any."""
+  """The source text of config.data.chat_template, a file or a name."""
   named = tokenizer.chat_templates
   if not name or pathlib.Path(name).is_file():
     return _read_text(name) if name else None

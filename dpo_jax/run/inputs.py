@@ -1,8 +1,8 @@
-"""config -> what a run reads: tokenizer, records, split, the model's shape.
+"""config -> the inputs of a run: tokenizer, records, split, model shape.
 
 Comes in: a validated config. Goes out: Inputs. Touches no device, so that bad
-input is refused first. Writes nothing but the token cache, and that only once
-all of it is known to be good.
+input is refused first. Writes nothing but the token cache, and that only after
+all data was checked.
 """
 
 import pathlib
@@ -23,15 +23,15 @@ from dpo_jax.storage import initial_weights, peft_checkpoint
 
 
 class Inputs(NamedTuple):
-  """What a run reads."""
+  """The inputs of a run; no weights yet."""
 
   tokenizer: Tokenizer
   train: Part
   evaluation: Part
-  ledger: dict[str, dict[str, Any]]  # where each row of the sources went
+  ledger: dict[str, dict[str, Any]]  # {'train' or 'eval': counts of rows}
   model: DecoderConfig
   adapter: AdapterSpec | None  # None = all weights are trained
-  weights: str  # Hugging Face folder or run of the policy; '' = random
+  weights: str  # Hugging Face folder or run to start from; '' = random
   fingerprints: dict[str, Any]  # of tokenizer and data, for env.json
 
 
@@ -50,11 +50,12 @@ def read(
     poll: raises to stop.
 
   Raises:
-    InputError: the first thing that cannot be used.
+    InputError: the first input that cannot be used.
   """
   tokenizer = tokenizer_lib.load(
     config.tokenizer or initial_weights.tokenizer_of(config.model.init_from)
   )
+  # Cheap checks first: reading the data may take minutes.
   model = _read_model(config, tokenizer)
   adapter = _read_adapter(config, model)
   data = datasets.read(config, tokenizer, cache_dir, log, poll)
@@ -75,7 +76,7 @@ def read(
 
 
 def _read_model(config: ConfigDict, tokenizer: Tokenizer) -> DecoderConfig:
-  """The model's shape, which must have a row for every token."""
+  """The model's shape; refuses a vocabulary that does not fit the tokenizer."""
   if config.model.init_from:
     model = initial_weights.read_config(config.model.init_from)
     initial_weights.check(config.model.init_from, model)
@@ -90,6 +91,8 @@ def _read_model(config: ConfigDict, tokenizer: Tokenizer) -> DecoderConfig:
       f'{model.vocab_size}',
       f'use the tokenizer that the model was trained with{larger}',
     )
+  # Rows beyond the tokenizer are padding in some models and in others a sign
+  # of the wrong tokenizer: only the user can tell.
   padded = config.model.init_from and tokenizer.vocab_size < model.vocab_size
   if padded and not config.model.allow_larger_vocab:
     raise errors.refuse(
@@ -113,7 +116,7 @@ def _read_model(config: ConfigDict, tokenizer: Tokenizer) -> DecoderConfig:
 def _read_adapter(
   config: ConfigDict, model: DecoderConfig
 ) -> AdapterSpec | None:
-  """The adapter to train, on linear maps that this model has."""
+  """The adapter to train; refuses targets that the model does not have."""
   adapter = config.adapter
   if not adapter.rank:
     return None
