@@ -1,18 +1,13 @@
 """Cases of data files: columns, foreign shapes, nulls and folders.
 
-Each case writes its own file and reads it as a run does, by source.open_source.
+Each case writes its own file and reads it as a run does: see row_files.py.
 """
 
 import json
-import pathlib
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
+import row_files
 from cases.case import Case
-
-from dpo_jax import types
-from dpo_jax.data.sources import source
 
 U = {'role': 'user', 'content': 'Hi'}
 A = {'role': 'assistant', 'content': 'Yes'}
@@ -39,83 +34,6 @@ CALLS = [
 ]
 
 
-def _write(folder: pathlib.Path, rows: list[dict], kind: str) -> pathlib.Path:
-  """Writes rows in one of the formats that a run reads."""
-  path = folder / f'data.{kind}'
-  table = None if kind == 'jsonl' else pyarrow.Table.from_pylist(rows)
-  if table is None:
-    path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  elif kind == 'parquet':
-    pyarrow.parquet.write_table(table, path)
-  else:
-    if kind == 'saved':
-      path.mkdir()
-      (path / 'state.json').write_text('{}')
-    file = path / 'data-00000-of-00001.arrow' if kind == 'saved' else path
-    new = pyarrow.ipc.new_stream if kind == 'saved' else pyarrow.ipc.new_file
-    with (
-      pyarrow.OSFile(str(file), 'wb') as sink,
-      new(sink, table.schema) as out,
-    ):
-      out.write_table(table)
-  return path
-
-
-def _words(turns: Any) -> str:
-  """Text and calls of a prompt or an answer."""
-  if isinstance(turns, str):
-    return turns
-  return ' / '.join(
-    json.dumps(t['tool_calls'][0]['function']['arguments'])
-    if t.get('tool_calls')
-    else t['content']
-    for t in turns
-  )
-
-
-def _record(record: types.PreferenceRecord) -> str:
-  """A record as `prompt > answer | answer`, with its labels and tools."""
-  answers = ' | '.join(map(_words, record.completions))
-  words = f'{_words(record.prompt)} > {answers}'
-  if record.labels is not None:
-    words += f' ({str(record.labels[0]).lower()})'
-  if record.tools is not None:
-    words += f' + {json.dumps(record.tools)}'
-  return words
-
-
-def case(
-  kind: str,
-  words: str,
-  right: str,
-  rows: list[dict] | dict,
-  file: str = 'jsonl',
-  **options: Any,
-) -> Case:
-  """The case of a file; `ours` gives its records, or the refusal."""
-
-  def ours(folder: pathlib.Path) -> str:
-    path = _write(folder, rows if isinstance(rows, list) else [rows], file)
-    lines: list[str] = []
-    try:
-      opened = source.open_source(path, log=lines.append, **options)
-      done = [*map(_record, opened.records()), *lines]
-    except types.InputError as error:
-      done = [str(error).partition(';')[0]]
-    words = '; '.join(done)
-    return words.replace(f'{path}: ', '').replace(f'{path}:', '')
-
-  return Case(kind, words, right, ours)
-
-
-def _text(rows: list[dict]) -> list[dict]:
-  """Rows with every list as JSON text."""
-  return [
-    {k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()}
-    for row in rows
-  ]
-
-
 WITH_TOOLS = [CHAT | {'tools': TOOLS}]
 TOOLS_WORDS = f'{PAIR_WORDS} + {json.dumps(TOOLS)}'
 CALL_WORDS = 'Hi > {"x": "1"} | {"y": "2"}; Hi > {"y": "3"} | {"x": "4"}'
@@ -128,7 +46,9 @@ SYSTEM = 'Be brief.'
 
 CASES = [
   *(
-    case('tools in every format', f'tools in .{kind}', TOOLS_WORDS, rows, kind)
+    row_files.case(
+      'tools in every format', f'tools in .{kind}', TOOLS_WORDS, rows, kind
+    )
     for kind, rows in (
       ('jsonl', WITH_TOOLS),
       ('parquet', WITH_TOOLS),
@@ -136,14 +56,14 @@ CASES = [
       ('saved', WITH_TOOLS),
     )
   ),
-  case(
+  row_files.case(
     'tools in every format',
     'JSON text of tools in .parquet',
     TOOLS_WORDS,
     [CHAT | {'tools': json.dumps(TOOLS)}],
     'parquet',
   ),
-  case(
+  row_files.case(
     'tools in every format',
     'a list of JSON texts, one per tool',
     TOOLS_WORDS,
@@ -151,10 +71,12 @@ CASES = [
     'parquet',
   ),
   *(
-    case('nulls that Arrow adds', f'calls in .{kind}', CALL_WORDS, CALLS, kind)
+    row_files.case(
+      'nulls that Arrow adds', f'calls in .{kind}', CALL_WORDS, CALLS, kind
+    )
     for kind in ('jsonl', 'parquet', 'arrow', 'saved')
   ),
-  case(
+  row_files.case(
     'nulls that Arrow adds',
     'arguments of calls in the prompt',
     'Hi / {"x": "1"} / day > Yes | No; Hi / {"y": "2"} / map > Yes | No',
@@ -165,28 +87,35 @@ CASES = [
     'parquet',
   ),
   *(
-    case('messages as JSON text', f'.{kind}', PAIR_WORDS, _text([CHAT]), kind)
+    row_files.case(
+      'messages as JSON text',
+      f'.{kind}',
+      PAIR_WORDS,
+      row_files.as_text([CHAT]),
+      kind,
+    )
     for kind in ('jsonl', 'parquet')
   ),
-  case(
+  row_files.case(
     'messages as JSON text',
     'column messages',
     'Hi > Yes',
-    _text([{'messages': [U, A]}]),
+    row_files.as_text([{'messages': [U, A]}]),
   ),
-  case(
+  row_files.case(
     'messages as JSON text',
     'column completion, with a label',
     'Hi > Yes (false)',
-    _text([{'prompt': [U], 'completion': [A], 'label': False}]),
+    row_files.as_text([{'prompt': [U], 'completion': [A], 'label': False}]),
   ),
-  case(
+  row_files.case(
     'messages as JSON text',
     'column completions, one text',
     PAIR_WORDS,
-    _text([{'prompt': [U], 'completions': [[A], [B]]}])[0] | {'scores': [1, 0]},
+    row_files.as_text([{'prompt': [U], 'completions': [[A], [B]]}])[0]
+    | {'scores': [1, 0]},
   ),
-  case(
+  row_files.case(
     'messages as JSON text',
     'tool_calls of a message',
     'Hi > {"x": "1"} | No',
@@ -198,14 +127,14 @@ CASES = [
       ]
     },
   ),
-  case(
+  row_files.case(
     'messages as JSON text',
     'as Python prints them',
     "1: 'prompt' is a text that begins as messages do and is not JSON of "
     "them: \"[{'role': 'user', 'content': 'Hi'}]\"",
     {'prompt': str([U]), 'chosen': str([A]), 'rejected': str([B])},
   ),
-  case(
+  row_files.case(
     'null in an optional column',
     'margin and weight',
     'p > c | r; p > c | r',
@@ -214,21 +143,21 @@ CASES = [
       PAIR | {'margin': 1, 'weight': 1},
     ],
   ),
-  case(
+  row_files.case(
     'null in an optional column',
     'scores in .parquet',
     'p > c | r; p > c | r',
     [SCORED, UNSCORED],
     'parquet',
   ),
-  case(
+  row_files.case(
     'null in an optional column',
     'a prompt beside whole conversations',
     PAIR_WORDS,
     {'prompt': None, 'chosen': [U, A], 'rejected': [U, B]},
     'parquet',
   ),
-  case(
+  row_files.case(
     'null in an optional column',
     'scores, with a loss that reads them',
     "2: 'scores' is not given (in 1 of 2 rows), and a chosen loss reads it",
@@ -236,75 +165,75 @@ CASES = [
     'parquet',
     needs=('scores',),
   ),
-  case(
+  row_files.case(
     'null in an optional column',
     'margin absent from a row, with a loss that reads it',
     "2: 'margin' is not given (in 1 of 2 rows), and a chosen loss reads it",
     [PAIR | {'margin': 1}, PAIR],
     needs=('margin',),
   ),
-  case(
+  row_files.case(
     'columns that contradict the format',
     'messages with rejected_response',
     PAIR_WORDS,
     {'messages': [U, A], 'rejected_response': 'No'},
   ),
-  case(
+  row_files.case(
     'columns that contradict the format',
     'messages with rejected_messages',
     PAIR_WORDS,
     {'messages': [U, A], 'rejected_messages': [U, B]},
   ),
-  case(
+  row_files.case(
     'columns that contradict the format',
     'messages with a rejected answer as messages',
     PAIR_WORDS,
     {'messages': [U, A], 'rejected_messages': [B]},
   ),
-  case(
+  row_files.case(
     'columns that contradict the format',
     'messages with label',
     'Hi > Yes (false)',
     {'messages': [U, A], 'label': False},
   ),
-  case(
+  row_files.case(
     'columns that contradict the format',
     'messages with a label that is no judgement',
     "1: 'label' beside 'messages' is 'maths', not true or false",
     {'messages': [U, A], 'label': 'maths'},
   ),
-  case(
+  row_files.case(
     'columns that contradict the format',
     'completion with kto_tag',
     "1: column 'kto_tag' says which answer is preferred and is not read: True",
     {'prompt': 'p', 'completion': 'c', 'kto_tag': True},
   ),
-  case(
+  row_files.case(
     'columns that contradict the format',
     'completion with rejected_completion',
     "1: column 'rejected_completion' says which answer is preferred and is "
     "not read: 'r'",
     {'prompt': 'p', 'completion': 'c', 'rejected_completion': 'r'},
   ),
-  case(
+  row_files.case(
     'columns that change the prompt',
     'system beside texts',
     "1: column 'system' changes the prompt and is not read: 'Be brief.'",
     PAIR | {'system': SYSTEM},
   ),
-  case(
+  row_files.case(
     'columns that change the prompt',
     'system beside messages',
     f'{SYSTEM} / {PAIR_WORDS}',
     CHAT | {'system': SYSTEM},
   ),
-  case(
+  row_files.case(
     'columns that change the prompt',
     'system that the prompt holds already',
     f"{SYSTEM} p > c | r; columns that are not read: 'system'",
     PAIR | {'prompt': f'{SYSTEM} p', 'system': SYSTEM},
   ),
-  case(
+  row_files.case(
     'columns that change the prompt',
     'images in .parquet',
     "1: column 'images' is not read, and models here read text only: "
@@ -312,38 +241,38 @@ CASES = [
     [CHAT | {'images': [{'bytes': b'x'}]}],
     'parquet',
   ),
-  case(
+  row_files.case(
     'columns that change the prompt',
     'no images in this row',
     f"{PAIR_WORDS}; columns that are not read: 'images'",
     CHAT | {'images': []},
   ),
-  case(
+  row_files.case(
     'columns that change the prompt',
     'documents',
     "1: column 'documents' changes the prompt and is not read: [{'text': 'd'}]",
     CHAT | {'documents': [{'text': 'd'}]},
   ),
-  case(
+  row_files.case(
     'columns that change the prompt',
     'history',
     "1: column 'history' changes the prompt and is not read: [['a', 'b']]",
     PAIR | {'history': [['a', 'b']]},
   ),
-  case(
+  row_files.case(
     'columns that change the prompt',
     'one that is left out by data.columns',
     'p > c | r',
     PAIR | {'history': [['a', 'b']]},
     columns='-history',
   ),
-  case(
+  row_files.case(
     'columns of provenance',
     'named once',
     "p > c | r; p > c | r; columns that are not read: 'id', 'source'",
     [PAIR | {'id': 1, 'source': 's'}, PAIR | {'id': 2, 'source': 's'}],
   ),
-  case(
+  row_files.case(
     'foreign shapes',
     'preferred_output, with the line that maps it',
     PAIR_WORDS,
@@ -355,61 +284,49 @@ CASES = [
     columns='prompt=input,chosen=preferred_output,'
     'rejected=non_preferred_output',
   ),
-  case(
+  row_files.case(
     'foreign shapes',
     'conversations with from and value',
     'Hi > Yes',
     {'conversations': [HUMAN, GPT]},
   ),
-  case(
+  row_files.case(
     'foreign shapes',
     'conversations with chosen and rejected, each one message',
     PAIR_WORDS,
     {'conversations': [HUMAN], 'chosen': GPT, 'rejected': GPT_BAD},
   ),
-  case(
+  row_files.case(
     'foreign shapes',
     'chosen and rejected as one message each',
     PAIR_WORDS,
     {'prompt': 'Hi', 'chosen': A, 'rejected': B},
   ),
-  case(
+  row_files.case(
     'a list under one side',
     'rejected',
     "1: 'rejected' is a list of 2 texts, and 'chosen' is one text",
     PAIR | {'rejected': ['r', 's']},
   ),
-  case(
+  row_files.case(
     'a list under one side',
     'chosen',
     "1: 'chosen' is a list of 1 texts, and 'rejected' is one text",
     PAIR | {'chosen': ['c']},
   ),
-  case(
+  row_files.case(
     'a list under one side',
     'an empty rejected',
     "1: 'rejected' is an empty list, not a string, as 'chosen' is",
     PAIR | {'rejected': []},
   ),
-  case('a folder as data', 'save_to_disk', 'p > c | r', PAIR, 'saved'),
-  case('a folder as data', 'an Arrow file', 'p > c | r', PAIR, 'arrow'),
+  row_files.case(
+    'a folder as data', 'save_to_disk', 'p > c | r', PAIR, 'saved'
+  ),
+  row_files.case(
+    'a folder as data', 'an Arrow file', 'p > c | r', PAIR, 'arrow'
+  ),
 ]
-
-
-def _folder(*names: str) -> Any:
-  """A folder of such files, given as data."""
-
-  def ours(folder: pathlib.Path) -> str:
-    for name in names:
-      (folder / name).parent.mkdir(parents=True, exist_ok=True)
-      (folder / name).write_text('{}')
-    try:
-      source.open_source(folder)
-    except types.InputError as error:
-      return str(error).replace(str(folder), 'F')
-    return 'read'
-
-  return ours
 
 
 CASES += [
@@ -417,29 +334,17 @@ CASES += [
     'a folder as data',
     'without a data file',
     'F:0: a folder, not a file; fix: name one file in it',
-    _folder('README.md', 'dataset_info.json'),
+    row_files.as_folder('README.md', 'dataset_info.json'),
   ),
   Case(
     'a folder as data',
     'with splits that save_to_disk wrote',
     "F:0: a folder, not a file; fix: name one file in it, such as 'F/test'",
-    _folder('dataset_dict.json', 'train/state.json', 'test/state.json'),
+    row_files.as_folder(
+      'dataset_dict.json', 'train/state.json', 'test/state.json'
+    ),
   ),
 ]
-
-
-def _refused_with(row: dict, words: str) -> Any:
-  """Whether the refusal of a row has these words."""
-
-  def ours(folder: pathlib.Path) -> str:
-    path = _write(folder, [row], 'jsonl')
-    try:
-      source.open_source(path)
-    except types.InputError as error:
-      return words if words in str(error) else str(error)
-    return 'read'
-
-  return ours
 
 
 CASES += [
@@ -474,5 +379,5 @@ CASES += [
       'rejected=non_preferred_output',
     ),
   )
-  for ours in (_refused_with(row, line),)
+  for ours in (row_files.refused_with(row, line),)
 ]
