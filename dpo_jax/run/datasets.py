@@ -17,7 +17,14 @@ from ml_collections.config_dict import ConfigDict
 from dpo_jax import config as config_lib
 from dpo_jax import errors
 from dpo_jax.data.batches import length_table, mismatch, split
-from dpo_jax.data.sources import conversations, files, mixture, synthetic
+from dpo_jax.data.sources import (
+  conversations,
+  files,
+  foreign,
+  mixture,
+  synthetic,
+)
+from dpo_jax.data.sources import records as row_records
 from dpo_jax.data.sources import source as sources
 from dpo_jax.data.text import chat, encode
 from dpo_jax.data.text.encoders import Tokenizer
@@ -99,7 +106,7 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
   """
   path = config.sample.prompts
   records = [
-    _prompt_record(row, f'{path}:{number}')
+    _checked_prompt(config, row, f'{path}:{number}')
     for number, row in files.read_rows(path)
   ]
   options = _encode_options(config, tokenizer, (1.0,))
@@ -117,6 +124,13 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
   if not encoded:
     raise errors.refuse(path, 'has no rows', 'give one prompt per line')
   return [record.prompt for record in encoded]
+
+
+def _checked_prompt(config, row: dict[str, Any], where: str):
+  """The record of a prompt whose row may have the shapes of training data."""
+  renames = foreign.parse_renames(config.data.columns)
+  row = row_records.prompt_row(row, renames, where)
+  return row_records.check_prompt(row, _prompt_record(row, where))
 
 
 def _prompt_record(row: dict[str, Any], where: str) -> PreferenceRecord:

@@ -21,6 +21,7 @@ not read is refused (unread.py); any other one is provenance.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 from dpo_jax import errors
@@ -73,6 +74,31 @@ def names_unread(row: dict[str, Any], row_format: str, where: str) -> list[str]:
     # A chat takes its system message from such a column.
     if key not in read and not (is_chat and unread.kind_of(key) == 'system')
   ]
+
+
+def prompt_row(
+  row: dict[str, Any], renames: Mapping[str, str], where: str
+) -> dict[str, Any]:
+  """Returns a row of prompts to sample from, with our columns.
+
+  Args:
+    row: column name -> value; needs no answer.
+    renames: as in foreign.renamed; columns that the row lacks are passed over.
+    where: `path:line`, for messages.
+  """
+  kept = {old: new for old, new in renames.items() if old in row}
+  return foreign.ours(foreign.renamed(row, kept, where), where, 'messages')
+
+
+def check_prompt(
+  row: dict[str, Any], record: PreferenceRecord
+) -> PreferenceRecord:
+  """Returns the record of a `prompt_row` as `parse_row` does that of a row.
+
+  Raises:
+    InputError: a column that changes the prompt is not read.
+  """
+  return unread.check(row, frozenset().union(*_READ.values()), record)
 
 
 def lacks(row: dict[str, Any], need: str) -> tuple[bool, bool]:

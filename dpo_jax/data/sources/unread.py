@@ -100,7 +100,8 @@ def _suspects(
   keys: tuple[str, ...], read: frozenset[str]
 ) -> tuple[tuple[str, str], ...]:
   """(column, kind) of the columns whose values have to be looked at."""
-  if 'prompt_ids' in read:  # the user asked for ids, whatever the text is
+  # The user asked for ids, whatever the text is.
+  if 'prompt_ids' in read and 'prompt' not in read:
     return ()
   suspects = []
   for key in keys:
