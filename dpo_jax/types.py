@@ -50,6 +50,8 @@ class PreferenceRecord(NamedTuple):
   scores: tuple[float, ...] | None = None  # per completion: reward or rating
   where: str = ''  # 'path:line' or 'source[index]', for error messages
   tools: tuple[dict, ...] | None = None  # function schemas, for the template
+  # The prompt's last message is an assistant's turn that the answers continue.
+  continues: bool = False
 
 
 class EncodedRecord(NamedTuple):

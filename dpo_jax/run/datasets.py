@@ -16,15 +16,14 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import errors
-from dpo_jax.data.batches import length_table, mismatch, split
+from dpo_jax.data.batches import length_table, mismatch, overlap, split
 from dpo_jax.data.sources import (
-  conversations,
   files,
   foreign,
   mixture,
+  prompts,
   synthetic,
 )
-from dpo_jax.data.sources import records as row_records
 from dpo_jax.data.sources import source as sources
 from dpo_jax.data.text import chat, encode
 from dpo_jax.data.text.encoders import Tokenizer
@@ -32,7 +31,7 @@ from dpo_jax.losses import catalogue
 from dpo_jax.losses import rules as loss_rules
 from dpo_jax.storage import files as storage_files
 from dpo_jax.storage import reference_cache, token_store
-from dpo_jax.types import Comparison, PreferenceRecord
+from dpo_jax.types import PreferenceRecord
 
 _NUM_SYNTHETIC = 4096  # prompts
 
@@ -90,6 +89,13 @@ def read(
     ledger['eval'] = dict(evaluation.ledger)
     limit = config.eval.max_comparisons
     indices = np.arange(len(train.records)), _first(evaluation.table, limit)
+    both = zip((train, evaluation), indices)
+    overlap_counts, lines = overlap.report(
+      *(overlap.Chosen(part.records, part.table, own) for part, own in both)
+    )
+    ledger['eval'] |= overlap_counts
+    for line in lines:
+      log(line)
   log(f'prompts: {len(indices[0])} to train on, {len(indices[1])} held out')
   _check_losses(config, {'train': train, 'eval': evaluation}, indices)
   # All checks are done: only now is anything written.
@@ -102,11 +108,14 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
   """Returns token ids of the prompts in config.sample.prompts, none truncated.
 
   A row has `prompt` (text or messages) or `messages`. It is encoded like a
-  prompt of training, up to the beginning of the answer.
+  prompt of training, up to the beginning of the answer. An assistant message at
+  the end of `prompt` is continued; one at the end of `messages` is the answer
+  and is left out.
   """
   path = config.sample.prompts
+  renames = foreign.parse_renames(config.data.columns)
   records = [
-    _checked_prompt(config, row, f'{path}:{number}')
+    prompts.parse_row(row, renames, f'{path}:{number}')
     for number, row in files.read_rows(path)
   ]
   options = _encode_options(config, tokenizer, (1.0,))
@@ -124,32 +133,6 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
   if not encoded:
     raise errors.refuse(path, 'has no rows', 'give one prompt per line')
   return [record.prompt for record in encoded]
-
-
-def _checked_prompt(config, row: dict[str, Any], where: str):
-  """The record of a prompt whose row may have the shapes of training data."""
-  renames = foreign.parse_renames(config.data.columns)
-  row = row_records.prompt_row(row, renames, where)
-  return row_records.check_prompt(row, _prompt_record(row, where))
-
-
-def _prompt_record(row: dict[str, Any], where: str) -> PreferenceRecord:
-  """A prompt with a dummy answer, which marks where the answer begins."""
-  key = 'prompt' if 'prompt' in row else 'messages'
-  if key not in row:
-    raise errors.refuse(
-      where, "has neither 'prompt' nor 'messages'", 'give one of them'
-    )
-  if isinstance(row[key], str):
-    prompt, answer = row[key], 'x'
-  else:
-    prompt = conversations.messages(row[key], key, where)
-    answer = ({'role': 'assistant', 'content': 'x'},)
-  one = (Comparison(0, 0),)
-  record = PreferenceRecord(prompt, (answer,), one, where=where)
-  if row.get('tools') is None or isinstance(prompt, str):
-    return record
-  return record._replace(tools=conversations.tools(row['tools'], where))
 
 
 class _Encoded(NamedTuple):
@@ -184,15 +167,16 @@ def _encode(
     options.chat_template,
     options._asdict()
     | {'formats': [s.row_format for s in opened], 'choice': choice}
+    | {'version': encode.VERSION}
     # Rows that lack what a loss needs are refused where they are read.
-    | ({'needs': needs} if (needs := sorted(_needs(config))) else {}),
+    | ({'needs': needs} if (needs := config_lib.row_needs(config)) else {}),
   )
   folder = cache / 'tokens' / key
   if folder.exists():
     store = token_store.open_store(folder)
     log(f'{use}: {len(store)} records from the token cache {folder}')
     done = store, store.table, store.meta['ledger']
-    _log_unused(use, options, done[-1], log)
+    _log_options(use, options, done[-1], log)
     return _Encoded(*done, folder, list(names))
   records = mixture.mix(opened, shares, config.seed)
   encoded, ledger = encode.encode_all(
@@ -207,15 +191,8 @@ def _encode(
       'see the reasons above, e.g. a larger data.max_length',
     )
   done = encoded, length_table.make_table(encoded), ledger.as_dict()
-  _log_unused(use, options, done[-1], log)
+  _log_options(use, options, done[-1], log)
   return _Encoded(*done, folder, list(names))
-
-
-def _needs(config) -> frozenset[str]:
-  """What every row has to give for the chosen losses, if any row does."""
-  known = catalogue.read()
-  needs = set().union(*(known[n].needs for n in config_lib.loss_terms(config)))
-  return frozenset(needs & {'margin', 'scores'})
 
 
 def _open_source(config, name: str, log) -> sources.Source:
@@ -235,7 +212,7 @@ def _open_source(config, name: str, log) -> sources.Source:
     row_format=config.data.row_format,
     use_token_ids=config.data.use_token_ids,
     columns=config.data.columns,
-    needs=_needs(config),
+    needs=config_lib.row_needs(config),
     log=log,
     manual_dir=config.data.manual_dir or None,
   )
@@ -312,6 +289,7 @@ def _encode_options(
     InputError: data.chat_template is neither a file nor a known name.
   """
   data = config.data
+  template = _read_template(data.chat_template, tokenizer)
   return encode.EncodeOptions(
     max_length=data.max_length,
     truncation=data.truncation,
@@ -320,8 +298,11 @@ def _encode_options(
     add_eos=data.add_eos,
     add_bos=data.add_bos,
     use_chat_template=data.use_chat_template == 'always',
-    chat_template=_read_template(data.chat_template, tokenizer),
+    chat_template=template,
     template_args=config_lib.template_args(config),
+    template_date=data.template_date
+    if chat.writes_date(template, tokenizer)
+    else '',
     train_on=data.train_on,
     allow_control_tokens=data.allow_control_tokens,
     # A source taken more than once is meant to repeat its records.
@@ -330,13 +311,13 @@ def _encode_options(
   )
 
 
-def _log_unused(
+def _log_options(
   use: str,
   options: encode.EncodeOptions,
   ledger: Mapping[str, Any],
   log: Callable[[str], None],
 ) -> None:
-  """Logs the chat options that had no effect because no record is a chat.
+  """Logs the chat options that had no effect, and the date of the template.
 
   Args:
     use: 'train' or 'eval'.
@@ -344,14 +325,17 @@ def _log_unused(
     ledger: Ledger.as_dict of the encoding.
     log: takes one line of text.
   """
+  num_chats = ledger['counters']['chats']
   line = chat.unused(
-    ledger['counters']['chats'],
+    num_chats,
     chat_template=options.chat_template,
     template_args=dict(options.template_args),
     train_on=options.train_on,
   )
-  if line:
-    log(f'{use}: {line}')
+  date = num_chats and options.template_date
+  more = date and f'the chat template writes the date {date}'
+  for text in filter(None, (line, more)):
+    log(f'{use}: {text}')
 
 
 def _read_template(name: str, tokenizer: Tokenizer) -> str | None:

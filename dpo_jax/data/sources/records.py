@@ -21,7 +21,6 @@ not read is refused (unread.py); any other one is provenance.
 """
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 from dpo_jax import errors
@@ -76,24 +75,14 @@ def names_unread(row: dict[str, Any], row_format: str, where: str) -> list[str]:
   ]
 
 
-def prompt_row(
-  row: dict[str, Any], renames: Mapping[str, str], where: str
-) -> dict[str, Any]:
-  """Returns a row of prompts to sample from, with our columns.
-
-  Args:
-    row: column name -> value; needs no answer.
-    renames: as in foreign.renamed; columns that the row lacks are passed over.
-    where: `path:line`, for messages.
-  """
-  kept = {old: new for old, new in renames.items() if old in row}
-  return foreign.ours(foreign.renamed(row, kept, where), where, 'messages')
-
-
 def check_prompt(
   row: dict[str, Any], record: PreferenceRecord
 ) -> PreferenceRecord:
-  """Returns the record of a `prompt_row` as `parse_row` does that of a row.
+  """Returns the record of a prompt as `parse_row` does that of a row.
+
+  Args:
+    row: column name -> value, from foreign.ours; needs no answer.
+    record: the prompt, with any answer.
 
   Raises:
     InputError: a column that changes the prompt is not read.
@@ -141,6 +130,10 @@ def parse_row(
     row_format = _detect(row, where, use_token_ids)
   form = _FORMS[row_format]
   record = form.parse(Row(row, where, _REQUIRED))
+  # Every turn of a whole conversation is finished; a prompt may stop in one.
+  if form.is_chat and form.name != 'messages' and row.get('prompt') is not None:
+    continues = conversations.is_unfinished(record.prompt)
+    record = record._replace(continues=continues)
   if row.get('tools') is not None:
     record = record._replace(tools=_tools(row['tools'], form, where))
   return unread.check(row, _READ[row_format], record)
