@@ -13,7 +13,7 @@ from ml_collections.config_dict import ConfigDict
 from dpo_jax import errors
 from dpo_jax.config import chosen, knobs, rules
 from dpo_jax.data.batches import rows
-from dpo_jax.data.sources import files, published, synthetic
+from dpo_jax.data.sources import files, foreign, published, synthetic
 from dpo_jax.data.sources import source as sources
 from dpo_jax.losses import catalogue
 from dpo_jax.losses import rules as loss_rules
@@ -166,6 +166,7 @@ def _check_data(config: ConfigDict) -> None:
       'sources of data.train',
       'give one each',
     )
+  foreign.parse_renames(data.columns)
   if data.row_length:
     longest = f'data.max_length={data.max_length}'
     rows.check_row_length(data.max_length, data.row_length, longest)
