@@ -96,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit code.
   """
   argv = sys.argv[1:] if argv is None else argv
+  # Only the expected ends of a command are caught: a bug keeps its traceback.
   try:
     if '--help' in argv or '-h' in argv:
       print(_help())
@@ -145,6 +146,7 @@ def parse(argv: Sequence[str]) -> Command:
     else:
       given[name] = value
   mode = given.get('mode', 'train')
+  # Flags are checked before the code of the experiment file runs.
   _check_flags(mode, given)
   config = config_lib.load(given['config'], _with_values(overrides))
   config_lib.validate(config)

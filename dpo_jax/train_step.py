@@ -68,8 +68,8 @@ def make_train_step(
     state: TrainState, reference: types.Frozen, batch: types.Batch, hyper
   ):
     forward = _make_forward(score, objective, reference, batch)
-    # The balance loss is no sum over microbatches: each would balance only its
-    # own tokens. Shapes and keys are static, so one branch is compiled.
+    # The balance loss is not a sum over microbatches: each would balance only
+    # its tokens. Shapes and keys are static, so one branch is compiled.
     balances_parts = (
       batch.rows.tokens.shape[0] > 1 and 'router_aux_coef' in hyper
     )

@@ -85,6 +85,7 @@ def read(
     indices = _split(config, train, ledger['train'], log)
   else:
     names = config_lib.source_names(config.data.eval)
+    # Evaluation takes every source once: proportions are for training.
     evaluation = encode_part('eval', names, (1.0,) * len(names))
     ledger['eval'] = dict(evaluation.ledger)
     limit = config.eval.max_comparisons
@@ -161,6 +162,7 @@ def _encode(
   # The seed matters only if a fraction of a source is drawn: then it is in the
   # key. Otherwise runs of all seeds share one store.
   choice = [list(shares), config.seed if any(s % 1 for s in shares) else 0]
+  # Fingerprints of the sources are enough: a hit of the cache reads no record.
   key = token_store.key(
     [source.fingerprint for source in opened],
     tokenizer.fingerprint,

@@ -67,6 +67,7 @@ def read(
     model=model,
     adapter=adapter,
     weights=config.model.init_from,
+    # A continued run compares these: it must see the same tokens.
     fingerprints={
       'tokenizer': tokenizer.fingerprint,
       'data': data.train.store.digest,

@@ -95,6 +95,7 @@ def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
     base=_place_base(config, mesh, model, weights) if inputs.adapter else None,
     mesh=mesh,
     objective=objective,
+    # An abstract mesh has no device to put numbers on.
     hyper=hyper if is_planned else jax.device_put(hyper, replicated),
     optimizer=optimizer,
     shardings=state.shardings,
@@ -307,6 +308,7 @@ def _make_plans(config, inputs: Inputs, mesh, objective):
     batch_size=config.eval.batch_size,
     shuffle=False,
     indices=inputs.evaluation.indices,
+    # At most two row counts: each one compiles the evaluation step again.
     **(common | {'max_shapes': min(2, data.max_shapes)}),
   )
   return train, evaluation

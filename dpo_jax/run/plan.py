@@ -117,6 +117,7 @@ def memory(job: Job) -> Memory:
   """
   config, state, model = job.config, job.abstract, job.model
   parts = job.mesh.shape
+  # The largest of the planned shapes decides.
   rows = max(job.train_plan.row_counts) // sharding.row_multiple(job.mesh)
   length = job.train_plan.row_length
   trained = on_device(state.params)
