@@ -166,7 +166,16 @@ def _check_data(config: ConfigDict) -> None:
       'sources of data.train',
       'give one each',
     )
-  foreign.parse_renames(data.columns)
+  if foreign.parse_renames(data.columns) and not any(
+    name not in synthetic.EMBEDDED and not name.startswith(sources.TFDS)
+    for name in (*names, *rules.split_names(data.eval))
+    if name != 'split'
+  ):
+    raise errors.refuse(
+      'config.data.columns',
+      f'{data.columns!r} is for data files, and {", ".join(names)} is none',
+      'leave it empty',
+    )
   if data.row_length:
     longest = f'data.max_length={data.max_length}'
     rows.check_row_length(data.max_length, data.row_length, longest)

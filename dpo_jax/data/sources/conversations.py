@@ -97,15 +97,16 @@ def parse_json(text: str) -> Any:
 def from_foreign(value: Any, key: str, where: str) -> Any:
   """Returns messages in another form as a list; any other value as it is.
 
-  The other forms: JSON text, one message, and messages with `from` and
-  `value`. Content that is no message is not looked at.
+  The other forms: JSON text, one message, an object of lists (a `Sequence` of
+  `datasets`), and messages with `from` and `value`. Content that is no message
+  is not looked at.
 
   Raises:
     InputError: a text that begins as messages do and is not JSON.
   """
   parsed = parse_json(value) if isinstance(value, str) else value
   if _is_message(parsed):
-    parsed = [parsed]
+    parsed = _transposed(parsed) or [parsed]
   if isinstance(parsed, list) and not all(map(_is_ours, parsed)):
     turns = [parse_json(t) if isinstance(t, str) else t for t in parsed]
     if turns and all(map(_is_message, turns)):
@@ -240,6 +241,20 @@ def _is_message(value: Any) -> bool:
     ('role' in value and ('content' in value or 'tool_calls' in value))
     or {'from', 'value'} <= value.keys()
   )
+
+
+def _transposed(value: dict[str, Any]) -> list[dict[str, Any]]:
+  """The messages of an object of equally long lists; [] if it is none."""
+  columns = list(value.values())
+  if not all(isinstance(column, list) for column in columns):
+    return []
+  if len({len(column) for column in columns}) > 1:
+    return []
+  # A key that one message lacks is null in its place.
+  return [
+    {k: v for k, v in zip(value, turn) if v is not None or k == 'content'}
+    for turn in zip(*columns)
+  ]
 
 
 def _from_sharegpt(

@@ -7,6 +7,7 @@ names the column. Checks no value that a parser checks later: see columns.py.
 Understood, beside our own columns:
   messages as JSON text, in every column of messages
   one message in place of a list of one
+  an object of lists, one per key, in place of a list of messages
   messages with `from` and `value` (ShareGPT), under any column of messages
   `conversations`: the prompt of `chosen` and `rejected`, else `messages`
   a `prompt` with `messages` and `tools` in it (OpenAI's `input`)
@@ -162,7 +163,7 @@ def ours(
 
 def _with_turns(row: dict[str, Any], where: str) -> dict[str, Any]:
   """The row with messages in the form of formats.py."""
-  for key in (*_MESSAGES, 'conversations', 'rejected_messages'):
+  for key in (*_MESSAGES, *(COLUMNS - {'label'})):
     value = row.get(key)
     # Nearly all texts are neither messages nor their JSON: nothing to do.
     turns = conversations.from_foreign(value, key, where)

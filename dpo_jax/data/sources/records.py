@@ -87,7 +87,10 @@ def check_prompt(
   Raises:
     InputError: a column that changes the prompt is not read.
   """
-  return unread.check(row, frozenset().union(*_READ.values()), record)
+  # The dummy answer holds no text of a column.
+  bare = record._replace(completions=())
+  checked = unread.check(row, frozenset().union(*_READ.values()), bare)
+  return checked._replace(completions=record.completions)
 
 
 def lacks(row: dict[str, Any], need: str) -> tuple[bool, bool]:

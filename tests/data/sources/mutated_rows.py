@@ -1,4 +1,6 @@
-"""Mutated rows of chats: python tests/data/sources/mutated_rows.py [NUM] [SEED]
+"""Mutated rows of chats: a record, a dropped record or one line of refusal.
+
+  PYTHONPATH=. python tests/data/sources/mutated_rows.py [NUM] [SEED]
 
 Every mutated row is written as JSON, read, rendered by a chat template and
 encoded, in this process. It gives a record or one line of refusal. The script

@@ -56,6 +56,12 @@ SAME = [
   {'messages': [U, A], 'rejected_messages': [U, B]},
   {'messages': [U, A], 'rejected_messages': [B]},
   {'messages': [U, A], 'rejected_messages': json.dumps([B])},
+  {'messages': [U, A], 'rejected_response': json.dumps([B])},
+  {
+    'prompt': {'role': ['user'], 'content': ['Hi']},
+    'chosen': {'from': ['gpt'], 'value': ['Yes'], 'name': [None]},
+    'rejected': {'role': ['assistant'], 'content': ['No']},
+  },
   {'messages': [U, A], 'rejected_response': [B], 'rejected_messages': None},
   {'prompt': {'messages': [U]}, 'chosen': [A], 'rejected': [B]},
   {
