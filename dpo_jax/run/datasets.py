@@ -114,12 +114,28 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
   and is left out.
   """
   path = config.sample.prompts
+  rows = files.read_rows(path)
+  placed = [(f'{path}:{number}', row) for number, row in rows]
+  if not placed:
+    raise errors.refuse(path, 'has no rows', 'give one prompt per line')
+  return encode_prompts(placed, config, tokenizer)
+
+
+def encode_prompts(
+  rows: Iterable[tuple[str, dict[str, Any]]],
+  config: ConfigDict,
+  tokenizer: Tokenizer,
+) -> list[np.ndarray]:
+  """Returns token ids of prompts, as read_prompts does.
+
+  Args:
+    rows: (place for messages, row with `prompt` or `messages`).
+    config: validated, except for data.train.
+    tokenizer: the model's.
+  """
   renames = foreign.parse_renames(config.data.columns)
-  records = [
-    prompts.parse_row(row, renames, f'{path}:{number}')
-    for number, row in files.read_rows(path)
-  ]
-  options = _encode_options(config, tokenizer, (1.0,))
+  records = [prompts.parse_row(row, renames, where) for where, row in rows]
+  options = encode_options(config, tokenizer, (1.0,))
   # Records are encoded as demonstrations with a dummy answer: no limit cuts
   # them, and no prompt is dropped in silence.
   options = options._replace(
@@ -131,8 +147,6 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
     strict=True,
   )
   encoded, _ = encode.encode_all(records, tokenizer, options)
-  if not encoded:
-    raise errors.refuse(path, 'has no rows', 'give one prompt per line')
   return [record.prompt for record in encoded]
 
 
@@ -157,8 +171,8 @@ def _encode(
   config, tokenizer, cache, use, names, shares, *, log, poll
 ) -> _Encoded:
   """The records of the sources, from the token cache or encoded now."""
-  opened = [_open_source(config, name, log) for name in names]
-  options = _encode_options(config, tokenizer, shares)
+  opened = [open_source(config, name, log) for name in names]
+  options = encode_options(config, tokenizer, shares)
   # The seed matters only if a fraction of a source is drawn: then it is in the
   # key. Otherwise runs of all seeds share one store.
   choice = [list(shares), config.seed if any(s % 1 for s in shares) else 0]
@@ -198,7 +212,9 @@ def _encode(
   return _Encoded(*done, folder, list(names))
 
 
-def _open_source(config, name: str, log) -> sources.Source:
+def open_source(
+  config: ConfigDict, name: str, log: Callable[[str], None] = print
+) -> sources.Source:
   """An embedded set by its name, else the files or data set of that name."""
   if name in synthetic.EMBEDDED:
     # Not config.seed: the data stays the same over seeds of training.
@@ -278,7 +294,7 @@ def _polled(
     yield record
 
 
-def _encode_options(
+def encode_options(
   config: ConfigDict, tokenizer: Tokenizer, shares: Sequence[float]
 ) -> encode.EncodeOptions:
   """The options of encoding, with the source text of the chat template.
