@@ -108,26 +108,10 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
   and is left out.
   """
   path = config.sample.prompts
-  rows = files.read_rows(path)
-  placed = [(f'{path}:{number}', row) for number, row in rows]
-  if not placed:
-    raise errors.refuse(path, 'has no rows', 'give one prompt per line')
-  return encode_prompts(placed, config, tokenizer)
-
-
-def encode_prompts(
-  rows: Iterable[tuple[str, dict[str, Any]]],
-  config: ConfigDict,
-  tokenizer: Tokenizer,
-) -> list[np.ndarray]:
-  """Returns token ids of prompts, as read_prompts does.
-
-  Args:
-    rows: (place for messages, row with `prompt` or `messages`).
-    config: validated, except for data.train.
-    tokenizer: the model's.
-  """
-  records = [_prompt_record(row, where) for where, row in rows]
+  records = [
+    _prompt_record(row, f'{path}:{number}')
+    for number, row in files.read_rows(path)
+  ]
   options = encode_options(config, tokenizer, (1.0,))
   # Records are encoded as demonstrations with a dummy answer: no limit cuts
   # them, and no prompt is dropped in silence.
@@ -140,6 +124,8 @@ def encode_prompts(
     strict=True,
   )
   encoded, _ = encode.encode_all(records, tokenizer, options)
+  if not encoded:
+    raise errors.refuse(path, 'has no rows', 'give one prompt per line')
   return [record.prompt for record in encoded]
 
 
@@ -234,9 +220,7 @@ def _encode(
   return _Encoded(*done, folder, list(names))
 
 
-def open_source(
-  config: ConfigDict, name: str, log: Callable[[str], None] = print
-) -> sources.Source:
+def open_source(config, name: str, log) -> sources.Source:
   """An embedded set by its name, else the files or data set of that name."""
   if name in synthetic.EMBEDDED:
     # Not config.seed: the data stays the same over seeds of training.

@@ -11,7 +11,7 @@ nothing.
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +41,7 @@ _TEXT_KEYS = (
   'data.allow_control_tokens',
   'data.chat_template',
   'data.template_args',
+  'data.template_date',
   'data.use_chat_template',
   'precision.compute',
   'precision.head_chunk',
@@ -166,12 +167,11 @@ class Policy:
       if not knob.rule.holds(value):
         raise rules.refused(f'sample.{name}', value, knob.rule)
       config.sample[name] = value
-    rows = [
-      (f'prompts[{i}]', {'prompt': prompt})
-      for i, prompt in enumerate([prompts] if _is_one(prompts) else prompts)
-    ]
-    ids = datasets.encode_prompts(rows, config, self.tokenizer)
-    opened = _Opened(config, self.inputs, self.model, self.mesh)
+    prompts = [prompts] if _is_one(prompts) else list(prompts)
+    # A dummy answer marks where the answer begins.
+    records = self._encode(prompts, ['x'] * len(prompts), 'prompts')
+    ids = [record.prompt for record in records]
+    opened = _Opened(config, self.inputs, self.model, self.mesh, self._score)
     sample.check_lengths(opened, ids)
     sampler = sample.make_sampler(opened)
     # Compiled for a number of tokens; every other option is traced.
@@ -180,10 +180,12 @@ class Policy:
     sampler = sampler._replace(generate=self._generate[size])
     return sample.sample(sampler, self.params, ids, config.sample.num_samples)
 
-  def _encode(self, prompts, completions) -> list[EncodedRecord]:
-    """Records of one completion each."""
+  def _encode(
+    self, prompts, completions, where: str = 'completions'
+  ) -> list[EncodedRecord]:
+    """Records of one completion each; `where` names the list for messages."""
     records = [
-      _record(prompt, completion, f'completions[{i}]')
+      _record(prompt, completion, f'{where}[{i}]')
       for i, (prompt, completion) in enumerate(zip(prompts, completions))
     ]
     options = datasets.encode_options(self.config, self.tokenizer, (1.0,))
@@ -215,6 +217,7 @@ class _Opened(NamedTuple):
   inputs: _Inputs
   model: Any
   mesh: jax.sharding.Mesh
+  score: Callable[..., Any]  # jitted (params, rows, C) -> CompletionScores
 
 
 def open_policy(
