@@ -167,10 +167,11 @@ class Policy:
       if not knob.rule.holds(value):
         raise rules.refused(f'sample.{name}', value, knob.rule)
       config.sample[name] = value
-    prompts = [prompts] if _is_one(prompts) else list(prompts)
-    # A dummy answer marks where the answer begins.
-    records = self._encode(prompts, ['x'] * len(prompts), 'prompts')
-    ids = [record.prompt for record in records]
+    rows = [
+      (f'prompts[{i}]', {'prompt': prompt})
+      for i, prompt in enumerate([prompts] if _is_one(prompts) else prompts)
+    ]
+    ids = datasets.encode_prompts(rows, config, self.tokenizer)
     opened = _Opened(config, self.inputs, self.model, self.mesh, self._score)
     sample.check_lengths(opened, ids)
     sampler = sample.make_sampler(opened)
@@ -180,12 +181,10 @@ class Policy:
     sampler = sampler._replace(generate=self._generate[size])
     return sample.sample(sampler, self.params, ids, config.sample.num_samples)
 
-  def _encode(
-    self, prompts, completions, where: str = 'completions'
-  ) -> list[EncodedRecord]:
-    """Records of one completion each; `where` names the list for messages."""
+  def _encode(self, prompts, completions) -> list[EncodedRecord]:
+    """Records of one completion each."""
     records = [
-      _record(prompt, completion, f'{where}[{i}]')
+      _record(prompt, completion, f'completions[{i}]')
       for i, (prompt, completion) in enumerate(zip(prompts, completions))
     ]
     options = datasets.encode_options(self.config, self.tokenizer, (1.0,))
