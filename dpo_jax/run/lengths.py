@@ -65,7 +65,7 @@ def measure(config: ConfigDict, limit: int = 20_000) -> Lengths:
   options = options._replace(max_length=_UNCUT, prompt_max_length=None)
   names = config_lib.source_names(config.data.train)
   records = itertools.chain.from_iterable(
-    datasets.open_source(config, name).records() for name in names
+    datasets.open_source(config, name, print).records() for name in names
   )
   ledger = Ledger()
   first = itertools.islice(records, limit)

@@ -11,7 +11,7 @@ nothing.
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +41,7 @@ _TEXT_KEYS = (
   'data.allow_control_tokens',
   'data.chat_template',
   'data.template_args',
+  'data.template_date',
   'data.use_chat_template',
   'precision.compute',
   'precision.head_chunk',
@@ -171,7 +172,7 @@ class Policy:
       for i, prompt in enumerate([prompts] if _is_one(prompts) else prompts)
     ]
     ids = datasets.encode_prompts(rows, config, self.tokenizer)
-    opened = _Opened(config, self.inputs, self.model, self.mesh)
+    opened = _Opened(config, self.inputs, self.model, self.mesh, self._score)
     sample.check_lengths(opened, ids)
     sampler = sample.make_sampler(opened)
     # Compiled for a number of tokens; every other option is traced.
@@ -215,6 +216,7 @@ class _Opened(NamedTuple):
   inputs: _Inputs
   model: Any
   mesh: jax.sharding.Mesh
+  score: Callable[..., Any]  # jitted (params, rows, C) -> CompletionScores
 
 
 def open_policy(
