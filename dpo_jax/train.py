@@ -15,18 +15,18 @@ import jax
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
-from dpo_jax import errors
 from dpo_jax import metrics as metrics_lib
-from dpo_jax.run import bookkeeping, evaluate, finite, sample, weights
+from dpo_jax.run import bookkeeping, evaluate, finite, sample
 from dpo_jax.run import fork as forks
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import plan as plan_lib
 from dpo_jax.run import reference as reference_lib
 from dpo_jax.run import session as sessions
+from dpo_jax.run import start as starts
 from dpo_jax.run.preemption import Preempted
 from dpo_jax.storage import checkpoints, state_items, writers
 from dpo_jax.storage.run_dir import RunDir
-from dpo_jax.types import Frozen, Params, TrainState
+from dpo_jax.types import Frozen, TrainState
 
 
 class Pending(NamedTuple):
@@ -78,13 +78,12 @@ def main(config: ConfigDict, workdir: str, fork: str = '') -> int:
   origin, is_new = forks.open_fork(fork, directory, config)
   # A finished run is recognised before data or weights are read.
   if is_run and directory.is_done(resolved):
-    print(f'{workdir}: this run is done: {_words(directory.done_facts())}')
+    facts = bookkeeping.result(directory.done_facts())
+    print(f'{workdir}: this run is done: {facts}')
     return 0
+  first = origin.directory if is_new else None
   with sessions.open_workdir(
-    config,
-    workdir,
-    trains=True,
-    origin=origin.directory if is_new else None,
+    config, workdir, trains=True, origin=first
   ) as session:
     return _train(session, origin)
 
@@ -99,10 +98,10 @@ def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
     trained = bookkeeping.TrainedCounts(len(job.inputs.train.store))
     is_forked = origin is not None and not saved.steps()
     if is_forked:
-      state, moved, start = _start_fork(session, origin, trained)
+      state, moved, start = starts.from_fork(session, origin, trained)
       origin = origin._replace(num_prompts=int(trained.counts.sum()))
     else:
-      state, moved, start = _start(session, saved, trained)
+      state, moved, start = starts.from_own(session, saved, trained)
     # In mode 'cache' the job comes back with the reference's scores.
     job, reference = reference_lib.prepare(
       job, directory.cache_dir, poll, moved
@@ -206,12 +205,9 @@ def _report(run: Run, pending: Pending | None) -> None:
   if not all(map(math.isfinite, metrics.values())):
     # Written all the same: the last line shows how the run diverged.
     run.writer.write(pending.step, 'train', metrics)
-    finite.check_metrics(
-      f'step {pending.step}',
-      metrics,
-      f'{finite.TOO_FAST}, or look at the records of this batch: '
-      f'{_uids(run, pending.plan)}',
-    )
+    records = f'the records of this batch: {_uids(run, pending.plan)}'
+    fix = f'{finite.TOO_FAST}, or look at {records}'
+    finite.check_metrics(f'step {pending.step}', metrics, fix)
   plan = pending.plan
   # Slots are the positions of all rows, padding included.
   slots = run.job.train_plan.microbatches * plan.num_rows
@@ -240,9 +236,9 @@ def _evaluate(
   )
   run.rates.since_last()  # evaluation does not count as training time
   run.writer.write(step, 'eval', metrics)
-  if not all(map(math.isfinite, metrics.values())):
-    fix = finite.cause(step, state.params, reference, run.job.config)
-    finite.check_metrics(f'step {step}, held out', metrics, fix)
+  finite.check_evaluation(
+    step, metrics, state.params, reference, run.job.config
+  )
   if run.sampler:
     _sample(run, state, reference, step)
   if step in (0, run.job.num_steps):
@@ -295,67 +291,13 @@ def _save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   run.saved.save(step, items, meta)
 
 
-def _start(
-  session: sessions.Session, saved, trained
-) -> tuple[TrainState, Params | None, int]:
-  """Returns (state, the moved reference's weights or None, step).
-
-  They come from the newest sound checkpoint, else they are the initial ones.
-  """
-  job = session.job
-  if saved.steps():
-    sessions.look_at_weights(session)
-  restored = saved.restore_latest(_abstract_items(job, trained))
-  if restored is None:
-    return job_lib.initial_state(job, weights.initial(job)), None, 0
-  sessions.check_maker(session, restored)
-  print(f'continuing from step {restored.step} of {job.num_steps}')
-  return _take_up(restored, trained)
-
-
-def _start_fork(
-  session: sessions.Session, origin: forks.Fork, trained
-) -> tuple[TrainState, Params | None, int]:
-  """As `_start`, from a step of another run."""
-  job, run = session.job, origin.directory
-  if origin.step >= job.num_steps:
-    raise errors.refuse(
-      'config.train.num_steps',
-      f'{job.num_steps} updates are done at step {origin.step} of {origin.run}',
-      'a larger number, or an earlier step: --fork=RUN@STEP',
-    )
-  sessions.look_at_weights(session)
-  with checkpoints.Checkpoints(run.checkpoints) as saved:
-    restored = saved.restore(origin.step, _abstract_items(job, trained))
-  sessions.check_maker(session, restored, run)
-  print(forks.describe(origin))
-  return _take_up(restored, trained)
-
-
-def _abstract_items(job: job_lib.Job, trained) -> dict[str, Any]:
-  """The items of a checkpoint of this job, as shapes."""
-  moves = job.weights.abstract if job.reference_every else None
-  return state_items.items_of(job.abstract, trained.counts, moves)
-
-
-def _take_up(restored, trained) -> tuple[TrainState, Params | None, int]:
-  """State, moved reference and step of a checkpoint; sets the counts."""
-  state, trained.counts, moved = state_items.state_of(restored.items)
-  trained.num_tokens = restored.meta['num_tokens']
-  return state, moved, restored.step
-
-
 def _finish(run: Run, evaluation: dict[str, float]) -> int:
   """Verifies the last checkpoint, closes the ledger, marks the run as done."""
   job, inputs = run.job, run.job.inputs
   step = run.saved.verify_latest()
-  origin = run.origin
-  num_updates = job.num_steps - (origin.step if origin else 0)
-  num_prompts = num_updates * job.train_plan.batch_size
   problems = run.trained.problems(
     inputs.train.indices,
-    num_prompts + (origin.num_prompts if origin else 0),
-    same_order=origin is None or origin.same_order,
+    *forks.planned(run.origin, job.num_steps, job.train_plan.batch_size),
   )
   closed, unbalanced = bookkeeping.close_ledger(
     inputs.ledger['train'], run.trained, inputs.train.indices
@@ -368,7 +310,7 @@ def _finish(run: Run, evaluation: dict[str, float]) -> int:
   run.directory.mark_done(
     step=step, ledger=inputs.ledger | {'train': closed}, eval=evaluation
   )
-  print(f'done: {_words({"step": step, "eval": evaluation})}')
+  print(f'done: {bookkeeping.result({"step": step, "eval": evaluation})}')
   return 0
 
 
@@ -380,11 +322,3 @@ def _uids(run: Run, plan) -> str:
 
 def _is_due(step: int, every: float) -> bool:
   return every > 0 and step % every == 0
-
-
-def _words(facts: dict[str, Any]) -> str:
-  """The step and the held-out metrics of a run, in one line."""
-  shown = ('loss', 'rewards/accuracies', 'rewards/margins')
-  metrics = facts.get('eval', {})
-  parts = [f'{k} {metrics[k]:.4f}' for k in shown if k in metrics]
-  return f'step {facts.get("step")}, held-out {", ".join(parts)}'
