@@ -75,7 +75,9 @@ def test_a_running_number_of_a_loss_is_tested_too(
   save = train._save
 
   def spoil(run, state, reference, step):
-    state = state._replace(loss_state={'m': jax.device_put(np.float32('nan'))})
+    state = state._replace(
+      loss_state={'m': jax.device_put(np.float32('nan'), state.step.sharding)}
+    )
     save(run, state, reference, step)
 
   monkeypatch.setattr(train, '_save', spoil)
