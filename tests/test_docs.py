@@ -1,7 +1,7 @@
 """README.md and docs/: every command runs, parses or says what it needs.
 
 The commands of README.md are executed, each training run with two updates;
-those of docs/extending.md are executed by test_extending_recipes.py. The others
+those of docs/extending.md are executed by test_extending.py. The others
 are parsed, and every file that they name is checked. A command that ends in
 `# needs ...` is marked: parsed, and never run. FILE.jsonl, FOLDER and the like
 are real names in the folder where the commands run.

@@ -1,107 +1,151 @@
-"""The recipe for a new loss, executed as it is written on a scratch copy."""
+"""docs/extending.md: each recipe, executed as it is written on a copy.
+
+A python block is appended to the file that is named before it, or is that new
+file. A text block goes to the head of the list that is named before it. A diff
+block is an edit in place. The commands of the bash block then succeed.
+"""
 
 import os
-import pathlib
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
 
+import pages
+import pytest
 import test_losses
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-DOCS = (ROOT / 'docs/losses.md').read_text(encoding='utf-8')
-
-
-def recipe():
-  """(step 1, step 2, commands) of the section `A loss` of docs/extending.md."""
-  page = ROOT / 'docs/extending.md'
-  text = (page if page.exists() else ROOT / 'README.md').read_text('utf-8')
-  heading = r'^#+ (?:A|Add a) loss\n(.*?)(?=^##|\Z)'
-  (section,) = re.findall(heading, text, re.DOTALL | re.MULTILINE)
-  parts = re.match(r'\s*1\. (.*?)\n2\. (.*?)\n(?=\S)(.*)', section, re.DOTALL)
-  return parts.groups()
-
-
-def block(text, language):
-  """The code of the only block of a language."""
-  (code,) = re.findall(rf'```{language}\n(.*?)```', text, re.DOTALL)
-  return code
-
-
-def copy(folder):
-  """Copies what the recipe edits and runs, without compiled files."""
-  ignored = shutil.ignore_patterns('__pycache__')
-  for name in ('dpo_jax', 'docs', 'experiments', 'scripts', 'tests/losses'):
-    shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-  for name in ('pyproject.toml', 'tests/conftest.py'):
-    shutil.copy(ROOT / name, folder / name)
-
-
-def run(folder, command, code=0):
-  """The output of a command in the copy, whose dpo_jax it imports."""
-  done = subprocess.run(
-    command.split(' #')[0].replace('python', sys.executable, 1),
-    shell=True,
-    cwd=folder,
-    env=os.environ | {'PYTHONPATH': str(folder), 'PYTEST_ADDOPTS': '-rA'},
-    capture_output=True,
-    text=True,
-    check=False,
+PAGE = pages.TEXTS['extending.md']
+SECTIONS = dict(
+  re.findall(
+    r'^## (An? [^\n]+)\n(.*?)(?=^## |\Z)', PAGE, re.DOTALL | re.MULTILINE
   )
-  said = done.stdout + done.stderr
-  assert done.returncode == code, said[-3000:]
+)
+# Recipe -> (most files that it edits with its test, what its commands print).
+RECIPES = {
+  'A loss': (2, r'PASSED .*\[squared_margin'),
+  'An option': (2, r'PASSED .*\[sigmoid-max_ratio'),
+  'A metric': (2, r'kto .*\d\.\d{3} \|\n.* bco .*\d\.\d{3} \|\n'),
+  'An optimizer': (2, r'PASSED .*test_sgd'),
+  'A command': (2, r'--mode=count[\s\S]*step 0: 117,248 parameters'),
+  'A row format': (2, r'PASSED .*best_of'),
+  'A mesh axis': (3, r'replica=2, data=4, fsdp=1, tensor=1'),
+}
+BLOCK = re.compile(r'^ *```(\w+)\n(.*?)^ *```$', re.DOTALL | re.MULTILINE)
+
+
+def test_each_recipe_has_a_test():
+  assert list(SECTIONS) == list(RECIPES)
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_the_recipe_works(name, tmp_path):
+  said = follow(name, tmp_path)
+  assert re.search(RECIPES[name][1], said), said[-3000:]
+  if name == 'A loss':
+    check_the_loss(tmp_path, said)
+
+
+def follow(name, folder):
+  """What the commands of a recipe print, on a copy with the recipe's edits."""
+  copy(folder)
+  section, most_files = SECTIONS[name], RECIPES[name][0]
+  edited, said = set(), ''
+  for block in BLOCK.finditer(section):
+    language, code = block[1], textwrap.dedent(block[2])
+    if language == 'bash':
+      said += ''.join(run(folder, line) for line in code.splitlines())
+      continue
+    before = section[: block.start()]
+    file = re.findall(r'`([\w/]+\.py)`', before)[-1]
+    edited.add(file)
+    path = folder / file
+    old = path.read_text() if path.exists() else ''
+    if language == 'text':
+      list_name = re.findall(r'`([A-Z]+)` of\s+`', before)[-1]
+      path.write_text(with_entry(old, list_name, code))
+    elif language == 'diff':
+      path.write_text(patched(old, code))
+    else:
+      path.write_text(old + '\n\n' * bool(old) + code)
+  assert len(edited) <= most_files
   return said
 
 
 # A command line that chooses no loss, and code that prints its terms.
-RUN = (
+NO_LOSS = (
   '--config=experiments/quickstart.py:stage=sft,runlocal --workdir=runs/x '
   '--config.stage=dpo --config.reference.mode=params '
   '--config.loss.terms.nll=0'
 )
-PARSE = (
+TERMS = (
   'import sys; from dpo_jax import main; '
   'print(dict(main.parse(sys.argv[1:]).config.loss.terms))'
 )
 
 
-def test_the_recipe_adds_a_loss(tmp_path):
-  copy(tmp_path)
-  function, golden_row, rest = recipe()
-  file = tmp_path / re.search(r'`(dpo_jax/losses/\w+\.py)`', function)[1]
-  code = textwrap.dedent(block(function, 'python'))
-  name = re.search(r'^def (\w+)\(', code, re.MULTILINE)[1]
-  file.write_text(file.read_text() + '\n\n' + code)
-
-  list_name, path = re.search(
-    r'to `(\w+)` of\s+`([\w/.]+)`', golden_row
-  ).groups()
-  row = textwrap.dedent(block(golden_row, 'text'))
-  tests = tmp_path / path
-  before, head, after = tests.read_text().partition(f'\n{list_name} = [\n')
-  assert head, f'{path} has no list {list_name}'
-  tests.write_text(before + head + textwrap.indent(row, '  ') + after)
-
-  *_, tested = [
-    run(tmp_path, command)
-    for command in block(rest, 'bash').strip().splitlines()
-  ]
+def check_the_loss(folder, said):
+  """Its key, refusals, options, documentation and tests follow from it."""
+  name = 'squared_margin'
   # Its golden row, and each property of every loss.
   properties = dir(test_losses.TestEveryLoss)
   num_tests = 1 + sum(test.startswith('test_') for test in properties)
-  ids = re.findall(rf'PASSED .*\[{name}', tested)
-  assert len(ids) == num_tests >= 7, tested
-  assert f'| {name} | `' in (tmp_path / 'docs/losses.md').read_text()
-  assert f'| {name} | `' not in DOCS
-
-  key = re.search(r'`(--config\.\S+=1)`', rest)[1]
-  assert key == f'--config.loss.terms.{name}=1'
-  taken = run(
-    tmp_path, f'python -c "{PARSE}" {RUN} {key} --config.loss.wpo=True'
-  )
-  assert f"{{'{name}': 1.0}}" in taken
-  options = '--config.loss.label_smoothing=0.1'
-  refused = run(tmp_path, f'python -m dpo_jax.main {RUN} {key} {options}', 2)
+  ids = re.findall(rf'PASSED .*\[{name}', said)
+  assert len(ids) == num_tests >= 7, said
+  assert f'| {name} | `' in (folder / 'docs/losses.md').read_text()
+  assert f'| {name} | `' not in pages.TEXTS['losses.md']
+  key = f'--config.loss.terms.{name}=1'
+  assert f'`{key}`' in PAGE
+  taken = f'python -c "{TERMS}" {NO_LOSS} {key} --config.loss.wpo=True'
+  assert f"{{'{name}': 1.0}}" in run(folder, taken)
+  smoothed = f'{NO_LOSS} {key} --config.loss.label_smoothing=0.1'
+  refused = run(folder, f'python -m dpo_jax.main {smoothed}', code=2)
   assert f'0.1 is used by no chosen loss ({name}); fix: ' in refused
+
+
+def copy(folder):
+  """Copies what a recipe edits and runs, without compiled files."""
+  ignored = shutil.ignore_patterns('__pycache__')
+  for name in ('dpo_jax', 'docs', 'experiments', 'scripts', 'tests'):
+    shutil.copytree(pages.ROOT / name, folder / name, ignore=ignored)
+  shutil.copy(pages.ROOT / 'pyproject.toml', folder)
+
+
+def with_entry(text, name, entry):
+  """A module's text with an entry at the head of one of its lists."""
+  head = re.search(rf'^{name}\b.* = [\[({{]\n', text, re.MULTILINE)
+  assert head, f'no list {name}'
+  entry = textwrap.indent(entry, '  ')
+  return text[: head.end()] + entry + text[head.end() :]
+
+
+def patched(text, diff):
+  """A module's text after an edit; its old lines are there exactly once."""
+  lines = diff.splitlines(keepends=True)
+  old = ''.join(line[1:] for line in lines if line[0] != '+')
+  new = ''.join(line[1:] for line in lines if line[0] != '-')
+  assert f'\n{text}'.count(f'\n{old}') == 1, old
+  return f'\n{text}'.replace(f'\n{old}', f'\n{new}')[1:]
+
+
+def run(folder, command, code=0):
+  """The output of a command in the copy, whose dpo_jax it imports."""
+  environment = os.environ | {
+    'PYTHONPATH': str(folder),
+    'PYTEST_ADDOPTS': '-rA',
+  }
+  if 'pytest' not in command:  # one device compiles in half the time
+    environment['XLA_FLAGS'] = environment['XLA_FLAGS'].replace('=8', '=1')
+  done = subprocess.run(
+    command.partition(' #')[0].replace('python', sys.executable, 1),
+    shell=True,
+    cwd=folder,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  said = done.stdout + done.stderr
+  assert done.returncode == code, f'{command}\n{said[-3000:]}'
+  return said
