@@ -8,7 +8,14 @@ data is known to be good.
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Collection,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +35,7 @@ from dpo_jax.storage import reference_cache, token_store
 from dpo_jax.types import Comparison, PreferenceRecord
 
 _NUM_SYNTHETIC = 4096  # prompts
+_USES = {'train': 'to train on', 'eval': 'held out'}
 
 
 class Part(NamedTuple):
@@ -40,10 +48,10 @@ class Part(NamedTuple):
 
 
 class Data(NamedTuple):
-  """Records to train on and to evaluate."""
+  """Records to train on and to evaluate; None = that part is not read."""
 
-  train: Part
-  evaluation: Part
+  train: Part | None
+  evaluation: Part | None
   ledger: dict[str, dict[str, Any]]  # where each row of the sources went
 
 
@@ -53,6 +61,9 @@ def read(
   cache_dir: pathlib.Path,
   log: Callable[[str], None] = print,
   poll: Callable[[], None] = lambda: None,
+  parts: Collection[str] = ('train', 'eval'),
+  check: Callable[[str, length_table.LengthTable, np.ndarray], None]
+  | None = None,
 ) -> Data:
   """Reads, encodes and splits what config.data names.
 
@@ -62,32 +73,51 @@ def read(
     cache_dir: folder of the token cache, unless config.data.cache_dir is set.
     log: takes one line of text.
     poll: raises to stop.
+    parts: those that are wanted, of 'train' and 'eval'. Held-out records of
+      the training data are read with it.
+    check: called with 'train' or 'eval', the table of its source's records and
+      the indices of its own; raises to refuse them.
 
   Raises:
     InputError: the first thing that cannot be used.
   """
+  if not parts:
+    return Data(None, None, {})
   cache = pathlib.Path(config.data.cache_dir or cache_dir)
   encode_part = functools.partial(
     _encode, config, tokenizer, cache, log=log, poll=poll
   )
-  names = config_lib.source_names(config.data.train)
-  train = encode_part('train', names, config_lib.proportions(config))
-  ledger = {'train': dict(train.ledger)}
-  if config.data.eval == 'split':
-    evaluation = train
-    indices = _split(config, train, ledger['train'], log)
-  else:
+  read, indices, ledger = {}, {}, {}
+  is_split = config.data.eval == 'split'
+  if 'train' in parts or is_split:
+    names = config_lib.source_names(config.data.train)
+    read['train'] = encode_part('train', names, config_lib.proportions(config))
+    ledger['train'] = dict(read['train'].ledger)
+    indices['train'] = np.arange(len(read['train'].records))
+  if is_split:
+    read['eval'] = read['train']
+    indices['train'], indices['eval'] = _split(
+      config, read['train'], ledger['train'], log
+    )
+  elif 'eval' in parts:
     names = config_lib.source_names(config.data.eval)
-    evaluation = encode_part('eval', names, (1.0,) * len(names))
-    ledger['eval'] = dict(evaluation.ledger)
+    read['eval'] = encode_part('eval', names, (1.0,) * len(names))
+    ledger['eval'] = dict(read['eval'].ledger)
     limit = config.eval.max_comparisons
-    indices = np.arange(len(train.records)), _first(evaluation.table, limit)
-  log(f'prompts: {len(indices[0])} to train on, {len(indices[1])} held out')
-  _check_losses(config, {'train': train, 'eval': evaluation}, indices)
+    indices['eval'] = _first(read['eval'].table, limit)
+  counts = {use: len(indices[use]) for use in read}
+  log('prompts: ' + ', '.join(f'{n} {_USES[u]}' for u, n in counts.items()))
+  _check_losses(config, read, indices)
+  for use, part in read.items():
+    if check:
+      check(use, part.table, indices[use])
   # Everything is known to be good: only now is anything written.
-  store = train.store()
-  eval_store = store if evaluation is train else evaluation.store()
-  return Data(Part(store, indices[0]), Part(eval_store, indices[1]), ledger)
+  stores = {}
+  for use, part in read.items():
+    is_same = use == 'eval' and is_split
+    stores[use] = stores['train'] if is_same else part.store()
+  done = {use: Part(stores[use], indices[use]) for use in parts}
+  return Data(done.get('train'), done.get('eval'), ledger)
 
 
 def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
@@ -244,15 +274,18 @@ def _first(table: length_table.LengthTable, max_comparisons: int):
   return np.arange(max(1, int((counts <= max_comparisons).sum())))
 
 
-def _check_losses(config, parts: dict[str, _Encoded], indices) -> None:
+def _check_losses(
+  config, parts: dict[str, _Encoded], indices: dict[str, np.ndarray]
+) -> None:
   """Refuses data that a chosen loss cannot be computed from."""
   known = catalogue.read()
   chosen = {name: known[name] for name in config_lib.loss_terms(config)}
-  if any('mismatched' in loss.needs for loss in chosen.values()):
+  is_mismatched = any('mismatched' in loss.needs for loss in chosen.values())
+  if is_mismatched and 'train' in parts:
     size = config.train.batch_size
-    mismatch.check(parts['train'].table, indices[0], size)
-  for (use, part), own in zip(parts.items(), indices):
-    columns = length_table.columns(part.table, own)
+    mismatch.check(parts['train'].table, indices['train'], size)
+  for use, part in parts.items():
+    columns = length_table.columns(part.table, indices[use])
     loss_rules.check_data(chosen, columns, f'config.data.{use}')
 
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from ml_collections.config_dict import ConfigDict
 
+from dpo_jax import config as config_lib
 from dpo_jax import metrics as metrics_lib
 from dpo_jax.metrics import Examples, Mean
 from dpo_jax.run import job as job_lib
@@ -28,7 +29,8 @@ def main(config: ConfigDict, workdir: str) -> int:
 
   Prints the metrics and writes per_example/evaluate.npz.
   """
-  with sessions.open_workdir(config, workdir) as session:
+  parts = config_lib.parts_read(config, 'evaluate')
+  with sessions.open_workdir(config, workdir, parts=parts) as session:
     job = session.job
     more = {'loss_state': job.abstract.loss_state}
     if job.reference_every:

@@ -5,8 +5,9 @@ input is refused first. Writes nothing but the token cache, and that only once
 all of it is known to be good.
 """
 
+import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from ml_collections.config_dict import ConfigDict
@@ -17,7 +18,7 @@ from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.models import adapter_spec, presets
 from dpo_jax.models.adapter_spec import AdapterSpec
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.run import datasets
+from dpo_jax.run import datasets, positions
 from dpo_jax.run.datasets import Part
 from dpo_jax.storage import initial_weights, peft_checkpoint
 
@@ -26,8 +27,8 @@ class Inputs(NamedTuple):
   """What a run reads."""
 
   tokenizer: Tokenizer
-  train: Part
-  evaluation: Part
+  train: Part | None  # None = a part that the command does not read
+  evaluation: Part | None
   ledger: dict[str, dict[str, Any]]  # where each row of the sources went
   model: DecoderConfig
   adapter: AdapterSpec | None  # None = all weights are trained
@@ -40,6 +41,7 @@ def read(
   cache_dir: pathlib.Path,
   log: Callable[[str], None] = print,
   poll: Callable[[], None] = lambda: None,
+  parts: Collection[str] = ('train', 'eval'),
 ) -> Inputs:
   """Reads and checks everything that the config names.
 
@@ -48,6 +50,7 @@ def read(
     cache_dir: folder of the token cache; the same content is encoded once.
     log: takes one line of text.
     poll: raises to stop.
+    parts: those of the data that are wanted, of 'train' and 'eval'.
 
   Raises:
     InputError: the first thing that cannot be used.
@@ -57,7 +60,15 @@ def read(
   )
   model = _read_model(config, tokenizer)
   adapter = _read_adapter(config, model)
-  data = datasets.read(config, tokenizer, cache_dir, log, poll)
+  data = datasets.read(
+    config,
+    tokenizer,
+    cache_dir,
+    log,
+    poll,
+    parts,
+    functools.partial(positions.check_data, config, model, log),
+  )
   return Inputs(
     tokenizer,
     data.train,
@@ -66,12 +77,14 @@ def read(
     model=model,
     adapter=adapter,
     weights=config.model.init_from,
-    fingerprints={
-      'tokenizer': tokenizer.fingerprint,
-      'data': data.train.store.digest,
-      'eval_data': data.evaluation.store.digest,
-    },
+    fingerprints={'tokenizer': tokenizer.fingerprint} | _digests(data),
   )
+
+
+def _digests(data: datasets.Data) -> dict[str, str]:
+  """The digests of the parts that were read."""
+  parts = {'data': data.train, 'eval_data': data.evaluation}
+  return {name: part.store.digest for name, part in parts.items() if part}
 
 
 def _read_model(config: ConfigDict, tokenizer: Tokenizer) -> DecoderConfig:

@@ -102,7 +102,7 @@ def test_a_text_within_the_original_length_has_fixed_frequencies():
   ('rope', 'words'),
   [
     ({'rope_type': 'yarn', 'factor': -1.0}, 'factor = -1.0'),
-    ({'rope_type': 'yarn', 'truncate': 3}, 'truncate = 3'),
+    ({'rope_type': 'yarn', 'factor': 2.0, 'truncate': 3}, 'truncate = 3'),
     (
       {'rope_type': 'longrope', 'short_factor': [1.0] * 4},
       'long_factor = None',
