@@ -146,6 +146,21 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
   return [record.prompt for record in encoded]
 
 
+def read_template(name: str, tokenizer: Tokenizer) -> str | None:
+  """The source that config.data.chat_template names, if any."""
+  named = tokenizer.chat_templates
+  if not name or pathlib.Path(name).is_file():
+    return _read_text(name) if name else None
+  if name not in named:
+    raise errors.refuse(
+      'config.data.chat_template',
+      f'{name!r} is no file, and no template of tokenizer {tokenizer.name!r}',
+      'give a Jinja file, or one of its names: '
+      f'{", ".join(map(repr, named)) or "it has none"}',
+    )
+  return named[name]
+
+
 def _prompt_record(row: dict[str, Any], where: str) -> PreferenceRecord:
   """A prompt with an answer that only stands where the answer begins."""
   key = 'prompt' if 'prompt' in row else 'messages'
@@ -319,7 +334,7 @@ def _encode_options(
     add_eos=data.add_eos,
     add_bos=data.add_bos,
     use_chat_template=data.use_chat_template == 'always',
-    chat_template=_read_template(data.chat_template, tokenizer),
+    chat_template=read_template(data.chat_template, tokenizer),
     template_args=config_lib.template_args(config),
     train_on=data.train_on,
     allow_control_tokens=data.allow_control_tokens,
@@ -351,21 +366,6 @@ def _log_unused(
   )
   if line:
     log(f'{use}: {line}')
-
-
-def _read_template(name: str, tokenizer: Tokenizer) -> str | None:
-  """The source that config.data.chat_template names, if any."""
-  named = tokenizer.chat_templates
-  if not name or pathlib.Path(name).is_file():
-    return _read_text(name) if name else None
-  if name not in named:
-    raise errors.refuse(
-      'config.data.chat_template',
-      f'{name!r} is no file, and no template of tokenizer {tokenizer.name!r}',
-      'give a Jinja file, or one of its names: '
-      f'{", ".join(map(repr, named)) or "it has none"}',
-    )
-  return named[name]
 
 
 def _read_text(name: str) -> str:

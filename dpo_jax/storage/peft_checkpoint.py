@@ -26,7 +26,7 @@ from dpo_jax import errors, tree
 from dpo_jax.models import adapter_spec, adapters, families
 from dpo_jax.models.adapter_spec import LINEARS, AdapterSpec
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.storage import files, hf_layout
+from dpo_jax.storage import files, hf_companions, hf_layout
 from dpo_jax.types import InputError, Params
 
 _CONFIG = 'adapter_config.json'
@@ -99,6 +99,7 @@ def save(
   spec: AdapterSpec,
   *,
   base: str = '',
+  companions: hf_companions.Companions = hf_companions.NONE,
 ) -> None:
   """Writes a folder that PEFT loads over the base, whole or not at all.
 
@@ -108,6 +109,7 @@ def save(
     config: the base's shape; its family names the modules.
     spec: rank, scale and targets of the adapter.
     base: folder in which PEFT will find the base; '' = unknown.
+    companions: tokenizer, stops and chat templates that go along.
 
   Raises:
     InputError: the folder is taken or cannot be written.
@@ -124,6 +126,7 @@ def save(
       tensors[_NAME.format(module=name, factor='A')] = a
       tensors[_NAME.format(module=name, factor='B')] = b
   with files.storage_errors(folder), files.whole_folder(folder) as beside:
+    hf_companions.write(beside, companions)
     files.write_json(beside / _CONFIG, _peft_config(config, spec, base))
     safetensors.numpy.save_file(tensors, beside / _TENSORS, {'format': 'pt'})
 
