@@ -225,6 +225,12 @@ def _check_model(config: ConfigDict) -> None:
       f'{model.vocab_size} is not used with model.init_from',
       'leave it 0',
     )
+  if model.add_rows and not model.init_from:
+    raise errors.refuse(
+      'config.model.add_rows',
+      'True is used with model.init_from only',
+      'leave it out: a preset has a row per token',
+    )
   if not config.tokenizer and not model.init_from:
     raise errors.refuse(
       'config.tokenizer',

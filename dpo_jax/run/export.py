@@ -11,6 +11,7 @@ import jax
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
+from dpo_jax import errors
 from dpo_jax.run import chat_templates, sample, weights
 from dpo_jax.run import session as sessions
 from dpo_jax.storage import (
@@ -27,6 +28,7 @@ def main(config: ConfigDict, workdir: str, export_to: str) -> int:
   parts = config_lib.parts_read(config, 'export')
   with sessions.open_workdir(config, workdir, parts=parts) as session:
     inputs = session.job.inputs
+    _check_base(config, inputs)
     companions = _companions(config, inputs)
     policy = sessions.newest_policy(session)
     if config.adapter.export == 'peft':
@@ -48,6 +50,19 @@ def main(config: ConfigDict, workdir: str, export_to: str) -> int:
   print(f'{export_to}: the {what} of step {policy.step}')
   print(f'{export_to}: {_words(companions, inputs.tokenizer)}')
   return 0
+
+
+def _check_base(config: ConfigDict, inputs) -> None:
+  """Refuses an adapter on a base that has rows which its folder lacks."""
+  if config.adapter.export != 'peft' or not inputs.weights:
+    return
+  if initial_weights.read_config(inputs.weights) != inputs.model:
+    raise errors.refuse(
+      'config.adapter.export',
+      f"'peft' writes no rows of embeddings, and model.add_rows gave the base "
+      f'{inputs.weights} more of them',
+      "use 'merged'",
+    )
 
 
 def _companions(config: ConfigDict, inputs) -> Companions:

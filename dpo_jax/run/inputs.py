@@ -5,6 +5,7 @@ input is refused first. Writes nothing but the token cache, and that only once
 all of it is known to be good.
 """
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Collection
@@ -92,16 +93,23 @@ def _read_model(config: ConfigDict, tokenizer: Tokenizer) -> DecoderConfig:
   if config.model.init_from:
     model = initial_weights.read_config(config.model.init_from)
     initial_weights.check(config.model.init_from, model)
+    if config.model.add_rows:
+      size = max(model.vocab_size, tokenizer.vocab_size)
+      model = dataclasses.replace(model, vocab_size=size)
   else:
     size = config.model.vocab_size or tokenizer.vocab_size
     model = presets.get(config.model.preset, vocab_size=size)
   if tokenizer.vocab_size > model.vocab_size:
-    larger = '' if config.model.init_from else ', or a larger model.vocab_size'
+    larger = (
+      'set model.add_rows=True: a new token gets the mean of the table'
+      if config.model.init_from
+      else 'a larger model.vocab_size'
+    )
     raise errors.refuse(
       'config.tokenizer',
       f'{tokenizer.name!r} has {tokenizer.vocab_size} tokens, the model '
       f'{model.vocab_size}',
-      f'use the tokenizer that the model was trained with{larger}',
+      f'use the tokenizer that the model was trained with, or {larger}',
     )
   padded = config.model.init_from and tokenizer.vocab_size < model.vocab_size
   if padded and not config.model.allow_larger_vocab:
@@ -130,13 +138,7 @@ def _read_adapter(
   adapter = config.adapter
   if not adapter.rank:
     return None
-  spec = AdapterSpec(
-    rank=adapter.rank,
-    alpha=adapter.alpha,
-    targets=adapter_spec.select(adapter.targets, adapter_spec.linears(model)),
-    rslora=adapter.rslora,
-    zero=adapter.init.removesuffix('_zero'),
-  )
+  spec = adapter_spec.from_choices(adapter, model)
   if adapter.init_from:
     peft_checkpoint.check(adapter.init_from, model, spec)
   return spec
