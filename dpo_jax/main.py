@@ -5,10 +5,11 @@
   --config.KEY=VALUE         sets one key of the experiment, any number of times
   --mode=MODE                what to do; train is the default
 
-Comes in: arguments. Goes out: an exit code: 0; 2 and one line on stderr for
-bad input, before any device is touched and with nothing written; 1 if a metric
-was not finite; 128 plus its number after a signal. Holds no logic of its own:
-MODES names the functions that do the work.
+Comes in: arguments. Goes out: an exit code. 0: success. 1: a metric was not
+finite, or the ledger does not balance. 2: bad input, one line on stderr; wrong
+flags and keys are refused before a device is touched or a file is written.
+128 + n: stopped by signal n. Holds no logic of its own: MODES names the
+functions that do the work.
 """
 
 import importlib
@@ -29,15 +30,16 @@ from dpo_jax.types import InputError
 
 
 class Mode(NamedTuple):
-  """One --mode: the function that does it and the flags that it takes."""
+  """One --mode: its function, its flags, and what it cannot work with."""
 
-  module: str  # imported on use (jax takes seconds); has main(config, workdir,
-  # **flags) -> exit code
+  # Has `main(config, workdir, **flags) -> exit code`. A name, because importing
+  # jax takes seconds: a refusal must not wait for it.
+  module: str
   what: str  # for --help
   flags: tuple[str, ...] = ()  # besides --config and --workdir
   needs: tuple[str, ...] = ('config', 'workdir')  # flags that must be given
-  excludes: tuple[tuple[str, Any, str], ...] = ()  # (config key, value that
-  # leaves nothing to do, value to use)
+  # (config key, value with which the mode has nothing to do, value to use)
+  excludes: tuple[tuple[str, Any, str], ...] = ()
 
 
 MODES = {
@@ -66,7 +68,7 @@ MODES = {
     needs=('config', 'workdir', 'export_to'),
   ),
 }
-# Flags of single modes: {name: for --help}.
+# Flags of single modes: {name: text for --help}.
 _MODE_FLAGS = {
   'export_to': 'DIR, the folder to write',
   'plan_devices': 'N, for so many devices in place of these',
@@ -76,7 +78,7 @@ _CONTINUE = 'the same command, given again, continues the run'
 
 
 class Command(NamedTuple):
-  """A command line that has been read and found possible."""
+  """A command line after all checks."""
 
   mode: str  # one of MODES
   config: ConfigDict  # locked and validated
@@ -94,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit code.
   """
   argv = sys.argv[1:] if argv is None else argv
+  # Only the expected ends of a command are caught: a bug keeps its traceback.
   try:
     if '--help' in argv or '-h' in argv:
       print(_help())
@@ -121,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str]) -> Command:
-  """Reads and checks a command line; InputError for anything wrong in it."""
+  """Reads and checks a command line; raises InputError for any mistake."""
   given, overrides = {}, []
   for name, value in _pairs(argv):
     if name.startswith('config.'):
@@ -143,6 +146,7 @@ def parse(argv: Sequence[str]) -> Command:
     else:
       given[name] = value
   mode = given.get('mode', 'train')
+  # Flags are checked before the code of the experiment file runs.
   _check_flags(mode, given)
   config = config_lib.load(given['config'], _with_values(overrides))
   config_lib.validate(config)
@@ -166,7 +170,7 @@ def _function(mode: str):
 
 
 def _help() -> str:
-  """The module's first part, the modes and their flags."""
+  """The head of this module's docstring, the modes and their flags."""
   lines = [__doc__.partition('\n\nComes in: ')[0], '']
   for name, mode in MODES.items():
     lines.append(f'  --mode={name:<22}{mode.what}')
@@ -176,7 +180,10 @@ def _help() -> str:
 
 
 def _pairs(argv: Sequence[str]):
-  """Yields (name, value) of `--name=value`, `--name value` and `--name`."""
+  """Yields (name, value) of `--name=value`, `--name value` and `--name`.
+
+  The value of a bare `--name` is None.
+  """
   words = list(argv)
   while words:
     word = words.pop(0)
@@ -188,6 +195,8 @@ def _pairs(argv: Sequence[str]):
         'write --name=value, quoted as a whole if the value has spaces',
       )
     name, value = match.groups()
+    # A word after a bare flag is its value, unless it is a flag too. A negative
+    # number is a value: no letter follows its dash.
     if value is None and words and not re.match(r'--?[A-Za-z_]', words[0]):
       value = words.pop(0)
     yield name, value
@@ -233,8 +242,8 @@ def _check_plan_devices(text: str) -> None:
 
 
 def _check_folder(flag: str, folder: str) -> None:
-  """Refuses a folder that can neither be written in nor be made."""
-  nearest = os.path.abspath(folder)  # the nearest parent that exists
+  """Refuses a folder that cannot be made or written to."""
+  nearest = os.path.abspath(folder)  # then its nearest parent that exists
   while not os.path.lexists(nearest):
     nearest = os.path.dirname(nearest)
   if not os.path.isdir(nearest):
@@ -249,7 +258,7 @@ def _check_folder(flag: str, folder: str) -> None:
 
 
 def _with_values(overrides):
-  """A bool may be given as `--config.data.strict`; all else needs a value."""
+  """Yields overrides: a bare bool key is True, any other needs a value."""
   known = config_rules.flatten(config_lib.base())
   for key, value in overrides:
     if value is None and isinstance(known.get(key), bool):
@@ -262,7 +271,7 @@ def _with_values(overrides):
 
 
 def _printable(text: str) -> str:
-  """One line, whatever the arguments held."""
+  """The text in one line: control characters of arguments are escaped."""
   return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 

@@ -5,7 +5,7 @@ out: weighted sums that carry their own counts and add up over batches, their
 means under TRL's names, and the values of every comparison. Logs nothing.
 
 A metric is one entry of `preference_sums` (a value per comparison) and, if it
-is defined there, of `label_sums` (a value per labelled completion).
+is defined for single completions, one of `label_sums`.
 """
 
 import functools
@@ -23,10 +23,10 @@ from dpo_jax.types import Array
 
 
 class Mean(NamedTuple):
-  """A weighted mean before its division; adds up over batches by field."""
+  """A weighted mean before the division; two of them add up field by field."""
 
   total: Array  # sum of weight times value
-  count: Array  # sum of the weights; 0 = there is no mean
+  count: Array  # sum of the weights; 0 = no mean
 
 
 Sums = dict[str, Mean]  # by metric name
@@ -38,9 +38,9 @@ class Examples(NamedTuple):
   A weight of 0 marks padding.
   """
 
-  comparisons: dict[str, Array]  # [P]: PairScores' fields, loss and rewards
-  labelled: dict[str, Array]  # [C]: LabelledScores' fields, loss, reward;
-  # empty unless a loss reads labels
+  comparisons: dict[str, Array]  # [P]: fields of PairScores, loss, rewards
+  # [C]: fields of LabelledScores, loss, reward; {} unless a loss reads labels.
+  labelled: dict[str, Array]
 
 
 def score_sums(
@@ -50,18 +50,21 @@ def score_sums(
   batch: types.Batch,
   hyper: Mapping[str, Array],
 ) -> Sums:
-  """Sums of every metric that these scores allow.
+  """Returns the sums of every metric that these scores allow.
 
   Args:
-    objective: the losses; its reward decides what `rewards/...` means.
+    objective: the losses; `objective.reward` decides what `rewards/...` means.
     policy: scores of the whole batch [C].
     reference: the reference's scores [C], or None.
     batch: the batch.
     hyper: as in Objective.
   """
+  # All numbers stay on the device: the loop reads them a step later.
   pairs = objective.pairs(policy, reference, batch, hyper)
   if objective.reward == 'none':
     return likelihood_sums(pairs)
+  # Without a reference the pairs hold zeros in its place; `kl` and
+  # `displacement` of those would look like numbers.
   has_reference = reference is not None
   sums = preference_sums(
     pairs, *_pair_rewards(objective, pairs, hyper), has_reference=has_reference
@@ -80,14 +83,14 @@ def preference_sums(
   *,
   has_reference: bool = True,
 ) -> Sums:
-  """Sums over comparisons.
+  """Returns sums over comparisons.
 
   `kl` is `-mean(log pi - log ref)` over chosen and rejected answers: an
   unbiased estimate of KL(ref || pi) per completion, in nats, if the reference
   sampled the answers; a signed drift otherwise. `displacement` is the share of
-  comparisons whose *chosen* answer became less likely than under the
-  reference: common, and no bug (arXiv:2402.13228, arXiv:2410.08847). Both are
-  absent without a reference.
+  comparisons whose *chosen* answer is less likely than under the reference:
+  common, and not a bug (arXiv:2402.13228, arXiv:2410.08847). Both are absent
+  without a reference.
 
   Args:
     pairs: scores of the comparisons, weight 0 = padding.
@@ -98,7 +101,8 @@ def preference_sums(
   values = {
     'rewards/chosen': chosen_rewards,
     'rewards/rejected': rejected_rewards,
-    # Strict wins, as in TRL: equal rewards (step 0) are none.
+    # Strict wins, as in TRL. At step 0 all rewards are equal, so the accuracy
+    # starts at 0 and not at 1/2.
     'rewards/accuracies': _as_float(chosen_rewards > rejected_rewards),
     'rewards/margins': chosen_rewards - rejected_rewards,
     'logps/rejected': pairs.policy_rejected,
@@ -112,7 +116,7 @@ def preference_sums(
 
 
 def likelihood_sums(pairs: PairScores) -> Sums:
-  """Sums that need neither a reference nor a rejected answer, as in SFT."""
+  """Returns the sums that need no reference and no rejected answer (SFT)."""
   values = {
     'logps/chosen': pairs.policy_chosen,
     'lengths/chosen': pairs.chosen_tokens,
@@ -121,17 +125,18 @@ def likelihood_sums(pairs: PairScores) -> Sums:
 
 
 def label_sums(completions: LabelledScores, rewards: Array) -> Sums:
-  """Sums over desirable (`chosen`) and undesirable (`rejected`) completions.
+  """Returns sums over desirable (`chosen`) and undesirable completions.
 
-  No completion faces a certain other one, so `rewards/accuracies` is the share
-  of all (desirable, undesirable) pairs of a batch that the rewards put in
-  order: 1/2 by chance, as for comparisons. `kl` and `displacement` are as in
-  `preference_sums`.
+  Undesirable ones are reported as `rejected`. No completion is compared with a
+  particular other one, so `rewards/accuracies` is the share of all (desirable,
+  undesirable) pairs of a batch that the rewards put in order: 1/2 by chance, as
+  for comparisons. `kl` and `displacement` are as in `preference_sums`.
 
   Args:
     completions: scores, weight 0 = padding.
     rewards: [E], see `implicit_reward`.
   """
+  # E completions: winners and losers of the comparisons, then labelled ones.
   good = completions.weight * completions.desirable
   bad = completions.weight - good
   ahead_EE = rewards[:, None] > rewards[None, :]
@@ -158,18 +163,19 @@ def label_sums(completions: LabelledScores, rewards: Array) -> Sums:
 
 
 def merge(paired: Sums, labelled: Sums) -> Sums:
-  """Takes the comparisons' sums if the batch has comparisons, else the labels'.
+  """Takes the comparison sums if there are comparisons, else the label sums.
 
-  So a loss of single completions reports on paired data what every other loss
-  does. The names are the union of both: a metric that is defined for
-  comparisons alone has count 0, hence no mean, where nothing is compared.
-  `rewards/margins` is left out: the completions of a batch were counted apart,
-  so `means` takes the difference of the two mean rewards.
+  On paired data a loss of single completions thus reports the same metrics as
+  every other loss. The names are the union of both: a metric that only
+  comparisons have gets count 0, hence no mean, if nothing is compared.
+  `rewards/margins` is left out: desirable and undesirable completions are
+  counted separately, so `means` takes the difference of the two mean rewards.
 
   Args:
-    paired: of `preference_sums`.
-    labelled: of `label_sums`.
+    paired: from `preference_sums`.
+    labelled: from `label_sums`.
   """
+  # A traced number, so a `where` and not a branch: both sums are computed.
   has_pairs = paired['rewards/chosen'].count > 0
   merged = paired | labelled
   for name in paired.keys() & labelled.keys():
@@ -186,8 +192,8 @@ def merge(paired: Sums, labelled: Sums) -> Sums:
 def means(metrics: Mapping[str, Any]) -> dict[str, Any]:
   """Divides every `Mean` by its count, on the host; scalars stay as they are.
 
-  A mean over nothing is absent. Where chosen and rejected rewards were counted
-  apart, `rewards/margins` is the difference of their means.
+  A mean over nothing is absent. If chosen and rejected rewards were counted
+  separately, `rewards/margins` is the difference of their means.
 
   Args:
     metrics: {name: a concrete Mean or scalar}, as numpy arrays or numbers.
@@ -211,7 +217,7 @@ def implicit_reward(
   num_tokens: Array,
   hyper: Mapping[str, Array],
 ) -> Array:
-  """The reward of completions that a loss trains, in units of its margin.
+  """Returns the implicit reward of completions, in the units of the margin.
 
   Args:
     name: one of records.REWARDS except 'none': `log_ratio` beta (log pi - log
@@ -220,7 +226,7 @@ def implicit_reward(
     policy: log pi, sums over tokens.
     reference: log ref, sums over tokens.
     num_tokens: |y|.
-    hyper: `beta` is read (1 if there is none) and `alpha`.
+    hyper: `beta` (default 1) and `alpha` are read.
 
   Returns:
     Rewards of the shape of `policy`.
@@ -243,10 +249,10 @@ def examples(
   hyper: Mapping[str, Array],
   state: LossState | None = None,
 ) -> Examples:
-  """Scores, rewards and loss of each comparison and labelled completion.
+  """Returns scores, rewards and loss per comparison and labelled completion.
 
-  What tables take their intervals from, and what any other loss can be
-  computed from later.
+  Tables compute their intervals from these values, and any other loss can be
+  computed from the scores later.
 
   Args:
     objective: the losses.
@@ -254,11 +260,11 @@ def examples(
     reference: the reference's scores [C], or None.
     batch: the batch.
     hyper: as in Objective.
-    state: the running numbers.
+    state: the running numbers of the losses.
 
   Returns:
-    Examples without a `loss` if the loss is no mean over comparisons (or over
-    labelled completions), and without rewards in SFT.
+    Examples. `loss` is absent if the loss is not a mean over comparisons (or
+    over labelled completions), rewards are absent in SFT.
     `labelled['mismatched_log_ratio']`, KTO's baseline, is that of the batch.
   """
   pairs = objective.pairs(policy, reference, batch, hyper)
@@ -272,12 +278,14 @@ def examples(
   if 'completions' not in objective.views:
     return Examples(comparisons, {})
   gathered = views.gather_labelled(policy, reference, batch)
+  # One number per batch, repeated so that every saved row is complete.
   baseline = gathered.mismatched_log_ratio
   gathered = gathered._replace(
     mismatched_log_ratio=jnp.broadcast_to(baseline, gathered.weight.shape)
   )
   reward = implicit_reward(objective.reward, *gathered[:3], hyper=hyper)
-  # First the winners and losers of the comparisons, then the labelled ones.
+  # The view holds P winners, P losers, then the labelled completions. Only the
+  # last part belongs here: `comparisons` has the rest.
   labelled = {
     name: values[2 * num_pairs :]
     for name, values in (_fields(gathered) | {'reward': reward}).items()
@@ -287,12 +295,12 @@ def examples(
 
 
 def _losses(objective, each, hyper, part: slice) -> dict[str, Array]:
-  """{'loss': the weighted sum of the terms' values}, or {} if there is none.
+  """{'loss': the weighted sum of the terms' values}, or {} if undefined.
 
-  A loss of completions gives a comparison both of its values. A loss that is
-  sorted over the batch, of lists, or divided by tokens has no value of its own
-  for a comparison; for a labelled completion, only a loss whose mean is over
-  all completions has one.
+  For a loss of completions, a comparison gets the sum of its two values. A loss
+  that sorts the batch, ranks lists or divides by tokens has no value per
+  comparison. A labelled completion has one only under a loss whose mean is over
+  all completions.
   """
   total, num_pairs = 0.0, part.stop
   for loss in objective.losses:
@@ -302,13 +310,14 @@ def _losses(objective, each, hyper, part: slice) -> dict[str, Array]:
       'lists',
     ):
       return {}
-    if num_pairs is None:  # the labelled completions
+    if num_pairs is None:  # `part` is the labelled completions
       if loss.normaliser != 'completions':
         return {}
       values = values[part]
     elif loss.view == 'completions':
       values = values[part] + values[num_pairs : 2 * num_pairs]
-      if loss.normaliser == 'completions':  # twice as many as comparisons
+      # Divided by completions, of which a comparison has two.
+      if loss.normaliser == 'completions':
         values = values / 2
     total = total + hyper[f'weight/{loss.name}'] * values
   return {'loss': total}
@@ -326,16 +335,18 @@ def _pair_rewards(objective, pairs, hyper) -> tuple[Array, Array]:
 
 
 def _fields(scores: NamedTuple) -> dict[str, Array]:
+  """The fields that are present, by name."""
   return {k: v for k, v in scores._asdict().items() if v is not None}
 
 
 def _weighted(weight: Array, values: Mapping[str, Array]) -> Sums:
+  """Sums of several values [P] or [E] with one weight."""
   count = jnp.sum(weight)
   return {name: Mean(_sum(weight, v), count) for name, v in values.items()}
 
 
 def _sum(weight, values):
-  # Padding may hold infinities; 0 times them would be NaN.
+  # Padding may hold infinities, and 0 times infinity is NaN: hence the mask.
   return jnp.sum(jnp.where(weight > 0, weight * values, 0.0))
 
 

@@ -1,13 +1,13 @@
 """gradients -> update: optimizers at unit learning rate, and schedules.
 
 Comes in: plain arguments. Goes out: optax transformations and functions of
-the step. The learning rate itself is not here: the train step multiplies by
-it, so that a sweep over it shares one compile.
+the step. The learning rate is not here: the train step multiplies by it, so a
+sweep over it shares one compile.
 
-A function under `@optimizer` or `@schedule` can be named in a config; nothing
-else has to be edited. Its keyword-only arguments and their literal defaults
-are the config keys that it uses: config reads them from this source, without
-importing jax, and refuses the others.
+A function under `@optimizer` or `@schedule` can be named in a config; no other
+file is edited. Its keyword-only arguments, with literal defaults, are the
+config keys that it uses: config reads them from this source, without importing
+jax, and refuses the others.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,13 +24,13 @@ SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {}
 
 
 def optimizer(make: Callable) -> Callable:
-  """Registers make(**moments) -> transformation under its own name."""
+  """Registers `make(**moments) -> transformation` under the function's name."""
   OPTIMIZERS[make.__name__] = make
   return make
 
 
 def schedule(make: Callable) -> Callable:
-  """Registers make(decay_steps, **options) -> f(step) under its own name."""
+  """Registers `make(decay_steps, **options) -> f(step)` under its name."""
   SCHEDULES[make.__name__] = make
   return make
 
@@ -44,7 +44,7 @@ def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8):
 @optimizer
 def rmsprop(*, b2: float = 0.999, eps: float = 1e-8):
   """RMSprop as in torch, whose default is b2=0.99 (the DPO paper's too)."""
-  # torch takes the root first and adds eps then; moments begin at zero.
+  # As in torch, eps is added after the root and moments start at zero.
   return optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False)
 
 
@@ -57,6 +57,8 @@ def lion(*, b1: float = 0.9, b2: float = 0.999):
 @optimizer
 def adafactor():
   """Adafactor without momentum, Shazeer and Stern 2018, arXiv:1804.04235."""
+  # The clip is the paper's section 6: the root mean square of an update per
+  # parameter array is at most 1.
   return optax.chain(
     optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)
   )
@@ -64,7 +66,7 @@ def adafactor():
 
 @schedule
 def constant(decay_steps: int):
-  """The full rate to the end."""
+  """The full rate until the end."""
   del decay_steps
   return optax.constant_schedule(1.0)
 
@@ -88,13 +90,13 @@ def make_optimizer(
   clip_norm: float = 0.0,
   **moments: float,
 ) -> optax.GradientTransformation:
-  """An optimizer whose updates are to be scaled by minus the learning rate.
+  """Returns an optimizer; its updates are to be scaled by -learning_rate.
 
   Args:
     name: of a function under `@optimizer`.
-    weight_decay: decoupled, times the learning rate; norms and biases are
-      not decayed.
-    clip_norm: global norm that gradients are clipped to; 0 = no clipping.
+    weight_decay: decoupled, scaled by the learning rate too; norms and biases
+      are not decayed.
+    clip_norm: largest global norm of the gradients; 0 = no clipping.
     **moments: keywords of that function; the others keep their defaults.
 
   Returns:
@@ -105,6 +107,8 @@ def make_optimizer(
   """
   if name not in OPTIMIZERS:
     raise _unknown('config.optim.name', name, OPTIMIZERS)
+  # Gradients are clipped before the moments see them. Decay comes last, so that
+  # no moment scales it (decoupled).
   steps = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
   steps.append(OPTIMIZERS[name](**moments))
   if weight_decay > 0:
@@ -113,7 +117,7 @@ def make_optimizer(
 
 
 def decay_mask(params: Params) -> Params:
-  """True where weight decay applies: neither norms nor biases."""
+  """Returns True per leaf with weight decay: all but norms and biases."""
 
   def decays(path, _):
     name = jax.tree_util.keystr(path).lower()
@@ -125,19 +129,19 @@ def decay_mask(params: Params) -> Params:
 def make_schedule(
   name: str, *, num_steps: int, warmup_steps: int = 0, **options: float
 ) -> Callable[[Array], Array]:
-  """Multiplier of the learning rate at a step, in [0, 1].
+  """Returns the multiplier of the learning rate by step, in [0, 1].
 
-  Warm-up is linear: step t of the warm-up (from 0) runs at
-  (t + 1) / (warmup_steps + 1) of the learning rate.
+  The warm-up is linear: step t, from 0, has the multiplier
+  (t + 1) / (warmup_steps + 1), so the first update is not lost to a rate of 0.
 
   Args:
-    name: of a function under `@schedule`, which follows the warm-up.
+    name: of a function under `@schedule`, used after the warm-up.
     num_steps: steps of the run; the decay ends there.
     warmup_steps: steps before the full rate.
     **options: keywords of that function; the others keep their defaults.
 
   Returns:
-    A function of an int32 step, giving a float32 scalar.
+    A function from an int32 step to a float32 scalar.
 
   Raises:
     InputError: no schedule of that name.
@@ -147,6 +151,7 @@ def make_schedule(
   decay = SCHEDULES[name](max(num_steps - warmup_steps, 1), **options)
 
   def multiplier(step):
+    # `step` is traced: both values are computed and one is chosen.
     warm = (step + 1) / (warmup_steps + 1)
     late = decay(jnp.maximum(step - warmup_steps, 0))
     return jnp.where(step < warmup_steps, warm, late).astype(jnp.float32)

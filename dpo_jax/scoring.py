@@ -1,10 +1,10 @@
 """rows -> scores: log-probabilities of completions under a model.
 
 Comes in: a language model (its hidden states and output head) and Rows.
-Goes out: CompletionScores [C]. The head is projected only at positions that
-predict a completion token, one chunk at a time, in float32 from the
-log-sum-exp on. The full [R, L, V] logits exist only in `full_logits` mode, a
-baseline for tests and benchmarks.
+Goes out: CompletionScores [C]. Only positions that predict a completion token
+are projected onto the vocabulary, one chunk at a time, with float32 logits. The
+full logits [R, L, V] exist only in `full_logits` mode, a baseline for tests and
+benchmarks. Knows no loss.
 """
 
 import functools
@@ -17,8 +17,8 @@ from jax.sharding import Mesh, PartitionSpec
 from dpo_jax import types
 from dpo_jax.types import ROW_AXES, Array
 
-# Sums over tokens beside `logps` that a score function can be asked for; the
-# names are those of losses.rules.NEEDS, and entropy for metrics.
+# Optional sums over tokens, beside `logps`. The names are those of
+# losses.rules.NEEDS; the metrics ask for the entropy.
 SUMS = ('entropy', 'sum_sq_probs')
 
 
@@ -35,24 +35,25 @@ def make_score(
   Args:
     model: anything with `hidden(params, rows) -> (hidden_RLD, aux)` and
       `head(params) -> types.Head`. The scores carry aux['router'], if any.
-    wanted: further sums, of SUMS: the entropy of the predicting
+    wanted: optional sums, a subset of SUMS: the entropy of the predicted
       distributions, log sum_v p_v^2 (for WPO). Neither has a gradient.
     chunk: positions whose logits [chunk, V] exist at one time.
     full_logits: project every position at once, as other trainers do.
-    mesh: where the rows are split over types.ROW_AXES; None on one device.
-      Each shard of rows projects its own predicting positions.
+    mesh: splits the rows over types.ROW_AXES; None on one device. Each shard
+      of rows projects its own predicting positions.
 
   Returns:
     A pure function of params, Rows [R, L], the static number of completions C
-    and, where sums over first tokens are wanted, types.Heads. It returns
-    CompletionScores [C].
+    and, for sums over first tokens, types.Heads. It returns CompletionScores
+    [C].
   """
   project = _make_project(chunk, full_logits, mesh)
 
   def score(params, rows, num_completions, heads=None):
     hidden_RLD, aux = model.hidden(params, rows)
     head = model.head(params)
-    # Scale and softcap are numbers of the architecture, not parameters.
+    # Scale and softcap are constants of the architecture: they are bound here,
+    # so that the custom gradient below sees weights only.
     fn = functools.partial(
       _chunk_scores, frozenset(wanted), head.scale, head.softcap
     )
@@ -86,12 +87,14 @@ def make_pair_score(
     mesh: as in `make_score`.
 
   Returns:
-    A pure function giving (policy's scores, reference's scores). The latter
-    have no gradient.
+    A pure function that returns (policy scores, reference scores). The
+    reference scores have no gradient.
   """
   project = _make_project(chunk, full_logits, mesh)
 
   def score_both(params, reference, rows, num_completions, heads=None):
+    # Stopping the gradient at the parameters keeps autodiff out of the
+    # reference's layers, so none of their activations are stored.
     reference = jax.lax.stop_gradient(reference)
     hidden_RLD, aux = model.hidden(params, rows)
     frozen_RLD, _ = model.hidden(reference, rows)
@@ -114,19 +117,20 @@ def make_pair_score(
 
 
 def logits(head: types.Head, hidden_ND: Array) -> Array:
-  """Float32 logits [N, V] of states [N, D], all at once."""
+  """Returns float32 logits [N, V] of hidden states [N, D], not chunked."""
   weights = (head.weight_VD, head.bias)
   return _logits(head.scale, head.softcap, weights, hidden_ND)
 
 
 def count_tokens(rows: types.Rows, num_completions: int) -> Array:
-  """Tokens of each completion in `rows` (of any rank): float32 [C]."""
+  """Returns the number of tokens of each completion [C]; Rows of any rank."""
   ids = rows.completion_id.reshape(-1)
   ones = (ids >= 0).astype(jnp.float32)
   return _segment_sum(ones, ids, num_completions)
 
 
 def _sum_by_completion(tokens, rows, num_completions, heads):
+  """CompletionScores [C] from token scores {name: [R, L]}."""
   ids = rows.completion_id.reshape(-1)
   sums = {
     name: _segment_sum(values.reshape(-1), ids, num_completions)
@@ -140,13 +144,15 @@ def _sum_by_completion(tokens, rows, num_completions, heads):
 
 
 def _segment_sum(values, ids, num_segments):
-  return jax.ops.segment_sum(values, ids, num_segments)  # drops id -1
+  # segment_sum drops ids out of range: id -1 marks positions without a target.
+  return jax.ops.segment_sum(values, ids, num_segments)
 
 
 def _sum_heads(logps_RL, rows, heads, num_completions):
   """Log-probabilities of the first tokens of winners and losers, [2, P]."""
   ids = rows.completion_id
-  # How many tokens are predicted before this one: not all of a branch are.
+  # An offset counts predicted tokens, not positions: a completion may hold
+  # tokens that are only read. A completion lies in one row, in order.
   count_RL = jnp.cumsum(ids >= 0, axis=-1)
   start = jax.ops.segment_min(
     count_RL.reshape(-1), ids.reshape(-1), num_completions
@@ -159,7 +165,7 @@ def _sum_heads(logps_RL, rows, heads, num_completions):
     kept_PRL = jnp.where(own_PRL & first_PRL, logps_RL, 0.0)
     return jnp.sum(kept_PRL, axis=(1, 2))
 
-  # Masks are made again in the backward pass: [P, R, L] is never kept.
+  # The backward pass recomputes the masks: [P, R, L] is never stored.
   one_side = jax.checkpoint(of_one_side)
   return jnp.stack(
     [one_side(logps_RL, heads.winner), one_side(logps_RL, heads.loser)]
@@ -169,6 +175,8 @@ def _sum_heads(logps_RL, rows, heads, num_completions):
 def _logits(scale, softcap, head, hidden_ND):
   """Float32 logits [N, V] of one chunk."""
   weight_VD, bias = head
+  # Operands have the compute dtype, the result is float32: bfloat16 spaces
+  # logits near 16 by 1/8 nat, too coarse for a log-ratio.
   logits_NV = jnp.einsum(
     'nd,vd->nv',
     hidden_ND * scale if scale != 1 else hidden_ND,
@@ -184,7 +192,7 @@ def _logits(scale, softcap, head, hidden_ND):
 
 def _chunk_scores(wanted, scale, softcap, head, hidden_ND, frozen, targets):
   """Token scores of one chunk: {name: float32 [N]}."""
-  del frozen  # None: there is one model
+  del frozen  # None: only one model is scored
   logits_NV = _logits(scale, softcap, head, hidden_ND)
   return _token_scores(wanted, logits_NV, targets)
 
@@ -192,7 +200,7 @@ def _chunk_scores(wanted, scale, softcap, head, hidden_ND, frozen, targets):
 def _pair_chunk_scores(
   wanted, scale, softcap, head, hidden_ND, frozen, targets
 ):
-  """As `_chunk_scores`, with KL(frozen, policy) and the frozen model's."""
+  """As `_chunk_scores`, with KL(frozen, policy) and the reference's logps."""
   logits_NV = _logits(scale, softcap, head, hidden_ND)
   scores = _token_scores(wanted, logits_NV, targets)
   frozen_NV = jax.nn.log_softmax(_logits(scale, softcap, *frozen), axis=-1)
@@ -203,11 +211,13 @@ def _pair_chunk_scores(
 
 
 def _token_scores(wanted, logits_NV, targets):
+  # No log_softmax: the target's log-probability needs no second [N, V] array.
   log_normaliser = jax.nn.logsumexp(logits_NV, axis=-1)
   scores = {'logps': _pick(logits_NV, targets) - log_normaliser}
   if 'entropy' in wanted:
     probs_NV = jnp.exp(logits_NV - log_normaliser[:, None])
     expected = jnp.sum(probs_NV * logits_NV, axis=-1)
+    # -sum p log p = log_normaliser - sum p logit.
     scores['entropy'] = jax.lax.stop_gradient(log_normaliser - expected)
   if 'sum_sq_probs' in wanted:
     log_sum_sq = jax.nn.logsumexp(2 * logits_NV, axis=-1) - 2 * log_normaliser
@@ -224,6 +234,7 @@ def _make_project(chunk, full_logits, mesh):
   by_rows = _all_at_once if full_logits else functools.partial(_chunked, chunk)
 
   def project(fn, rows, head, hidden_RLD, frozen):
+    # full_logits has no loop whose trip count could differ between devices.
     run = functools.partial(by_rows, fn)
     if mesh is not None and mesh.size > 1 and not full_logits:
       run = _split_rows(run, mesh, has_frozen=frozen is not None)
@@ -234,7 +245,7 @@ def _make_project(chunk, full_logits, mesh):
 
 
 def _split_rows(run, mesh, has_frozen):
-  """Runs `run` on each device's own rows: their counts may differ."""
+  """Runs `run` on each device's own rows: the numbers of chunks may differ."""
   rows, replicated = PartitionSpec(ROW_AXES), PartitionSpec()
   frozen = (replicated, rows) if has_frozen else replicated
   return jax.shard_map(
@@ -242,6 +253,7 @@ def _split_rows(run, mesh, has_frozen):
     mesh=mesh,
     in_specs=(replicated, rows, frozen, rows, rows),
     out_specs=rows,
+    # The `tensor` axis stays with the compiler, which splits the vocabulary.
     axis_names=set(ROW_AXES),
     check_vma=False,
   )
@@ -251,6 +263,7 @@ def _all_at_once(fn, head, hidden_RLD, frozen, targets_RL, mask_RL):
   if frozen is not None:
     frozen = frozen[0], _flat(frozen[1])
   scores = fn(head, _flat(hidden_RLD), frozen, targets_RL.reshape(-1))
+  # `where`, not a product with the mask: padding may hold NaN or infinities.
   return {
     k: jnp.where(mask_RL, v.reshape(mask_RL.shape), 0.0)
     for k, v in scores.items()
@@ -258,12 +271,13 @@ def _all_at_once(fn, head, hidden_RLD, frozen, targets_RL, mask_RL):
 
 
 def _chunked(chunk, fn, head, hidden_RLD, frozen, targets_RL, mask_RL):
-  """{name: float32 [R, L]}, 0 where mask is False; head by chunks."""
+  """{name: float32 [R, L]}, 0 where the mask is False; head by chunks."""
   shape, size = mask_RL.shape, mask_RL.size
   chunk = min(chunk, size)
   padding = -size % chunk
   mask = jnp.pad(mask_RL.reshape(size), (0, padding))
-  # Predicting positions first: the loop ends after the last chunk with one.
+  # Predicting positions first, so that the loop can end after the last of them.
+  # The sort is stable: equal data gives equal chunks, bit by bit.
   order = jnp.argsort(~mask, stable=True)
 
   def padded(hidden_RLD):
@@ -292,11 +306,13 @@ def _flat(hidden_RLD):
 def _by_chunks(fn, chunk, head, hidden_ND, frozen, targets, mask, order):
   """Applies `fn(head, hidden [c, D], frozen, targets [c])` where mask is True.
 
-  A loop of ceil(count / chunk) steps, count known only at run time: no
-  position is projected that predicts nothing, and no shape depends on the
-  data. The backward runs the same loop, recomputing each chunk's logits;
-  `frozen`, another model's (head, hidden_ND) or None, has no gradient.
+  The loop has ceil(count / chunk) steps. The count is data, known at run time
+  only: no shape depends on it and one compile serves every batch. The backward
+  pass runs the same loop and recomputes each chunk's logits. `frozen`, the
+  other model's (head, hidden_ND) or None, has no gradient.
   """
+  # jax cannot reverse a loop of unknown length, hence the custom gradient. It
+  # also keeps every [chunk, V] array out of the residuals.
   args = (head, hidden_ND, frozen, targets, mask, order)
   return _forward_chunks(fn, chunk, *args)
 
@@ -324,6 +340,7 @@ def _at(frozen, index):
 
 
 def _by_chunks_fwd(fn, chunk, *args):
+  # The residuals are the arguments: no logits are stored.
   return _forward_chunks(fn, chunk, *args), args
 
 
@@ -333,6 +350,7 @@ def _by_chunks_bwd(fn, chunk, residuals, cotangents):
   def body(i, carry):
     head_bar, hidden_bar_ND = carry
     index = jax.lax.dynamic_slice_in_dim(order, i * chunk, chunk)
+    # The last chunk ends in positions that predict nothing.
     out_bar = {
       k: jnp.where(mask[index], v[index], 0.0) for k, v in cotangents.items()
     }
@@ -349,6 +367,7 @@ def _by_chunks_bwd(fn, chunk, residuals, cotangents):
     )
     return head_bar, hidden_bar_ND.at[index].set(hidden_step)
 
+  # The head's gradient is a sum over all chunks: at least float32.
   zeros = jax.tree.map(
     lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), head
   )
@@ -357,6 +376,7 @@ def _by_chunks_bwd(fn, chunk, residuals, cotangents):
     0, _num_chunks(mask, chunk), body, carry
   )
   head_bar = jax.tree.map(lambda bar, x: bar.astype(x.dtype), head_bar, head)
+  # No gradients of frozen, targets, mask and order.
   return head_bar, hidden_bar_ND, None, None, None, None
 
 

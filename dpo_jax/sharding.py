@@ -1,7 +1,7 @@
-"""Where arrays live: meshes, and shardings of parameters, state and batches.
+"""Meshes, and the shardings of parameters, training state and batches.
 
 Comes in: mesh sizes and logical axis names. Goes out: NamedShardings for
-`jax.jit`. One device, eight or a pod are the same code.
+`jax.jit`. The same code serves one device, eight and a pod. Moves no array.
 """
 
 import functools
@@ -21,9 +21,9 @@ from jax.sharding import (
 from dpo_jax import errors, types
 from dpo_jax.types import MESH_AXES, ROW_AXES, Params, TrainState
 
-# Logical axis of a parameter -> mesh axis that splits it. Experts are not
-# split: width and MLP width split each of them, and a device gathers a layer's
-# for its own rows, so that no position travels.
+# Logical axis of a parameter -> mesh axis that splits it. The experts axis is
+# not split: each expert is split by width and MLP width, and a device gathers
+# all experts of a layer for its own rows, so no token changes device.
 RULES = {
   'vocab': 'tensor',
   'embed': 'fsdp',
@@ -32,22 +32,22 @@ RULES = {
   'mlp': 'tensor',
 }
 
-
+# Auto: shardings are given at the borders of a jit; the compiler does the rest.
 _AXIS_TYPES = (AxisType.Auto,) * len(MESH_AXES)
 
 
 class Placed(NamedTuple):
-  """How arrays lie on the mesh."""
+  """The placement of a pytree on the mesh."""
 
-  shardings: Any  # NamedSharding a leaf
-  abstract: Any  # ShapeDtypeStruct a leaf, with its sharding
+  shardings: Any  # NamedSharding per leaf
+  abstract: Any  # ShapeDtypeStruct per leaf, with its sharding
 
 
 def make_mesh(devices=None, **sizes: int) -> Mesh:
-  """A mesh of the given sizes.
+  """Returns a mesh of the given sizes.
 
   Args:
-    devices: to lay out; None = all of this process's.
+    devices: the devices of the mesh; None = jax.devices().
     **sizes: as in `mesh_sizes`.
 
   Raises:
@@ -61,18 +61,18 @@ def make_mesh(devices=None, **sizes: int) -> Mesh:
 
 
 def abstract_mesh(num_devices: int, **sizes: int) -> AbstractMesh:
-  """A mesh of devices that need not exist, for shapes alone."""
+  """Returns a mesh of devices that need not exist: --mode=plan needs shapes."""
   shape = mesh_sizes(num_devices, **sizes)
   return AbstractMesh(shape, MESH_AXES, axis_types=_AXIS_TYPES)
 
 
 def mesh_sizes(num_devices: int, **sizes: int) -> tuple[int, ...]:
-  """The size of every mesh axis, in the order of MESH_AXES.
+  """Returns the size of every mesh axis, in the order of MESH_AXES.
 
   Args:
-    num_devices: what the sizes must multiply to.
-    **sizes: by axis; one of them may be -1, the rest. An axis that is not
-      given has size 1, but `data`, which has -1.
+    num_devices: the product that the sizes must have.
+    **sizes: by axis; one may be -1, which takes the remaining devices. The
+      default is -1 for `data` and 1 for the others.
 
   Raises:
     InputError: the sizes do not fit the devices.
@@ -93,19 +93,20 @@ def mesh_sizes(num_devices: int, **sizes: int) -> tuple[int, ...]:
 
 
 def row_multiple(mesh: Mesh) -> int:
-  """Rows of a batch must be a multiple of this."""
+  """Returns the number that the rows of a batch must be a multiple of."""
   return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
 
 def param_shardings(mesh: Mesh, logical_axes, params: Params) -> Params:
-  """Shardings of parameters from their logical axes.
+  """Returns shardings of parameters, from their logical axes.
+
+  An axis whose size the mesh axis does not divide is not split.
 
   Args:
     mesh: the mesh.
     logical_axes: pytree like params; leaves are tuples of axis names.
     params: arrays or ShapeDtypeStructs, or QArrays of them, whose scales are
-      split as the integers are. An axis that its mesh axis does not divide
-      is not split.
+      split like the integers.
 
   Returns:
     Pytree of NamedShardings.
@@ -116,9 +117,11 @@ def param_shardings(mesh: Mesh, logical_axes, params: Params) -> Params:
     for name, size in zip(axes, leaf.shape, strict=True):
       axis = _rule(name)
       fits = axis is not None and size % mesh.shape[axis] == 0
+      # A mesh axis can split one axis of an array only: the first that asks.
       spec.append(axis if fits and axis not in spec else None)
     return NamedSharding(mesh, PartitionSpec(*spec))
 
+  # The leaves of `logical_axes` are tuples. Inside, a QArray is itself a tree.
   return jax.tree.map(
     lambda axes, leaf: jax.tree.map(functools.partial(sharding, axes), leaf),
     logical_axes,
@@ -128,7 +131,7 @@ def param_shardings(mesh: Mesh, logical_axes, params: Params) -> Params:
 
 
 def placed(shardings: Any, leaves: Any) -> Placed:
-  """Shardings, with the abstract arrays of `leaves` that carry them."""
+  """Returns the shardings, and abstract arrays like `leaves` with them."""
   abstract = jax.tree.map(
     lambda leaf, where: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=where
@@ -145,21 +148,24 @@ def state_shardings(
   shardings: Params,
   state: TrainState,
 ) -> TrainState:
-  """Shardings of a TrainState: moments as their parameters, the rest whole.
+  """Returns the shardings of a TrainState.
+
+  Moments are split like their parameters, everything else is replicated.
 
   Args:
     mesh: the mesh.
-    optimizer: whose state it is.
+    optimizer: the optimizer whose moments `state` holds.
     shardings: of the parameters.
     state: abstract or concrete.
   """
   everywhere = replicated(mesh)
 
   def like_param(leaf, sharding):
-    # Factored moments have another shape than their parameter.
+    # Adafactor's factored moments have another shape than their parameter.
     same_rank = leaf.ndim == len(sharding.spec)
     return sharding if same_rank and leaf.size > 1 else everywhere
 
+  # optax knows which leaves of a chain of transformations mirror a parameter.
   opt_state = optax.tree_map_params(
     optimizer,
     like_param,
@@ -177,18 +183,23 @@ def state_shardings(
 
 
 def batch_shardings(mesh: Mesh, batch: types.Batch) -> types.Batch:
-  """Rows split over ROW_AXES; comparisons and [C] arrays everywhere."""
+  """Rows are split over ROW_AXES; [P] and [C] arrays are replicated.
+
+  A loss may compare any two completions, and its arrays are small.
+  """
+  # Rows in a batch are [M, R, L]; the axis of microbatches is never split.
   rows = NamedSharding(mesh, PartitionSpec(None, ROW_AXES))
   shardings = jax.tree.map(lambda _: replicated(mesh), batch)
   return shardings._replace(rows=types.Rows(*[rows] * len(types.Rows._fields)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The same array on every device."""
+  """Returns the sharding that gives every device the entire array."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def _rule(name):
+  """The mesh axis that splits a logical axis; None = none."""
   if name is None or name in ('layers', 'head_dim', 'experts'):
     return None
   if name not in RULES:

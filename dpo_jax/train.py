@@ -3,8 +3,8 @@
 The one ordering rule, at every step boundary: a step's metrics are read,
 tested and written after the next step was dispatched, but always before the
 state is evaluated or saved; evaluate, then save with the data position, then
-the next batch. So no state is kept whose steps were not seen to be finite,
-and a run that is started again repeats nothing and skips nothing.
+the next batch. So a state is saved only after the metrics of all its steps were
+found finite, and a run that is started again repeats nothing and skips nothing.
 """
 
 import math
@@ -27,16 +27,16 @@ from dpo_jax.types import Frozen, Params, TrainState
 
 
 class Pending(NamedTuple):
-  """A step that was dispatched and not read yet."""
+  """A step that was dispatched and whose metrics were not read yet."""
 
-  step: int  # updates done with it
+  step: int  # number of updates, this one included
   metrics: dict[str, Any]  # scalars and metrics.Mean, on the devices
-  num_tokens: int  # input tokens of the run so far
+  num_tokens: int  # input tokens of the run, this step included
   plan: Any  # the StepPlan of its batch
 
 
 class Run(NamedTuple):
-  """A run under way: what the loop works with besides the state."""
+  """Everything that the loop works with, except the state and the reference."""
 
   job: job_lib.Job
   directory: RunDir
@@ -44,14 +44,14 @@ class Run(NamedTuple):
   writer: writers.MetricWriter
   trained: bookkeeping.TrainedCounts
   train_batches: Callable[[int], Any]  # step -> types.Batch on the devices
-  eval_batches: Callable[[int], Any]  # of an evaluation
+  eval_batches: Callable[[int], Any]  # the same for evaluation
   poll: Callable[[], None]  # raises Preempted
   rates: bookkeeping.Rates
-  sampler: sample.Sampler | None  # draws at each evaluation
+  sampler: sample.Sampler | None  # draws samples at each evaluation
 
 
 def main(config: ConfigDict, workdir: str) -> int:
-  """Trains as the config says, or continues the run in the workdir.
+  """Trains as the config says; continues the run if the workdir holds one.
 
   Args:
     config: validated.
@@ -62,12 +62,13 @@ def main(config: ConfigDict, workdir: str) -> int:
     balances; 1 if the ledger does not.
 
   Raises:
-    InputError: something that was given cannot be used.
-    Diverged: a loss or a gradient was not finite; nothing of it is saved.
+    InputError: an input cannot be used.
+    Diverged: a loss or a gradient was not finite; its step is not saved.
     Preempted: a signal came; the state was saved.
   """
   directory = RunDir(workdir, may_change=sessions.MAY_CHANGE)
   resolved = job_lib.resolve(config)
+  # A finished run is recognised before data or weights are read.
   if directory.check(resolved) and directory.is_done(resolved):
     print(f'{workdir}: this run is done: {_words(directory.done_facts())}')
     return 0
@@ -76,13 +77,14 @@ def main(config: ConfigDict, workdir: str) -> int:
 
 
 def _train(session: sessions.Session) -> int:
-  """Opens what a run writes to, and runs the loop to its end."""
+  """Opens the outputs of a run and runs the loop to its end."""
   job, directory, poll = session.job, session.directory, session.poll
   print(plan_lib.describe(job))
   keep = job.config.train.keep_checkpoints
   with checkpoints.Checkpoints(directory.checkpoints, keep=keep) as saved:
     trained = bookkeeping.TrainedCounts(len(job.inputs.train.store))
     state, moved, start = _start(job, saved, trained)
+    # In mode 'cache' the job comes back with the reference's scores.
     job, reference = reference_lib.prepare(
       job, directory.cache_dir, poll, moved
     )
@@ -108,7 +110,9 @@ def _train(session: sessions.Session) -> int:
         rates=bookkeeping.Rates(),
         sampler=_sampler(job),
       )
-      with jax.transfer_guard('disallow'):  # what moves, moves by name
+      # An implicit copy between host and device would slow every step down in
+      # silence, so it is an error: the loop uses device_put and device_get.
+      with jax.transfer_guard('disallow'):
         last = _loop(run, state, reference, start)
     saved.wait()
     return _finish(run, last)
@@ -120,7 +124,7 @@ def _loop(
   """Updates until num_steps; returns the last evaluation's metrics."""
   job, train = run.job, run.job.config.train
   step, pending, evaluation = start, None, {}
-  # A run that was stopped during an evaluation has not written it.
+  # A run that was stopped during an evaluation still owes it.
   is_owed = _is_due(step, train.eval_every) and not run.writer.has(step, 'eval')
   if step in (0, job.num_steps) or is_owed:
     evaluation = _evaluate(run, state, reference, step)
@@ -128,19 +132,24 @@ def _loop(
     while step < job.num_steps:
       run.poll()
       batch = run.train_batches(step)
+      # Returns at once: the device computes while the host goes on. The old
+      # state is donated, so nothing may read it after this line.
       state, metrics = job.train_step(state, reference, batch, job.hyper)
       plan = job.train_plan.step(step)
       run.trained.add(plan.records, plan.filled_slots)
       step += 1
+      # TR-DPO: this also donates the old weights of the reference.
       if _is_due(step, job.reference_every):
         reference = job.move_reference(
           reference, state.params, state.step, job.hyper
         )
+      # Reads the step before, while the device is busy with this one.
       _report(run, pending)
       pending = Pending(step, metrics, run.trained.num_tokens, plan)
       is_last = step == job.num_steps
       evaluates = is_last or _is_due(step, train.eval_every)
       saves = is_last or _is_due(step, train.save_every)
+      # No evaluation and no checkpoint of a state that is not known finite.
       if evaluates or saves:
         _report(run, pending)
         pending = None
@@ -149,6 +158,7 @@ def _loop(
       if saves:
         _save(run, state, reference, step)
   except Preempted as signal:
+    # Raised by a poll only, so between two steps: `state` is not half done.
     _report(run, pending)
     _save(run, state, reference, step)
     run.saved.wait()
@@ -158,13 +168,15 @@ def _loop(
 
 
 def _report(run: Run, pending: Pending | None) -> None:
-  """Reads a step's metrics, refuses what is not finite, writes them."""
+  """Reads a step's metrics, raises Diverged if not finite, writes them."""
   if pending is None:
     return
+  # device_get waits for the step.
   means = metrics_lib.means(jax.device_get(pending.metrics))
   metrics = {name: float(value) for name, value in means.items()}
   for name in ('loss', 'grad_norm', 'update_norm'):
     if not math.isfinite(metrics[name]):
+      # Written all the same: the last line shows how the run diverged.
       run.writer.write(pending.step, 'train', metrics)
       raise Diverged(
         f'step {pending.step}: {name} is {metrics[name]}; nothing of this '
@@ -172,6 +184,7 @@ def _report(run: Run, pending: Pending | None) -> None:
         f'look at the records of this batch: {_uids(run, pending.plan)}'
       )
   plan = pending.plan
+  # Slots are the positions of all rows, padding included.
   slots = run.job.train_plan.microbatches * plan.num_rows
   metrics |= {
     'num_tokens': pending.num_tokens,
@@ -187,7 +200,7 @@ def _report(run: Run, pending: Pending | None) -> None:
 def _evaluate(
   run: Run, state: TrainState, reference: Frozen, step: int
 ) -> dict[str, float]:
-  """Evaluates, writes the metrics and the values of every comparison."""
+  """Evaluates; writes the metrics and, at both ends, the per-example values."""
   metrics, examples = evaluate.evaluate(
     run.job,
     state.params,
@@ -196,7 +209,7 @@ def _evaluate(
     run.poll,
     state.loss_state,
   )
-  run.rates.since_last()  # evaluation is not training's time
+  run.rates.since_last()  # evaluation does not count as training time
   run.writer.write(step, 'eval', metrics)
   if run.sampler:
     _sample(run, state, reference, step)
@@ -207,16 +220,17 @@ def _evaluate(
 
 
 def _sampler(job: job_lib.Job) -> sample.Sampler | None:
-  """What samples at each evaluation, if the config asks for samples."""
+  """The sampler for evaluations; None unless the config asks for samples."""
   count = job.config.eval.num_samples
   if not count:
     return None
+  # A prompt that is too long is refused now, not at the first evaluation.
   sample.check_lengths(job, sample.held_out_prompts(job, count))
   return sample.make_sampler(job)
 
 
 def _sample(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
-  """Writes samples of the first held-out prompts; changes nothing else."""
+  """Writes samples for the first held-out prompts; training is unaffected."""
   count = run.job.config.eval.num_samples
   samples = sample.sample(
     run.sampler,
@@ -236,7 +250,10 @@ def _sample(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
 
 
 def _save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
-  """Starts writing a checkpoint: state, data position, a moved reference."""
+  """Starts to write a checkpoint: state, data position, a moved reference.
+
+  A reference that does not move is not saved: its source is in the config.
+  """
   moved = reference.weights if run.job.reference_every else None
   items = state_items.items_of(state, run.trained.counts, moved)
   meta = {'num_tokens': run.trained.num_tokens}
@@ -246,9 +263,9 @@ def _save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
 def _start(
   job: job_lib.Job, saved, trained
 ) -> tuple[TrainState, Params | None, int]:
-  """The newest sound checkpoint's state and moved reference, or initial ones.
+  """Returns (state, the moved reference's weights or None, step).
 
-  The reference's weights are None if it has not moved.
+  They come from the newest sound checkpoint, else they are the initial ones.
   """
   moves = job.weights.abstract if job.reference_every else None
   restored = saved.restore_latest(
@@ -263,7 +280,7 @@ def _start(
 
 
 def _finish(run: Run, evaluation: dict[str, float]) -> int:
-  """Verifies what was written, closes the ledger, marks the run as done."""
+  """Verifies the last checkpoint, closes the ledger, marks the run as done."""
   job, inputs = run.job, run.job.inputs
   step = run.saved.verify_latest()
   num_prompts = job.num_steps * job.train_plan.batch_size
@@ -284,6 +301,7 @@ def _finish(run: Run, evaluation: dict[str, float]) -> int:
 
 
 def _uids(run: Run, plan) -> str:
+  """Ids of the first records of a batch, for an error message."""
   uids = run.job.inputs.train.store.uids
   return ', '.join(uids[i] for i in plan.records[:4] if i >= 0) + ', ...'
 
@@ -293,7 +311,7 @@ def _is_due(step: int, every: float) -> bool:
 
 
 def _words(facts: dict[str, Any]) -> str:
-  """Step and held-out metrics of a run, in one line."""
+  """The step and the held-out metrics of a run, in one line."""
   shown = ('loss', 'rewards/accuracies', 'rewards/margins')
   metrics = facts.get('eval', {})
   parts = [f'{k} {metrics[k]:.4f}' for k in shown if k in metrics]

@@ -1,8 +1,7 @@
 """loss -> gradients: one pure training step, and one evaluation step.
 
-Comes in: a score function, an objective, an optimizer. Goes out: functions of
-arrays, not yet jitted (`run/job.py` does that). Knows no text, no model and no
-config.
+Comes in: a score function, an objective, an optimizer. Goes out: pure functions
+of arrays; `run/job.py` jits them. Knows no text, no model and no config.
 """
 
 from collections.abc import Callable
@@ -26,7 +25,7 @@ def init_state(
   seed: int,
   loss_state: Params | None = None,
 ) -> TrainState:
-  """The state before the first update; `loss_state` is the objective's."""
+  """Returns the initial state; `loss_state` is Objective.init_state()."""
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -44,32 +43,33 @@ def make_train_step(
 ) -> Callable:
   """Makes `train_step(state, reference, batch, hyper) -> (state, metrics)`.
 
-  Accumulation over the batch's M microbatches is exact for every loss: terms
+  Accumulation over the batch's M microbatches is exact for every loss. Terms
   that separate over comparisons are divided by the whole batch's denominators
-  and summed in one pass. A whole-batch term is differentiated with respect to
-  the scores of all microbatches first, and that cotangent is sent back through
-  each.
+  and summed in one pass. A whole-batch term takes two passes: scores of all
+  microbatches and the gradient with respect to them, then a backward pass
+  through each microbatch with that cotangent.
 
   Args:
-    score: scoring.make_score's, or scoring.make_pair_score's if the objective
-      needs 'distributions'.
+    score: from scoring.make_score, or from scoring.make_pair_score if the
+      objective needs 'distributions'.
     objective: the losses.
     optimizer: from optim.make_optimizer, at unit learning rate.
     schedule: multiplier of hyper['learning_rate'] at a step.
 
   Returns:
-    A pure function. `reference` is a types.Frozen. The losses' running numbers
-    are `state.loss_state`. `metrics` holds scalars and metrics.Mean, which
+    A pure function. `reference` is a types.Frozen. The losses read and update
+    `state.loss_state`. `metrics` holds scalars and metrics.Mean, which
     `metrics.means` divides. A model with experts descends loss +
-    hyper['router_aux_coef'] * balance loss of the whole batch; `loss` in the
-    metrics is the objective's alone.
+    hyper['router_aux_coef'] * balance loss of the whole batch; the metric
+    `loss` leaves the balance loss out.
   """
 
   def train_step(
     state: TrainState, reference: types.Frozen, batch: types.Batch, hyper
   ):
     forward = _make_forward(score, objective, reference, batch)
-    # The balance of experts is the whole batch's, like some losses.
+    # The balance loss is not a sum over microbatches: each would balance only
+    # its tokens. Shapes and keys are static, so one branch is compiled.
     balances_parts = (
       batch.rows.tokens.shape[0] > 1 and 'router_aux_coef' in hyper
     )
@@ -79,13 +79,15 @@ def make_train_step(
     (loss, terms, policy, ref), loss_state, grads = gradients(
       forward, objective, state, batch, hyper
     )
+    # The rate is applied here, not inside optax: as a traced number it changes
+    # without a new compile.
     learning_rate = hyper['learning_rate'] * schedule(state.step)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     updates = jax.tree.map(lambda u: -learning_rate * u, updates)
     metrics = {
       'loss': loss,
       'learning_rate': learning_rate,
-      'grad_norm': optax.tree.norm(grads),
+      'grad_norm': optax.tree.norm(grads),  # before clipping
       'update_norm': optax.tree.norm(updates),
       **_term_metrics(terms),
       **metrics_lib.score_sums(objective, policy, ref, batch, hyper),
@@ -110,10 +112,10 @@ def make_eval_step(score: Callable, objective: Objective) -> Callable:
     objective: the losses.
 
   Returns:
-    A pure function giving (metrics.Sums, which add up over batches;
-    metrics.Examples). `terms/NAME` is the mean of each loss. A whole-batch
-    term looks at one evaluation batch. `loss_state` is the train state's,
-    which is read and not changed; None stands for the initial one.
+    A pure function that returns (metrics.Sums, which add up over batches;
+    metrics.Examples). `terms/NAME` is the mean of each loss. The whole batch
+    of a whole-batch term is one evaluation batch. `loss_state` comes from the
+    train state; None = the initial one.
   """
 
   def eval_step(
@@ -130,11 +132,13 @@ def make_eval_step(score: Callable, objective: Objective) -> Callable:
     denominators = objective.denominators(batch, policy.num_tokens)
     _, terms = objective(policy, ref, batch, hyper, denominators, loss_state)
     sums = metrics_lib.score_sums(objective, policy, ref, batch, hyper)
+    # A term is a mean. Times its denominator it is a sum, which adds up over
+    # batches of unequal counts.
     for loss in objective.losses:
       count = denominators[loss.normaliser]
       sums[f'terms/{loss.name}'] = Mean(terms[loss.name] * count, count)
     if policy.entropy is not None:
-      # A mismatched answer is scored for KTO's baseline, and is no data.
+      # A mismatched answer is scored for KTO's baseline only: it is not data.
       extra = batch.mismatched
       own = 1.0 if extra is None else (extra == 0).astype(jnp.float32)
       sums['entropy'] = Mean(
@@ -150,15 +154,16 @@ def make_eval_step(score: Callable, objective: Objective) -> Callable:
 def reference_scores(
   score, objective, reference: types.Frozen, batch, rows, heads=None
 ):
-  """The frozen reference's scores of the completions in `rows`, [C].
+  """Returns the reference's scores of the completions in `rows`, [C].
 
-  From the batch if they were precomputed, else from the reference model; None
-  if the losses need no reference.
+  The scores come from the batch if they were precomputed, else from the
+  reference model. None if the losses need no reference.
   """
   if not objective.needs_reference:
     return None
   num_completions = batch.labels.shape[0]
   if batch.reference is not None:
+    # A microbatch counts only its own completions, or each would count M times.
     here = scoring.count_tokens(rows, num_completions) > 0
     return jax.tree.map(lambda x: jnp.where(here, x, 0.0), batch.reference)
   frozen = jax.lax.stop_gradient(reference.reference())
@@ -168,6 +173,7 @@ def reference_scores(
 def _make_forward(score, objective, reference: types.Frozen, batch):
   """Makes `forward(params, rows) -> (policy scores, reference scores)`."""
   num_completions = batch.labels.shape[0]
+  # Token counts of the whole batch, known before any model runs.
   num_tokens = scoring.count_tokens(batch.rows, num_completions)
   heads = objective.heads(batch, num_tokens)
   _check_batch(objective, batch)
@@ -207,6 +213,8 @@ def _check_batch(objective, batch) -> None:
 def _separable_gradients(forward, objective, state, batch, hyper):
   """Loss and gradients in one pass over the microbatches."""
   num_tokens = scoring.count_tokens(batch.rows, batch.labels.shape[0])
+  # Counts of the whole batch. A mean of the microbatches' means would give more
+  # weight to a comparison in a microbatch that has few.
   denominators = objective.denominators(batch, num_tokens)
 
   def part(params, rows):
@@ -225,7 +233,10 @@ def _separable_gradients(forward, objective, state, batch, hyper):
 
 
 def _whole_batch_gradients(forward, objective, state, batch, hyper):
-  """Scores of all microbatches, d(loss)/d(scores), then back through each."""
+  """Scores of all microbatches, d(loss)/d(scores), then a backward pass each.
+
+  The second forward pass saves the memory for all microbatches' activations.
+  """
   policy, ref = _sum_over_microbatches(
     lambda rows: forward(state.params, rows), batch.rows
   )
@@ -241,6 +252,8 @@ def _whole_batch_gradients(forward, objective, state, batch, hyper):
     policy
   )
 
+  # The gradient of sum(scores * cotangent) is the vector-Jacobian product. Each
+  # microbatch computes its scores again, and absent completions add nothing.
   def backward(rows):
     def weighted(params):
       scores, _ = forward(params, rows)
@@ -254,7 +267,12 @@ def _whole_batch_gradients(forward, objective, state, batch, hyper):
 
 
 def _sum_over_microbatches(fn, rows):
-  """Sum of fn(rows[m]) over m; `rows` are [M, R, L]."""
+  """Sum of fn(rows[m]) over m; `rows` are [M, R, L].
+
+  A completion lies in one microbatch and its scores are 0 in the others, so the
+  sum of scores is the scores of the whole batch.
+  """
+  # A scan of length one would only cost a copy of the sum.
   first = jax.tree.map(lambda x: x[0], rows)
   if rows.tokens.shape[0] == 1:
     return fn(first)
@@ -269,7 +287,7 @@ def _sum_over_microbatches(fn, rows):
 
 
 def _with_balance(loss, policy, hyper):
-  """What is differentiated: the loss, and the experts' balance loss."""
+  """The function to differentiate: the loss plus the experts' balance loss."""
   if policy.router is None:
     return loss
   balance = experts.balance_loss(policy.router)
@@ -283,7 +301,7 @@ def _router_metrics(policy):
 
 
 def _term_metrics(terms):
-  """Each term's value, where there is more than the loss itself to see."""
+  """The value of each term; {} for a single one, which is the loss itself."""
   if len(terms) < 2:
     return {}
   return {f'terms/{name}': value for name, value in terms.items()}

@@ -1,7 +1,7 @@
 """The nouns: every value that travels between two files of the package.
 
-Comes in: nothing. Goes out: plain NamedTuples of arrays (jax or numpy alike)
-and the one exception that bad input raises. Holds no logic.
+Comes in: nothing. Goes out: plain NamedTuples of arrays (jax or numpy) and the
+one exception that bad input raises. Imports no jax, so config can read it.
 
 Dimension key, used in names of rank 2 and up:
   R rows, L row length, C completions of a batch, P comparisons of a batch,
@@ -11,6 +11,7 @@ Dimension key, used in names of rank 2 and up:
 
 from typing import Any, NamedTuple
 
+# Plain aliases: a type from jax would make every reader import jax.
 Array = Any  # jax.Array or numpy.ndarray
 Params = Any  # pytree of arrays
 
@@ -19,10 +20,10 @@ ROW_AXES = ('data', 'fsdp')  # those that split the rows of a batch
 
 
 class InputError(ValueError):
-  """Bad input; the message is one line that the user sees, exit code 2.
+  """Bad input: one line for the user, then exit code 2. See errors.refuse.
 
   Form: `path:line: problem; fix: ...`, or the config key in place of
-  path:line, with the value, what is allowed and the nearest match.
+  path:line, with the value, the allowed values and the nearest match.
   """
 
 
@@ -30,15 +31,15 @@ class Comparison(NamedTuple):
   """One human judgement: completion `winner` is preferred to `loser`."""
 
   winner: int  # index into the record's completions
-  loser: int  # index too; equal to winner for a demonstration (SFT)
+  loser: int  # another index; equal to winner for a demonstration (SFT)
   weight: float = 1.0  # weight in the batch's mean
-  margin: float = 0.0  # how much better, in the data's own unit
+  margin: float = 0.0  # how much better the winner is, in the data's unit
 
 
 class PreferenceRecord(NamedTuple):
-  """A prompt, K >= 1 completions, and what is known about them.
+  """A prompt, K >= 1 completions, and the judgements of them.
 
-  The prompt and the completions are of one form: `str` (raw text), a tuple of
+  The prompt and the completions have one form: `str` (raw text), a tuple of
   messages (`{'role': ..., 'content': ...}`), or a tuple of token ids.
   """
 
@@ -47,26 +48,29 @@ class PreferenceRecord(NamedTuple):
   comparisons: tuple[Comparison, ...] = ()
   labels: tuple[bool, ...] | None = None  # per completion: desirable or not
   scores: tuple[float, ...] | None = None  # per completion: reward or rating
-  where: str = ''  # 'path:line' (or 'source[index]'), for messages
+  where: str = ''  # 'path:line' or 'source[index]', for error messages
   tools: tuple[dict, ...] | None = None  # function schemas, for the template
+  # The prompt's last message is an assistant's turn that the answers continue.
+  continues: bool = False
 
 
 class EncodedRecord(NamedTuple):
   """A record as token ids; completions include their EOS where it belongs."""
 
-  prompt: Array  # int32 [T], T >= 1: the last token predicts the first answer
+  # int32 [T], T >= 1: the last prompt token predicts the first answer token.
+  prompt: Array
   completions: tuple[Array, ...]  # int32 [n_k], n_k >= 1 each
   comparisons: tuple[Comparison, ...]
   labels: tuple[bool, ...] | None = None
   scores: tuple[float, ...] | None = None
   uid: str = ''  # 16 hex digits: sha256 of tokens, comparisons, labels, scores
-  # bool [n_k] each: which tokens are targets; None = all are. The others (a
-  # user's turn in the answer) are read and never predicted.
+  # bool [n_k] each: which tokens are targets; None = all. The other tokens (a
+  # user's turn inside the answer) are input only.
   trained: tuple[Array, ...] | None = None
 
 
 class Rows(NamedTuple):
-  """What the model reads: int32 arrays [R, L] (or [M, R, L] in a batch).
+  """The model's input: int32 arrays [R, L], or [M, R, L] in a batch.
 
   A query sees a key when both have the same prompt_id (> 0), the key is not
   later in the row, and the key's branch is 0 or the query's own.
@@ -76,14 +80,14 @@ class Rows(NamedTuple):
   positions: Array  # position in the prompt + completion text, from 0
   prompt_id: Array  # which prompt of the row, from 1; 0 = padding
   branch: Array  # 0 = prompt trunk, k = k-th completion placed in the row
-  targets: Array  # the token that this position predicts; 0 = none
+  targets: Array  # token to predict here; 0 where completion_id is -1
   completion_id: Array  # completion in [0, C) that owns the target; -1 = none
 
 
 class RouterSums(NamedTuple):
-  """Where routers sent positions: float32 sums over positions, not padding.
+  """Router statistics: float32 sums over all positions except padding.
 
-  One row per layer (N). They are sums, so that those of microbatches add up.
+  One row per layer (N). Sums rather than means, so that microbatches add up.
   """
 
   chosen_NE: Array  # how often each expert was chosen; no gradient
@@ -93,7 +97,7 @@ class RouterSums(NamedTuple):
 
 
 class CompletionScores(NamedTuple):
-  """What the objective knows of a model: float32 arrays [C].
+  """A model's scores of completions, all that losses see: float32 arrays [C].
 
   An absent completion (padding) has num_tokens 0 and logps 0.
   """
@@ -101,11 +105,11 @@ class CompletionScores(NamedTuple):
   logps: Array  # sum of log-probabilities over the completion's tokens, nats
   num_tokens: Array  # number of tokens in that sum
   entropy: Array | None = None  # sum over tokens of the entropy, nats
-  # Only where a loss or an option asks for them:
+  # Present only if a loss or an option needs them:
   log_sum_sq_probs: Array | None = None  # sum of log sum_v p_v^2; no gradient
   kl: Array | None = None  # sum of KL(reference, policy) over the vocabulary
   heads_2P: Array | None = None  # logps of the first tokens, see Heads
-  # Only of models with experts, over all positions, prompts included:
+  # Present only for models with experts; counts prompt positions too:
   router: RouterSums | None = None
 
 
@@ -119,21 +123,25 @@ class Comparisons(NamedTuple):
 
 
 class Heads(NamedTuple):
-  """First tokens of each side, with log-probabilities summed apart; [P]."""
+  """The first tokens of each side, which get a sum of their own; arrays [P]."""
 
   winner: Array  # int32, index into [C]
   loser: Array  # int32, index into [C]
-  num_tokens: Array  # number of first tokens, the same for both sides
+  num_tokens: Array  # number of first tokens, equal for both sides
 
 
 class Batch(NamedTuple):
-  """One update's data, or one evaluation step's."""
+  """The data of one update or of one evaluation step.
+
+  Only `rows` is split into M microbatches; the completions of a prompt lie in
+  one of them. The other fields belong to the whole batch.
+  """
 
   rows: Rows  # [M, R, L]
   comparisons: Comparisons  # [P]
   labels: Array  # int32 [C]: 1 desirable, 0 undesirable, -1 unknown
-  scores: Array  # float32 [C]: the data's score; 0 = none
-  prompt_index: Array  # int32 [C]: prompt in the batch; -1 = padding
+  scores: Array  # float32 [C]: score given by the data; 0 = none
+  prompt_index: Array  # int32 [C]: index of its prompt; -1 = padding
   reference: CompletionScores | None = None  # precomputed, [C]
   # int32 [C]: 1 = another prompt's answer, scored after this prompt for KTO's
   # baseline; its label is -1 and its score 0.
@@ -150,34 +158,36 @@ class Head(NamedTuple):
 
 
 class Adapted(NamedTuple):
-  """What a model reads in place of its weights: weights and an adapter."""
+  """Frozen weights with an adapter: given to a model in place of weights."""
 
   base: Params
   adapter: Params | None  # see models/adapters.py; None = off
-  scale: Array | float = 1.0  # of the adapter's share
+  scale: Array | float = 1.0  # factor of the adapter's output
 
 
 class Frozen(NamedTuple):
-  """The reference argument of every step: what is read and never trained.
+  """The reference argument of every step: weights that are read, never trained.
 
-  The reference model is `weights`, or `base` if those are None, with `adapter`
-  on it if there is one. All fields are None where no step reads a reference
-  model: its scores come with the batch, or the losses need none.
+  The reference model is `weights`, or `base` if `weights` is None, with
+  `adapter` on it unless that is None. All fields are None if no step reads a
+  reference model: its scores come with the batch, or the losses need none.
   """
 
   base: Params | None = None  # under the trained adapter; None = no adapter
-  scale: Array | None = None  # of every adapter's share; None = no adapter
-  weights: Params | None = None  # the reference's own whole weights
+  scale: Array | None = (
+    None  # factor of any adapter's output; None = no adapter
+  )
+  weights: Params | None = None  # separate weights of the reference
   adapter: Params | None = None  # on the reference; None = off
 
   def policy(self, params: Params) -> Params | Adapted:
-    """The policy as a model reads it, from what is trained."""
+    """Returns what a model takes for the policy with these parameters."""
     if self.base is None:
       return params
     return Adapted(self.base, params, self.scale)
 
   def reference(self) -> Params | Adapted | None:
-    """The reference as a model reads it; None if there is no model of it."""
+    """Returns what a model takes for the reference; None if there is none."""
     weights = self.base if self.weights is None else self.weights
     if self.adapter is None:
       return weights
@@ -185,10 +195,12 @@ class Frozen(NamedTuple):
 
 
 class TrainState(NamedTuple):
-  """State of training, the whole of a checkpoint; every leaf is an array."""
+  """The training state, saved in full; every leaf is an array."""
 
-  step: Array  # int32, updates done
+  step: Array  # int32, number of updates done
   params: Params  # trainable parameters, float32
   opt_state: Params  # the optimizer's moments
-  loss_state: Params  # running means of losses that keep any
-  key: Array  # uint32 [2], PRNG key data; keys of a step derive from it
+  loss_state: Params  # running means, for the losses that keep one
+  # uint32 [2], raw data of a PRNG key, so that a checkpoint holds plain arrays.
+  # The keys of a step derive from it.
+  key: Array

@@ -2,16 +2,16 @@
 
 Question: DPO of a 2.8B model after SFT on the chosen answers, with the
 settings of Rafailov et al. 2023 (arXiv:2305.18290, appendix B): beta 0.1,
-batches of 64, RMSprop, learning rate 1e-6 after 150 steps of linear warm-up,
-constant from there; 512 tokens, one epoch, as in the authors' released code
-(which uses learning rate 5e-7).
+batches of 64, RMSprop, learning rate 1e-6, constant after 150 steps of linear
+warm-up. The 512 tokens and the one epoch are those of the authors' released
+code, which uses learning rate 5e-7.
 Command:
   python -m dpo_jax.main --config=experiments/hh_dpo.py \
     --workdir=runs/hh_dpo --config.model.init_from=SFT_FOLDER
 Hardware: 8 accelerators of 80 GB, about 3 hours (an estimate, not a run).
-Expected: loss 0.693 before the first update. The full setting has not been
-run here, so no other number is claimed; the paper's own result is a win rate
-judged by GPT-4 (figure 3).
+Expected: loss 0.693 before the first update. The full setting was not run here,
+so no other number is claimed; the paper's result is a win rate judged by GPT-4
+(figure 3).
 """
 
 from dpo_jax import config as config_lib
@@ -41,7 +41,7 @@ def get_config(arg=''):
   config.train.batch_size = 64
   config.train.microbatches = 2
   config.eval.max_comparisons = 1024
-  config.train.eval_every = 312  # about 20,000 comparisons, as the authors
+  config.train.eval_every = 312  # about 20,000 comparisons, as in their code
   config.train.save_every = 312
   config.mesh.data = 1
   config.mesh.fsdp = -1

@@ -1,19 +1,19 @@
-"""What do the published recipes do, each on its own setting?
+"""What do the published recipes reach, each in its own setting?
 
-Question: the settings of a paper or of its released recipe, by name, so that
-a new loss is compared with the reported ones and not with a guess.
+Question: the settings of a paper or of its released recipe, by name, so that a
+new loss is compared with reported settings and not with a guess.
 Command:
   python -m dpo_jax.main \
     --config=experiments/paper_presets.py:simpo_llama3_instruct \
     --workdir=runs/simpo --config.model.init_from=SFT_FOLDER \
     --config.data.train=FILE --config.data.eval=FILE
-  `simpo_llama3_instruct,runlocal` takes two of its steps on synthetic data.
+  `simpo_llama3_instruct,runlocal` makes two updates on synthetic data.
 Presets: the keys of PRESETS below; comments give their sources.
 Hardware: 8 accelerators of 80 GB for up to 8B parameters, hours; 64 for
-tulu3_70b (estimates, not runs). Models and data are named as one might have
-put them: give yours on the command line.
-Expected: the numbers to reproduce are in the papers; none of these was run
-here at its full setting, so none is claimed.
+tulu3_70b (estimates, not runs). The paths of models and data are placeholders:
+give yours on the command line.
+Expected: the numbers to reproduce are in the papers. No preset was run here at
+its full setting, so no number is claimed.
 """
 
 from dpo_jax import config as config_lib
@@ -25,7 +25,7 @@ ULTRAFEEDBACK = {
   'data.eval': 'tfds:ultrafeedback_binarized:test_prefs',
 }
 
-# What the presets of a family share.
+# Settings that the presets of a family share.
 # Rafailov et al. 2023, arXiv:2305.18290, appendix B; the lengths, the clipping
 # and the one epoch are those of the authors' code.
 DPO = {
@@ -47,7 +47,7 @@ DPO = {
   'model.allow_larger_vocab': True,  # its rows are padded to 50,304
 }
 # huggingface/alignment-handbook, recipes/zephyr-7b-beta/dpo/config_full.yaml;
-# the clipping is transformers' default, which the recipe leaves.
+# the recipe does not set the clipping, so it is the default of transformers.
 HANDBOOK = {
   'loss.terms': {'sigmoid': 1.0},
   'loss.beta': 0.01,
@@ -84,15 +84,15 @@ SIMPO = {
   'data.prompt_max_length': 1800,
   **ULTRAFEEDBACK,
 }
-# A file of comparisons without a held-out part of its own.
+# A file of comparisons without a held-out part.
 OWN_FILE = {'data.eval': 'split', 'data.eval_pairs': 1024}
 
 PRESETS = {
-  # As printed: helpful and harmless dialogues.
+  # As in the paper: helpful and harmless dialogues.
   'dpo_hh': DPO,
   # The released code's learning rate.
   'dpo_hh_code': DPO | {'optim.learning_rate': 5e-7},
-  # As printed: summaries.
+  # As in the paper: summaries.
   'dpo_tldr': DPO
   | {
     'loss.beta': 0.5,
@@ -156,9 +156,9 @@ PRESETS = {
     'data.train': 'data/llama3-ultrafeedback.parquet',
     'model.init_from': 'models/Meta-Llama-3-8B-Instruct',
   },
-  # Mixes; their sources are in losses/rules.py, MIXES. Only the mix is theirs
-  # (MPO's models see images, iterative RPO's data is sampled anew): the rest is
-  # the handbook's, with beta 0.1.
+  # Weighted mixes of losses, with sources in MIXES of losses/rules.py. Only the
+  # mix is published there (MPO's models see images, iterative RPO samples new
+  # data): the other settings are the handbook's, with beta 0.1.
   **{
     name: HANDBOOK | {'loss.terms': terms, 'loss.beta': 0.1}
     for name, (terms, _) in loss_rules.MIXES.items()

@@ -1,7 +1,7 @@
 """Does DPO teach a small decoder a preference that SFT does not?
 
-Question: synthetic preferences with a planted rule, made by the project, no
-download. SFT on demonstrations of both kinds, then DPO from it: held-out
+Question: synthetic preferences that follow a known rule, without a download.
+SFT on good and bad demonstrations, then DPO from the SFT policy: held-out
 accuracy before and after.
 Commands (scripts/quickstart.sh runs both and prints the table):
   python -m dpo_jax.main --config=experiments/quickstart.py:stage=sft \

@@ -1,14 +1,14 @@
 """How far does imitating the better stories go, without comparisons?
 
-Question: the 260k-parameter story model trained by SFT on the chosen half of
-`stories_lexicon`: the baseline of `stories_dpo.py`.
+Question: the 260k-parameter story model after SFT on the chosen half of
+`stories_lexicon`, the baseline of `stories_dpo.py`.
 Command:
   python -m dpo_jax.main --config=experiments/stories_sft.py \
     --workdir=runs/stories_sft
 Hardware: 2 CPU cores, about two minutes.
-Expected: the held-out loss in nats per token falls. Its gain in preference
-accuracy is far below DPO's, which is the point: the evaluation before the first
-update of this command is of the SFT model beside the model it began as.
+Expected: the held-out loss in nats per token falls. The gain in preference
+accuracy is far below DPO's. To see it, read the evaluation at step 0 of this
+command: it scores the SFT model with the original model as reference.
   python -m dpo_jax.main --config=experiments/stories_dpo.py \
     --workdir=runs/stories_sft_dpo --config.model.init_from=runs/stories_sft \
     --config.reference.init_from=../shared/data/models/stories260K
@@ -46,6 +46,6 @@ def get_config(arg=''):
 
 
 def sweep():
-  """The learning rate, over a decade."""
+  """Four learning rates over a decade."""
   for learning_rate in (1e-4, 2e-4, 5e-4, 1e-3):
     yield '', {'optim.learning_rate': learning_rate}

@@ -2,8 +2,8 @@
 
 Flags are the fields of dpo_jax.bench.step.Options, such as --preset, --data,
 --variants=packed,packed+shared, --precision=bfloat16, --rounds=5. With
---sampling as the first word it measures sampling; flags are then the fields of
-dpo_jax.bench.sampling.Options.
+--sampling as the first argument it measures sampling, and flags are the fields
+of dpo_jax.bench.sampling.Options.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from dpo_jax.types import InputError  # noqa: E402
 
 
 def main() -> int:
-  """Reads flags, prints the table; 2 and one line for bad input."""
+  """Reads flags and prints the table; exit code 2 for bad input."""
   benchmark, words = step, sys.argv[1:]
   if words[:1] == ['--sampling']:
     benchmark, words = sampling, words[1:]

@@ -10,7 +10,7 @@ from dpo_jax.config import help as config_help  # noqa: E402
 
 
 def main() -> None:
-  """Writes the whole page anew."""
+  """Rewrites the page."""
   path = ROOT / 'docs' / 'config.md'
   path.parent.mkdir(exist_ok=True)
   path.write_text(config_help.config_page(), encoding='utf-8')

@@ -1,7 +1,9 @@
-# Makes .venv with the pinned requirements, or reuses it. Sourced by the
-# other scripts; leaves $PYTHON set. Set DPO_JAX_VENV to keep it elsewhere.
+# Makes .venv with the pinned requirements, or reuses it. Sourced by the other
+# scripts: changes to the repository's root and sets $PYTHON. DPO_JAX_VENV names
+# another folder for the environment.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${DPO_JAX_VENV:-.venv}
+# The stamp is written last: an install that was interrupted starts again.
 stamp=$venv/requirements.sha256
 wanted=$(sha256sum requirements.txt | cut -d' ' -f1)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then

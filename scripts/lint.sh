@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks format and lint: scripts/lint.sh; `scripts/lint.sh --fix` mends.
+# Checks format and lint: scripts/lint.sh; `scripts/lint.sh --fix` repairs.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 if [ "${1:-}" = --fix ]; then

@@ -1,7 +1,7 @@
 """Eight CPU devices for every test, set before jax starts.
 
-Tests that compile the same program twice read it from a cache that lives as
-long as the session, as do the processes that they start.
+A program that several tests compile comes from a cache for the session, in the
+processes that they start too.
 """
 
 import atexit
@@ -53,14 +53,14 @@ def golden_models():
 
 @pytest.fixture(scope='session')
 def trained_llama():
-  """The folder of stories260K, or None where it is not there."""
+  """The folder of stories260K, or None if it does not exist."""
   folder = _SHARED / 'data/models/stories260K'
   return folder if folder.is_dir() else None
 
 
 @pytest.fixture(scope='session')
 def shared():
-  """The folder of real data and weights; skips where it is not there."""
+  """The folder of real data and weights; skips without it."""
   if not (_SHARED / 'data').is_dir():
     pytest.skip(f'real data is not at {_SHARED} (set DPO_JAX_SHARED)')
   return _SHARED

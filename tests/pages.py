@@ -28,7 +28,7 @@ class Command(NamedTuple):
 
 
 def prose(text: str) -> str:
-  """A page without its blocks; every other character keeps its place."""
+  """A page with blanks for its blocks; other characters keep their places."""
   return _BLOCK.sub(lambda block: ' ' * len(block[0]), text)
 
 
@@ -38,7 +38,7 @@ def spans(text: str) -> list[str]:
 
 
 def commands(page: str, text: str) -> list[Command]:
-  """The commands of a page in its order, continuation lines joined."""
+  """The commands of a page in order, with continuation lines joined."""
   lines = [
     (block.start(), line)
     for block in _BLOCK.finditer(text)

@@ -1,4 +1,4 @@
-"""The house's rules, read from the source: layers, purity, size, docstrings."""
+"""Rules of the package, read from its source: layers, purity, size, docs."""
 
 import ast
 import functools
@@ -10,8 +10,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'dpo_jax'
 
-# DESIGN section 7, bottom first. A module may import its own group and any
-# group of a layer below. The longest name that begins a dotted module decides.
+# Layers, bottom first. A module may import its own group and any group of a
+# layer below. Its group is that of the longest name that its own begins with.
 LAYERS = (
   {'nouns': ('types', 'errors', 'tree')},
   {'files': ('storage.files',)},
@@ -26,13 +26,13 @@ LAYERS = (
   {'faces': ('main', 'results', 'bench')},
 )
 PURE = ('nouns', 'maths', 'data', 'composition')
-# Paths, clocks, logs, processes, flags, hidden randomness.
+# Modules with side effects: paths, clocks, logs, processes, flags, randomness.
 IMPURE = frozenset(
   'absl datetime glob io logging multiprocessing os pathlib random shutil '
   'signal socket subprocess sys tempfile threading time ml_collections '
   'orbax tensorboardX rich matplotlib'.split()
 )
-# Which module may all the same, and why.
+# Exceptions, with their reasons.
 _FILES = frozenset({'os', 'pathlib', 'io', 'tempfile', 'shutil', 'glob'})
 EXEMPT = {
   'losses.catalogue': {'pathlib'},  # reads the sources beside it
@@ -48,23 +48,23 @@ EXEMPT = {
 }
 JAX = frozenset({'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'chex'})
 FOREIGN = frozenset({'tensorflow', 'torch', 'transformers', 'trl'})
-# The rooms of data/: file -> record, record -> tokens, lengths -> rows. One may
-# import itself and what is listed.
+# Folders of data/: file -> record, record -> tokens, lengths -> rows. Each may
+# import itself and the listed ones.
 DATA_ROOMS = {'sources': (), 'text': ('sources',), 'batches': ()}
 # Facts with one home: module or call -> the files that may name it.
 HOMES = {
   'hashlib': {'storage.files'},
   'difflib': {'errors'},
   'json.load': set(),
-  # Not files: a record's column, the text that `tokenizers` was given too.
+  # Texts that are not files: a column of a record, the JSON of a tokenizer.
   'json.loads': {
     'storage.files',
     'data.sources.conversations',
     'data.text.hf_tokenizer',
   },
-  'InputError': {'errors'},  # called; others name it in `except` and types
+  'InputError': {'errors'},  # calls only: `except` and types may name it
 }
-# DESIGN section 2: each arrow of the flow is a file, named in its docstring.
+# Arrows of the flow: each is a module, whose docstring begins with it.
 FLOW = (
   'record -> text',
   'text -> tokens',
@@ -80,7 +80,7 @@ FLOW = (
 
 
 def _name(path: pathlib.Path) -> str:
-  """`data.rows` of dpo_jax/data/rows.py; `data` of dpo_jax/data/__init__.py."""
+  """The dotted name, such as `data` for dpo_jax/data/__init__.py."""
   parts = path.relative_to(PACKAGE).with_suffix('').parts
   return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
 
@@ -123,7 +123,7 @@ def _imports(path: pathlib.Path, top_only: bool = False) -> set[str]:
 def _internal(path: pathlib.Path, top_only: bool = False) -> set[str]:
   """Modules of the package that a file imports."""
   names = {n.removeprefix('dpo_jax.') for n in _imports(path, top_only)}
-  # An __init__ that is a docstring and nothing else brings nothing in.
+  # An __init__ with nothing but a docstring imports nothing.
   known = names & set(MODULES) - {''}
   return {n for n in known if len(_tree(MODULES[n]).body) > 1}
 
@@ -133,7 +133,7 @@ def _external(path: pathlib.Path, top_only: bool = False) -> set[str]:
 
 
 def _uphill(module: str, imported: set[str]) -> list[str]:
-  """What a module of some layer may not import."""
+  """The imports that the layer of a module does not allow."""
   level, group = _group(module)
   wrong = []
   for other in sorted(imported):
@@ -219,7 +219,7 @@ def test_config_dicts_stop_at_the_loops():
 
 
 def _calls(path: pathlib.Path) -> set[str]:
-  """What a file calls, as written, with the modules of these names."""
+  """The calls in a file, as written, and the modules of their names."""
   calls = {
     ast.unparse(node.func)
     for node in ast.walk(_tree(path))
@@ -236,7 +236,7 @@ def test_a_fact_has_one_home(name):
 
 @pytest.mark.parametrize('module', ['config', 'main'])
 def test_a_refusal_imports_no_jax(module):
-  # jax takes seconds; what these load at import time must not bring it in.
+  # jax takes seconds to import: these modules must not load it.
   seen, waiting = set(), {module}
   while waiting:
     current = waiting.pop()

@@ -33,21 +33,20 @@ COMMANDS = [
   for command in pages.commands(page, pages.TEXTS[page])
 ]
 RECIPES = 'extending.md'  # its commands run on copies that it edits
-# Names that the pages use for what a reader has.
+# Placeholders in the pages for the reader's own files.
 FILES = ('FILE', 'FILE.jsonl', 'FILE.jsonl.gz', 'template.jinja')
 FOLDERS = ('FOLDER', 'SFT_FOLDER', 'runs/quickstart/sft')
-# What experiments/stories_*.py read, outside of the repository.
+# Inputs of experiments/stories_*.py, outside the repository.
 STORIES = (
   '../shared/data/prefs/stories_lexicon.jsonl.gz',
   '../shared/data/models/stories260K',
 )
-# What `...` stands for, as in `--mode=evaluate ...`.
+# Flags that `...` stands for, as in `--mode=evaluate ...`.
 THE_SAME = {
   '--config': 'experiments/quickstart.py:stage=dpo',
   '--workdir': 'runs/quickstart/dpo',
 }
-# A run of any length becomes one of two updates; a longer one learns no more
-# about the command.
+# Every run makes two updates: a longer one tests the command no better.
 SHORT = (
   '--config.train.num_steps=2',
   '--config.train.batch_size=4',
@@ -200,7 +199,7 @@ def check_module(name: str, words: list[str]) -> None:
   elif name == 'dpo_jax.results':
     results_main._parse(words)
   else:
-    # The arguments of other people's modules are theirs to check.
+    # Only the paths are checked: other modules parse their own arguments.
     assert name in ('pytest', 'ruff', 'pip'), name
     paths = [word for word in words if word.startswith('tests/')]
     assert all((pages.ROOT / path).exists() for path in paths), paths
@@ -241,8 +240,8 @@ def load(path: pathlib.Path):
 def record(script: str, *arguments: str) -> list[list[str]]:
   """The arguments of each python that a script in scripts/ would start.
 
-  The script finds an environment that is up to date, whose python writes down
-  its arguments and does nothing.
+  The script finds an up-to-date environment, whose python records its arguments
+  and does nothing else.
   """
   venv = pathlib.Path('venv').absolute()
   log, python = venv / 'log', venv / 'bin/python'

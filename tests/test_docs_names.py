@@ -1,4 +1,4 @@
-"""README.md and docs/: links, names of files and keys, and counts are right."""
+"""README.md and docs/: links, names of files and keys, and counts are true."""
 
 import ast
 import re
@@ -43,7 +43,7 @@ def test_the_files_that_it_names_exist(page):
   folders = 'dpo_jax|tests|experiments|scripts|docs'
   written = re.findall(r'Write `(\S+)`', pages.TEXTS[page])  # by a recipe
   for span in pages.spans(pages.TEXTS[page]):
-    # A name in capitals stands for one of the reader's.
+    # A name in capitals is a placeholder.
     path = re.match(rf'(({folders})/[a-z_0-9/.]*)(?=:|$)', span)
     if path and path[1] not in written:
       assert (pages.ROOT / path[1]).exists(), f'{page}: {span}'

@@ -32,7 +32,7 @@ def test_it_validates_and_says_what_it_is(path):
 
 
 PRESETS = ROOT / 'experiments/paper_presets.py'
-# Two steps each: every file, and of the presets one more.
+# Runs of two steps: every file, and a second preset.
 SHORT = [f'{path}:runlocal' for path in FILES]
 SHORT += [f'{PRESETS}:simpo_llama3_instruct,runlocal']
 
@@ -56,8 +56,9 @@ def test_every_point_of_its_sweep_validates(path):
     config_lib.validate(config_lib.load(f'{path}:{arg}', values.items()))
 
 
-# docs/LOSSES.md, its last paragraph: name -> (terms, beta, gamma, learning
-# rate, batch, epochs, optimiser, schedule, warm-up as steps or fraction).
+# Settings copied from the papers and recipes that experiments/paper_presets.py
+# cites: name -> (terms, beta, gamma, learning rate, batch, epochs, optimiser,
+# schedule, warm-up as steps or fraction).
 SIGMOID, TULU3, SIMPO = ({t: 1} for t in ('sigmoid', 'sigmoid_norm', 'simpo'))
 RMSPROP = ('rmsprop', 'constant', 150)
 COSINE, LINEAR = ('adamw', 'cosine', 0.1), ('adamw', 'linear', 0.1)
@@ -86,13 +87,13 @@ def test_a_preset_has_its_published_settings(name):
   loss, optim, train = config.loss, config.optim, config.train
   terms, *numbers = PUBLISHED[name]
   assert config_lib.loss_terms(config) == terms
-  found = [
+  settings = [
     *(loss.beta, loss.gamma, optim.learning_rate),
     *(train.batch_size, train.num_epochs, optim.name, optim.schedule),
     optim.warmup_steps or optim.warmup_fraction,
   ]
-  assert found == numbers
-  # No reference is held where the loss reads none.
+  assert settings == numbers
+  # A loss that reads no reference gets none.
   assert (config.reference.mode == 'none') == ('simpo' in loss.terms)
   config_lib.validate(config_lib.load(f'{PRESETS}:{name},runlocal'))
 

@@ -1,8 +1,8 @@
-"""docs/extending.md: each recipe, executed as it is written on a copy.
+"""docs/extending.md: each recipe, executed as written on a copy.
 
-A python block is appended to the file that is named before it, or is that new
-file. A text block goes to the head of the list that is named before it. A diff
-block is an edit in place. The commands of the bash block then succeed.
+A python block is appended to the file that is named before it, or is that file
+if it is new. A text block goes to the head of the list that is named before it.
+A diff block is an edit in place. The commands of the bash block then succeed.
 """
 
 import os
@@ -22,7 +22,7 @@ SECTIONS = dict(
     r'^## (An? [^\n]+)\n(.*?)(?=^## |\Z)', PAGE, re.DOTALL | re.MULTILINE
   )
 )
-# Recipe -> (most files that it edits with its test, what its commands print).
+# Recipe -> (limit of edited files, its test included; pattern of the output).
 RECIPES = {
   'A loss': (2, r'PASSED .*\[squared_margin'),
   'An option': (2, r'PASSED .*\[sigmoid-max_ratio'),
@@ -48,7 +48,7 @@ def test_the_recipe_works(name, tmp_path):
 
 
 def follow(name, folder):
-  """What the commands of a recipe print, on a copy with the recipe's edits."""
+  """The output of a recipe's commands, on a copy with the recipe's edits."""
   copy(folder)
   section, most_files = SECTIONS[name], RECIPES[name][0]
   edited, said = set(), ''
@@ -86,7 +86,7 @@ TERMS = (
 
 
 def check_the_loss(folder, said):
-  """Its key, refusals, options, documentation and tests follow from it."""
+  """A new loss brings its key, refusals, options, documentation and tests."""
   name = 'squared_margin'
   # Its golden row, and each property of every loss.
   properties = dir(test_losses.TestEveryLoss)
@@ -121,7 +121,7 @@ def with_entry(text, name, entry):
 
 
 def patched(text, diff):
-  """A module's text after an edit; its old lines are there exactly once."""
+  """A module's text after an edit; it holds the old lines exactly once."""
   lines = diff.splitlines(keepends=True)
   old = ''.join(line[1:] for line in lines if line[0] != '+')
   new = ''.join(line[1:] for line in lines if line[0] != '-')

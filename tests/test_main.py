@@ -1,4 +1,4 @@
-"""The command line: what it refuses, in one line, with nothing written."""
+"""main: parsing, dispatch, and refusals in one line with nothing written."""
 
 import inspect
 import os
@@ -18,7 +18,7 @@ QUICKSTART = str(ROOT / 'experiments' / 'quickstart.py')
 LOCAL = f'--config={QUICKSTART}:stage=dpo,runlocal'
 WORKDIR = '--workdir=run'
 
-# (arguments, what the one line must hold, its beginning first)
+# (arguments, parts of the error line, its beginning first)
 BAD_LINES = [
   # Flags.
   ([], ('--config: ', 'missing')),
@@ -96,7 +96,7 @@ BAD_LINES = [
   ),
 ]
 
-# (text of an experiment file, what the one line must hold)
+# (text of an experiment file, part of the error line)
 BAD_EXPERIMENTS = [
   ('def get_config(arg)\n  pass\n', 'x.py:1: '),
   ('import no_such_module\n', 'x.py:1: ModuleNotFoundError'),
@@ -147,7 +147,7 @@ def test_refuses_a_command_line(argv, words, folder, capsys):
 
 
 def test_refuses_a_folder_that_cannot_be_written(folder, capsys, monkeypatch):
-  # os.access stands in: root, which tests may run as, can write anywhere.
+  # os.access is replaced: tests may run as root, which can write anywhere.
   monkeypatch.setattr(main_lib.os, 'access', lambda path, mode: False)
   line = _refuse([LOCAL, '--workdir=a/b'], capsys)
   assert line.startswith("--workdir: 'a/b' ") and 'written to' in line
@@ -180,7 +180,7 @@ def test_the_real_command_refuses_likewise(tmp_path):
 
 @pytest.fixture
 def calls(monkeypatch):
-  """Stands in for every mode's function; the list of what main called."""
+  """Replaces the function of every mode; the list of calls from main."""
   calls = []
 
   def recorder(mode):

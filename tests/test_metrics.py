@@ -1,4 +1,4 @@
-"""metrics: by hand on two comparisons and a padded one; what is saved."""
+"""metrics: by hand on two comparisons and a padded one; per-example values."""
 
 import harness
 import jax
@@ -115,7 +115,7 @@ def test_a_metric_of_comparisons_alone_survives_the_merge():
   labelled['yours'] = metrics.Mean(jnp.float32(1), jnp.float32(2))
   got = metrics.means(metrics.merge(paired, labelled))
   assert (got['mine'], got['yours']) == (1.5, 0.5)
-  # Where nothing is compared it has no mean: absent, not 0.
+  # Without comparisons the metric has no mean: absent, not 0.
   paired['mine'] = metrics.Mean(jnp.float32(0), jnp.float32(0))
   assert 'mine' not in metrics.means(metrics.merge(paired, labelled))
 
@@ -126,9 +126,9 @@ def test_a_mean_over_nothing_is_absent_and_scalars_stay():
   assert got == {'loss': 2.0}
 
 
-# No comparison has a loss of its own: sorted, of lists, over tokens.
+# Losses without a value per comparison: sorted, of lists, over tokens.
 WITHOUT = {'aot', 'aot_unpaired', 'infonca', 'nll', 'sft'}
-# One of every kind, view and normaliser.
+# One loss of every kind, view and normaliser.
 ONE_OF_EACH = {
   (loss.kind, loss.view, loss.normaliser): loss.name
   for loss in map(losses.get, losses.names())
@@ -137,7 +137,7 @@ WEIGHTS = (1.0, 0.5, 2.0, 0.0)
 
 
 def gather(terms, batch):
-  """(loss of the batch, its Examples) at log-ratios that all differ."""
+  """(loss of a batch, its Examples); all log-ratios differ."""
   steps = np.arange(harness.NUM)
   policy, reference = harness.scores_of(
     0.4 + steps, -0.3 - 0.1 * steps, policy=(-7.0 - steps, -11.0)

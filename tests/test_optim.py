@@ -1,4 +1,4 @@
-"""optim: against numpy's arithmetic and closed forms."""
+"""optim: updates and schedules against numpy and closed forms."""
 
 import os
 import pathlib
@@ -92,12 +92,12 @@ def test_unknown_names_are_refused():
 
 
 def test_a_keyword_that_an_optimizer_lacks_is_an_error():
-  # config refuses it before; a caller in Python sees a TypeError.
+  # The config refuses such a key earlier; a Python caller gets a TypeError.
   with pytest.raises(TypeError, match='eps'):
     optim.make_optimizer('lion', eps=1e-8)
 
 
-# What somebody appends to optim.py, and nothing else.
+# Appended to optim.py, the only edit.
 ADDED = """
 
 @optimizer
@@ -109,7 +109,7 @@ def momentum(*, b1: float = 0.9, is_nesterov: float = 0.0):
 def root(decay_steps, *, power: float = 0.5):
   return lambda step: (1 + step) ** -power
 """
-# A config that chooses them, without jax; then what they compute.
+# First a config that chooses them, without jax; then their arithmetic.
 USE = """
 import sys
 from dpo_jax import config, types

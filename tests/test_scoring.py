@@ -1,4 +1,4 @@
-"""scoring: against a float64 brute force, token by token."""
+"""scoring: against float64 arithmetic, token by token."""
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +134,7 @@ def test_log_sum_of_squares_equals_the_brute_force():
 def test_heads_are_sums_of_the_first_tokens(every):
   winner, loser = np.array([0, 3, 5, 0]), np.array([1, 2, 4, 0])
   ids = ROWS.completion_id.copy()
-  if every:  # tokens that are not trained do not count
+  if every:  # tokens that are not targets do not count
     ids.reshape(-1)[::every] = -1
   test_rows = ROWS._replace(completion_id=ids)
   lengths = np.asarray(scoring.count_tokens(test_rows, NUM))

@@ -1,4 +1,4 @@
-"""rows -> scores: every layout gives the scores and gradients of lone texts."""
+"""scoring: every layout gives the scores and gradients of separate texts."""
 
 import functools
 
@@ -59,20 +59,20 @@ def scores_and_gradient(model, params, records, layout, batch_size=6):
 
     return jax.grad(total, has_aux=True)(params)
 
-  found, gradient = {}, jax.tree.map(jnp.zeros_like, params)
+  scores, gradient = {}, jax.tree.map(jnp.zeros_like, params)
   for t in range(plan.steps_per_epoch):
     rows = jax.tree.map(lambda x: x[0], plan.batch(t, records).rows)
     index = plan.completion_index(t)
     weights = np.where(index >= 0, 1 + index % 5, 0).astype(np.float32)
     grads, logps = both(params, rows, len(index), weights)
     gradient = jax.tree.map(jnp.add, gradient, grads)
-    found |= {i: v for i, v in zip(index, np.asarray(logps)) if i >= 0}
-  return found, gradient
+    scores |= {i: v for i, v in zip(index, np.asarray(logps)) if i >= 0}
+  return scores, gradient
 
 
 @pytest.fixture(scope='module')
 def model_and_params(trained_llama):
-  """A trained Llama where the real data is, a random decoder elsewhere."""
+  """A trained Llama if the real data is there, else a random decoder."""
   if trained_llama:
     mapping = hf_checkpoint.read_config(trained_llama)
     config = architectures.from_hf_config(mapping)
@@ -105,7 +105,7 @@ def test_token_log_probabilities_of_the_trained_llama(shared, index):
   config = architectures.from_hf_config(hf_checkpoint.read_config(folder))
   model = decoder.make_model(config)
   params = hf_checkpoint.load_params(folder, config)
-  # One record a token: answer = the token, prompt = all before it.
+  # One record per token: the answer is the token, the prompt all before it.
   records = [
     EncodedRecord(ids[:t].astype('i4'), (ids[t : t + 1].astype('i4'),), ())
     for t in range(1, len(ids))

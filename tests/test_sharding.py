@@ -1,4 +1,4 @@
-"""sharding: which array lies where on a mesh of eight CPU devices."""
+"""sharding: placement of arrays on a mesh of eight CPU devices."""
 
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ def test_parameters_are_split_by_their_logical_axes():
   got = sharding.param_shardings(mesh, AXES, PARAMS)
   assert got['kernel'].spec == P(None, 'fsdp', 'tensor')
   assert got['bias'].spec == P('tensor')
-  # 6 is not divisible by 4: whole rather than uneven.
+  # 6 is not divisible by 4, so the axis is not split.
   wide = sharding.param_shardings(
     sharding.make_mesh(data=1, fsdp=2, tensor=4), AXES, PARAMS
   )

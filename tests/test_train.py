@@ -32,35 +32,35 @@ def train(workdir, *overrides, mode='train'):
 
 
 def lines(workdir, split):
-  """metrics.jsonl without what depends on the clock."""
-  found = {}
+  """{step: metrics} of a split, without rates: they depend on the clock."""
+  by_step = {}
   for line in (workdir / 'metrics.jsonl').read_text().splitlines():
     values = json.loads(line)
     if values['split'] == split:
-      found[values['step']] = {
+      by_step[values['step']] = {
         k: v for k, v in values.items() if not k.endswith('_per_second')
       }
-  return found
+  return by_step
 
 
 def state(workdir):
-  """Fingerprint of every leaf of the last checkpoint, and its meta."""
+  """(step, fingerprint of every leaf, meta) of the last checkpoint."""
   with checkpoints.Checkpoints(workdir / 'checkpoints') as saved:
     items = ('params', 'opt_state', 'loss_state', 'rng', 'data')
-    found = saved.restore_latest(dict.fromkeys(items))
-  return found.step, tree.fingerprint(found.items), found.meta
+    restored = saved.restore_latest(dict.fromkeys(items))
+  return restored.step, tree.fingerprint(restored.items), restored.meta
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
   """An uninterrupted run of six steps."""
-  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  workdir = tmp_path_factory.mktemp('uninterrupted') / 'run'
   assert train(workdir, *SIX_STEPS) == 0
   return workdir
 
 
-def test_a_run_directory_has_what_the_contract_says(whole):
-  names = {path.name for path in whole.iterdir()}
+def test_a_run_directory_has_what_the_contract_says(uninterrupted):
+  names = {path.name for path in uninterrupted.iterdir()}
   assert names >= {
     'config.json',
     'env.json',
@@ -70,33 +70,33 @@ def test_a_run_directory_has_what_the_contract_says(whole):
     'checkpoints',
     'DONE',
   }
-  assert sorted(lines(whole, 'train')) == [1, 2, 3, 4, 5, 6]
-  assert sorted(lines(whole, 'eval')) == [0, 3, 6]
-  config = json.loads((whole / 'config.json').read_text())
+  assert sorted(lines(uninterrupted, 'train')) == [1, 2, 3, 4, 5, 6]
+  assert sorted(lines(uninterrupted, 'eval')) == [0, 3, 6]
+  config = json.loads((uninterrupted / 'config.json').read_text())
   assert config['loss']['label_smoothing'] == 0.0  # resolved, not null
-  done = json.loads((whole / 'DONE').read_text())
+  done = json.loads((uninterrupted / 'DONE').read_text())
   ledger = done['ledger']['train']
   assert (
     ledger['trained'] + ledger['not_reached'] + ledger['held_out']
     == (ledger['read'])
   )
-  with np.load(whole / 'per_example' / 'eval_6.npz') as scores:
+  with np.load(uninterrupted / 'per_example' / 'eval_6.npz') as scores:
     assert len(scores['uid']) == 16
     gap = scores['policy_chosen'] - scores['reference_chosen']
     gap -= scores['policy_rejected'] - scores['reference_rejected']
-  accuracy = lines(whole, 'eval')[6]['rewards/accuracies']
+  accuracy = lines(uninterrupted, 'eval')[6]['rewards/accuracies']
   np.testing.assert_allclose(np.mean(gap > 0), accuracy, atol=1e-6)
 
 
-def test_a_done_run_says_so_and_does_nothing(whole, capsys):
-  before = (whole / 'metrics.jsonl').read_bytes()
-  assert train(whole, *SIX_STEPS) == 0
+def test_a_done_run_says_so_and_does_nothing(uninterrupted, capsys):
+  before = (uninterrupted / 'metrics.jsonl').read_bytes()
+  assert train(uninterrupted, *SIX_STEPS) == 0
   assert 'this run is done: step 6' in capsys.readouterr().out
-  assert (whole / 'metrics.jsonl').read_bytes() == before
+  assert (uninterrupted / 'metrics.jsonl').read_bytes() == before
 
 
-def test_another_config_in_the_workdir_is_refused(whole, capsys):
-  assert train(whole, *SIX_STEPS, 'loss.beta=0.2') == 2
+def test_another_config_in_the_workdir_is_refused(uninterrupted, capsys):
+  assert train(uninterrupted, *SIX_STEPS, 'loss.beta=0.2') == 2
   error = capsys.readouterr().err
   assert error.count('\n') == 1 and 'loss.beta' in error and '0.2' in error
 
@@ -109,8 +109,8 @@ def starts_at_ln2(workdir):
   assert 0 < metrics['packing_efficiency'] <= 1
 
 
-def test_loss_at_step_0_is_ln2_with_shared_prompts(whole):
-  starts_at_ln2(whole)
+def test_loss_at_step_0_is_ln2_with_shared_prompts(uninterrupted):
+  starts_at_ln2(uninterrupted)
 
 
 def test_loss_at_step_0_is_ln2_padded_and_accumulated(tmp_path):
@@ -119,18 +119,21 @@ def test_loss_at_step_0_is_ln2_padded_and_accumulated(tmp_path):
   starts_at_ln2(tmp_path / 'run')
 
 
-def test_cached_scores_and_packed_rows_train_alike(whole, tmp_path):
+def test_cached_scores_and_packed_rows_train_alike(uninterrupted, tmp_path):
   overrides = 'reference.mode=cache', 'data.layout=packed'
   assert train(tmp_path / 'run', *SIX_STEPS, *overrides) == 0
   starts_at_ln2(tmp_path / 'run')
-  ours, theirs = lines(tmp_path / 'run', 'eval')[6], lines(whole, 'eval')[6]
-  for name, value in theirs.items():
+  cached, expected = (
+    lines(tmp_path / 'run', 'eval')[6],
+    lines(uninterrupted, 'eval')[6],
+  )
+  for name, value in expected.items():
     if isinstance(value, float):
-      np.testing.assert_allclose(ours[name], value, rtol=1e-3, atol=1e-4)
+      np.testing.assert_allclose(cached[name], value, rtol=1e-3, atol=1e-4)
 
 
 def killed_at(step, monkeypatch, workdir, *overrides):
-  """Trains in this process until the metrics of `step` would be written."""
+  """Trains in this process; dies as the metrics of `step` would be written."""
 
   class Killed(BaseException):
     pass
@@ -170,7 +173,9 @@ def wait_for_step(workdir, step, child):
 
 
 @pytest.mark.slow
-def test_sigkill_then_the_same_command_gives_the_same_bits(whole, tmp_path):
+def test_sigkill_then_the_same_command_gives_the_same_bits(
+  uninterrupted, tmp_path
+):
   workdir = tmp_path / 'run'
   for kill_at in random.Random(time.time_ns()).sample([1, 2, 3, 4, 5], 2):
     child = run_child(workdir)
@@ -178,28 +183,28 @@ def test_sigkill_then_the_same_command_gives_the_same_bits(whole, tmp_path):
     child.send_signal(signal.SIGKILL)
     child.communicate(timeout=60)
   assert train(workdir, *SIX_STEPS) == 0
-  assert lines(workdir, 'train') == lines(whole, 'train')
-  assert lines(workdir, 'eval') == lines(whole, 'eval')
-  assert state(workdir) == state(whole)
+  assert lines(workdir, 'train') == lines(uninterrupted, 'train')
+  assert lines(workdir, 'eval') == lines(uninterrupted, 'eval')
+  assert state(workdir) == state(uninterrupted)
 
 
 @pytest.mark.slow
-def test_sigterm_saves_the_step_and_exits_143(whole, tmp_path):
+def test_sigterm_saves_the_step_and_exits_143(uninterrupted, tmp_path):
   workdir = tmp_path / 'run'
   child = run_child(workdir)
   wait_for_step(workdir, 2, child)
   child.send_signal(signal.SIGTERM)
   out, _ = child.communicate(timeout=120)
-  if child.returncode == 0:  # it was faster than the signal
+  if child.returncode == 0:  # the run ended before the signal came
     pytest.fail(f'the run ended before SIGTERM came:\n{out}')
   assert child.returncode == 143, out
   assert state(workdir)[0] >= 2
   assert train(workdir, *SIX_STEPS) == 0
-  assert state(workdir) == state(whole)
+  assert state(workdir) == state(uninterrupted)
 
 
 def test_an_evaluation_that_was_stopped_is_made_up_for(
-  whole, tmp_path, monkeypatch
+  uninterrupted, tmp_path, monkeypatch
 ):
   evaluations = []
 
@@ -214,7 +219,7 @@ def test_an_evaluation_that_was_stopped_is_made_up_for(
   assert train(tmp_path / 'run', *SIX_STEPS) == 143
   assert sorted(lines(tmp_path / 'run', 'eval')) == [0]
   assert train(tmp_path / 'run', *SIX_STEPS) == 0
-  assert lines(tmp_path / 'run', 'eval') == lines(whole, 'eval')
+  assert lines(tmp_path / 'run', 'eval') == lines(uninterrupted, 'eval')
 
 
 def test_a_step_that_is_not_finite_stops_the_run(tmp_path, capsys):
@@ -244,7 +249,7 @@ def test_sft_evaluate_and_export_work_on_a_run(tmp_path, capsys):
   np.testing.assert_allclose(again['loss'], metrics[2]['loss'], rtol=1e-6)
   export = [f'--workdir={workdir}', '--mode=export', f'--export_to={folder}']
   assert main_lib.main([config, *export]) == 0
-  # A DPO run from the export and one from the run itself start alike.
+  # A DPO run from the export and one from the run itself have the same start.
   starts = []
   for i, source in enumerate((workdir, folder)):
     overrides = ('train.num_steps=1', 'model.preset=')

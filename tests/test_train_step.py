@@ -1,4 +1,4 @@
-"""train_step: accumulation, meshes, the reference, and one compile a grid."""
+"""train_step: accumulation, meshes, the reference, one compile per grid."""
 
 import chex
 import jax
@@ -71,7 +71,7 @@ def test_accumulation_is_exact(mix):
 
 
 class Routed(toy.ToyModel):
-  """The toy with a router over its tokens; the experts are left out."""
+  """The toy model with a router over its tokens and no experts."""
 
   def hidden(self, params, rows):
     hidden_RLD, _ = super().hidden(params, rows)
@@ -113,7 +113,7 @@ def test_the_experts_balance_is_the_whole_batchs(microbatches):
     state = init_state(params, optimizer, seed=0)
     reference = types.Frozen(weights=params)
     state, metrics = step(state, reference, batch, hyper)
-    assert abs(float(metrics['loss']) - LN2) < 1e-6  # the preferences' alone
+    assert abs(float(metrics['loss']) - LN2) < 1e-6  # without the balance loss
     moments[coefficient] = state.opt_state[0].mu
   want, grads = jax.value_and_grad(balance)(params, batch.rows)
   assert float(metrics['router/aux_loss']) == pytest.approx(float(want))
@@ -124,7 +124,7 @@ def test_the_experts_balance_is_the_whole_batchs(microbatches):
 
 
 def test_whole_batch_losses_are_exact_under_accumulation(monkeypatch):
-  # A loss that looks at the whole batch: every pair against the mean gap.
+  # A loss of the whole batch: every pair against the mean gap.
   def centred(pairs, *, beta: float = 0.1):
     gap = pairs.log_ratio_gap
     return (beta * (gap - jnp.mean(gap)) + gap**2) * 1e-2

@@ -1,4 +1,4 @@
-"""adapters in the step: ln 2 on any base, gradients, exports after updates."""
+"""train_step: adapters; ln 2 on any base, gradients, exports after updates."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def golden(folder):
 
 
 def batch_of(config, num=4):
-  """Pairs of random tokens, two branches a prompt, packed."""
+  """Pairs of random tokens, packed, two branches per prompt."""
   rng = np.random.default_rng(0)
 
   def tokens(length):
@@ -102,7 +102,7 @@ def test_two_updates_then_the_merged_export_scores_alike(
     if number == 0:
       assert abs(float(metrics['loss']) - np.log(2)) < 1e-6
   assert float(metrics['loss']) < 0.69
-  # The gradient's tree, and so the moments', is the adapter's.
+  # Gradient and moments have the structure of the adapter.
   moments = state.opt_state[0].mu
   assert jax.tree.structure(moments) == jax.tree.structure(adapter)
   adapted = types.Adapted(params, state.params, spec.scale)

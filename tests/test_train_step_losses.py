@@ -1,7 +1,7 @@
-"""Every registered loss through make_train_step: accumulation and meshes.
+"""train_step: every registered loss, accumulated and on meshes.
 
-All losses of a kind are terms of one objective, and their weights, which are
-traced, pick one at a time: so two programs hold for every loss.
+All losses of a kind are terms of one objective, whose traced weights select one
+at a time: two programs serve every loss.
 """
 
 import functools
@@ -18,7 +18,7 @@ from dpo_jax.train_step import init_state
 
 WHOLE = [n for n in losses.names() if 'whole_batch' in losses.get(n).needs]
 SEPARATE = [n for n in losses.names() if n not in WHOLE]
-# Compile in half the time: these programs run once or twice.
+# Compiles in half the time: these programs run once or twice.
 QUICKLY = {
   'xla_backend_optimization_level': 0,
   'xla_llvm_disable_expensive_passes': True,
@@ -50,7 +50,7 @@ def stepper(name, num_devices=0):
   score = make(
     toy.ToyModel(),
     chunk=7,
-    full_logits=mesh is None,  # quicker to compile; test_scoring compares
+    full_logits=mesh is None,  # quick to compile; test_scoring compares both
     mesh=mesh,
     wanted=objective.needs & {'sum_sq_probs'},
   )
@@ -59,22 +59,22 @@ def stepper(name, num_devices=0):
     score, objective, optimizer, lambda step: 1.0
   )
   hyper = {'learning_rate': jnp.float32(1.0)}
-  for it in (*objective.losses, *objective.transforms):
-    hyper |= {k: jnp.float32(v) for k, v in it.hyper.items()}
+  for entry in (*objective.losses, *objective.transforms):
+    hyper |= {k: jnp.float32(v) for k, v in entry.hyper.items()}
   shared = {'beta': 0.3, 'ld_alpha': 0.4, 'label_smoothing': 0.1}
   hyper |= {k: jnp.float32(v) for k, v in shared.items()}
   params = jax.tree.map(lambda x: 0.3 * x, toy.params())
   state = init_state(params, optimizer, 0, objective.init_state())
   options = {'compiler_options': QUICKLY}
   if mesh:
-    whole = sharding.replicated(mesh)
+    replicated = sharding.replicated(mesh)
     rows = sharding.batch_shardings(mesh, toy.zoo(row_multiple=num_devices))
-    options['in_shardings'] = (whole, whole, rows, whole)
+    options['in_shardings'] = (replicated, replicated, rows, replicated)
   return jax.jit(step, **options), hyper, state
 
 
 def gradients(name, term, *, microbatches=1, num_devices=0, **changed):
-  """(loss, gradients, new loss state) of one term, of two steps' state."""
+  """(loss, gradients, new loss state) of one term, with two steps' state."""
   step, hyper, state = stepper(name, num_devices)
   hyper = hyper | {k: jnp.float32(v) for k, v in changed.items()}
   weights = {f'weight/{t}': jnp.float32(t == term) for t in SETS[name][0]}

@@ -1,7 +1,7 @@
-"""Whole-batch losses on planned batches: exact however the batch is cut.
+"""train_step: whole-batch losses on planned batches, exact for every split.
 
 Real `Plan`s of pairs, lists and labelled answers, cut into microbatches and
-rows for 1, 2 and 8 devices. KTO's value is computed again from the texts.
+rows for 1, 2 and 8 devices. KTO's value is also computed from the texts alone.
 """
 
 import functools
@@ -27,10 +27,10 @@ SETS = {
 
 
 def records():
-  """Pairs, ranked lists and labelled answers; every fifth prompt is one."""
+  """Pairs, ranked lists and labelled answers; every 5th prompt is the same."""
   rng = np.random.default_rng(0)
   draw = lambda most: rng.integers(0, toy.VOCAB, rng.integers(1, most), 'i4')  # noqa: E731
-  found, common = [], draw(5)
+  encoded, common = [], draw(5)
   for i in range(16):
     answers = tuple(draw(9) for _ in range(1 if i % 3 == 2 else 2 + i % 2))
     compared = tuple(
@@ -40,8 +40,8 @@ def records():
     known = {} if i % 3 < 2 else {'labels': (i % 2 == 0,)}
     prompt = common if i % 5 == 0 else draw(5)
     record = types.EncodedRecord(prompt, answers, compared, **known)
-    found.append(record._replace(scores=tuple(rng.normal(size=len(answers)))))
-  return found
+    encoded.append(record._replace(scores=tuple(rng.normal(size=len(answers)))))
+  return encoded
 
 
 def plan_of(microbatches=1, num_devices=1):
@@ -78,11 +78,14 @@ def run(name, microbatches=1, num_devices=1):
     for tree in (toy.params(), toy.reference(5))
   )
   state = init_state(params, optax.identity(), 0, objective.init_state())
-  whole, rows = sharding.replicated(mesh), sharding.batch_shardings(mesh, batch)
+  everywhere, rows = (
+    sharding.replicated(mesh),
+    sharding.batch_shardings(mesh, batch),
+  )
   jitted = jax.jit(
     step,
     compiler_options=test_train_step_losses.QUICKLY,
-    in_shardings=(whole, whole, rows, whole),
+    in_shardings=(everywhere, everywhere, rows, everywhere),
   )
   new, metrics = jitted(state, reference, batch, hyper)
   assert max(np.abs(new.params[k] - params[k]).max() for k in params) > 1e-3
@@ -102,7 +105,7 @@ def test_a_cut_batch_takes_the_same_step(name, microbatches, num_devices):
 
 
 def log_prob(params, prompt, completion):
-  """log p(completion | prompt) of toy.ToyModel, float64."""
+  """log p(completion | prompt) under toy.ToyModel, float64."""
   text = np.concatenate([prompt, completion])
   at = np.arange(len(prompt) - 1, len(text) - 1)
   p = {k: 0.3 * v.astype(np.float64) for k, v in params.items()}
@@ -112,7 +115,7 @@ def log_prob(params, prompt, completion):
 
 
 def test_kto_is_that_of_the_paper_over_the_global_batch():
-  # arXiv:2402.01306, eq. 8, its estimate of z as TRL's: a mean over prompts.
+  # arXiv:2402.01306, eq. 8, with TRL's estimate of z: a mean over prompts.
   def log_ratio(record, completion):
     return log_prob(toy.params(0), record.prompt, completion) - log_prob(
       toy.params(5), record.prompt, completion
@@ -120,28 +123,28 @@ def test_kto_is_that_of_the_paper_over_the_global_batch():
 
   chosen = [records()[i] for i in plan_of().records(1)]
   drift = []
-  for i, mine in enumerate(chosen):
+  for i, record in enumerate(chosen):
     for other in chosen[i + 1 :] + chosen[:i]:
-      if other.prompt.tolist() != mine.prompt.tolist():
-        drift.append(log_ratio(mine, other.completions[0]))
+      if other.prompt.tolist() != record.prompt.tolist():
+        drift.append(log_ratio(record, other.completions[0]))
         break
   assert len(drift) == 8
   z = max(0, BETA * np.mean(drift))
   total, weights = 0.0, 0.0
-  for mine in chosen:
+  for record in chosen:
     judged = [
       (side, is_good, c.weight)
-      for c in mine.comparisons
+      for c in record.comparisons
       for side, is_good in ((c.winner, 1), (c.loser, -1))
     ]
-    if mine.labels:
-      judged = [(0, 1 if mine.labels[0] else -1, 1.0)]
+    if record.labels:
+      judged = [(0, 1 if record.labels[0] else -1, 1.0)]
     for k, sign, weight in judged:
-      gain = BETA * log_ratio(mine, mine.completions[k]) - z
+      gain = BETA * log_ratio(record, record.completions[k]) - z
       total += weight * (1 - 1 / (1 + np.exp(-sign * gain)))
       weights += weight
   expected = total / weights
-  assert z > 0.01  # else the baseline would not show
+  assert z > 0.01  # the test would not see a baseline of 0
   for cut in ((1, 1), (2, 8)):
     metrics, _, _ = run('losses', *cut)
     np.testing.assert_allclose(metrics['terms/kto'], expected, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""train_step and eval_step on unpaired and ranked data, and their refusals."""
+"""train_step, eval_step: unpaired and ranked data, and their refusals."""
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,13 @@ EMPTY = Comparisons(
 
 
 def unpaired():
-  """Every prompt's first two completions are labelled, none compared."""
+  """The first two completions of each prompt are labelled, none compared."""
   labels = np.tile([1, 0, -1], 8).astype(np.int32)
   return toy.zoo()._replace(comparisons=EMPTY, labels=labels)
 
 
 def train(name, batch, num_steps, **values):
-  """(state, metrics of every step, of an evaluation at the end)."""
+  """(state, metrics of every step, metrics of an evaluation at the end)."""
   objective = losses.make_objective((name,))
   score = scoring.make_score(toy.ToyModel())
   optimizer = optim.make_optimizer('rmsprop')
@@ -50,7 +50,7 @@ def test_data_without_comparisons_trains(name):
   assert losses_seen == sorted(losses_seen, reverse=True)
   first, last = trace[0], trace[-1]
   if name != 'infonca':
-    # At step 0 every reward is 0; later desirable ones are above.
+    # At step 0 every reward is 0; later those of desirable answers are larger.
     assert first['rewards/margins'] == 0 and last['rewards/margins'] > 0
     assert last['rewards/accuracies'] > 0.6
     assert sums['rewards/chosen'].count == 8
@@ -101,6 +101,6 @@ def test_what_the_cache_does_not_hold_is_refused(terms, options):
 
 def test_reference_free_losses_report_rewards_without_a_reference():
   _, trace, sums = train('simpo', toy.zoo(), 1)
-  assert 'kl' not in trace[0]  # no reference, no drift from it
+  assert 'kl' not in trace[0]  # there is no reference to drift from
   pairs_reward = trace[0]['rewards/chosen']
   assert pairs_reward < -1  # beta times a mean log-probability, not a ratio

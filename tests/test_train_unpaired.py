@@ -1,4 +1,4 @@
-"""Unpaired and ranked data through the command: files, metrics, tables."""
+"""train: unpaired and ranked data through the command; files and tables."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ NAMES = ('Ann', 'Bob', 'Cy', 'Di', 'Ed')
 
 
 def rows(kind, num=60):
-  """JSON lines of judgements: 'good' answers are long, and wanted."""
+  """JSON lines of judgements: good answers are long and are preferred."""
   lines = []
   for i in range(num):
     prompt = f'{NAMES[i % 5]} asks {i}?'
@@ -51,8 +51,8 @@ def run(folder, loss, kind, *overrides, mode='train'):
 
 def evaluations(folder):
   lines = (folder / 'metrics.jsonl').read_text().splitlines()
-  found = [json.loads(line) for line in lines]
-  return [entry for entry in found if entry['split'] == 'eval']
+  entries = [json.loads(line) for line in lines]
+  return [entry for entry in entries if entry['split'] == 'eval']
 
 
 @pytest.fixture(scope='module')
@@ -67,14 +67,14 @@ def folder(tmp_path_factory):
 
 def test_unpaired_data_is_measured_by_its_labels(folder):
   first, last = evaluations(folder / 'kto')
-  # Half of either weight where the policy is the reference.
+  # Half of either weight while the policy equals the reference.
   assert first['loss'] == 0.5 and first['rewards/chosen'] == 0
   assert last['loss'] < 0.5 and last['rewards/margins'] > 0
-  with np.load(folder / 'kto' / 'per_example' / 'eval_4.npz') as found:
-    assert len(found['uid']) == len(set(found['uid'])) == 16
-    good = found['desirable'] == 1
-    ratio = found['policy'] - found['reference']
-    assert (found['mismatched_log_ratio'] != 0).all()
+  with np.load(folder / 'kto' / 'per_example' / 'eval_4.npz') as arrays:
+    assert len(arrays['uid']) == len(set(arrays['uid'])) == 16
+    good = arrays['desirable'] == 1
+    ratio = arrays['policy'] - arrays['reference']
+    assert (arrays['mismatched_log_ratio'] != 0).all()
   beta = 0.1
   np.testing.assert_allclose(
     [beta * ratio[good].mean(), beta * ratio[~good].mean(), -ratio.mean()],
@@ -86,11 +86,11 @@ def test_unpaired_data_is_measured_by_its_labels(folder):
 def test_lists_are_measured_by_the_comparisons_of_their_scores(folder):
   first, last = evaluations(folder / 'infonca')
   assert last['loss'] < first['loss']
-  with np.load(folder / 'infonca' / 'per_example' / 'eval_2.npz') as found:
+  with np.load(folder / 'infonca' / 'per_example' / 'eval_2.npz') as arrays:
     # 3 comparisons of 3 answers, 6 of 4, clustered by their prompt.
-    assert len(found['uid']) == 18
-    assert set(np.unique(found['uid'], return_counts=True)[1]) <= {3, 6}
-    assert (found['score_chosen'] > found['score_rejected']).all()
+    assert len(arrays['uid']) == 18
+    assert set(np.unique(arrays['uid'], return_counts=True)[1]) <= {3, 6}
+    assert (arrays['score_chosen'] > arrays['score_rejected']).all()
 
 
 def test_evaluate_and_tables_work_on_them(folder, capsys):
@@ -110,14 +110,14 @@ def test_evaluate_and_tables_work_on_them(folder, capsys):
 
 
 def test_a_run_goes_on_in_the_same_bits(folder):
-  """From step 2, whose batches have their mismatched answers again."""
+  """Continues from step 2; later batches get the same mismatched answers."""
 
   items = ('params', 'opt_state', 'loss_state', 'rng', 'data')
 
   def state():
     with checkpoints.Checkpoints(folder / 'kto' / 'checkpoints') as saved:
-      found = saved.restore_latest(dict.fromkeys(items))
-    return found.step, tree.fingerprint(found.items)
+      restored = saved.restore_latest(dict.fromkeys(items))
+    return restored.step, tree.fingerprint(restored.items)
 
   before, lines = state(), evaluations(folder / 'kto')
   for path in (folder / 'kto' / 'checkpoints').glob('*4'):

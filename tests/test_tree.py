@@ -140,8 +140,8 @@ def test_a_leaf_of_text_is_refused_by_name():
 def test_differences_name_the_leaf():
   expected = {'a': jnp.zeros(2), 'b': jax.ShapeDtypeStruct((3,), jnp.bfloat16)}
   assert tree.differences(expected, expected) == []
-  found = {'b': np.zeros((4,), np.float32), 'z': np.zeros(1)}
-  assert tree.differences(expected, found) == [
+  actual = {'b': np.zeros((4,), np.float32), 'z': np.zeros(1)}
+  assert tree.differences(expected, actual) == [
     'a: missing',
     'b: shape (4,), expected (3,)',
     'b: dtype float32, expected bfloat16',

@@ -1,4 +1,4 @@
-"""types: what a Frozen makes the policy and the reference of a step."""
+"""types: the policy and the reference that a Frozen gives to a step."""
 
 from dpo_jax.types import Adapted, Frozen
 
@@ -11,7 +11,7 @@ def test_all_weights_are_trained():
   assert frozen.reference() is OWN
 
 
-def test_scores_or_no_reference_at_all():
+def test_no_reference_model():
   assert Frozen().policy(TRAINED) is TRAINED
   assert Frozen().reference() is None
 
@@ -22,7 +22,7 @@ def test_an_adapter_shares_its_base_with_the_reference():
   assert frozen.reference() is BASE
 
 
-def test_a_reference_with_an_adapter_or_weights_of_its_own():
+def test_a_reference_with_an_adapter_or_separate_weights():
   first = Frozen(BASE, 8.0, adapter=GIVEN)
   assert first.reference() == Adapted(BASE, GIVEN, 8.0)
   moved = Frozen(BASE, 8.0, weights=OWN)

@@ -8,7 +8,7 @@ VOCAB, WIDTH = 19, 6
 
 
 class ToyModel:
-  """Bigram-like: the next token depends on this one; cheap, differentiable."""
+  """Like a bigram model: the next token depends on this token and position."""
 
   def __init__(self, softcap=None, scale=1.0):
     self._softcap, self._scale = softcap, scale
@@ -41,7 +41,7 @@ def reference(seed=0):
 
 
 def batch(num_pairs=8, microbatches=1, length=16, seed=1, row_multiple=1):
-  """Pairs of unequal lengths, one prompt + completion a row."""
+  """Pairs of unequal lengths, one prompt + completion per row."""
   rng = np.random.default_rng(seed)
   rows = _rows(rng, 2 * num_pairs, microbatches, length, row_multiple)
   comparisons = types.Comparisons(
@@ -60,10 +60,10 @@ def batch(num_pairs=8, microbatches=1, length=16, seed=1, row_multiple=1):
 
 
 def zoo(microbatches=1, length=16, seed=1, row_multiple=1):
-  """Eight prompts with what any loss may need: two answers and a mismatch.
+  """Eight prompts with everything that a loss may need.
 
-  Completion 3 i wins over 3 i + 1 in prompt i, the last two prompts' answers
-  are labelled as well, and completion 3 i + 2 is another prompt's.
+  In prompt i, completion 3 i wins over 3 i + 1, and 3 i + 2 is another prompt's
+  answer (mismatched). The answers of the last two prompts are labelled as well.
   """
   rng = np.random.default_rng(seed)
   rows = _rows(rng, 24, microbatches, length, row_multiple)

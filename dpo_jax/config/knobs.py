@@ -25,6 +25,7 @@ from dpo_jax.config.rules import (
   above,
   at_least,
   choice,
+  day,
   flag,
   folder,
   json_text,
@@ -135,6 +136,7 @@ def _data() -> Section:
   # '' = the tokenizer's; datasets
   data.chat_template = text('a Jinja file or a name')
   data.use_chat_template = choice('auto', 'always')  # auto = chats only; encode
+  data.template_date = day('2024-07-26')  # what strftime_now writes; sandbox
   data.template_args = json_text('{"enable_thinking": false}')  # chat
   data.train_on = choice(*chat.TRAIN_ON)  # turns that are targets (sft); chat
   data.allow_control_tokens = flag(False)  # '<|x|>' as one token; encode

@@ -6,6 +6,7 @@ Knows no knob and imports no jax: a bad config is refused before any device is
 touched.
 """
 
+import datetime
 import pathlib
 import traceback
 import types
@@ -50,6 +51,9 @@ def load(
     config.loss.terms = ConfigDict(terms)
   for key, value in overrides:
     override(config, key, value)
+  # The day is part of the config: a run that goes on tomorrow keeps it.
+  if config.data.template_date == 'today':
+    config.data.template_date = datetime.date.today().isoformat()
   with config.unlocked():
     config.loss.terms = ConfigDict(chosen.loss_terms(config))
   return config.lock()

@@ -7,6 +7,7 @@ of a key. Knows no key: `knobs.py` names them. Combinations of values belong to
 A default of None or '' means "not set", and is allowed whatever the rule says.
 """
 
+import datetime
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -144,6 +145,11 @@ def json_text(example: str) -> Knob:
   )
 
 
+def day(default: str) -> Knob:
+  """A date; load.load replaces 'today'."""
+  return _knob(default, str, "a date as 2024-07-26, or 'today'", _is_date)
+
+
 def name(default: str, words: str) -> Knob:
   """One name, without a comma."""
   return _knob(
@@ -243,6 +249,13 @@ def _knob(
   if default == '':
     return Knob('', Rule(words, lambda v: v == '' or holds(v)), kind)
   return Knob(default, Rule(words, holds), kind)
+
+
+def _is_date(value: Any) -> bool:
+  try:
+    return datetime.date.fromisoformat(value).isoformat() == value
+  except (TypeError, ValueError):
+    return False
 
 
 def _is_number(value: Any) -> bool:

@@ -1,8 +1,8 @@
-"""What a run has trained on, and how fast: the last lines of the ledger.
+"""batches -> counts of trained records, and rates; the ledger's last lines.
 
-Comes in: the records of each batch as it is trained on. Goes out: counts that
-lie in every checkpoint, and at the end whether they balance with what was
-read; rates for the metrics.
+Comes in: the records of each batch that was trained on. Goes out: counts that
+are saved in every checkpoint and, at the end, compared with the rows read;
+rates for the metrics. Prints nothing.
 """
 
 import time
@@ -13,14 +13,17 @@ import numpy as np
 
 
 class Rates:
-  """Tokens and comparisons a second, between one step's report and the next."""
+  """Tokens and comparisons per second, from one step's report to the next."""
 
   def __init__(self):
-    """The clock starts with the first report: it has the compile in it."""
+    """Starts no clock: the first report does, after the compile."""
     self._last = None
 
   def since_last(self, **amounts: float) -> dict[str, float]:
-    """`{name}_per_second` of what was done since the last call."""
+    """Returns `{name}_per_second` for amounts since the last call.
+
+    The first call returns {}. A call without amounts only restarts the clock.
+    """
     now, last = time.perf_counter(), self._last
     self._last = now
     if last is None or now <= last:
@@ -34,48 +37,53 @@ class TrainedCounts:
   def __init__(self, num_records: int):
     """Starts at zero."""
     self.counts = np.zeros(num_records, np.int32)
-    self.num_tokens = 0  # input tokens so far, prompts once a row
+    # Input tokens so far. A prompt that a row shares counts once.
+    self.num_tokens = 0
 
   def add(self, records: np.ndarray, num_tokens: int) -> None:
     """Counts the records of a batch; -1 = empty place."""
+    # `counts[records] += 1` would count a record once that is there twice.
     np.add.at(self.counts, records[records >= 0], 1)
     self.num_tokens += num_tokens
 
   def problems(self, indices: np.ndarray, num_prompts: int) -> list[str]:
-    """What does not balance after a run; empty where all does.
+    """Returns one line per count that does not balance after a run.
 
     Args:
       indices: the records that belong to training.
-      num_prompts: prompts that the run's updates had in all.
+      num_prompts: prompts in all updates of the run.
     """
-    mine = self.counts[indices]
-    found = []
-    if mine.sum() != num_prompts:
-      found.append(f'{mine.sum()} prompts trained on, {num_prompts} planned')
-    if mine.sum() != self.counts.sum():
-      found.append('records outside the training part were trained on')
-    if mine.max() - mine.min() > 1:
-      found.append(
-        f'a record was trained on {mine.max()} times, another {mine.min()}'
+    counts = self.counts[indices]
+    problems = []
+    if counts.sum() != num_prompts:
+      problems.append(
+        f'{counts.sum()} prompts trained on, {num_prompts} planned'
       )
-    return found
+    if counts.sum() != self.counts.sum():
+      problems.append('records outside the training part were trained on')
+    # Each epoch takes every record once, and the last epoch may be partial.
+    if counts.max() - counts.min() > 1:
+      problems.append(
+        f'a record was trained on {counts.max()} times, another {counts.min()}'
+      )
+    return problems
 
 
 def close_ledger(
   ledger: Mapping[str, Any], trained: TrainedCounts, indices: np.ndarray
 ) -> tuple[dict[str, Any], list[str]]:
-  """The training data's ledger with its last lines, and what is wrong.
+  """Completes the ledger of the training data, and checks that it balances.
 
   rows read = trained on + not reached + held out + surplus + duplicates +
   dropped, by reason.
 
   Args:
-    ledger: of encoding, with held_out and surplus where data was split off.
+    ledger: of encoding, with held_out and surplus if the data was split.
     trained: counts of the run.
     indices: the records that belong to training.
 
   Returns:
-    (ledger, problems); no problems where it balances.
+    (ledger, problems); problems is empty if it balances.
   """
   reached = int((trained.counts[indices] > 0).sum())
   closed = dict(ledger) | {
@@ -93,7 +101,7 @@ def close_ledger(
 
 
 def summary(closed: Mapping[str, Any]) -> str:
-  """The closed ledger in one line."""
+  """Returns the closed ledger as one line of text."""
   dropped = ', '.join(f'{n} {why}' for why, n in closed['dropped'].items())
   return (
     f'ledger: {closed["read"]} rows read = {closed["trained"]} trained on'

@@ -1,9 +1,9 @@
 """config -> records as token ids: read, encoded, split, stored.
 
 Comes in: a validated config and the tokenizer. Goes out: the records to train
-on and those held out, each as a token store with the indices that belong to
-it, and the ledger of where every row went. Writes the token cache, once all
-data is known to be good.
+on and the held-out ones, each as a token store with the indices of its records,
+and the ledger, which accounts for every row. Writes nothing but the token
+cache, and that only after all data was checked.
 """
 
 import functools
@@ -23,13 +23,14 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import errors
-from dpo_jax.data.batches import length_table, mismatch, split
+from dpo_jax.data.batches import length_table, mismatch, overlap, split
 from dpo_jax.data.sources import conversations, files, mixture, synthetic
 from dpo_jax.data.sources import source as sources
 from dpo_jax.data.text import chat, encode
 from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.losses import catalogue
 from dpo_jax.losses import rules as loss_rules
+from dpo_jax.run import chat_templates
 from dpo_jax.storage import files as storage_files
 from dpo_jax.storage import reference_cache, token_store
 from dpo_jax.types import Comparison, PreferenceRecord
@@ -39,20 +40,20 @@ _USES = {'train': 'to train on', 'eval': 'held out'}
 
 
 class Part(NamedTuple):
-  """Records of one use: training or evaluation."""
+  """The records of training or of evaluation."""
 
   store: token_store.TokenStore
-  indices: np.ndarray  # int64, the records of the store that belong here
-  # The reference's scores of the store, where they are precomputed.
+  indices: np.ndarray  # int64, the records of the store in this part
+  # The reference's scores of the store, if they are precomputed.
   scores: reference_cache.ReferenceCache | None = None
 
 
 class Data(NamedTuple):
-  """Records to train on and to evaluate; None = that part is not read."""
+  """All records of a run, and where every row of its sources went."""
 
-  train: Part | None
+  train: Part | None  # None = a part that was not asked for
   evaluation: Part | None
-  ledger: dict[str, dict[str, Any]]  # where each row of the sources went
+  ledger: dict[str, dict[str, Any]]  # {'train' or 'eval': counts of rows}
 
 
 def read(
@@ -65,21 +66,21 @@ def read(
   check: Callable[[str, length_table.LengthTable, np.ndarray], None]
   | None = None,
 ) -> Data:
-  """Reads, encodes and splits what config.data names.
+  """Reads, encodes and splits the sources that config.data names.
 
   Args:
     config: validated.
     tokenizer: the model's.
     cache_dir: folder of the token cache, unless config.data.cache_dir is set.
     log: takes one line of text.
-    poll: raises to stop.
+    poll: called per record; raises to stop.
     parts: those that are wanted, of 'train' and 'eval'. Held-out records of
       the training data are read with it.
     check: called with 'train' or 'eval', the table of its source's records and
       the indices of its own; raises to refuse them.
 
   Raises:
-    InputError: the first thing that cannot be used.
+    InputError: the first input that cannot be used.
   """
   if not parts:
     return Data(None, None, {})
@@ -94,6 +95,7 @@ def read(
     read['train'] = encode_part('train', names, config_lib.proportions(config))
     ledger['train'] = dict(read['train'].ledger)
     indices['train'] = np.arange(len(read['train'].records))
+  # With 'split' both parts share one store: their indices tell them apart.
   if is_split:
     read['eval'] = read['train']
     indices['train'], indices['eval'] = _split(
@@ -101,17 +103,25 @@ def read(
     )
   elif 'eval' in parts:
     names = config_lib.source_names(config.data.eval)
+    # Evaluation takes every source once: proportions are for training.
     read['eval'] = encode_part('eval', names, (1.0,) * len(names))
     ledger['eval'] = dict(read['eval'].ledger)
     limit = config.eval.max_comparisons
     indices['eval'] = _first(read['eval'].table, limit)
+  if len(read) == 2 and not is_split:
+    overlap_counts, lines = overlap.report(
+      *(overlap.Chosen(p.records, p.table, indices[u]) for u, p in read.items())
+    )
+    ledger['eval'] |= overlap_counts
+    for line in lines:
+      log(line)
   counts = {use: len(indices[use]) for use in read}
   log('prompts: ' + ', '.join(f'{n} {_USES[u]}' for u, n in counts.items()))
   _check_losses(config, read, indices)
   for use, part in read.items():
     if check:
       check(use, part.table, indices[use])
-  # Everything is known to be good: only now is anything written.
+  # All checks are done: only now is anything written.
   stores = {}
   for use, part in read.items():
     is_same = use == 'eval' and is_split
@@ -121,10 +131,12 @@ def read(
 
 
 def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
-  """Token ids of the prompts of config.sample.prompts, none of them cut.
+  """Returns token ids of the prompts in config.sample.prompts, none truncated.
 
-  A row has `prompt` (text or messages) or `messages`; they are encoded as a
-  prompt of training is, up to where the answer begins.
+  A row has `prompt` (text or messages) or `messages`. It is encoded like a
+  prompt of training, up to the beginning of the answer. An assistant message at
+  the end of `prompt` is continued; one at the end of `messages` is the answer
+  and is left out.
   """
   path = config.sample.prompts
   records = [
@@ -132,6 +144,8 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
     for number, row in files.read_rows(path)
   ]
   options = _encode_options(config, tokenizer, (1.0,))
+  # Records are encoded as demonstrations with a dummy answer: no limit cuts
+  # them, and no prompt is dropped in silence.
   options = options._replace(
     max_length=2**30,
     prompt_max_length=None,
@@ -142,27 +156,12 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
   )
   encoded, _ = encode.encode_all(records, tokenizer, options)
   if not encoded:
-    raise errors.refuse(path, 'has no rows', 'give a prompt a line')
+    raise errors.refuse(path, 'has no rows', 'give one prompt per line')
   return [record.prompt for record in encoded]
 
 
-def read_template(name: str, tokenizer: Tokenizer) -> str | None:
-  """The source that config.data.chat_template names, if any."""
-  named = tokenizer.chat_templates
-  if not name or pathlib.Path(name).is_file():
-    return _read_text(name) if name else None
-  if name not in named:
-    raise errors.refuse(
-      'config.data.chat_template',
-      f'{name!r} is no file, and no template of tokenizer {tokenizer.name!r}',
-      'give a Jinja file, or one of its names: '
-      f'{", ".join(map(repr, named)) or "it has none"}',
-    )
-  return named[name]
-
-
 def _prompt_record(row: dict[str, Any], where: str) -> PreferenceRecord:
-  """A prompt with an answer that only stands where the answer begins."""
+  """A prompt with a dummy answer, which marks where the answer begins."""
   key = 'prompt' if 'prompt' in row else 'messages'
   if key not in row:
     raise errors.refuse(
@@ -173,11 +172,24 @@ def _prompt_record(row: dict[str, Any], where: str) -> PreferenceRecord:
   else:
     prompt = conversations.messages(row[key], key, where)
     answer = ({'role': 'assistant', 'content': 'x'},)
+    if key == 'messages' and prompt[-1]['role'] == 'assistant':
+      prompt = _before_answer(prompt, where)
   one = (Comparison(0, 0),)
   record = PreferenceRecord(prompt, (answer,), one, where=where)
+  if key == 'prompt' and not isinstance(prompt, str):
+    continues = conversations.is_unfinished(prompt)
+    record = record._replace(continues=continues)
   if row.get('tools') is None or isinstance(prompt, str):
     return record
   return record._replace(tools=conversations.tools(row['tools'], where))
+
+
+def _before_answer(turns: conversations.Messages, where: str):
+  if len(turns) < 2:
+    raise errors.refuse(
+      where, "'messages' is an answer to nothing", 'give the prompt before it'
+    )
+  return turns[:-1]
 
 
 class _Encoded(NamedTuple):
@@ -187,10 +199,10 @@ class _Encoded(NamedTuple):
   table: length_table.LengthTable  # of the records
   ledger: dict[str, Any]
   folder: pathlib.Path  # where the store is, or will be
-  sources: list[str]  # names
+  sources: list[str]  # their names
 
   def store(self) -> token_store.TokenStore:
-    """The records as a store; writes it if it is not there."""
+    """Returns the records as a store; writes it unless it is in the cache."""
     if isinstance(self.records, token_store.TokenStore):
       return self.records
     meta = {'ledger': self.ledger, 'sources': self.sources}
@@ -200,23 +212,27 @@ class _Encoded(NamedTuple):
 def _encode(
   config, tokenizer, cache, use, names, shares, *, log, poll
 ) -> _Encoded:
-  """The records of the sources, encoded now if they are not in the cache."""
+  """The records of the sources, from the token cache or encoded now."""
   opened = [_open_source(config, name, log) for name in names]
   options = _encode_options(config, tokenizer, shares)
+  # The seed matters only if a fraction of a source is drawn: then it is in the
+  # key. Otherwise runs of all seeds share one store.
   choice = [list(shares), config.seed if any(s % 1 for s in shares) else 0]
+  # Fingerprints of the sources are enough: a hit of the cache reads no record.
   key = token_store.key(
     [source.fingerprint for source in opened],
     tokenizer.fingerprint,
     options.chat_template,
     options._asdict()
-    | {'formats': [s.row_format for s in opened], 'choice': choice},
+    | {'formats': [s.row_format for s in opened], 'choice': choice}
+    | {'version': encode.VERSION},
   )
   folder = cache / 'tokens' / key
   if folder.exists():
     store = token_store.open_store(folder)
     log(f'{use}: {len(store)} records from the token cache {folder}')
     done = store, store.table, store.meta['ledger']
-    _log_unused(use, options, done[-1], log)
+    _log_options(use, options, done[-1], log)
     return _Encoded(*done, folder, list(names))
   records = mixture.mix(opened, shares, config.seed)
   encoded, ledger = encode.encode_all(
@@ -231,12 +247,14 @@ def _encode(
       'see the reasons above, e.g. a larger data.max_length',
     )
   done = encoded, length_table.make_table(encoded), ledger.as_dict()
-  _log_unused(use, options, done[-1], log)
+  _log_options(use, options, done[-1], log)
   return _Encoded(*done, folder, list(names))
 
 
 def _open_source(config, name: str, log) -> sources.Source:
+  """An embedded set by its name, else the files or data set of that name."""
   if name in synthetic.EMBEDDED:
+    # Not config.seed: the data stays the same over seeds of training.
     make, seed = synthetic.EMBEDDED[name], 0
     text = f'{name} {_NUM_SYNTHETIC} {seed} {synthetic.VERSION}'
     return sources.Source(
@@ -259,7 +277,7 @@ def _open_source(config, name: str, log) -> sources.Source:
 def _split(
   config, train: _Encoded, ledger: dict[str, Any], log
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Training and held-out records of one source; completes its ledger."""
+  """Indices of (training, held-out) records; completes the ledger."""
   kept, held_out, surplus = split.split_by_prompt_hash(
     train.table, config.data.eval_pairs
   )
@@ -279,9 +297,9 @@ def _split(
 
 
 def _first(table: length_table.LengthTable, max_comparisons: int):
-  """Indices of the first records with so many comparisons; 0 = all.
+  """Indices of the first records with `max_comparisons` in total; 0 = all.
 
-  A record without comparisons counts as one, as where data is split.
+  A record without comparisons counts as one, as in the split.
   """
   if not max_comparisons:
     return np.arange(len(table.prompt_lengths))
@@ -292,7 +310,7 @@ def _first(table: length_table.LengthTable, max_comparisons: int):
 def _check_losses(
   config, parts: dict[str, _Encoded], indices: dict[str, np.ndarray]
 ) -> None:
-  """Refuses data that a chosen loss cannot be computed from."""
+  """Refuses data that lacks what a chosen loss needs."""
   known = catalogue.read()
   chosen = {name: known[name] for name in config_lib.loss_terms(config)}
   is_mismatched = any('mismatched' in loss.needs for loss in chosen.values())
@@ -307,6 +325,7 @@ def _check_losses(
 def _polled(
   records: Iterable[PreferenceRecord], poll: Callable[[], None]
 ) -> Iterator[PreferenceRecord]:
+  """The records, with a poll before each: encoding can take minutes."""
   for record in records:
     poll()
     yield record
@@ -315,7 +334,7 @@ def _polled(
 def _encode_options(
   config: ConfigDict, tokenizer: Tokenizer, shares: Sequence[float]
 ) -> encode.EncodeOptions:
-  """How records are encoded, the chat template's source included.
+  """The options of encoding, with the source text of the chat template.
 
   Args:
     config: validated.
@@ -323,9 +342,10 @@ def _encode_options(
     shares: how many times each source is taken.
 
   Raises:
-    InputError: data.chat_template is neither a file nor such a name.
+    InputError: data.chat_template is neither a file nor a known name.
   """
   data = config.data
+  template = chat_templates.read(data.chat_template, tokenizer)
   return encode.EncodeOptions(
     max_length=data.max_length,
     truncation=data.truncation,
@@ -334,8 +354,11 @@ def _encode_options(
     add_eos=data.add_eos,
     add_bos=data.add_bos,
     use_chat_template=data.use_chat_template == 'always',
-    chat_template=read_template(data.chat_template, tokenizer),
+    chat_template=template,
     template_args=config_lib.template_args(config),
+    template_date=data.template_date
+    if chat.writes_date(template, tokenizer)
+    else '',
     train_on=data.train_on,
     allow_control_tokens=data.allow_control_tokens,
     # A source taken more than once is meant to repeat its records.
@@ -344,13 +367,13 @@ def _encode_options(
   )
 
 
-def _log_unused(
+def _log_options(
   use: str,
   options: encode.EncodeOptions,
   ledger: Mapping[str, Any],
   log: Callable[[str], None],
 ) -> None:
-  """Says which options for chats were given for records that are none.
+  """Logs the chat options that had no effect, and the date of the template.
 
   Args:
     use: 'train' or 'eval'.
@@ -358,22 +381,14 @@ def _log_unused(
     ledger: Ledger.as_dict of the encoding.
     log: takes one line of text.
   """
+  num_chats = ledger['counters']['chats']
   line = chat.unused(
-    ledger['counters']['chats'],
+    num_chats,
     chat_template=options.chat_template,
     template_args=dict(options.template_args),
     train_on=options.train_on,
   )
-  if line:
-    log(f'{use}: {line}')
-
-
-def _read_text(name: str) -> str:
-  try:
-    return pathlib.Path(name).read_text(encoding='utf-8')
-  except (OSError, UnicodeDecodeError) as error:
-    raise errors.refuse(
-      'config.data.chat_template',
-      f'{name!r} cannot be read ({error})',
-      'give a Jinja file in UTF-8',
-    ) from error
+  date = num_chats and options.template_date
+  more = date and f'the chat template writes the date {date}'
+  for text in filter(None, (line, more)):
+    log(f'{use}: {text}')

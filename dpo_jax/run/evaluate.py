@@ -1,8 +1,8 @@
 """scores -> metrics, over a held-out set: the evaluation loop.
 
 Comes in: a job, parameters, the reference, and a function that gives the
-batches. Goes out: mean metrics in TRL's names, and the values of every
-comparison and labelled completion, ready to be saved.
+batches. Goes out: mean metrics under TRL's names, and the values of every
+comparison and labelled completion, ready to be saved. Changes no state.
 """
 
 import json
@@ -25,13 +25,15 @@ from dpo_jax.types import Frozen, Params
 
 
 def main(config: ConfigDict, workdir: str) -> int:
-  """--mode=evaluate: scores the held-out set with the newest policy.
+  """--mode=evaluate: evaluates the newest policy on the held-out set.
 
   Prints the metrics and writes per_example/evaluate.npz.
   """
   parts = config_lib.parts_read(config, 'evaluate')
   with sessions.open_workdir(config, workdir, parts=parts) as session:
     job = session.job
+    # The running means of losses, and a reference that moved, belong to the
+    # checkpoint too: the loss would be another one without them.
     more = {'loss_state': job.abstract.loss_state}
     if job.reference_every:
       more[state_items.REFERENCE] = job.weights.abstract
@@ -65,18 +67,18 @@ def evaluate(
   poll: Callable[[], None] = lambda: None,
   loss_state=None,
 ) -> tuple[dict[str, float], Examples]:
-  """Evaluates `params` on every batch of the evaluation plan once.
+  """Evaluates `params` once on every batch of the evaluation plan.
 
   Args:
     job: its eval_step, eval_plan, objective and hyper are read.
-    params: what is trained.
-    reference: the reference.
-    batches: gives the batch of a step, placed on the devices.
+    params: the trained parameters.
+    reference: the frozen arrays of the run.
+    batches: step -> batch, on the devices.
     poll: called between batches; raises to stop (a signal came).
-    loss_state: the train state's running numbers of losses that keep any.
+    loss_state: of the train state; None = the initial one.
 
   Returns:
-    (metrics; Examples in the order of the data, as numpy arrays without
+    (metrics; Examples as numpy arrays in the order of the data, without
     padding). `loss` is the weighted sum of the terms' means over the set.
   """
   totals: metrics_lib.Sums = {}
@@ -87,7 +89,7 @@ def evaluate(
     outputs = job.eval_step(
       params, reference, batches(t), job.hyper, loss_state
     )
-    if pending is not None:  # read the last batch while this one computes
+    if pending is not None:  # read one batch while the next one computes
       _collect(pending, totals, parts)
     pending = outputs
   _collect(pending, totals, parts)
@@ -96,7 +98,7 @@ def evaluate(
 
 
 def per_example(part: Part, examples: Examples) -> dict[str, np.ndarray]:
-  """The arrays that are saved of an evaluation, each value with its ids.
+  """Returns the arrays to save of an evaluation, each value with its ids.
 
   Args:
     part: the records that were evaluated.
@@ -113,6 +115,7 @@ def per_example(part: Part, examples: Examples) -> dict[str, np.ndarray]:
   if examples.labelled and not len(values['weight']):
     values = examples.labelled
     offsets, present = table.offsets, table.labels >= 0
+  # Values per record: a record may hold several comparisons or labels.
   counts = np.diff(np.concatenate([[0], np.cumsum(present)])[offsets])[indices]
   return {
     'uid': np.repeat(table.uids[indices], counts),
@@ -122,6 +125,9 @@ def per_example(part: Part, examples: Examples) -> dict[str, np.ndarray]:
 
 
 def _collect(outputs, totals, parts) -> None:
+  """Adds a batch's sums to `totals`, and its examples to `parts`."""
+  # device_get waits for the batch. Python floats are float64: float32 sums over
+  # a large set would lose digits.
   sums, examples = jax.device_get(outputs)
   for name, value in sums.items():
     before = totals.get(name, Mean(0.0, 0.0))
@@ -142,6 +148,8 @@ def _present(values):
 def _means(totals, job) -> dict[str, float]:
   """Means over the whole set, from sums over its batches."""
   means = metrics_lib.means(totals)
+  # Batches differ in their numbers of comparisons, so the loss comes from the
+  # terms' means over the set, never from a mean of the batches' losses.
   terms = {
     f'terms/{name}': means.pop(f'terms/{name}') for name in job.objective.terms
   }

@@ -1,8 +1,8 @@
 """newest policy -> a Hugging Face or PEFT folder.
 
-Comes in: a workdir. Goes out: --export_to, written whole or not at all, with
-the tokenizer, the stops that were trained and the chat template in use. Reads
-no data.
+Comes in: a workdir. Goes out: the folder --export_to, written whole or not at
+all, with the tokenizer, the stops that were trained and the chat template in
+use. Reads no data and changes nothing in the workdir.
 """
 
 import pathlib
@@ -24,7 +24,7 @@ from dpo_jax.storage.hf_companions import Companions
 
 
 def main(config: ConfigDict, workdir: str, export_to: str) -> int:
-  """--mode=export: writes the newest policy as a folder."""
+  """--mode=export: writes the newest policy, merged or as an adapter."""
   parts = config_lib.parts_read(config, 'export')
   with sessions.open_workdir(config, workdir, parts=parts) as session:
     inputs = session.job.inputs

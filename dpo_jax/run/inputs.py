@@ -1,8 +1,8 @@
-"""config -> what a run reads: tokenizer, records, split, the model's shape.
+"""config -> the inputs of a run: tokenizer, records, split, model shape.
 
 Comes in: a validated config. Goes out: Inputs. Touches no device, so that bad
-input is refused first. Writes nothing but the token cache, and that only once
-all of it is known to be good.
+input is refused first. Writes nothing but the token cache, and that only after
+all data was checked.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ from dpo_jax.storage import initial_weights, peft_checkpoint
 
 
 class Inputs(NamedTuple):
-  """What a run reads."""
+  """The inputs of a run; no weights yet."""
 
   tokenizer: Tokenizer
   train: Part | None  # None = a part that the command does not read
   evaluation: Part | None
-  ledger: dict[str, dict[str, Any]]  # where each row of the sources went
+  ledger: dict[str, dict[str, Any]]  # {'train' or 'eval': counts of rows}
   model: DecoderConfig
   adapter: AdapterSpec | None  # None = all weights are trained
-  weights: str  # Hugging Face folder or run of the policy; '' = random
+  weights: str  # Hugging Face folder or run to start from; '' = random
   fingerprints: dict[str, Any]  # of tokenizer and data, for env.json
 
 
@@ -54,11 +54,12 @@ def read(
     parts: those of the data that are wanted, of 'train' and 'eval'.
 
   Raises:
-    InputError: the first thing that cannot be used.
+    InputError: the first input that cannot be used.
   """
   tokenizer = tokenizer_lib.load(
     config.tokenizer or initial_weights.tokenizer_of(config.model.init_from)
   )
+  # Cheap checks first: reading the data may take minutes.
   model = _read_model(config, tokenizer)
   adapter = _read_adapter(config, model)
   data = datasets.read(
@@ -78,6 +79,7 @@ def read(
     model=model,
     adapter=adapter,
     weights=config.model.init_from,
+    # A continued run compares these: it must see the same tokens.
     fingerprints={'tokenizer': tokenizer.fingerprint} | _digests(data),
   )
 
@@ -89,7 +91,7 @@ def _digests(data: datasets.Data) -> dict[str, str]:
 
 
 def _read_model(config: ConfigDict, tokenizer: Tokenizer) -> DecoderConfig:
-  """The model's shape, which must have a row for every token."""
+  """The model's shape; refuses a vocabulary that does not fit the tokenizer."""
   if config.model.init_from:
     model = initial_weights.read_config(config.model.init_from)
     initial_weights.check(config.model.init_from, model)
@@ -111,6 +113,8 @@ def _read_model(config: ConfigDict, tokenizer: Tokenizer) -> DecoderConfig:
       f'{model.vocab_size}',
       f'use the tokenizer that the model was trained with, or {larger}',
     )
+  # Rows beyond the tokenizer are padding in some models and in others a sign
+  # of the wrong tokenizer: only the user can tell.
   padded = config.model.init_from and tokenizer.vocab_size < model.vocab_size
   if padded and not config.model.allow_larger_vocab:
     raise errors.refuse(
@@ -134,7 +138,7 @@ def _read_model(config: ConfigDict, tokenizer: Tokenizer) -> DecoderConfig:
 def _read_adapter(
   config: ConfigDict, model: DecoderConfig
 ) -> AdapterSpec | None:
-  """The adapter to train, on linear maps that this model has."""
+  """The adapter to train; refuses targets that the model does not have."""
   adapter = config.adapter
   if not adapter.rank:
     return None

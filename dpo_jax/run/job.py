@@ -1,8 +1,8 @@
-"""config and inputs -> jitted steps: all that a run needs on the devices.
+"""config and inputs -> jitted steps: everything a run needs on the devices.
 
-Comes in: a validated config and what inputs.py read. Goes out: a Job, which
-carries both, with model, mesh, plans and jitted steps. Every `jax.jit` of
-training is here, with its shardings and donation. Loads no weights.
+Comes in: a validated config and the Inputs. Goes out: a Job, which carries both
+and adds model, mesh, plans and jitted steps. Every `jax.jit` of a training step
+is here, with its shardings and donation. Loads no weights.
 """
 
 import functools
@@ -25,16 +25,16 @@ from dpo_jax.types import Frozen, Params, TrainState
 
 
 class Job(NamedTuple):
-  """A run, ready to go."""
+  """A run before its first step: functions and shardings, no weights."""
 
   config: ConfigDict  # validated
   inputs: Inputs
   model: Any  # decoder.LanguageModel
   weights: Placed  # of the whole model
-  base: Placed | None  # of the weights under an adapter, as they are stored
+  base: Placed | None  # of the frozen weights under an adapter, as stored
   mesh: jax.sharding.Mesh
   objective: losses.Objective
-  hyper: dict[str, jax.Array]  # float32 scalars, traced
+  hyper: dict[str, jax.Array]  # float32 scalars; traced, so one compile
   optimizer: Any  # optax transformation
   shardings: TrainState  # NamedSharding per leaf
   abstract: TrainState  # ShapeDtypeStruct per leaf, with its sharding
@@ -42,20 +42,20 @@ class Job(NamedTuple):
   train_step: Callable  # jitted, donates the state
   eval_step: Callable  # jitted
   move_reference: Callable | None  # donates the reference's weights
-  reference_every: float  # updates between two moves of it; 0 = it stays
+  reference_every: float  # updates between two moves of it; 0 = never
   train_plan: pipeline.Plan | None  # None = a part that is not read
   eval_plan: pipeline.Plan | None
   num_steps: int
 
 
 def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
-  """Places the model on the mesh and compiles nothing yet.
+  """Builds the functions and shardings of a run; compiles nothing yet.
 
   Args:
     config: validated.
-    inputs: what inputs.py read.
-    mesh: an AbstractMesh gives a Job for planning only; None = the config's,
-      of this machine's devices.
+    inputs: from inputs.read.
+    mesh: an AbstractMesh gives a Job for planning only; None = the mesh of the
+      config, on this machine's devices.
   """
   is_planned = mesh is not None
   mesh = mesh or sharding.make_mesh(**config.mesh)
@@ -73,6 +73,7 @@ def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
   weights = _place_weights(mesh, model)
   state = _place_state(config, inputs, mesh, model, optimizer, objective)
   replicated = sharding.replicated(mesh)
+  # Training needs no entropy; evaluation reports it.
   make_score = functools.partial(
     _make_score, model, objective, config.precision.head_chunk, mesh
   )
@@ -94,11 +95,15 @@ def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
     base=_place_base(config, mesh, model, weights) if inputs.adapter else None,
     mesh=mesh,
     objective=objective,
+    # An abstract mesh has no device to put numbers on.
     hyper=hyper if is_planned else jax.device_put(hyper, replicated),
     optimizer=optimizer,
     shardings=state.shardings,
     abstract=state.abstract,
     score=jax.jit(score, static_argnums=2, out_shardings=replicated),
+    # The state is donated: the new one takes over its memory, and the caller
+    # must not read the old one. None leaves the reference and the batch as they
+    # are placed. Metrics are replicated, so any process can read them.
     train_step=jax.jit(
       step,
       donate_argnums=0,
@@ -115,7 +120,9 @@ def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
 
 
 def initial_state(job: Job, params: Params) -> TrainState:
-  """The state before the first update, on the mesh; takes `params` over."""
+  """Returns the initial state, on the mesh; donates `params`."""
+  # A lambda: the seed and the loss state are constants of the program, and only
+  # `p` is donated.
   make = jax.jit(
     lambda p: train_step.init_state(
       p, job.optimizer, job.config.seed, job.objective.init_state()
@@ -129,10 +136,12 @@ def initial_state(job: Job, params: Params) -> TrainState:
 def batch_source(
   job: Job, plan: pipeline.Plan, part: Part
 ) -> Callable[[int], types.Batch]:
-  """Makes `batch(t)`: the batch of a step, on the devices.
+  """Makes `batch(t)`: the batch of step t, on the devices.
+
+  It is a pure function of t: a continued run needs no iterator state.
 
   Args:
-    job: gives the mesh.
+    job: its mesh is read.
     plan: of the batches.
     part: the tokens, and the reference's scores if they are precomputed.
   """
@@ -148,7 +157,7 @@ def batch_source(
 
 
 def check_mesh(config: ConfigDict) -> None:
-  """Refuses a mesh that does not fit the devices, before anything is read.
+  """Refuses a mesh that does not fit the devices, before data is read.
 
   The default, all devices on one axis, always fits: no device is asked for.
   """
@@ -158,7 +167,7 @@ def check_mesh(config: ConfigDict) -> None:
 
 
 def compute_dtype(config: ConfigDict) -> np.dtype:
-  """The dtype of matmuls: 'auto' is float32 on CPU, bfloat16 elsewhere."""
+  """Returns the dtype of matmuls: 'auto' is float32 on CPU, else bfloat16."""
   name = config.precision.compute
   if name == 'auto':
     name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
@@ -166,7 +175,10 @@ def compute_dtype(config: ConfigDict) -> np.dtype:
 
 
 def resolve(config: ConfigDict) -> dict[str, Any]:
-  """The config as plain values, with the defaults of its losses filled in."""
+  """Returns the config as plain values, with the defaults of its losses.
+
+  The run directory keeps this: a later change of a default is then noticed.
+  """
   resolved = config.to_dict()
   terms = config_lib.loss_terms(config)
   chosen = [losses.get(name) for name in terms]
@@ -183,7 +195,7 @@ def resolve(config: ConfigDict) -> dict[str, Any]:
 def _make_objective(
   config: ConfigDict, inputs: Inputs
 ) -> tuple[losses.Objective, dict[str, jax.Array]]:
-  """The losses and options that the config chooses, and all traced numbers."""
+  """The objective of the config, and all traced hyper-parameters."""
   terms = config_lib.loss_terms(config)
   static = config_lib.loss_static(config)
   options = config_lib.loss_options(config)
@@ -191,6 +203,7 @@ def _make_objective(
     terms, options, **config_lib.loss_hyper(config), **static
   )
   hyper['learning_rate'] = jnp.float32(config.optim.learning_rate)
+  # The key's presence also tells the train step that experts are balanced.
   if inputs.model.num_experts:
     given = config.model.router_aux_coef
     own = inputs.model.router_aux_coef
@@ -199,7 +212,7 @@ def _make_objective(
 
 
 def _make_score(model, objective, chunk, mesh, wanted=()):
-  """The score function that the losses need, and nothing they don't."""
+  """The cheapest score function that gives what the losses need."""
   make = scoring.make_score
   if 'distributions' in objective.needs:
     make = scoring.make_pair_score
@@ -208,13 +221,13 @@ def _make_score(model, objective, chunk, mesh, wanted=()):
 
 
 def _make_move(objective, weights: Placed) -> Callable | None:
-  """Jits `move(reference, params, step, hyper)`; None if it stays (no tr_dpo).
+  """Jits `move(reference, params, step, hyper)`; None without tr_dpo.
 
-  The reference's whole weights move towards the policy's. Under an adapter
-  those are the merged ones: a mean of adapters is not the adapter of the mean.
+  The reference's weights move towards the policy's. Under an adapter these are
+  the merged weights: a mean of adapters is not the adapter of the mean.
 
-  The loop calls it only where a move is due, which the host knows: so no step
-  waits for the devices, and most steps do not touch the reference's memory.
+  The host counts updates, so the loop calls this only when a move is due: no
+  step waits for the devices, and most steps leave the reference alone.
   """
   if 'tr_dpo' not in objective.options:
     return None
@@ -235,14 +248,15 @@ def _make_move(objective, weights: Placed) -> Callable | None:
 
 
 def _place_weights(mesh, model) -> Placed:
-  """Where the whole model lies."""
+  """The placement of the whole model, without an adapter."""
+  # eval_shape runs no arithmetic: no weight exists yet.
   params = jax.eval_shape(model.init, jax.random.key(0))
   shardings = sharding.param_shardings(mesh, model.logical_axes, params)
   return sharding.placed(shardings, params)
 
 
 def _place_base(config, mesh, model, weights: Placed) -> Placed:
-  """Where frozen weights lie, quantised or not."""
+  """The placement of the frozen weights, quantised or not."""
   quantize = functools.partial(quantized.quantize, kind=config.adapter.base)
   stored = jax.eval_shape(quantize, weights.abstract)
   shardings = sharding.param_shardings(mesh, model.logical_axes, stored)
@@ -250,7 +264,7 @@ def _place_base(config, mesh, model, weights: Placed) -> Placed:
 
 
 def _place_state(config, inputs, mesh, model, optimizer, objective) -> Placed:
-  """Where the TrainState lies: of all weights, or of the adapter."""
+  """The placement of the TrainState: of all weights, or of the adapter."""
   init, axes = model.init, model.logical_axes
   if inputs.adapter is not None:
     init = functools.partial(adapters.init, model.config, inputs.adapter)
@@ -290,19 +304,21 @@ def _make_plans(config, inputs: Inputs, mesh, objective):
     indices=inputs.train.indices,
     **common,
   )
+  # Evaluation runs in the order of the data: it is the same for every seed.
   evaluation = inputs.evaluation and pipeline.make_plan(
     inputs.evaluation.store.table,
     seed=0,
     batch_size=config.eval.batch_size,
     shuffle=False,
     indices=inputs.evaluation.indices,
+    # At most two row counts: each one compiles the evaluation step again.
     **(common | {'max_shapes': min(2, data.max_shapes)}),
   )
   return train, evaluation
 
 
 def _count_steps(config, train: Part | None) -> int:
-  """Updates of the run; with num_epochs, as many whole ones as fit.
+  """The number of updates; num_epochs is rounded down to full batches.
 
   A command that reads no training data makes none: any number will do.
   """
@@ -322,7 +338,7 @@ def _count_steps(config, train: Part | None) -> int:
 
 
 def _make_optimizer(config):
-  """The optimizer of a config; what it leaves unset is optim's default."""
+  """The optimizer of a config; unset options keep the defaults of optim."""
   return optim.make_optimizer(
     config.optim.name,
     weight_decay=config.optim.weight_decay,
@@ -332,7 +348,7 @@ def _make_optimizer(config):
 
 
 def _make_schedule(config, num_steps: int):
-  """The learning rate's multiplier by step."""
+  """The schedule of a config: step -> multiplier of the learning rate."""
   warmup = config.optim.warmup_steps
   if config.optim.warmup_fraction:
     warmup = round(config.optim.warmup_fraction * num_steps)

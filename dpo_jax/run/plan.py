@@ -1,21 +1,21 @@
-"""job -> what a step would need: memory per device and arithmetic.
+"""job -> the needs of a step: memory per device and arithmetic.
 
 Comes in: a Job, on a real mesh or an abstract one. Goes out: bytes and
 floating-point operations, from shapes alone. Makes no array and compiles
 nothing.
 
-Memory is a sum over what is alive in the middle of the backward pass:
+Memory is the sum of the arrays alive in the middle of the backward pass:
 
 - parameters, the optimizer's moments and the reference's weights, as sharded;
-- gradients, like what is trained (twice with microbatches: sum and addend);
-- activations: what `jax.vjp` of the layers keeps for a device's rows under the
-  remat policy, and what one layer keeps while it is computed again;
-- the layer and the head as gathered from all `fsdp` shards, with their
-  gradients;
+- gradients, as large as the trained parameters (twice that with microbatches:
+  the sum and the next addend);
+- activations: the residuals of `jax.vjp` of the layers, for a device's rows
+  under the remat policy, and those of one layer while it is recomputed;
+- one layer and the head, gathered from all `fsdp` shards, with their gradients;
 - a chunk of logits three times (logits, probabilities, gradient); the batch.
 
-What the compiler fuses or keeps longer is not seen: tests/run/test_plan.py
-holds the sum against `compiled.memory_analysis()`.
+Fusion and scheduling by the compiler are not modelled: tests/run/test_plan.py
+compares the sum with `compiled.memory_analysis()`.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run import job as job_lib
 from dpo_jax.run.job import Job
 
-_COUNTED_STEPS = 100  # whose attention is counted
+_COUNTED_STEPS = 100  # steps whose attended pairs are counted
 
 
 class Memory(NamedTuple):
@@ -47,7 +47,7 @@ class Memory(NamedTuple):
   reference: int
   gradients: int
   activations: int
-  gathered: int  # a layer and the head, whole, with their gradients
+  gathered: int  # one layer and the head, not sharded, with their gradients
   logits: int
   batch: int
 
@@ -55,13 +55,13 @@ class Memory(NamedTuple):
 def main(
   config: ConfigDict, workdir: str = '', plan_devices: int | None = None
 ) -> int:
-  """--mode=plan: prints what training would compute.
+  """--mode=plan: prints the shapes, memory and arithmetic of training.
 
   Args:
     config: validated.
     workdir: not read; a plan writes nothing.
-    plan_devices: devices to plan for, which compute in bfloat16 if
-      precision.compute is 'auto'; None = those of this machine.
+    plan_devices: number of devices to plan for; None = those of this machine.
+      Planned devices compute in bfloat16 if precision.compute is 'auto'.
   """
   del workdir
   mesh = None
@@ -72,6 +72,7 @@ def main(
     if config.precision.compute == 'auto':
       config = config.copy_and_resolve_references()
       config.precision.compute = 'bfloat16'
+  # Encoding the data fills a token cache, here one that is thrown away.
   with tempfile.TemporaryDirectory() as scratch:
     inputs = inputs_lib.read(config, pathlib.Path(scratch))
     job = job_lib.build(config, inputs, mesh)
@@ -83,10 +84,11 @@ def main(
 
 
 def describe(job: Job) -> str:
-  """A few lines on what is about to run."""
+  """Returns a few lines on the run: losses, steps, parameters, packing."""
   trained = sum(leaf.size for leaf in jax.tree.leaves(job.abstract.params))
   total = sum(leaf.size for leaf in jax.tree.leaves(job.weights.abstract))
   frozen = f' of an adapter on {total:,}' if job.inputs.adapter else ''
+  # The first 200 steps are enough for the mean, and take no time.
   plan = job.train_plan.summary(min(job.num_steps, 200))
   is_real = isinstance(job.mesh, jax.sharding.Mesh)
   kind = job.mesh.devices.flat[0].device_kind if is_real else 'device'
@@ -108,13 +110,14 @@ def describe(job: Job) -> str:
 
 
 def memory(job: Job) -> Memory:
-  """What a training step holds on each device.
+  """Returns the bytes that a training step holds on each device.
 
   Args:
     job: on a real mesh or an abstract one.
   """
   config, state, model = job.config, job.abstract, job.model
   parts = job.mesh.shape
+  # The largest of the planned shapes decides.
   rows = max(job.train_plan.row_counts) // sharding.row_multiple(job.mesh)
   length = job.train_plan.row_length
   trained = on_device(state.params)
@@ -127,19 +130,22 @@ def memory(job: Job) -> Memory:
     gradients=trained * (2 if config.train.microbatches > 1 else 1),
     activations=_activations(config, local, dtype, rows, length),
     gathered=_gathered(local, dtype, split=parts['fsdp'] > 1),
+    # Three float32 arrays [chunk, V].
     logits=3
     * 4
     * local.vocab_size
     * min(config.precision.head_chunk, rows * length),
+    # The six int32 arrays of types.Rows.
     batch=6 * 4 * rows * length * config.train.microbatches,
   )
 
 
 def step_flops(job: Job) -> dict[str, float]:
-  """Arithmetic of a mean update, as models/flops.py counts it.
+  """Returns the arithmetic of a mean update, as models/flops.py counts it.
 
-  A forward pass, twice that for the gradients (once under an adapter: the
-  base has none), and a forward pass of the reference in the step.
+  The sum of a forward pass, twice that for the gradients (once under an
+  adapter: the base has no gradient) and the reference's forward pass. Work that
+  remat repeats is left out, as in model FLOPs utilisation.
 
   Args:
     job: on a real mesh or an abstract one.
@@ -164,14 +170,14 @@ def step_flops(job: Job) -> dict[str, float]:
   policy = 3 if job.inputs.adapter is None else 2
   total = forward * (policy + has_reference(job))
   return {
-    'flops_a_step': total,
-    'flops_a_device': total / job.mesh.size,
-    'tokens_a_step': work.tokens,
+    'flops_per_step': total,
+    'flops_per_device': total / job.mesh.size,
+    'tokens_per_step': work.tokens,
   }
 
 
 def describe_needs(job: Job) -> str:
-  """Parameters, memory per device and arithmetic per step, in a few lines."""
+  """Returns parameters, memory per device and arithmetic per step, as text."""
   config, needed, counts = job.config, memory(job), step_flops(job)
   names = job.model.config
   total = sum(
@@ -185,15 +191,15 @@ def describe_needs(job: Job) -> str:
     f'plan for {job.mesh.size} device(s), {mesh}: {total:,} parameters, '
     f'{trained:,} of them trained, compute '
     f'{job_lib.compute_dtype(config)}, remat {config.model.remat}\n'
-    f'memory a device: {_gib(sum(needed))} GiB = {parts}\n'
-    f'arithmetic: {counts["flops_a_step"]:.3e} FLOPs a step, '
-    f'{counts["flops_a_device"]:.3e} a device, '
-    f'{counts["tokens_a_step"]:,.0f} tokens a step'
+    f'memory per device: {_gib(sum(needed))} GiB = {parts}\n'
+    f'arithmetic: {counts["flops_per_step"]:.3e} FLOPs per step, '
+    f'{counts["flops_per_device"]:.3e} per device, '
+    f'{counts["tokens_per_step"]:,.0f} tokens per step'
   )
 
 
 def on_device(abstract: Any) -> int:
-  """Bytes on one device of ShapeDtypeStructs that carry their sharding."""
+  """Returns the bytes per device of ShapeDtypeStructs with shardings."""
   return sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * _bits(leaf.dtype) // 8
     for leaf in jax.tree.leaves(abstract)
@@ -201,7 +207,7 @@ def on_device(abstract: Any) -> int:
 
 
 def has_reference(job) -> bool:
-  """Whether the reference is run in the step."""
+  """Whether the step runs the reference model."""
   in_step = job.config.reference.mode in ('params', 'adapter_off')
   return job.objective.needs_reference and in_step
 
@@ -212,13 +218,16 @@ def _bits(dtype) -> int:
 
 
 def _has_own(job) -> bool:
-  """Whether the reference has weights of its own, not an adapter's base."""
+  """Whether the reference has separate weights, beside an adapter's base."""
   shared = not job.config.reference.init_from and job.move_reference is None
   return has_reference(job) and (job.inputs.adapter is None or not shared)
 
 
 def _local(config: DecoderConfig, parts: int) -> DecoderConfig:
-  """The decoder that one of the mesh's `tensor` parts computes."""
+  """The part of the decoder that one `tensor` shard computes.
+
+  A size that the shards do not divide is not split, as in sharding.py.
+  """
   names = ('num_heads', 'num_kv_heads', 'mlp_width', 'vocab_size')
   sizes = {name: getattr(config, name) for name in names}
   return dataclasses.replace(
@@ -228,7 +237,7 @@ def _local(config: DecoderConfig, parts: int) -> DecoderConfig:
 
 
 def _activations(config, local, dtype, rows, length) -> int:
-  """Bytes that the backward pass of the layers finds stored."""
+  """Bytes of residuals that the layers store for the backward pass."""
   shape = rows, length
 
   def kept(decoder_config, remat):
@@ -243,6 +252,7 @@ def _activations(config, local, dtype, rows, length) -> int:
   stored = kept(local, config.model.remat)
   if config.model.remat == 'none':
     return stored
+  # Under remat, one layer at a time has its residuals in full.
   one = dataclasses.replace(
     local,
     num_layers=1,
@@ -253,12 +263,14 @@ def _activations(config, local, dtype, rows, length) -> int:
 
 
 def _residuals(model, shape: tuple[int, int]) -> int:
-  """Bytes that jax.vjp of the hidden states keeps, parameters aside."""
+  """Bytes of the residuals of jax.vjp of the hidden states, less parameters."""
   slot = jax.ShapeDtypeStruct(shape, jnp.int32)
   rows = types.Rows(*[slot] * len(types.Rows._fields))
   sizes = {}
 
   def trace(params, rows):
+    # A pullback is a pytree whose leaves are the residuals. By id, since some
+    # of them are parameters or inputs, which are counted elsewhere.
     _, pullback = jax.vjp(lambda p: model.hidden(p, rows)[0], params)
     known = {id(leaf) for leaf in jax.tree.leaves((params, rows))}
     for leaf in jax.tree.leaves(pullback):
@@ -272,10 +284,10 @@ def _residuals(model, shape: tuple[int, int]) -> int:
 
 
 def _gathered(local: DecoderConfig, dtype, split: bool) -> int:
-  """Bytes of the weights in use at a time, as computed with.
+  """Bytes of one layer and the head while they compute.
 
-  A cast copy where the compute type is another, a float32 copy where shards
-  are joined, and the float32 gradient; of experts, a layer's all together.
+  A copy in the compute dtype if that is not float32, a float32 copy if shards
+  are gathered, and the float32 gradient. All experts of a layer are counted.
   """
   sizes = local.sizes | {'N': 1}
   dims = param_dims(local)

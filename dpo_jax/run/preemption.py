@@ -1,8 +1,8 @@
 """SIGTERM and Ctrl-C -> a clean stop at the next safe place.
 
 Comes in: signals. Goes out: `Preempted` from `poll()`, which every loop calls.
-The first signal asks; a second one ends the process at once. `Diverged` is the
-other way in which a run ends early.
+The first signal asks, the second ends the process at once. `Diverged` is the
+other early end of a run. Saves nothing itself.
 """
 
 import os
@@ -23,11 +23,11 @@ class Preempted(Exception):
 
 
 class Signals:
-  """Context in which SIGTERM and SIGINT are noticed rather than deadly."""
+  """Context that records SIGTERM and SIGINT instead of ending the process."""
 
   def __init__(self):
-    """Nothing has come yet."""
-    self._received = 0
+    """Starts without a signal."""
+    self._received = 0  # number of the first signal; 0 = none
     self._previous = {}
 
   def __enter__(self) -> 'Signals':
@@ -45,6 +45,8 @@ class Signals:
       raise Preempted(self._received)
 
   def _receive(self, number, frame):
+    # Only takes a note: a handler may run in the middle of any line, where the
+    # state may be half donated.
     del frame
     if self._received:
       os._exit(128 + number)

@@ -1,7 +1,8 @@
-"""rows -> scores of the frozen reference, once for a whole token store.
+"""rows -> scores of the frozen reference, once per token store.
 
 Comes in: a Job. Goes out: its reference as types.Frozen, and in mode 'cache'
-the score caches that every beta, loss, seed and learning rate shares.
+the score caches, which every beta, loss, seed and learning rate shares. Trains
+nothing.
 """
 
 import pathlib
@@ -28,23 +29,24 @@ def prepare(
   poll: Callable[[], None],
   moved: Params | None = None,
 ) -> tuple[Job, Frozen]:
-  """The reference as the config wants it.
+  """Returns the reference in the form that config.reference.mode asks for.
 
   Args:
     job: the run.
     cache_dir: folder of the run's caches.
     poll: raises to stop.
-    moved: the reference of a checkpoint, where the run moves it (tr_dpo).
+    moved: the reference of a checkpoint, if the run moves it (tr_dpo).
 
   Returns:
-    (the job, in mode 'cache' with the reference's scores in both parts of its
-    inputs; the reference, in mode 'cache' without a model).
+    (job, reference). In mode 'cache' the job has the reference's scores in both
+    parts of its inputs, and the reference has no model.
   """
   needed = job.objective.needs_reference
   reference = weights.frozen(job, with_reference=needed, moved=moved)
   if job.config.reference.mode != 'cache' or not needed:
     return job, reference
   job = with_scores(job, reference, cache_dir, poll)
+  # Drops the model, so that its memory is free for training.
   return job, Frozen(reference.base, reference.scale)
 
 
@@ -54,7 +56,7 @@ def with_scores(
   cache_dir: pathlib.Path,
   poll: Callable[[], None],
 ) -> Job:
-  """The job with precomputed scores of its training and evaluation stores.
+  """Returns the job with precomputed scores for training and evaluation.
 
   Args:
     job: gives the jitted score function and how evaluation packs its rows.
@@ -86,16 +88,17 @@ def scores_of(
   log: Callable[[str], None] = print,
   poll: Callable[[], None] = lambda: None,
 ) -> reference_cache.ReferenceCache:
-  """The reference's scores of every completion of a store, from the cache.
+  """Returns the reference's scores of a whole store, from the cache or new.
 
   Args:
     job: gives the jitted score function and how evaluation packs its rows.
     params: the reference's parameters, on the mesh.
     store: the token store.
-    folder: where caches lie; made if need be.
+    folder: of the caches; made if it is missing.
     log: takes one line of text.
     poll: raises to stop.
   """
+  # The key holds everything that the scores depend on: tokens, weights, dtype.
   precision = str(job_lib.compute_dtype(job.config))
   name = reference_cache.key(store.digest, tree.fingerprint(params), precision)
   table = store.table
@@ -121,6 +124,7 @@ def scores_of(
 def _score_all(job, params, store, log, poll):
   """float32 logps and int32 token counts, flat over completions."""
   table, like = store.table, job.eval_plan
+  # All records in their order, with one shape: one compile.
   plan = pipeline.make_plan(
     table,
     seed=0,
@@ -133,6 +137,7 @@ def _score_all(job, params, store, log, poll):
   )
   everything = Part(store, np.arange(len(table.prompt_lengths)))
   batches = job_lib.batch_source(job, plan, everything)
+  # NaN marks a completion that no batch had: the cache refuses to be written.
   logps = np.full(len(table.completion_lengths), np.nan, np.float32)
   num_tokens = np.zeros(len(logps), np.int32)
 
@@ -144,9 +149,9 @@ def _score_all(job, params, store, log, poll):
   pending = None
   for t in range(plan.steps_per_epoch):
     poll()
-    rows = jax.tree.map(lambda x: x[0], batches(t).rows)
+    rows = jax.tree.map(lambda x: x[0], batches(t).rows)  # M is 1
     scores = job.score(params, rows, plan.num_completions)
-    if pending is not None:  # read while the next batch computes
+    if pending is not None:  # read one batch while the next one computes
       collect(*pending)
     pending = plan.completion_index(t), scores
     if (t + 1) % 100 == 0:

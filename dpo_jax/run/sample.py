@@ -1,11 +1,11 @@
 """prompts -> samples: the sampling loop.
 
 Comes in: a Job, parameters, encoded prompts. Goes out: one dict per sample,
-ready for JSONL.
+ready for JSONL. Judges no sample.
 
-A prompt is padded to a size that its own length decides, and every batch has
-sample.batch_size rows: so a sample's bits depend on its prompt, its seed and
-the settings, not on which other prompts are drawn with it.
+The padded length of a prompt depends on its own length only, and every batch
+has sample.batch_size rows. So the bits of a sample depend on its prompt, its
+seed and the settings, not on the other prompts of its batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,24 +28,26 @@ from dpo_jax.types import ROW_AXES
 
 # Values with which a filter does nothing: they stay out of a file's name.
 _OFF = {'top_k': 0, 'top_p': 1.0, 'min_p': 0.0}
-_SHORTEST = 32  # tokens that a prompt is padded to, or twice that, or ...
+# Prompts are padded to this many tokens or to the next power of two above:
+# one compile per size.
+_SHORTEST = 32
 
 
 class Sampler(NamedTuple):
-  """Everything but parameters and prompts."""
+  """Everything that sampling needs except parameters and prompts."""
 
-  generate: Callable  # jitted; one compile a padded length
+  generate: Callable  # jitted; one compile per padded length
   score: Callable  # jitted, as scoring.make_score makes it
   max_new_tokens: int
   said: dict[str, Any]  # the choices that go into every line
   tokenizer: Any
   batch_size: int
-  rows: NamedSharding  # of what has a row each
+  rows: NamedSharding  # of arrays whose first axis is the rows
   settings: tuple[Any, ...]  # key, Sampling, stop tokens, on the devices
 
 
 def main(config: ConfigDict, workdir: str) -> int:
-  """--mode=sample: draws from the newest policy, to samples/step_N_*.jsonl."""
+  """--mode=sample: samples the newest policy, to samples/step_N_*.jsonl."""
   parts = config_lib.parts_read(config, 'sample')
   with sessions.open_workdir(config, workdir, parts=parts) as session:
     job, options = session.job, config.sample
@@ -82,7 +84,7 @@ def main(config: ConfigDict, workdir: str) -> int:
 
 
 def held_out_prompts(job: Job, count: int | None = None) -> list[np.ndarray]:
-  """Token ids of the first `count` held-out prompts; None = all."""
+  """Returns token ids of the first `count` held-out prompts; None = all."""
   part = job.inputs.evaluation
   return [part.store[i].prompt for i in part.indices[:count]]
 
@@ -102,10 +104,10 @@ def file_name(start: str, sampler: Sampler, samples) -> str:
 
 
 def make_sampler(job: Job) -> Sampler:
-  """Reads config.sample; compiles nothing yet.
+  """Makes a Sampler from config.sample; compiles nothing yet.
 
   Raises:
-    InputError: a stop text is no token.
+    InputError: a stop text is not a single token.
   """
   options, tokenizer = job.config.sample, job.inputs.tokenizer
   made = generate.make_generate(
@@ -114,6 +116,7 @@ def make_sampler(job: Job) -> Sampler:
     known_V=_known(tokenizer, job.model.config.vocab_size),
     mesh=job.mesh,
   )
+  # Numbers are traced, not static: a sweep over temperatures compiles once.
   replicated = sharding.replicated(job.mesh)
   sampling = generate.Sampling(
     temperature=np.float32(options.temperature),
@@ -123,6 +126,7 @@ def make_sampler(job: Job) -> Sampler:
   )
   stop = np.array(stop_ids(tokenizer, options.stop), np.int32)
   key = jax.random.key(options.seed)
+  # The batch size is rounded up: every device gets equally many rows.
   multiple = sharding.row_multiple(job.mesh)
   return Sampler(
     generate=jax.jit(made, out_shardings=replicated),
@@ -149,7 +153,10 @@ def _known(tokenizer, size: int) -> np.ndarray | None:
 
 
 def stop_ids(tokenizer, stop: str | tuple[str, ...]) -> list[int]:
-  """The tokenizer's stop tokens and those that `stop` names; [-1] for none."""
+  """Returns the stop tokens: the tokenizer's and those of `stop`.
+
+  [-1] if there are none, so that the array is not empty: no token has id -1.
+  """
   names = stop.split(',') if isinstance(stop, str) else stop
   stops = set(tokenizer.stop_ids)
   for name in filter(None, names):
@@ -179,21 +186,21 @@ def sample(
   log: Callable[[str], None] = lambda line: None,
   reference=None,
 ) -> list[dict[str, Any]]:
-  """Draws from the model.
+  """Draws samples from a model.
 
   Args:
-    sampler: see make_sampler.
-    params: what `model.decode` takes.
-    prompts: token ids, one or more each.
-    num_samples: of each prompt.
+    sampler: from make_sampler.
+    params: the parameters, as `model.decode` takes them.
+    prompts: token ids, at least one per prompt.
+    num_samples: samples per prompt.
     poll: called between batches; raises to stop.
     log: takes a line of progress.
     reference: what `model.hidden` takes, of the reference; None = no reference
       is at hand, and `reference_logp` is None.
 
   Returns:
-    A dict a sample, in order of the prompts. Sample n of prompt i has the
-    seed i num_samples + n.
+    One dict per sample, in the order of the prompts. Sample n of prompt i has
+    the seed i * num_samples + n.
   """
   owners = np.repeat(np.arange(len(prompts)), num_samples)
   samples: dict[int, dict[str, Any]] = {}
@@ -215,10 +222,11 @@ def sample(
 
 
 def _batches(prompts, owners, batch_size) -> Iterator[tuple[list[int], int]]:
-  """(samples, padded length of their prompts), equal lengths together."""
+  """Yields (numbers of samples, their padded length), grouped by length."""
   by_size: dict[int, list[int]] = {}
   for i, owner in enumerate(owners):
     length = len(prompts[owner])
+    # The next power of two.
     size = max(_SHORTEST, 1 << (length - 1).bit_length())
     by_size.setdefault(size, []).append(i)
   for size, rows in sorted(by_size.items()):
@@ -227,7 +235,7 @@ def _batches(prompts, owners, batch_size) -> Iterator[tuple[list[int], int]]:
 
 
 def _batch(prompts, seeds, size, sampler):
-  """Prompts, lengths and seeds on the devices, filled up with empty rows."""
+  """Prompts, lengths and seeds on the devices, padded with empty rows."""
   num_rows = sampler.batch_size
   tokens = np.zeros((num_rows, size), np.int32)
   lengths, row_seeds = np.zeros(num_rows, np.int32), np.zeros(num_rows)
@@ -265,7 +273,8 @@ def _reference_logps(
 
 
 def _describe(tokenizer, prompt, one, number: int, seed: int) -> dict[str, Any]:
-  """A sample as a row of JSONL."""
+  """A sample as a row of JSONL; logp and model_logp are sums, in nats."""
+  # Arrays have max_new_tokens entries: those after the stop are no part of it.
   count = int(one.num_tokens)
   tokens = one.tokens_RT[:count].tolist()
   return {

@@ -1,8 +1,8 @@
 """workdir -> a session: its directory, its job, its newest policy.
 
-Comes in: a validated config and a workdir. Goes out: a Session, opened the
-same way for training and for every other command: mesh checked, inputs read,
-job built, signals heard. Trains nothing.
+Comes in: a validated config and a workdir. Goes out: a Session, opened the same
+way for training and for every other command: mesh checked, inputs read, job
+built, signals caught. Trains nothing.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from dpo_jax.storage import checkpoints, initial_weights, state_items
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import Params
 
-# What a continued run may change: nothing that the result depends on.
+# Keys that a continued run may change. The result depends on none of them.
 MAY_CHANGE = (
   'data.cache_dir',
   'mesh',
@@ -33,17 +33,17 @@ MAY_CHANGE = (
 
 
 class Session(NamedTuple):
-  """A workdir that a command works with."""
+  """An open workdir with the job of its config."""
 
   directory: RunDir
   job: Job
-  poll: Callable[[], None]  # raises Preempted where a signal came
+  poll: Callable[[], None]  # raises Preempted after a signal
 
 
 class Policy(NamedTuple):
   """The newest parameters of a workdir."""
 
-  params: Params  # of what is trained, on the mesh
+  params: Params  # the trained parameters, on the mesh
   step: int  # updates done; 0 = the initial model
   items: Mapping[str, Any]  # further items of the same checkpoint, by name
 
@@ -60,17 +60,17 @@ def open_workdir(
 
   Args:
     config: validated.
-    workdir: the run directory; made, and locked, if the command trains.
-    trains: whether the command writes the run itself. Others only read it and
-      add files.
+    workdir: the run directory; made and locked if the command trains.
+    trains: whether the command trains. Others read the run and add files.
     parts: those of the data that the command reads, of 'train' and 'eval'.
 
   Raises:
-    InputError: something that was given cannot be used. Nothing is written
-      before all inputs are known to be good.
+    InputError: an input cannot be used. Nothing but the token cache is written
+      before all inputs were checked.
   """
   directory = RunDir(workdir, may_change=MAY_CHANGE if trains else ())
   job_lib.check_mesh(config)
+  # From here on a signal waits for the next poll, encoding included.
   with Signals() as signals:
     inputs = inputs_lib.read(
       config, directory.cache_dir, print, signals.poll, parts
@@ -79,6 +79,8 @@ def open_workdir(
       directory.create_or_continue(job_lib.resolve(config))
     try:
       job = job_lib.build(config, inputs)
+      # A continued run may meet another jax or another machine: it goes on, and
+      # says that its numbers may differ in the last bits.
       if trains:
         for line in directory.write_env(inputs.fingerprints):
           print(f'not bitwise the same run any more: {line}')
@@ -91,16 +93,17 @@ def open_workdir(
 def newest_policy(
   session: Session, more: Mapping[str, Any] | None = None
 ) -> Policy:
-  """The newest sound checkpoint's parameters, or the initial model's.
+  """Returns the newest policy: of a sound checkpoint, else the initial model.
 
   Args:
-    session: the opened workdir.
+    session: the open workdir.
     more: further items to read, {name: abstract pytree}.
 
   Returns:
     Policy; its items are empty if there is no checkpoint yet.
   """
   job = session.job
+  # `partial`: the optimizer's moments are not read.
   wanted = {state_items.POLICY: job.abstract.params, **(more or {})}
   with checkpoints.Checkpoints(session.directory.checkpoints) as saved:
     restored = saved.restore_latest(wanted, partial=True)

@@ -1,8 +1,9 @@
 """job -> weights on the mesh: initial, frozen, merged.
 
-Comes in: a Job. Goes out: the parameters that are trained (all weights, or an
-adapter), the Frozen side that every step reads, and merged models for export.
-Under an adapter the base is loaded once: the reference is the same arrays.
+Comes in: a Job. Goes out: the trained parameters (all weights, or an adapter),
+the Frozen argument of every step, and merged weights for export. Under an
+adapter the base is loaded once: policy and reference share its arrays. Knows no
+file format.
 """
 
 import functools
@@ -18,9 +19,9 @@ from dpo_jax.types import Adapted, Frozen, Params
 
 
 def initial(job: Job) -> Params:
-  """The trained parameters before the first update: all weights, or an adapter.
+  """Returns the trained parameters before the first update.
 
-  Random ones follow config.seed.
+  All weights, or those of the adapter; random ones follow config.seed.
   """
   config, spec = job.config, job.inputs.adapter
   if spec is None:
@@ -30,6 +31,8 @@ def initial(job: Job) -> Params:
     adapter = peft_checkpoint.load(source, model, spec, job.shardings.params)
     initial_weights.check_finite(adapter, model, source)
     return adapter
+  # Jitted with out_shardings: a device makes its own shard only, never the
+  # entire array.
   init = jax.jit(
     functools.partial(adapters.init, job.inputs.model, spec),
     out_shardings=job.shardings.params,
@@ -38,7 +41,7 @@ def initial(job: Job) -> Params:
 
 
 def load(job: Job, source: str) -> Params:
-  """Whole weights, float32, from a folder or a run; '' = random ones."""
+  """Returns all weights, float32, from a folder or a run; '' = random."""
   placed = job.weights
   if source:
     return initial_weights.load(
@@ -55,17 +58,18 @@ def load(job: Job, source: str) -> Params:
 def frozen(
   job: Job, *, with_reference: bool, moved: Params | None = None
 ) -> Frozen:
-  """What a step reads beside the parameters that it trains.
+  """Returns the weights that a step reads and does not train.
 
-  Without an adapter: the reference's weights. Under an adapter: the base, and
-  as the reference the policy's first weights. Those are the base with the
-  adapter off, or with adapter.init_from's on unless the mode is 'adapter_off'.
-  A reference of reference.init_from, or a `moved` one, has its own weights.
+  Without an adapter: the reference's weights. Under an adapter: the base; the
+  reference is then the policy's initial model. That is the base alone, or the
+  base with the adapter of adapter.init_from unless the mode is 'adapter_off'. A
+  reference from reference.init_from, or a `moved` one, has separate weights.
 
   Args:
     job: the run.
-    with_reference: whether the reference model is wanted.
-    moved: the reference's whole weights, where the run moves it (tr_dpo).
+    with_reference: whether the reference model is needed.
+    moved: the reference's weights in the checkpoint of a run that moves it
+      (tr_dpo); None = not moved yet.
   """
   config = job.config
   out = _base(job)
@@ -75,24 +79,26 @@ def frozen(
     return out._replace(weights=moved)
   if config.reference.init_from:
     return out._replace(weights=load(job, config.reference.init_from))
+  # Loaded a second time: the train step donates the policy's arrays, so the
+  # reference cannot share them.
   if job.inputs.adapter is None:
     return out._replace(weights=load(job, job.inputs.weights))
   if config.adapter.init_from and config.reference.mode != 'adapter_off':
     out = out._replace(adapter=initial(job))
   if job.move_reference is None:
     return out
-  # The reference will move: it needs weights of its own.
+  # The reference will move away from the base: it needs separate weights.
   first = Adapted(out.base, out.adapter, out.scale)
   return out._replace(weights=_merge(job, first), adapter=None)
 
 
 def policy(job: Job, params: Params) -> Params | Adapted:
-  """The policy as job.model reads it, from what is trained."""
+  """Returns what job.model takes for the policy with these parameters."""
   return _base(job).policy(params)
 
 
 def merged(job: Job, params: Params) -> Params:
-  """The policy's whole weights, float32."""
+  """Returns all weights of the policy, float32, any adapter merged."""
   if job.inputs.adapter is None:
     return params
   return _merge(job, policy(job, params))
@@ -115,7 +121,11 @@ def _base(job: Job) -> Frozen:
 
 
 def _merge(job: Job, adapted: Adapted) -> Params:
-  """Merged weights; none of their arrays is one of the base's."""
+  """The merged weights, in arrays that share no memory with the base.
+
+  A weight without an adapter would otherwise be the base's own array, and the
+  step that moves a reference donates its arrays.
+  """
 
   @functools.partial(jax.jit, out_shardings=job.weights.shardings)
   def merge(adapted):

@@ -1,4 +1,4 @@
-"""The sampling benchmark runs on a tiny model; its times are not looked at."""
+"""sampling: the benchmark runs on a tiny model; its times are not checked."""
 
 from dpo_jax.bench import sampling
 

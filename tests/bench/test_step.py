@@ -1,4 +1,4 @@
-"""Benchmark of the step: it runs, on drawn and on given data."""
+"""step: the benchmark runs on drawn and given data; times are not checked."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""TRL's numbers for 113 settings, and the arrays that a test needs of them.
+"""TRL's numbers for 113 settings, with the arrays that the tests read.
 
 `load()` reads the compact copy beside this file; if the environment variable
 DPO_JAX_GOLDEN names a folder, it reads the `trl_losses.json.gz` there instead.

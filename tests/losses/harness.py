@@ -1,10 +1,9 @@
-"""Batches whose scores are given by their log-ratios, for every view.
+"""Batches whose log-ratios are given, for every view of a loss.
 
-A comparison is a prompt with three completions: the winner, the loser, and
-the mismatched one of another prompt. A loss of completions reads the first two
-as desirable and undesirable, a loss of lists as the two completions of a
-prompt. All batches have NUM comparisons: one shape, so that tests compile
-little.
+A comparison is a prompt with three completions: winner, loser, and another
+prompt's answer (mismatched). A loss of completions reads the first two as
+desirable and undesirable, a loss of lists as the two completions of a prompt.
+All batches have NUM comparisons: with one shape, tests compile little.
 """
 
 import functools
@@ -60,7 +59,7 @@ def scores_of(
 
 
 def batch_of(*, scores=(2.5, 1.0), margin=0.5, weight=(1, 1, 1, 1)):
-  """The batch of `scores_of`'s completions."""
+  """The batch that belongs to the completions of `scores_of`."""
   winner = 3 * jnp.arange(NUM)
   weight = jnp.asarray(weight, jnp.float32)
   margin = jnp.full(NUM, margin, jnp.float32)
@@ -75,10 +74,10 @@ def batch_of(*, scores=(2.5, 1.0), margin=0.5, weight=(1, 1, 1, 1)):
 
 
 def evaluate(name, scores, batch=None, options=(), **values):
-  """(value, d value / d policy's scores, d value / d hyper) of one loss.
+  """(value, d value / d policy scores, d value / d hyper) of one loss.
 
-  As in the first step of a training run. `values` are hyper-parameters and
-  static choices that differ from the defaults.
+  The loss state is that of the first step of a run. `values` are the
+  hyper-parameters and static choices that differ from the defaults.
   """
   hyper = losses.default_hyper({name: 1.0}, options, **values)
   static = {k: v for k, v in values.items() if isinstance(v, str)}
@@ -88,9 +87,9 @@ def evaluate(name, scores, batch=None, options=(), **values):
 
 @functools.cache
 def _program(name, options, static):
-  """The traced, not compiled, function behind `evaluate`.
+  """The function behind `evaluate`, traced and not compiled.
 
-  It is traced once and used for all numbers, as a sweep does.
+  One trace serves all numbers, as in a sweep.
   """
   objective = losses.make_objective((name,), dict(static), options)
 

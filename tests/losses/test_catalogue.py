@@ -1,4 +1,4 @@
-"""The catalogue reads from the source what the registry has."""
+"""catalogue: read from the source, it equals the registry."""
 
 import subprocess
 import sys

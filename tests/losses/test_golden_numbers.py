@@ -1,4 +1,4 @@
-"""Losses and options against TRL's numbers: value, gradient and rewards."""
+"""Losses and options against TRL: value, gradient and rewards."""
 
 import collections
 
@@ -39,7 +39,7 @@ def make_objective(setting):
 
 
 def hyper_of(objective, setting):
-  """{name: number} that the objective reads, and beta for the rewards."""
+  """{name: number} for the objective, with beta for the rewards."""
   given = {'beta': setting['beta']}
   for entry in (*objective.losses, *objective.transforms):
     given |= {k: setting.get(k, v) for k, v in entry.hyper.items()}
@@ -164,12 +164,12 @@ def test_the_copy_has_every_setting(shared):
   copy = golden.read_copy()
   original = golden.read_folder(shared / 'golden')
   assert len(copy) == len(original)
-  for ours, trl in zip(copy, original):
-    assert ours.keys() == trl.keys()
-    assert ours['setting'] == trl['setting']
+  for saved, trl in zip(copy, original):
+    assert saved.keys() == trl.keys()
+    assert saved['setting'] == trl['setting']
     jax.tree.map(
       np.testing.assert_array_equal,
-      {k: v for k, v in ours.items() if k != 'setting'},
+      {k: v for k, v in saved.items() if k != 'setting'},
       {k: v for k, v in trl.items() if k != 'setting'},
     )
 

@@ -134,7 +134,8 @@ def test_every_loss_has_a_golden_row():
   assert {row[0] for row in GOLDEN} == set(losses.names())
 
 
-# Where policy and reference agree, as docstrings say: (loss, keywords, value).
+# Values where policy and reference agree, from the docstrings: (loss, keywords,
+# value).
 AT_STEP_0 = [
   ('sigmoid', {'label_smoothing': 0.3}, LN2),
   ('robust', {'label_smoothing': 0.3}, LN2),
@@ -150,7 +151,7 @@ AT_STEP_0 = [
   ('bco', {}, 2 * LN2),
   ('aot', {}, LN2),
 ]
-# The same value by two losses: (loss, keywords, loss, keywords, batch, given).
+# Two losses with one value: (loss, keywords, loss, keywords, batch, given).
 SAME = [
   # A weight, margin or penalty of zero is the sigmoid loss.
   ('dpop', {'penalty': 0.0}, 'sigmoid', {'beta': 0.3}, {}, {'a_w': -2.0}),
@@ -225,7 +226,7 @@ class TestEveryLoss:
     before, after = policy.logps[:-3], moved.logps[:-3]
     if 'whole_batch' not in loss.needs:
       np.testing.assert_allclose(after, before, rtol=1e-5)
-    # No dead knobs.
+    # Every hyper-parameter changes the value.
     for key in loss.hyper:
       assert abs(hyper[key]) > 1e-9 or abs(moved_hyper[key]) > 1e-9, key
 

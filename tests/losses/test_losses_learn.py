@@ -1,9 +1,9 @@
-"""Every loss, through the real data layer and step, learns from real data.
+"""Every loss learns from real data, through the real data layer and step.
 
 stories260K on pairs of stories_lexicon: after 20 updates the held-out loss is
-lower than before, and the gap of the rewards is wider. The losses of a group
-are terms of one objective, whose traced weights select one at a time: a group
-compiles one step.
+lower and the reward margin larger than before. The losses of a group are terms
+of one objective, whose traced weights select one at a time: a group compiles
+one step.
 """
 
 import gzip
@@ -50,7 +50,7 @@ FALLS_WITH_MARGIN = ('discopop',)
 
 
 def write_data(shared, folder):
-  """Writes pairs that differ by 3 words or more, and the same unpaired."""
+  """Writes pairs that differ by 3 words or more, and their answers unpaired."""
   path = shared / 'data/prefs/stories_lexicon.jsonl.gz'
   with gzip.open(path, 'rt', encoding='utf-8') as file:
     rows = [row for row in map(json.loads, file) if row['margin'] >= 3]
@@ -66,7 +66,7 @@ def write_data(shared, folder):
 
 
 def make_config(shared, folder, data, names, options):
-  """The config of all losses of a group together."""
+  """The config with all losses of a group."""
   config = config_lib.base()
   config.data.train = str(folder / f'{data}.jsonl')
   config.data.use_token_ids = data == 'pairs'
@@ -90,7 +90,7 @@ def make_config(shared, folder, data, names, options):
 
 
 def train_each(config, names, folder):
-  """{loss: held-out metrics (before, after)}, each from the first weights."""
+  """{loss: held-out metrics (before, after)}, each from the initial weights."""
   data = inputs.read(config, folder, log=lambda line: None)
   job = job_lib.build(config, data)
   first = weights.initial(job)

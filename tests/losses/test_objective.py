@@ -25,7 +25,7 @@ def nls(x):
 
 
 def scores(logps, num_tokens):
-  """CompletionScores [C], filled up with absent completions."""
+  """CompletionScores [C], padded with absent completions."""
   fields = (
     np.resize(np.append(x, np.zeros(C)), C) for x in (logps, num_tokens)
   )
@@ -69,7 +69,7 @@ def test_weights_mixes_and_padding():
   loss, values = objective(policy, reference, batch, hyper)
   # Gaps: (1) - (-1) = 2 and (-1) - (1) = -2; D = +-1; weights 1 and 3.
   sigmoid = (nls(1) + 3 * nls(-1)) / 4
-  nll = (4 + 3 * 10) / (2 + 3 * 5)  # nats a chosen token
+  nll = (4 + 3 * 10) / (2 + 3 * 5)  # nats per chosen token
   np.testing.assert_allclose(values['sigmoid'], sigmoid, rtol=1e-6)
   np.testing.assert_allclose(values['nll'], nll, rtol=1e-6)
   np.testing.assert_allclose(loss, sigmoid + 0.5 * nll, rtol=1e-6)
@@ -227,7 +227,7 @@ def test_rewards_are_those_of_the_loss():
   hyper = {'beta': jnp.float32(0.5), 'alpha': jnp.float32(0.25)}
   for name, expected in (
     ('sigmoid', 0.5 * 2),
-    ('cpo', 0.5 * -6),  # no reference (TRAPS 13)
+    ('cpo', 0.5 * -6),  # no reference: the reward is beta log pi
     ('simpo', 0.5 * -2),
     ('alphapo', 0.5 * (1 - np.exp(0.5)) / 0.25),
   ):

@@ -1,4 +1,4 @@
-"""Options: numbers by hand, what they accept, what they refuse."""
+"""options: numbers by hand, accepted kinds of losses, refusals."""
 
 import harness
 import jax
@@ -232,12 +232,12 @@ def test_beta_dpo_keeps_a_share_and_drops_outliers():
   assert (kept.sum(1) == 2).all()
   assert not kept[:, 1].any()  # 80 deviations away
   assert kept[:, [0, 2, 3]].any(0).all()  # the others take turns
-  whole = options.select_beta_dpo(
+  without_padding = options.select_beta_dpo(
     state | {'num_draws': jnp.float32(0)},
     pairs._replace(weight=jnp.array([1.0, 1.0, 0.0, 2.0])),
     beta_dpo_rho=0.0,
   )
-  assert whole.tolist() == [True, True, False, True]
+  assert without_padding.tolist() == [True, True, False, True]
 
 
 def test_beta_dpo_has_a_least_beta_and_no_gradient():

@@ -1,4 +1,4 @@
-"""The registry: what is registered is complete, and nonsense is refused."""
+"""registry: every entry is complete, and nonsense is refused."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Rules: what the config and the data refuse of losses and options."""
+"""rules: losses and options that the config or the data rule out."""
 
 import pathlib
 
@@ -155,6 +155,6 @@ def test_within_reads_open_and_closed_ends(value, bounds, inside):
 def test_a_moving_reference_needs_a_term_that_reads_one():
   tr_dpo = {'tr_dpo': losses.get_option('tr_dpo')}
   mix = {name: losses.get(name) for name in ('simpo', 'sigmoid')}
-  rules.check_options(mix, tr_dpo)  # simpo does not notice
+  rules.check_options(mix, tr_dpo)  # simpo reads no reference
   with pytest.raises(InputError, match='simpo, which reads no reference'):
     rules.check_options({'simpo': mix['simpo']}, tr_dpo)

@@ -1,4 +1,4 @@
-"""The table of docs/losses.md is the registry's."""
+"""table: docs/losses.md has one row per entry of the registry."""
 
 import pathlib
 

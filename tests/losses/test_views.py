@@ -1,4 +1,4 @@
-"""Views: scores gathered by comparison, by label and by prompt, by hand."""
+"""views: scores gathered by comparison, label and prompt, by hand."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -89,7 +89,7 @@ def test_further_sums_are_gathered_if_the_scores_have_them():
 
 
 def test_labelled_are_winners_losers_and_labels():
-  # Completion 2 is labelled: its comparison counts no more.
+  # Completion 2 is labelled, so its comparison no longer counts.
   batch = BATCH._replace(labels=jnp.array([-1, -1, 0, -1, 1, 1]))
   labelled = views.gather_labelled(POLICY, FROZEN, batch)
   assert labelled.policy[:6].tolist() == [-4, -10, -8, -6, -4, 0]

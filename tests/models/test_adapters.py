@@ -133,5 +133,5 @@ def test_several_adapters_over_one_base_in_one_compile():
   for i, adapter in enumerate(each):
     expected, grad = alone(adapter)
     np.testing.assert_allclose(logps[i], expected, rtol=1e-5)
-    for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(grad)):
-      np.testing.assert_allclose(ours[i], theirs, rtol=1e-3, atol=1e-4)
+    for batched, single in zip(jax.tree.leaves(grads), jax.tree.leaves(grad)):
+      np.testing.assert_allclose(batched[i], single, rtol=1e-3, atol=1e-4)

@@ -187,8 +187,8 @@ def test_damaged_per_example_files_are_named(make_scored_run):
   path = make_scored_run('a', margins=[2.0, -1.0])
   file = path / 'per_example' / 'eval_10.npz'
   arrays = dict(np.load(file))
-  whole = file.read_bytes()
-  for damage in (b'', b'PK\3\4', whole[: len(whole) // 2], whole[::-1]):
+  content = file.read_bytes()
+  for damage in (b'', b'PK\3\4', content[: len(content) // 2], content[::-1]):
     file.write_bytes(damage)
     with pytest.raises(InputError, match=r'eval_10\.npz: not a readable npz'):
       collect.read_run(path)

@@ -98,8 +98,8 @@ def test_verify_notices_any_change_of_a_run(paper, capsys, change, message):
 def test_verify_notices_an_edited_table(paper, capsys):
   for name in ('results.md', 'results.tex', 'results.csv'):
     path = paper / name
-    whole = path.read_text()
-    lines = whole.splitlines()
+    text = path.read_text()
+    lines = text.splitlines()
     index = next(i for i, line in enumerate(lines) if line.count('0.4') > 0)
     edited = lines[index].replace('0.4', '0.5', 1)
     path.write_text(
@@ -107,7 +107,7 @@ def test_verify_notices_an_edited_table(paper, capsys):
     )
     code, out = _verify(paper, capsys)
     assert code == 1 and f'{path}:{index + 1}: row ' in out
-    path.write_text(whole)
+    path.write_text(text)
   assert _verify(paper, capsys)[0] == 0
 
 

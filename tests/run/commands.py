@@ -1,4 +1,4 @@
-"""The real command in tests of run/: a shrunk experiment, and its refusals."""
+"""Helpers of tests/run: the real command on a shrunk experiment."""
 
 import pathlib
 
@@ -10,12 +10,11 @@ from dpo_jax.run import job as job_lib
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXPERIMENT = f'{ROOT}/experiments/quickstart.py:stage=dpo,runlocal'
 CONFIG = f'--config={EXPERIMENT}'
-
-
 GOOD = '{"prompt": "p%d", "chosen": "yes", "rejected": "no"}\n'
 
 
 def refuse(arguments, tmp_path, capsys):
+  """The error line of a command: exit code 2, one line, no file written."""
   before = sorted(tmp_path.rglob('*'))
   code = main_lib.main([CONFIG, f'--workdir={tmp_path}/run', *arguments])
   error = capsys.readouterr().err
@@ -27,13 +26,14 @@ def refuse(arguments, tmp_path, capsys):
 
 
 def write_good(tmp_path, rows=40):
+  """The flag that names a new file of good pairs."""
   path = tmp_path / 'good.jsonl'
   path.write_text(''.join(GOOD % i for i in range(rows)))
   return f'--config.data.train={path}'
 
 
 def build(folder, overrides=(), mesh=None):
-  """The Job of the experiment with overrides (key, value), cached in folder."""
+  """The Job of the experiment with overrides (key, value); cache in folder."""
   config = config_lib.load(EXPERIMENT, overrides)
   config_lib.validate(config)
   data = inputs.read(config, folder, log=lambda line: None)

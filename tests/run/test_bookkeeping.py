@@ -1,4 +1,4 @@
-"""bookkeeping: the ledger's last lines, by hand."""
+"""bookkeeping: the last lines of the ledger, against numbers by hand."""
 
 import numpy as np
 

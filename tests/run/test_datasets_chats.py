@@ -1,27 +1,23 @@
-"""Chats through the real command: refusals, and options that had no use.
+"""datasets: chats through the real command; refusals and unused options.
 
-Refused is: exit code 2, one line, nothing on disk.
+A refusal is exit code 2, one line, and nothing on disk.
 """
 
 import json
 import pathlib
-import sys
 
 import pytest
+import toy_tokenizers as toy
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent / 'data'))
-
-import toy_tokenizers as toy  # noqa: E402
-
-from dpo_jax import config as config_lib  # noqa: E402
-from dpo_jax import main as main_lib  # noqa: E402
-from dpo_jax.data.text import tokenizer  # noqa: E402
-from dpo_jax.run import datasets, inputs  # noqa: E402
+from dpo_jax import config as config_lib
+from dpo_jax import main as main_lib
+from dpo_jax.data.text import tokenizer
+from dpo_jax.run import datasets, inputs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QUICKSTART = f'{ROOT}/experiments/quickstart.py:stage=sft,runlocal'
 NO_BLOCK = ('--config.data.train_on=generation',)
-# (what the template is, what the row has more, flags, what the line must hold)
+# (template, further columns of the row, flags, parts of the error line)
 CASES = {
   'forbidden': ("{{ ''.__class__ }}", {}, (), ('what no chat', '__class__')),
   'changing': ('{{ messages.append(1) }}', {}, (), ('what no', 'append')),
@@ -106,7 +102,7 @@ def test_what_is_refused(tmp_path, capsys, name):
   assert code == 2, error
   assert error.count('\n') == 1 and '; fix: ' in error
   assert all(part in error for part in parts), error
-  if not error.startswith('config.'):  # it is about the row
+  if not error.startswith('config.'):  # the error is about the row
     assert error.startswith(f'{tmp_path}/chats.jsonl:1: ') or 'line ' in error
   assert sorted(tmp_path.rglob('*')) == before
 
@@ -151,5 +147,5 @@ def test_options_that_no_row_used_are_said(tmp_path, is_used):
   for _ in range(2):  # the second time from the token cache
     lines = []
     inputs.read(config, tmp_path, log=lines.append)
-    found = [line for line in lines if line.startswith(UNUSED)]
-    assert len(found) == (0 if is_used else 1), lines
+    unused = [line for line in lines if line.startswith(UNUSED)]
+    assert len(unused) == (0 if is_used else 1), lines

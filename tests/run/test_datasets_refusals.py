@@ -1,6 +1,7 @@
-"""Bad data through the real command: exit 2, one line, nothing on disk.
+"""datasets: bad data through the real command is refused.
 
-The files are those of data/sources/test_files_refusals.py.
+A refusal is exit code 2, one line, and nothing on disk. The bad files are FILES
+of tests/data/sources/test_files_refusals.py.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""evaluate: a set in batches gives what one batch of it all gives."""
+"""evaluate: batches of a set add up to its values; what is saved of them."""
 
 import hashlib
 import types

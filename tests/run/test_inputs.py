@@ -1,4 +1,4 @@
-"""inputs: tokenizer and model must go together, through the real command."""
+"""inputs: a tokenizer that does not fit the model, through the real command."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""job: what a config becomes on the devices."""
+"""job: batches, state and hyper-parameters on the devices, as configured."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def test_a_batch_on_the_devices_is_the_plans(job):
   placed = job_lib.batch_source(job, job.train_plan, part)(1)
   host = job.train_plan.batch(1, part.store)
   jax.tree.map(np.testing.assert_array_equal, placed, host)
-  # Rows are split over data x fsdp, everything else is everywhere.
+  # Rows are split over data x fsdp, everything else is replicated.
   assert placed.rows.tokens.sharding.shard_shape((1, 8, 4)) == (1, 1, 4)
   assert placed.labels.sharding.is_fully_replicated
 

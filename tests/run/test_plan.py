@@ -1,4 +1,4 @@
-"""planning: closed forms, the compiler's own account, and the command."""
+"""plan: closed forms, the compiler's own account, and the command."""
 
 import pathlib
 
@@ -38,12 +38,12 @@ def job_of(tmp_path_factory):
 def test_weights_and_moments_are_split_evenly(job_of):
   job = job_of(LLAMA | {'mesh.data': 1, 'mesh.fsdp': -1}, 256)
   got = plan_lib.memory(job)
-  # 8,030,261,248 float32; every matrix has its 4,096 split in 256.
+  # 8,030,261,248 float32 parameters; 256 divides the width of every matrix.
   share = 8_030_261_248 * 4 // 256
   assert (got.parameters, got.reference, got.gradients) == (share,) * 3
-  assert got.optimizer == 2 * share + 4  # Adam's two, and its count
-  whole = plan_lib.memory(job_of(LLAMA | {'mesh.data': -1}, 4))
-  assert whole.parameters == 256 * share
+  assert got.optimizer == 2 * share + 4  # Adam's two moments, and its count
+  replicated = plan_lib.memory(job_of(LLAMA | {'mesh.data': -1}, 4))
+  assert replicated.parameters == 256 * share
   # No copy of the reference's weights beside its cached scores.
   cached = plan_lib.memory(job_of({'reference.mode': 'cache'}, 4))
   assert cached.reference == 0 < cached.parameters
@@ -56,7 +56,7 @@ def test_an_adapter_shares_its_frozen_base(job_of):
   ends = 2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336)
   trained = 4 * 32 * 16 * ends
   kernels = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
-  # Half a byte an element and a float32 scale for 64 of them.
+  # Half a byte per element and a float32 scale per 64 elements.
   base = kernels // 2 + kernels // 16 + 4 * (8_030_261_248 - kernels)
   assert got.parameters == trained + base
   assert (got.reference, got.gradients) == (0, trained)
@@ -83,7 +83,7 @@ def test_remat_and_tensor_parts_keep_less(job_of):
 
 
 def test_the_compiler_says_the_same(job_of):
-  # XLA's own account of the compiled step on 8 CPU devices. By hand, on
+  # XLA's own account of the compiled step on 8 CPU devices. Measured once, on
   # bench-cpu: the plan was 0.79 to 1.04 of it for three remats, three meshes.
   job = job_of(
     {
@@ -102,21 +102,22 @@ def test_the_compiler_says_the_same(job_of):
   state = job.abstract
   reference = types.Frozen(weights=state.params)
   lowered = job.train_step.lower(state, reference, placed, job.hyper)
-  found = lowered.compile().memory_analysis()
+  compiled = lowered.compile().memory_analysis()
   planned = plan_lib.memory(job)
   arguments = planned.parameters + planned.optimizer + planned.reference
-  assert found.argument_size_in_bytes == pytest.approx(
+  assert compiled.argument_size_in_bytes == pytest.approx(
     arguments + planned.batch, rel=0.01
   )
-  total = found.argument_size_in_bytes + found.temp_size_in_bytes
+  total = compiled.argument_size_in_bytes + compiled.temp_size_in_bytes
   assert total / 1.5 < sum(planned) < total * 1.5
 
 
 def test_arithmetic_by_hand(job_of):
   job = job_of({'data.layout': 'packed'}, 1)
   got = plan_lib.step_flops(job)
-  # 'tiny': D 64, 4 heads of 16, MLP 176, 2 layers, 259 tokens. 2 FLOPs a
-  # weight and position, 4 H K a pair; then 3 passes and the reference's.
+  # 'tiny': D 64, 4 heads of 16, MLP 176, 2 layers, 259 tokens. 2 FLOPs per
+  # weight and position, 4 H K per pair of positions; three passes of the policy
+  # (forward, and twice that backward) and one of the reference.
   table, steps = job.inputs.train.store.table, job.num_steps
   tokens = attended = predicted = 0
   for t in range(steps):
@@ -129,11 +130,11 @@ def test_arithmetic_by_hand(job_of):
         predicted += int(n)
   layer = 2 * (4 * 64 * 64 + 3 * 64 * 176)
   forward = 2 * (layer * tokens + 4 * 64 * attended) + 2 * 64 * 259 * predicted
-  assert got['flops_a_step'] == pytest.approx(4 * forward / steps)
-  assert got['tokens_a_step'] == pytest.approx(tokens / steps)
+  assert got['flops_per_step'] == pytest.approx(4 * forward / steps)
+  assert got['tokens_per_step'] == pytest.approx(tokens / steps)
 
 
-def test_the_command_plans_for_devices_that_are_not_there(capsys):
+def test_the_command_plans_for_devices_that_do_not_exist(capsys):
   argv = [f'--config={LOCAL}', '--mode=plan', '--plan_devices=256']
   argv += [f'--config.{k}={v}' for k, v in LLAMA.items()]
   fsdp = ['--config.mesh.data=1', '--config.mesh.fsdp=-1']
@@ -142,7 +143,7 @@ def test_the_command_plans_for_devices_that_are_not_there(capsys):
   assert '8,030,261,248 parameters on 256 x device' in out
   assert 'plan for 256 device(s), data=1, fsdp=256, tensor=1' in out
   assert 'compute bfloat16' in out and 'GiB = parameters 0.117 + ' in out
-  assert 'FLOPs a step' in out and 'packing_efficiency' in out
+  assert 'FLOPs per step' in out and 'packing_efficiency' in out
   assert main_lib.main([*argv, '--config.mesh.fsdp=3']) == 2
   error = capsys.readouterr().err
   assert error.startswith('config.mesh: data=-1, fsdp=3') and '256' in error

@@ -1,4 +1,4 @@
-"""TR-DPO in the loop: when the reference moves, is kept and is evaluated."""
+"""reference: TR-DPO in the loop; the reference moves, is saved and is read."""
 
 import json
 
@@ -11,7 +11,7 @@ import test_train
 from dpo_jax import losses, tree
 from dpo_jax.storage import checkpoints
 
-# Every step is kept.
+# Every step is saved and kept.
 MOVING = (
   'loss.tr_dpo=True',
   'loss.tr_tau=2',
@@ -50,7 +50,7 @@ def test_the_reference_is_the_mixture_at_every_second_step(moving):
     np.testing.assert_allclose(refs[2][name], second, rtol=1e-6, atol=1e-8)
     np.testing.assert_array_equal(refs[3][name], refs[2][name])
     np.testing.assert_allclose(refs[4][name], fourth, rtol=1e-6, atol=1e-8)
-  # Embeddings of bytes that were trained on: the policy did move.
+  # The comparison is not of equal numbers: the policy moved.
   assert any(np.abs(refs[4][k] - refs[1][k]).max() > 1e-4 for k in refs[1])
 
 
@@ -62,8 +62,8 @@ def test_a_killed_run_goes_on_with_the_moved_reference(
   assert checkpoints.Checkpoints(workdir / 'checkpoints').steps() == [1, 2]
   assert test_train.train(workdir, *MOVING) == 0
   for step in (3, 4):
-    mine, theirs = read(workdir, step), read(moving, step)
-    assert tree.fingerprint(mine) == tree.fingerprint(theirs)
+    continued, expected = read(workdir, step), read(moving, step)
+    assert tree.fingerprint(continued) == tree.fingerprint(expected)
   for split in ('train', 'eval'):
     assert test_train.lines(workdir, split) == test_train.lines(moving, split)
 

@@ -1,4 +1,4 @@
-"""The sampling loop: batches, files, refusals; and training beside it."""
+"""sample: batches, files and refusals; sampling leaves training as it is."""
 
 import json
 import types
@@ -41,25 +41,25 @@ def one_file(workdir, pattern):
 def test_samples_of_a_file_do_not_depend_on_batch_or_neighbours(
   tmp_path, capsys
 ):
-  # One prompt is long: it goes to a batch of its own padded length.
+  # The long prompt goes to another batch, of a larger padded length.
   prompts = ['Hi', 'x' * 40, 'Once', 'upon a time']
   path = tmp_path / 'prompts.jsonl'
   path.write_text(''.join(json.dumps({'prompt': p}) + '\n' for p in prompts))
   flags = f'sample.prompts={path}', 'sample.num_samples=2', 'mesh.tensor=2'
   assert command(tmp_path / 'all', *flags, 'sample.batch_size=8') == 0
   assert '8 of 8 samples' in capsys.readouterr().out
-  found = [lines(one_file(tmp_path / 'all', 'step_0_t1_seed0_*'))]
-  assert [s['prompt'] for s in found[0]] == list(np.repeat(prompts, 2))
-  assert [s['seed'] for s in found[0]] == list(range(8))
+  samples = [lines(one_file(tmp_path / 'all', 'step_0_t1_seed0_*'))]
+  assert [s['prompt'] for s in samples[0]] == list(np.repeat(prompts, 2))
+  assert [s['seed'] for s in samples[0]] == list(range(8))
   flags += 'sample.num_prompts=1', 'sample.batch_size=4'
   assert command(tmp_path / 'one', *flags) == 0
-  found.append(lines(one_file(tmp_path / 'one', 'step_0_*')))
-  assert len(found[1]) == 2
-  for one, other in zip(*found):
+  samples.append(lines(one_file(tmp_path / 'one', 'step_0_*')))
+  assert len(samples[1]) == 2
+  for one, other in zip(*samples):
     assert one['token_ids'] == other['token_ids']
     assert len(one['logps']) == one['num_tokens'] == len(one['token_ids'])
     assert one['logp'] == pytest.approx(sum(one['logps']))
-  assert len({tuple(s['token_ids']) for s in found[0]}) == 8
+  assert len({tuple(s['token_ids']) for s in samples[0]}) == 8
 
 
 def test_samples_at_evaluations_change_no_bit_of_training(tmp_path):

@@ -1,4 +1,4 @@
-"""session: a workdir is opened one way, and a refusal leaves it as it was."""
+"""session: opening a workdir; a refusal leaves it unchanged."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""adapters through the real command: what is saved, continued and exported."""
+"""weights: adapters through the real command; saved, continued, exported."""
 
 import json
 
@@ -31,8 +31,8 @@ LN2 = np.log(2)
 
 
 def saved(workdir, step, items=('params', 'opt_state')):
-  with checkpoints.Checkpoints(workdir / 'checkpoints') as found:
-    return found.restore(step, dict.fromkeys(items), partial=True).items
+  with checkpoints.Checkpoints(workdir / 'checkpoints') as saver:
+    return saver.restore(step, dict.fromkeys(items), partial=True).items
 
 
 def scores(path):
@@ -53,7 +53,7 @@ def test_it_begins_at_ln2_and_learns(adapted):
   assert abs(held[0]['loss'] - LN2) < 1e-6
   assert abs(train[1]['loss'] - LN2) < 1e-6
   assert train[1]['grad_norm'] > 0
-  assert train[4]['loss'] < 0.67  # 32 pairs, and 0.6577 here
+  assert train[4]['loss'] < 0.67  # after 32 pairs; 0.6577 when written
 
 
 def test_a_checkpoint_holds_the_adapter_and_its_moments_only(adapted):
@@ -66,7 +66,7 @@ def test_a_checkpoint_holds_the_adapter_and_its_moments_only(adapted):
   assert sum(leaf.size for _, leaf in params) == expected
   moments = sum(x.size for x in jax.tree.leaves(items['opt_state']))
   assert moments <= 2 * expected + 2
-  # Of a zero A, only A has a gradient in the first update.
+  # A starts at zero, so B has no gradient in the first update; B is random.
   first = dict(tree.flatten_with_names(saved(adapted, 1)['params']))
   assert all(np.any(leaf) for leaf in first.values())
 
@@ -74,12 +74,12 @@ def test_a_checkpoint_holds_the_adapter_and_its_moments_only(adapted):
 def test_the_trajectory_does_not_depend_on_the_mesh(adapted, tmp_path):
   alike = (*ADAPTED, 'mesh.fsdp=1', 'mesh.tensor=1', 'train.num_steps=2')
   assert test_train.train(tmp_path / 'run', *alike) == 0
-  ours = test_train.lines(tmp_path / 'run', 'train')
-  theirs = test_train.lines(adapted, 'train')
+  unsharded = test_train.lines(tmp_path / 'run', 'train')
+  sharded = test_train.lines(adapted, 'train')
   for step in (1, 2):
     for name in ('loss', 'grad_norm', 'rewards/margins'):
       np.testing.assert_allclose(
-        ours[step][name], theirs[step][name], rtol=1e-3, atol=1e-6
+        unsharded[step][name], sharded[step][name], rtol=1e-3, atol=1e-6
       )
 
 
@@ -104,8 +104,8 @@ def test_exports_score_as_the_adapter_does(adapted, tmp_path, capsys):
   as_peft = (*ADAPTED, 'adapter.export=peft')
   assert command(adapted, 'export', *as_peft, to=peft) == 0
   assert 'the adapter of step 4' in capsys.readouterr().out
-  found = json.loads((peft / 'adapter_config.json').read_text())
-  assert (found['r'], found['lora_alpha']) == (2, 8)
+  adapter_config = json.loads((peft / 'adapter_config.json').read_text())
+  assert (adapter_config['r'], adapter_config['lora_alpha']) == (2, 8)
   trained = scores(adapted / 'per_example' / 'eval_4.npz')
   start = (f'model.init_from={merged}', 'model.preset=', 'tokenizer=byte')
   sources = {'merged': start, 'peft': (*ADAPTED, f'adapter.init_from={peft}')}
@@ -117,7 +117,7 @@ def test_exports_score_as_the_adapter_does(adapted, tmp_path, capsys):
     again = scores(tmp_path / name[:1] / 'per_example' / 'evaluate.npz')
     for key, values in trained.items():
       np.testing.assert_allclose(again[key], values, rtol=1e-5, atol=1e-5)
-  # An adapter that was given is the reference too: the policy's first weights.
+  # A given adapter is the reference too: the initial policy has loss ln 2.
   printed = capsys.readouterr().out.strip().splitlines()[-1]
   assert abs(json.loads(printed.split(': ', 1)[1])['loss'] - LN2) < 1e-6
 
@@ -174,10 +174,10 @@ def test_the_reference_is_the_base_itself(tmp_path, base):
   assert frozen.reference() is frozen.base
   new = [x for x in jax.live_arrays() if id(x) not in before]
   held = sum(x.nbytes for x in new)
-  # 2 layers of 4 x 64 x 64 + 3 x 64 x 176 kernels; 321 scales an int8 kernel.
+  # 2 layers, kernels 4 x 64 x 64 + 3 x 64 x 176; int8 has a scale per output.
   kernels = 2 * (4 * 64 * 64 + 3 * 64 * 176)
-  whole = sum(x.size for x in jax.tree.leaves(job.weights.abstract))
-  rest = 4 * (whole - kernels)
+  num_params = sum(x.size for x in jax.tree.leaves(job.weights.abstract))
+  rest = 4 * (num_params - kernels)
   scales = 2 * (3 * 64 + 64 + 2 * 176 + 64) * 4
   expected = {'float32': 4 * kernels, 'int8': kernels + scales}[base]
   assert held == rest + expected + 4  # and the adapter's scale
@@ -200,6 +200,6 @@ def test_a_moving_reference_has_whole_weights(tmp_path):
     node = dict(tree.flatten_with_names(first))[name]
     change = 0.25 * 8 * 0.02 if name.endswith('kernel') else 0.0
     np.testing.assert_allclose(leaf, node + change, rtol=1e-5, atol=1e-6)
-  np.testing.assert_array_equal(  # what was given away was not the base
+  np.testing.assert_array_equal(  # the donated arrays were not the base's
     frozen.base['embed']['embedding'], first['embed']['embedding']
   )

@@ -118,9 +118,9 @@ def test_donated_and_mutated_buffers_do_not_reach_the_disk(tmp_path):
         counter += 1
     saver.wait()
     for n in range(4):
-      found = saver.restore(n, {'x': None}).items['x']
-      assert found['c'].tolist() == [n] * 4
-      assert found['v'][1] == 2.0 ** (n + 1) - 1  # x -> 2x + 1, n times from 1
+      item = saver.restore(n, {'x': None}).items['x']
+      assert item['c'].tolist() == [n] * 4
+      assert item['v'][1] == 2.0 ** (n + 1) - 1  # x -> 2x + 1, n times from 1
 
 
 @pytest.mark.parametrize('spec', [('a',), (None, 'a'), ()])
@@ -134,10 +134,10 @@ def test_another_sharding_restores_the_same_bits(tmp_path, spec):
     saver.save(1, {'params': {'w': jax.device_put(array, rows)}}, {})
     saver.wait()
     target = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=sharding)
-    found = saver.restore(1, {'params': {'w': target}}).items['params']['w']
+    restored = saver.restore(1, {'params': {'w': target}}).items['params']['w']
     saver.verify_latest({'params': {'w': target}})
-  assert found.sharding == sharding
-  np.testing.assert_array_equal(found, array)
+  assert restored.sharding == sharding
+  np.testing.assert_array_equal(restored, array)
 
 
 def test_params_alone_without_knowing_their_tree(tmp_path):
@@ -147,8 +147,8 @@ def test_params_alone_without_knowing_their_tree(tmp_path):
     with pytest.raises(types.InputError, match='opt_state: not expected'):
       reader.restore_latest({'params': None})
   assert list(alone.items) == ['params']
-  found = tree.fingerprint(alone.items['params'])
-  assert found == tree.fingerprint(state(7)['params'])
+  fingerprint = tree.fingerprint(alone.items['params'])
+  assert fingerprint == tree.fingerprint(state(7)['params'])
 
 
 @pytest.mark.parametrize(

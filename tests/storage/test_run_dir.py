@@ -160,9 +160,9 @@ def test_per_example_arrays_come_back(tmp_path):
   run = made(tmp_path)
   arrays = {'uid': np.array(['ab', 'cd']), 'policy_chosen': np.float32([1, 2])}
   run.write_per_example('eval_10', arrays)
-  found = np.load(tmp_path / 'per_example' / 'eval_10.npz')
-  assert found['uid'].tolist() == ['ab', 'cd']
-  assert found['policy_chosen'].dtype == np.float32
+  loaded = np.load(tmp_path / 'per_example' / 'eval_10.npz')
+  assert loaded['uid'].tolist() == ['ab', 'cd']
+  assert loaded['policy_chosen'].dtype == np.float32
   assert os.listdir(tmp_path / 'per_example') == ['eval_10.npz']
   for bad in ({'x': np.zeros(2), 'y': np.zeros(3)}, {'x': [object()]}):
     with pytest.raises(ValueError, match='per_example/e'):

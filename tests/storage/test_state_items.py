@@ -54,5 +54,5 @@ def test_what_is_saved_comes_back(tmp_path, reference):
   restored.trained_counts[0] += 1  # the loop counts on in place
   with checkpoints.Checkpoints(tmp_path) as reader:
     wanted = {state_items.POLICY: shapes.params}
-    found = reader.restore_latest(wanted, partial=True).items
-  assert found['params']['w'].tolist() == STATE.params['w'].tolist()
+    items = reader.restore_latest(wanted, partial=True).items
+  assert items['params']['w'].tolist() == STATE.params['w'].tolist()

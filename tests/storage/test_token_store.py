@@ -76,10 +76,10 @@ def test_feeds_a_plan(tmp_path):
   ]
   store = token_store.write(tmp_path / 'store', records, {})
   plan = pipeline.make_plan(store.table, seed=0, batch_size=8, row_length=64)
-  for mine, theirs in zip(
+  for stored, given in zip(
     plan.batch(1, store).rows, plan.batch(1, records).rows
   ):
-    assert np.array_equal(mine, theirs)
+    assert np.array_equal(stored, given)
 
 
 def test_digest_is_of_tokens_and_of_where_they_end(tmp_path):
@@ -148,11 +148,11 @@ def test_any_damage_is_refused_by_name(tmp_path, name):
   folder = tmp_path / 'store'
   token_store.write(folder, RECORDS, {})
   path = folder / name
-  whole = path.read_bytes()
+  intact = path.read_bytes()
   rng = np.random.default_rng(0)
-  damaged = [whole[:-1], whole[: len(whole) // 2], b'', whole + b'\0']
-  for place in rng.integers(0, len(whole), 30):
-    flipped = bytearray(whole)
+  damaged = [intact[:-1], intact[: len(intact) // 2], b'', intact + b'\0']
+  for place in rng.integers(0, len(intact), 30):
+    flipped = bytearray(intact)
     flipped[place] ^= 1 << rng.integers(8)
     damaged.append(bytes(flipped))
   message = f'{name}: damaged.*fix: delete the folder .*store'

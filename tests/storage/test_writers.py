@@ -117,17 +117,17 @@ def test_a_terminal_gets_a_bar_and_lines_above_it(tmp_path):
 def test_tensorboard_has_the_same_numbers(tmp_path):
   write(tmp_path, [(1, 'train'), (2, 'eval')])
   write(tmp_path, [(2, 'eval'), (3, 'train')], start_step=2)
-  found = []
+  events = []
   for path in sorted((tmp_path / 'tensorboard').iterdir()):
     data = path.read_bytes()
     while data:  # TFRecord: length, its checksum, event, its checksum
       size = int.from_bytes(data[:8], 'little')
       event = event_pb2.Event.FromString(data[12 : 12 + size])
       data = data[16 + size :]
-      found += [
+      events += [
         (v.tag, event.step, v.simple_value) for v in event.summary.value
       ]
-  assert found == [
+  assert events == [
     ('train/loss', 1, 1.0),
     ('eval/loss', 2, 2.0),
     ('train/loss', 3, 3.0),

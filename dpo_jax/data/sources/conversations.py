@@ -91,6 +91,15 @@ def answer(value: Any, key: str, where: str) -> Messages:
   return turns
 
 
+def is_unfinished(prompt: Messages) -> bool:
+  """Whether a prompt ends within an assistant's turn, which answers continue.
+
+  A turn that calls a tool is finished.
+  """
+  last = prompt[-1]
+  return last['role'] == 'assistant' and not last.get('tool_calls')
+
+
 def split(
   prompt: Any, chosen: Messages, rejected: Messages, where: str
 ) -> tuple[Messages, Messages, Messages]:

@@ -63,6 +63,10 @@ def parse_row(
     row_format = detect_format(row, where, use_token_ids=use_token_ids)
   form = _FORMS[row_format]
   record = form.parse(Row(row, where, _REQUIRED))
+  # Every turn of a whole conversation is finished; a prompt may stop in one.
+  if form.is_chat and form.name != 'messages' and row.get('prompt') is not None:
+    continues = conversations.is_unfinished(record.prompt)
+    record = record._replace(continues=continues)
   # In rows of strings, `tools` is provenance.
   if row.get('tools') is None or not form.is_chat:
     return record

@@ -11,10 +11,12 @@ prompt. It ends with the first stop token that the template writes after that,
 or at the end of the conversation rendered up to this turn.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dpo_jax import errors
+from dpo_jax.data.text import dialogues, templates
 from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.data.text.templates import ChatTemplate, Piece
 from dpo_jax.types import InputError, PreferenceRecord
@@ -34,7 +36,20 @@ class Rendered(NamedTuple):
 
 
 def as_messages(record: PreferenceRecord) -> PreferenceRecord:
-  """Returns plain text as the turns of a user and an assistant."""
+  """Returns plain text as the turns of a user and an assistant.
+
+  A Human/Assistant text becomes its own turns.
+  """
+  if dialogues.is_whole(record.prompt):
+    prompt = f'\n\n{record.prompt.lstrip()}'
+    turns = dialogues.messages(prompt)
+    return record._replace(
+      prompt=turns,
+      completions=tuple(
+        dialogues.messages(text, 'assistant') for text in record.completions
+      ),
+      continues=bool(turns) and turns[-1]['role'] == 'assistant',
+    )
   return record._replace(
     prompt=({'role': 'user', 'content': record.prompt},),
     completions=tuple(
@@ -61,11 +76,48 @@ def from_first_answer(record: PreferenceRecord) -> PreferenceRecord:
   )
 
 
+def join_prefill(record: PreferenceRecord) -> tuple[PreferenceRecord, str]:
+  """Joins the prompt's unfinished turn to each answer.
+
+  Returns:
+    The record whose answers begin with the text of that turn, and this text,
+    which the answers continue; (record, '') if the prompt has no such turn.
+  """
+  if not record.continues:
+    return record, ''
+  *turns, opened = record.prompt
+  completions = tuple(
+    (
+      {**opened, **c[0], 'content': opened['content'] + _content(c[0])},
+      *c[1:],
+    )
+    for c in record.completions
+  )
+  joined = record._replace(
+    prompt=tuple(turns), completions=completions, continues=False
+  )
+  return joined, opened['content']
+
+
+def omits_reasoning(record: PreferenceRecord, rendered: Rendered) -> bool:
+  """Whether a message has reasoning that the rendering does not contain."""
+  messages = [*record.prompt, *itertools.chain(*record.completions)]
+  thoughts = [
+    message[key].strip()
+    for message in messages
+    for key in templates.REASONING
+    if isinstance(message.get(key), str)
+  ]
+  if not any(thoughts):
+    return False
+  pieces = [*rendered.prompt, *itertools.chain(*rendered.completions)]
+  text = ''.join(piece.text for piece in pieces)
+  return not all(thought in text for thought in thoughts)
+
+
 def says_something(messages: Messages) -> bool:
   """Whether any message has text besides white space, or calls a tool."""
-  return any(
-    str(m.get('content') or '').strip() or m.get('tool_calls') for m in messages
-  )
+  return any(_content(m).strip() or m.get('tool_calls') for m in messages)
 
 
 def unused(
@@ -97,6 +149,12 @@ def unused(
   )
 
 
+def writes_date(source: str | None, tokenizer: Tokenizer) -> bool:
+  """Whether the template, or one of the tokenizer's if None, writes a date."""
+  sources = [source] if source else tokenizer.chat_templates.values()
+  return any('strftime_now' in text for text in sources)
+
+
 def make_template(
   tokenizer: Tokenizer,
   source: str | None,
@@ -104,6 +162,7 @@ def make_template(
   template_args: Mapping[str, Any],
   train_on: str,
   where: str,
+  date: str = '',
   has_tools: bool = False,
 ) -> ChatTemplate:
   """Compiles the template that renders a record.
@@ -115,6 +174,7 @@ def make_template(
     template_args: variables that the template must read.
     train_on: one of TRAIN_ON.
     where: the record, for messages.
+    date: the date that the template may write, YYYY-MM-DD.
     has_tools: whether the record has tools.
 
   Raises:
@@ -136,6 +196,7 @@ def make_template(
     own,
     special_tokens=tokenizer.special_tokens,
     control_tokens=tokenizer.control_tokens,
+    date=date,
     where='config.data.chat_template'
     if source
     else f'chat template of {tokenizer.name}',
@@ -163,6 +224,7 @@ def render_record(
   completions: Sequence[Messages],
   *,
   where: str,
+  prefix: str = '',
   ends_turn: Callable[[Piece], int] = lambda piece: 0,
   **options: Any,
 ) -> Rendered:
@@ -173,6 +235,8 @@ def render_record(
     prompt: one or more messages before the answer.
     completions: the messages of each answer.
     where: the record, for messages.
+    prefix: the beginning of each answer's first message that is part of the
+      prompt ('continue_final_message' of transformers).
     ends_turn: (piece) -> characters up to the end of its first stop token; 0
       if it has none.
     **options: options of ChatTemplate.render.
@@ -188,11 +252,14 @@ def render_record(
   # The prompt is rendered once, so all answers follow the same text.
   place = f'{where}: {template.where}'
   opened = render(prompt, add_generation_prompt=True)
-  size = len(opened.text)
-  rests, spans = [], []
+  start = opened.text + prefix
+  size = len(start)
+  pieces, rests, spans = opened.pieces, [], []
   for completion in completions:
     chat = render((*prompt, *completion))
-    _check_beginning(opened.text, chat.text, place)
+    _check_beginning(start, chat.text, place)
+    if prefix:
+      pieces = before(chat.pieces, size)
     rests.append(after(chat.pieces, size))
     trained = chat.spans
     # A single message is trained entirely; several need the assistant's turns.
@@ -204,7 +271,17 @@ def render_record(
         (max(a, size) - size, b - size) for a, b in trained if b > size
       )
     spans.append(trained)
-  return Rendered(opened.pieces, rests, spans)
+  return Rendered(pieces, rests, spans)
+
+
+def before(pieces: Sequence[Piece], offset: int) -> tuple[Piece, ...]:
+  """Returns the pieces up to `offset` characters."""
+  kept = []
+  for piece in pieces:
+    if offset > 0:
+      kept.append(Piece(piece.text[:offset], piece.is_content))
+    offset -= len(piece.text)
+  return tuple(kept)
 
 
 def after(pieces: Sequence[Piece], offset: int) -> tuple[Piece, ...]:
@@ -250,6 +327,10 @@ def _first_stop(pieces: Sequence[Piece], ends_turn) -> int:
       return size + end
     size += len(piece.text)
   return 0
+
+
+def _content(message: Mapping[str, Any]) -> str:
+  return str(message.get('content') or '')
 
 
 def _check_beginning(start: str, text: str, where: str) -> None:

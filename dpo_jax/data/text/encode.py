@@ -23,14 +23,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dpo_jax import errors
-from dpo_jax.data.sources import conversations
-from dpo_jax.data.text import chat, preferences, templates, truncation
+from dpo_jax.data.text import (
+  chat,
+  checks,
+  dialogues,
+  preferences,
+  templates,
+  truncation,
+)
 from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.data.text.ends import Ends
 from dpo_jax.data.text.ledger import REASONS, Dropped, Ledger
 from dpo_jax.data.text.templates import Piece
 from dpo_jax.types import EncodedRecord, PreferenceRecord
 
+# Rises when the same options give other tokens; part of the token cache's key.
+VERSION = 2
 _CHUNK = 1000  # records that go to the tokenizer at once
 
 
@@ -48,6 +56,7 @@ class EncodeOptions(NamedTuple):
   use_chat_template: bool = False  # for plain text too, as user and assistant
   chat_template: str | None = None  # Jinja; None: the tokenizer's
   template_args: Mapping[str, Any] | tuple = ()  # further template variables
+  template_date: str = ''  # YYYY-MM-DD; '' for templates that write no date
   train_on: str = 'last'  # trained part of a chat, one of chat.TRAIN_ON
   allow_control_tokens: bool = False  # typed ones act as control tokens
   drop_duplicates: bool = True
@@ -61,8 +70,9 @@ class _Draft(NamedTuple):
   form: str  # 'text', 'chat' or 'ids'
   prompt: Any  # pieces; token ids if form is 'ids'
   completions: Sequence[Any]  # of each: pieces, or token ids
-  ended: tuple[bool, ...]  # whether each completion ends with a stop token
+  ended: tuple[bool, ...]  # of each completion: whether it gets no EOS
   spans: tuple[chat.Spans | None, ...] = ()  # trained characters; None = all
+  others_last: bool = False  # a completion ends in a turn that is not trained
 
 
 def encode_all(
@@ -156,45 +166,85 @@ class _Encoder:
     record = preferences.for_stage(record, self.options.stage)
     if isinstance(record, Dropped):
       return record
-    form = _form(record)
+    form = checks.form(record)
     if form == 'ids':
       return _Draft(record, form, record.prompt, record.completions, ())
-    texts = [record.prompt, *record.completions]
+    if form == 'chat':
+      checks.messages(record)
     # Counted whether or not they will act as control tokens.
-    if self.tokenizer.control_tokens.found_in(texts):
+    if self.tokenizer.control_tokens.found_in(
+      [record.prompt, *record.completions]
+    ):
       self.ledger.counters['control_tokens_in_text'] += 1
-    if form == 'text' and not self.options.use_chat_template:
-      for text in texts:
-        conversations.text(text, 'text', record.where)
-      is_content = not self.options.allow_control_tokens
-      prompt, *completions = ((Piece(text, is_content),) for text in texts)
-    else:
-      if form == 'text':
-        record = chat.as_messages(record)
-      if not record.prompt:
-        return Dropped('empty_prompt')
-      if not all(map(chat.says_something, record.completions)):
-        return Dropped('empty_completion')
-      # SFT on all turns: those of the prompt are then part of the answer.
-      if self.options.train_on != 'last' and self.options.stage == 'sft':
-        record = chat.from_first_answer(record)
-      try:
-        prompt, completions, spans = self.render(record)
-      except templates.UnsafeText:
-        return Dropped('control_tokens')
-      self.ledger.counters['chats'] += 1
-      form = 'chat'
+    if form == 'text':
+      checks.texts(
+        record,
+        self.tokenizer,
+        allow_control_tokens=self.options.allow_control_tokens,
+      )
+      if not self.options.use_chat_template:
+        return self.text_draft(record)
+      record = chat.as_messages(record)
+    return self.chat_draft(record)
+
+  def text_draft(self, record: PreferenceRecord) -> _Draft:
+    """Returns the strings as they are."""
+    is_content = not self.options.allow_control_tokens
+    spans = [dialogues.trained(record.prompt, c) for c in record.completions]
+    self.ledger.counters['human_turns'] += any(s is not None for s in spans)
+    return self.make_draft(
+      record,
+      'text',
+      (Piece(record.prompt, is_content),),
+      [(Piece(text, is_content),) for text in record.completions],
+      spans,
+      [
+        span is not None and (not span or span[-1][1] < len(text))
+        for span, text in zip(spans, record.completions)
+      ],
+    )
+
+  def chat_draft(self, record: PreferenceRecord) -> _Draft | Dropped:
+    """Returns the rendered messages, or Dropped."""
+    if not record.prompt:
+      return Dropped('empty_prompt')
+    if not all(map(chat.says_something, record.completions)):
+      return Dropped('empty_completion')
+    counters = self.ledger.counters
+    counters['prefilled'] += record.continues
+    record, prefix = chat.join_prefill(record)
+    # SFT on all turns: those of the prompt are then part of the answer.
+    if self.options.train_on != 'last' and self.options.stage == 'sft':
+      record, prefix = chat.from_first_answer(record), ''
+    try:
+      rendered = self.render(record, prefix)
+    except templates.UnsafeText:
+      return Dropped('control_tokens')
+    counters['chats'] += 1
+    counters['reasoning_not_written'] += chat.omits_reasoning(record, rendered)
+    others_last = [c[-1]['role'] != 'assistant' for c in record.completions]
+    return self.make_draft(record, 'chat', *rendered, others_last)
+
+  def make_draft(
+    self, record, form, prompt, completions, spans, others_last
+  ) -> _Draft:
+    """Returns the draft, with each completion cut after its stop token."""
     trimmed = [self.ends.trim(pieces) for pieces in completions]
     return _Draft(
       record,
       form,
       prompt,
       [pieces for pieces, _ in trimmed],
-      tuple(is_ended for _, is_ended in trimmed),
-      tuple(spans) if form == 'chat' else (None,) * len(trimmed),
+      # The model does not end a text in which others speak last.
+      tuple(
+        is_ended or is_others
+        for (_, is_ended), is_others in zip(trimmed, others_last)
+      ),
+      tuple(spans),
+      any(others_last),
     )
 
-  def render(self, record: PreferenceRecord) -> chat.Rendered:
+  def render(self, record: PreferenceRecord, prefix: str) -> chat.Rendered:
     """Renders a chat; the template is compiled for the first one."""
     options = self.options
     has_tools = record.tools is not None
@@ -205,12 +255,14 @@ class _Encoder:
         template_args=dict(options.template_args),
         train_on=options.train_on,
         where=record.where,
+        date=options.template_date,
         has_tools=has_tools,
       )
     return chat.render_record(
       self.templates[has_tools],
       record.prompt,
       record.completions,
+      prefix=prefix,
       where=record.where,
       ends_turn=self.tokenizer.first_stop,
       allow_control_tokens=options.allow_control_tokens,
@@ -285,8 +337,11 @@ class _Encoder:
       The encoded record, or Dropped.
     """
     record = draft.record
+    # An EOS that one side lacks, as others speak last in it, makes no sides
+    # different.
+    sizes = [*map(len, completions)] if draft.others_last else None
     if draft.form == 'ids':
-      self.check_ids((prompt, *completions), record.where)
+      checks.ids((prompt, *completions), self.tokenizer, record.where)
     else:
       prompt = self.ends.with_begin(prompt, is_chat=draft.form == 'chat')
       completions = self.ends.with_eos(completions, draft.ended)
@@ -294,10 +349,18 @@ class _Encoder:
       return Dropped('empty_prompt')
     if not all(map(len, completions)):
       return Dropped('empty_completion')
-    cut = self.fit(prompt, completions)
+    options, counters = self.options, self.ledger.counters
+    cut = truncation.fit(
+      prompt,
+      completions,
+      options.truncation,
+      options.max_length,
+      options.prompt_max_length,
+      num_begin=len(self.ends.begin_of(prompt)),
+    )
     if isinstance(cut, Dropped):
       return cut
-    counters = self.ledger.counters
+    truncation.count_cuts((prompt, completions), cut, counters)
     arrays = tuple(np.asarray(ids, np.int32) for ids in cut[1])
     trained = truncation.fit_masks(arrays, masks)
     if trained is not None and not all(map(np.any, trained)):
@@ -306,7 +369,8 @@ class _Encoder:
       len(mask) - int(np.count_nonzero(mask)) for mask in trained or ()
     )
     # After truncation, which can make two sides equal.
-    left = preferences.without_identical(record.comparisons, arrays)
+    sides = preferences.trained_sides(arrays, trained, sizes)
+    left = preferences.without_identical(record.comparisons, sides)
     if record.comparisons and not left and record.labels is None:
       return Dropped('identical_sides')
     counters['identical_comparisons'] += len(record.comparisons) - len(left)
@@ -320,56 +384,6 @@ class _Encoder:
         trained=trained,
       )
     )
-
-  def fit(
-    self, prompt: Sequence[int], completions: list[Sequence[int]]
-  ) -> tuple[Sequence[int], list[Sequence[int]]] | Dropped:
-    """Truncates prompt and completions, and counts what was cut."""
-    cut = truncation.fit(
-      prompt,
-      completions,
-      self.options.truncation,
-      self.options.max_length,
-      self.options.prompt_max_length,
-      num_begin=len(self.ends.begin_of(prompt)),
-    )
-    if not isinstance(cut, Dropped):
-      counters = self.ledger.counters
-      counters['truncated_prompts'] += len(cut[0]) < len(prompt)
-      counters['truncated_completions'] += sum(
-        len(a) < len(b) for a, b in zip(cut[1], completions)
-      )
-    return cut
-
-  def check_ids(self, texts: Sequence[Sequence[int]], where: str) -> None:
-    """Refuses ids outside the vocabulary."""
-    size = self.tokenizer.vocab_size
-    for ids in texts:
-      for token in (min(ids, default=0), max(ids, default=0)):
-        if not 0 <= token < size:
-          raise errors.refuse(
-            where,
-            f'token id {token} is outside the vocabulary of {size} '
-            f'(tokenizer {self.tokenizer.name})',
-            f'give ids of 0 to {size - 1}, or the tokenizer they are of',
-          )
-
-
-def _form(record: PreferenceRecord) -> str:
-  """'text', 'chat' or 'ids': the form of the prompt and all completions."""
-  forms = set()
-  for value in (record.prompt, *record.completions):
-    if isinstance(value, str):
-      forms.add('text')
-    elif len(value):
-      forms.add('chat' if isinstance(value[0], Mapping) else 'ids')
-  if len(forms) > 1:
-    raise errors.refuse(
-      record.where,
-      f'prompt and completions are of different forms: {sorted(forms)}',
-      'give all as text, all as messages, or all as token ids',
-    )
-  return forms.pop() if forms else 'ids'
 
 
 def _text(pieces: Sequence[Piece]) -> str:

@@ -23,7 +23,9 @@ from dpo_jax.data.text.encoders import TextPart
 from dpo_jax.data.text.templates import Piece
 from dpo_jax.storage import files as storage_files
 
+_RESTORE = 'restore the file'
 BOUNDARY_WINDOW = 32  # characters read on each side of a boundary
+MAX_ID = 2**24  # far above the ids of any vocabulary; a model has a row per id
 
 
 class TokenizerFiles(NamedTuple):
@@ -70,6 +72,13 @@ class FileTokenizer(encoders.Tokenizer):
     self.begin = begin
     if self.bos_id is None and begin:
       self.bos_id = begin[0]
+    if max(begin, default=0) >= self.vocab_size:
+      raise errors.refuse(
+        files.where,
+        f'its post_processor puts id {max(begin)} before every text, and the '
+        f'vocabulary has {self.vocab_size} ids',
+        _RESTORE,
+      )
     self.stop_ids = self._stops(files)
     self._make_special(names.values())
     added = self._start.get_added_tokens_decoder()
@@ -228,17 +237,45 @@ def _parse(files: TokenizerFiles) -> tuple[dict, tokenizers.Tokenizer]:
     # BPE dropout would give other ids on every call.
     if spec['model'].get('dropout'):
       tokenizer.model.dropout = spec['model']['dropout'] = None
-  except Exception as error:  # the library raises bare Exception
+    _check_template(spec.get('post_processor'))
+    # Some files can be read and encode nothing.
+    tokenizer.encode('a')
+  except BaseException as error:
+    # The library raises bare Exception, and panics are no Exception.
+    is_panic = type(error).__name__ == 'PanicException'
+    if not isinstance(error, Exception) and not is_panic:
+      raise
     raise errors.refuse(
       files.where,
       f'is not a tokenizer that `tokenizers` {tokenizers.__version__} reads: '
       f'{errors.show(str(error), 200)}',
-      'restore the file',
+      _RESTORE,
     ) from None
+  largest = max(tokenizer.get_vocab().values(), default=0)
+  if largest > MAX_ID:
+    raise errors.refuse(
+      files.where,
+      f'has the token id {largest}, above {MAX_ID}',
+      _RESTORE,
+    )
   tokenizer.no_padding()
   tokenizer.no_truncation()
   spec['padding'] = spec['truncation'] = None
   return spec, tokenizer
+
+
+def _check_template(processor: Any) -> None:
+  """Raises ValueError for a template with an undefined token.
+
+  The library's own failure there is a panic, which it writes to stderr.
+  """
+  for part in _parts(processor, 'processors'):
+    if part['type'] != 'TemplateProcessing':
+      continue
+    for piece in (*part['single'], *part['pair']):
+      name = piece.get('SpecialToken', {}).get('id')
+      if name is not None and name not in part['special_tokens']:
+        raise ValueError(f'its post_processor does not define {name!r}')
 
 
 def _post_processed_begin(tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:
@@ -259,7 +296,7 @@ def _special_names(settings: dict[str, Any]) -> dict[str, str]:
       names[key] = value.get('content') if isinstance(value, dict) else value
   for key in ('additional_special_tokens', 'extra_special_tokens'):
     more = settings.get(key) or ()
-    more = more.values() if isinstance(more, dict) else more
+    more = list(more.values()) if isinstance(more, dict) else more
     for i, value in enumerate(more):
       content = value.get('content') if isinstance(value, dict) else value
       names[f'{key}_{i}'] = content

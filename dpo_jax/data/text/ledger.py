@@ -19,7 +19,7 @@ REASONS = {
     'fill it in, or remove the row',
   ),
   'identical_sides': (
-    'chosen and rejected are the same tokens',
+    'chosen and rejected have the same trained tokens',
     'remove the row, or raise data.max_length if they were cut to be the same',
   ),
   'no_preference': (
@@ -65,6 +65,11 @@ REASONS = {
 COUNTERS = {
   'truncated_prompts': 'records whose prompt lost its beginning',
   'truncated_completions': 'completions that lost their end, and so their EOS',
+  'human_turns': "records of Human/Assistant text whose answers hold a human's "
+  'turn; it is read and not trained',
+  'prefilled': 'records whose answers continue the last turn of the prompt',
+  'reasoning_not_written': 'records with reasoning that the chat template does '
+  'not write',
   'boundary_merges': 'records whose prompt and completion would share a token '
   'if they were tokenised together',
   'control_tokens_in_text': 'records whose text holds a control token',
@@ -77,8 +82,8 @@ COUNTERS = {
   'EOS; it is left out',
   'completions_without_eos': 'completions that got no EOS as the tokenizer has '
   'none',
-  'identical_comparisons': 'comparisons of equal completions, left out of '
-  'records that have others',
+  'identical_comparisons': 'comparisons of completions with equal trained '
+  'tokens, left out of records that have others',
 }
 
 

@@ -43,10 +43,35 @@ def for_stage(
   return record._replace(comparisons=real)
 
 
+def trained_sides(
+  completions: Sequence[np.ndarray],
+  trained: Sequence[np.ndarray] | None,
+  sizes: Sequence[int] | None = None,
+) -> list[np.ndarray]:
+  """Returns the trained token ids of each completion.
+
+  Args:
+    completions: token ids, int32 [n_k] each.
+    trained: bool [n_k] each; None = all tokens are trained.
+    sizes: leading tokens of each completion that count; None = all.
+  """
+  masks = trained or [np.ones(len(ids), bool) for ids in completions]
+  ends = sizes or [*map(len, completions)]
+  return [
+    ids[:end][mask[:end]] for ids, mask, end in zip(completions, masks, ends)
+  ]
+
+
 def without_identical(
   comparisons: Sequence[Comparison], completions: Sequence[np.ndarray]
 ) -> tuple[Comparison, ...]:
-  """Returns the comparisons whose two sides differ, and demonstrations."""
+  """Returns the comparisons whose two sides differ, and demonstrations.
+
+  Args:
+    comparisons: of one record.
+    completions: trained token ids of each completion. Sides that differ in
+      other tokens only (a user's turn) teach nothing about the model's.
+  """
   return tuple(
     c
     for c in comparisons

@@ -36,17 +36,24 @@ UndefinedError = jinja2.exceptions.UndefinedError
 SecurityError = jinja2.exceptions.SecurityError
 
 
-def compile_template(source: str) -> 'Template':
-  """Compiles a chat template; raises jinja2.TemplateError."""
-  return Template(source)
+def compile_template(source: str, date: str = '') -> 'Template':
+  """Compiles a chat template; raises jinja2.TemplateError.
+
+  Args:
+    source: Jinja.
+    date: of strftime_now, YYYY-MM-DD, so that a text does not depend on the day
+      of the run; '' refuses its calls.
+  """
+  return Template(source, date)
 
 
 class Template:
   """A compiled template with its own environment and budget."""
 
-  def __init__(self, source: str):
+  def __init__(self, source: str, date: str = ''):
     """Raises jinja2.TemplateError for source that is no template."""
     self._environment = _Environment(
+      date=date,
       trim_blocks=True,
       lstrip_blocks=True,
       extensions=[_Generation, jinja2.ext.loopcontrols],
@@ -92,8 +99,9 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
   intercepted_binops = frozenset(['+', '*', '**', '%'])
 
-  def __init__(self, **options: Any):
+  def __init__(self, *, date: str, **options: Any):
     super().__init__(**options)
+    self.date = date  # YYYY-MM-DD
     self.budget = Budget()  # of the current rendering
     self.marks = ('', '')  # of generation blocks
     self.has_generation = False  # set by the block's parser
@@ -109,7 +117,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
       'cycler': jinja2.utils.Cycler,
       'joiner': jinja2.utils.Joiner,
       'raise_exception': _raise_exception,
-      'strftime_now': _strftime_now,
+      'strftime_now': self._strftime_now,
     }
 
   def bounded(self, value: Any) -> Any:
@@ -201,6 +209,12 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
     return guarded
 
+  def _strftime_now(self, pattern: str) -> str:
+    """Returns the given date, at midnight, never the clock's."""
+    if not self.date:
+      raise jinja2.TemplateError('strftime_now has no date to write')
+    return datetime.datetime.fromisoformat(self.date).strftime(pattern)
+
   def _to_json(
     self,
     value,
@@ -280,10 +294,6 @@ def _refuse_private(name: Any) -> None:
 
 def _raise_exception(message: Any) -> None:
   raise jinja2.TemplateError(str(message))
-
-
-def _strftime_now(pattern: str) -> str:
-  return datetime.datetime.now().strftime(pattern)
 
 
 def _environment_call(name: str, args: list) -> nodes.Call:

@@ -21,13 +21,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dpo_jax import errors
+from dpo_jax.data.sources import conversations
 from dpo_jax.data.text import sandbox
 from dpo_jax.types import InputError
 
 # Pairs of noncharacters, which Unicode reserves for internal use: texts should
 # not contain them. They are removed before encoding.
 _MARKS = tuple((chr(c), chr(c + 1)) for c in range(0xFDD0, 0xFDEF, 2))
-_REASONING = ('reasoning_content', 'thinking', 'reasoning')
+# Keys of a message's reasoning; the first that is given counts.
+REASONING = ('reasoning_content', 'thinking', 'reasoning')
 _NOT_TEXT = ('role', 'type')  # keys of a message whose values are names
 _FIX_RENDER = 'give messages that this template takes, or another template'
 _FIX_UNDEFINED = (
@@ -70,6 +72,7 @@ class ControlTokens:
     # Longest first: a regular expression takes the first alternative that fits.
     tokens = sorted(filter(None, set(tokens)), key=lambda t: (-len(t), t))
     self.pattern = re.compile('|'.join(map(re.escape, tokens)) or r'(?!)')
+    self._tokens = tuple(tokens)
     self._heads = {t[:i] for t in tokens for i in range(1, len(t))}
     self._tails = {t[i:] for t in tokens for i in range(1, len(t))}
     self._longest = max(map(len, tokens), default=0)
@@ -81,6 +84,18 @@ class ControlTokens:
   def is_near(self, value: Any) -> bool:
     """As `found_in`; also true for part of a token at either end of a text."""
     return any(self._spans(text) for text in _texts(value))
+
+  def at_border(self, text: str) -> tuple[str, str]:
+    """Returns ('begins' or 'ends', token) of a text; ('', '') if neither.
+
+    White space around the text does not count.
+    """
+    text = text.strip()
+    if text.startswith(self._tokens):
+      return 'begins', next(t for t in self._tokens if text.startswith(t))
+    if text.endswith(self._tokens):
+      return 'ends', next(t for t in self._tokens if text.endswith(t))
+    return '', ''
 
   def mark(self, text: str, marks: tuple[str, str]) -> str:
     """Returns the text with all possible (parts of) control tokens wrapped."""
@@ -121,6 +136,7 @@ class ChatTemplate:
     *,
     special_tokens: Mapping[str, Any] | None = None,
     control_tokens: ControlTokens | None = None,
+    date: str = '',
     where: str = 'chat template',
   ):
     """Compiles the template.
@@ -129,6 +145,7 @@ class ChatTemplate:
       source: Jinja.
       special_tokens: tokens that the template reads by name ('bos_token').
       control_tokens: tokens that a message must not be able to make.
+      date: the date that strftime_now writes, YYYY-MM-DD.
       where: the origin of the template, for messages.
 
     Raises:
@@ -139,7 +156,7 @@ class ChatTemplate:
     self._special_tokens = dict(special_tokens or {})
     self._control_tokens = control_tokens or ControlTokens(())
     try:
-      self._template = sandbox.compile_template(source)
+      self._template = sandbox.compile_template(source, date)
     except Exception as error:
       raise errors.refuse(
         where,
@@ -214,7 +231,7 @@ class ChatTemplate:
     marks: tuple[str, str] = ('', ''),
   ) -> str:
     try:
-      return self._template.render({**extra, **plain}, marks)
+      text = self._template.render({**extra, **plain}, marks)
     except Exception as error:  # an expression in a template may raise anything
       verb, fix = 'cannot render the messages', _FIX_RENDER
       if isinstance(error, sandbox.UndefinedError):
@@ -227,6 +244,10 @@ class ChatTemplate:
         f'{errors.show(str(error) or type(error).__name__, 200)}',
         fix,
       ) from None
+    # A template can spell a surrogate: "\ud800" is a string of Jinja.
+    return conversations.text(
+      text, 'the rendered text', f'{where}: {self.where}'
+    )
 
   def _free_marks(self, plain: Any) -> list[tuple[str, str]]:
     """Two pairs of noncharacters that occur in no text."""
@@ -253,7 +274,7 @@ def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     copy = _map_texts(
       {k: v for k, v in message.items() if v is not None}, lambda text: text
     )
-    thought = next((copy[k] for k in _REASONING if k in copy), None)
+    thought = next((copy[k] for k in REASONING if k in copy), None)
     if thought is not None:
       copy = {'thinking': thought, **copy, 'reasoning_content': thought}
     copies.append(copy)

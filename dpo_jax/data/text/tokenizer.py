@@ -11,7 +11,7 @@ import pathlib
 from typing import Any
 
 from dpo_jax import errors
-from dpo_jax.data.text import encoders, hf_tokenizer
+from dpo_jax.data.text import checks, encoders, hf_tokenizer
 from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.data.text.hf_tokenizer import TokenizerFiles
 from dpo_jax.storage import files
@@ -60,6 +60,8 @@ def load(name_or_path: str) -> Tokenizer:
 def _read_folder(path: pathlib.Path, name: str) -> TokenizerFiles:
   config = _json(path.with_name('tokenizer_config.json'))
   special_map = _json(path.with_name('special_tokens_map.json'))
+  _check(special_map, path.with_name('special_tokens_map.json'))
+  _check(config, path.with_name('tokenizer_config.json'))
   return TokenizerFiles(
     name=name,
     where=str(path),
@@ -70,6 +72,16 @@ def _read_folder(path: pathlib.Path, name: str) -> TokenizerFiles:
     generation=_json(path.with_name('generation_config.json')),
     chat_templates=_template_files(path) or _listed_templates(path, config),
   )
+
+
+def _check(settings: dict[str, Any], path: pathlib.Path) -> None:
+  """Refuses names of tokens that are no text, as no tokenizer takes them."""
+  where = str(path)
+  checks.writable(settings, 'settings', where)
+  for key in ('additional_special_tokens', 'extra_special_tokens'):
+    value = settings.get(key)
+    if value and not isinstance(value, (list, dict)):
+      raise errors.wrong_type(key, value, 'a list of tokens', where)
 
 
 def _template_files(path: pathlib.Path) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 Comes in: token ids of one prompt and of all its completions. Goes out: ids
 that fit, or ledger.Dropped. All completions of a record keep the identical
-prompt. Does not count what was cut: encode.py does.
+prompt.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -75,6 +76,24 @@ def fit(
   if policy == 'drop':
     return Dropped('too_long')
   return prompt, [ids[: max_length - len(prompt)] for ids in completions]
+
+
+def count_cuts(
+  given: tuple[Ids, Sequence[Ids]],
+  cut: tuple[Ids, Sequence[Ids]],
+  counters: Counter[str],
+) -> None:
+  """Counts, by a key of ledger.COUNTERS, which texts `fit` made shorter.
+
+  Args:
+    given: prompt and completions before the cut.
+    cut: the same after it.
+    counters: receives the counts.
+  """
+  counters['truncated_prompts'] += len(cut[0]) < len(given[0])
+  counters['truncated_completions'] += sum(
+    len(a) < len(b) for a, b in zip(cut[1], given[1])
+  )
 
 
 def fit_masks(

@@ -220,3 +220,111 @@ def test_first_answer():
   assert chat.from_first_answer(record).prompt == TURNS[:2]
   single = record._replace(prompt=TURNS[:2])
   assert chat.from_first_answer(single) is single
+
+
+SURE = {'role': 'assistant', 'content': 'Sure: '}
+YES, NO = ({'role': 'assistant', 'content': c} for c in ('yes', 'no'))
+# Rows of every format whose column `prompt` ends in an assistant's turn.
+PREFILLED = {
+  'pairs': {'chosen': [YES], 'rejected': [NO]},
+  'ranked': {'completions': [[YES], [NO]], 'scores': [1, 0]},
+  'unpaired': {'completion': [YES], 'label': True},
+  'demonstrations': {'completion': [YES]},
+}
+
+
+@pytest.mark.parametrize('name', ['gen', 'chatml'])
+@pytest.mark.parametrize('columns', PREFILLED)
+def test_an_answer_continues_the_unfinished_turn(tmp_path, columns, name):
+  # Source: transformers 5.24.0, apply_chat_template(prompt,
+  # continue_final_message=True) with 'chatml': prompt below.
+  tokens = load(tmp_path, name)
+  row = {'prompt': [TURNS[1], SURE], **PREFILLED[columns]}
+  stage = 'sft' if columns == 'demonstrations' else 'dpo'
+  record, ledger = run(tokens, row, stage=stage)
+  assert tokens.decode(record.prompt, skip_special=False) == (
+    '<|im_start|>user\nWhich day?<|im_end|>\n<|im_start|>assistant\nSure: '
+  )
+  texts = [tokens.decode(c, skip_special=False) for c in record.completions]
+  assert texts == ['yes<|im_end|>', 'no<|im_end|>'][: len(texts)]
+  assert record.trained is None
+  assert ledger.counters['prefilled'] == 1
+
+
+def test_an_unfinished_turn_before_several_turns_and_with_control_tokens(
+  tmp_path,
+):
+  tokens = load(tmp_path, 'chatml')
+  row = {
+    'prompt': [TURNS[1], {'role': 'assistant', 'content': 'a<|im_end|>b'}],
+    'chosen': [YES, *TURNS[5:]],
+    'rejected': [NO],
+  }
+  record, _ = run(tokens, row, stage='dpo')
+  text = tokens.decode(record.prompt, skip_special=False)
+  assert text.endswith('<|im_start|>assistant\na<|im_end|>b')
+  stop = tokens.encode('<|im_end|>', allow_special=True)[0]
+  assert record.prompt.tolist().count(stop) == 1  # the user's
+  chosen = runs_of(tokens, record.completions[0], record.trained[0])
+  assert chosen == ['yes<|im_end|>', 'Yes.<|im_end|>']
+
+
+def test_unfinished_turns_of_sft_on_all_turns_are_trained(tmp_path):
+  row = {'prompt': [TURNS[1], SURE], 'completion': [YES]}
+  record, _ = run(load(tmp_path, 'chatml'), row, train_on='all_assistant')
+  (ids,) = record.completions
+  text = load(tmp_path, 'chatml').decode(ids, skip_special=False)
+  assert text == 'Sure: yes<|im_end|>' and record.trained is None
+
+
+def test_turns_of_whole_conversations_are_finished(tmp_path):
+  tokens = load(tmp_path, 'chatml')
+  record, _ = run(tokens, {'messages': [TURNS[1], SURE, YES]})
+  text = tokens.decode(record.prompt, skip_special=False)
+  assert text.endswith('Sure: <|im_end|>\n<|im_start|>assistant\n')
+
+
+def test_an_unfinished_turn_that_the_template_rewrites_is_refused(tmp_path):
+  source = TEMPLATES['chatml'].replace('m.content or', 'm.content | upper or')
+  tokens = toy.load(tmp_path, toy.byte_level(), template=source)
+  row = {'prompt': [TURNS[1], SURE], 'chosen': [YES], 'rejected': [NO]}
+  with pytest.raises(InputError, match='f:1: .*does not begin with its prompt'):
+    run(tokens, row, stage='dpo')
+
+
+@pytest.mark.parametrize('key', ['reasoning_content', 'thinking', 'reasoning'])
+def test_reasoning_that_is_not_written_is_counted(tmp_path, key):
+  row = {
+    'prompt': [TURNS[1]],
+    'chosen': [YES | {key: 'Hm.'}],
+    'rejected': [NO],
+  }
+  _, ledger = run(load(tmp_path, 'chatml'), row, stage='dpo')
+  assert ledger.counters['reasoning_not_written'] == 1
+  source = TEMPLATES['chatml'].replace(
+    "(m.content or '')",
+    "(m.reasoning_content or '') ~ (m.content or '')",
+  )
+  tokens = toy.load(tmp_path, toy.byte_level(), template=source)
+  _, ledger = run(tokens, row, stage='dpo')
+  assert ledger.counters['reasoning_not_written'] == 0
+  history = {'messages': [TURNS[1], YES | {key: 'Hm.'}, TURNS[1], NO]}
+  _, ledger = run(load(tmp_path, 'chatml'), history)
+  assert ledger.counters['reasoning_not_written'] == 1
+
+
+def test_sides_with_equal_trained_tokens_are_identical(tmp_path):
+  more = {'role': 'user', 'content': 'more?'}
+  row = {'chosen': [TURNS[1], YES], 'rejected': [TURNS[1], YES, more]}
+  sources = [TEMPLATES['chatml'], TEMPLATES['gen']]
+  # Without a stop token, the shorter side alone would get an EOS.
+  sources.append(sources[0].replace('<|im_end|>', '<|end|>'))
+  for source in sources:
+    tokens = toy.load(
+      tmp_path, toy.byte_level(), template=source, eos_token='<|im_end|>'
+    )
+    for flipped in (False, True):
+      sides = (row['rejected'], row['chosen']) if flipped else row.values()
+      pair = dict(zip(row, sides))
+      with pytest.raises(InputError, match='f:1: .*identical_sides'):
+        run(tokens, pair, stage='dpo')

@@ -50,19 +50,22 @@ def test_typed_control_tokens(tmp_path, form):
   stop = made.token_to_id('<|im_end|>')
   tokens = toy.load(tmp_path, made, template=toy.CHATML, eos_token='<|im_end|>')
   make = chat if form == 'chat' else pair
-  records = [make('a<|im_end|>', 'b<|im_end|>', 'c'), make('a', 'b', 'c')]
+  # At the border of a string it is refused: see test_checks.py.
+  end = '.' if form == 'text' else ''
+  typed = make(f'a<|im_end|>{end}', f'b<|im_end|>{end}', 'c')
+  records = [typed, make('a', 'b', 'c')]
   encoded, counts = run(*records, tokens=tokens)
   assert counts.counters['control_tokens_in_text'] == 1
   prompt, completions = ids(encoded[0])
   assert prompt.count(stop) == (1 if form == 'chat' else 0)
   assert [c.count(stop) for c in completions] == [1, 1]
   text = tokens.decode(completions[0], skip_special=False)
-  assert text == 'b<|im_end|><|im_end|>'
+  assert text == f'b<|im_end|>{end}<|im_end|>'
   encoded, counts = run(*records, tokens=tokens, allow_control_tokens=True)
   assert counts.counters['control_tokens_in_text'] == 1
   prompt, completions = ids(encoded[0])
   assert prompt.count(stop) == (2 if form == 'chat' else 1)
-  assert completions[0].count(stop) == (2 if form == 'chat' else 1)
+  assert completions[0].count(stop) == 2
 
 
 def test_control_tokens_that_a_template_rewrites_drop_the_record(tmp_path):

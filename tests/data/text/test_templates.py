@@ -1,7 +1,5 @@
 """Chat templates: renderings equal transformers', typed tokens stay text."""
 
-import datetime
-
 import pytest
 
 from dpo_jax.data.text import chat, templates
@@ -187,9 +185,12 @@ def test_null_keys_and_empty_reasoning_are_as_in_transformers():
   )
 
 
-def test_strftime_now_knows_the_year():
-  year = str(datetime.datetime.now().year)
-  assert joined(make("{{ strftime_now('%Y') }}").render(CHAT)) == year
+def test_strftime_now_writes_the_given_date():
+  source = "{{ strftime_now('%d %b %Y %H:%M') }}"
+  template = templates.ChatTemplate(source, date='2024-02-29')
+  assert joined(template.render(CHAT)) == '29 Feb 2024 00:00'
+  with pytest.raises(InputError, match='strftime_now has no date'):
+    make(source).render(CHAT)
 
 
 @pytest.mark.parametrize('name', RENDERED)

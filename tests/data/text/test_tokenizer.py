@@ -1,5 +1,7 @@
 """Tokenizer folders: chat templates, and files that are refused."""
 
+import json
+
 import pytest
 import toy_tokenizers as toy
 
@@ -85,3 +87,46 @@ def test_no_tokenizer_there(tmp_path):
   (tmp_path / 'tokenizer_config.json').write_text('{}')
   with pytest.raises(InputError, match='no tokenizer.json; fix: write one'):
     tokenizer.load(str(tmp_path))
+
+
+def put(folder, name, **more):
+  path = folder / name
+  known = json.loads(path.read_text()) if path.exists() else {}
+  path.write_text(json.dumps(known | more))
+
+
+def post(name, ids):
+  item = {'SpecialToken': {'id': '<x>', 'type_id': 0}}
+  text = {'Sequence': {'id': 'A', 'type_id': 0}}
+  token = {'id': name, 'ids': ids, 'tokens': [name]}
+  return {
+    'type': 'TemplateProcessing',
+    'single': [item, text],
+    'pair': [text],
+    'special_tokens': {name: token},
+  }
+
+
+# (file, a key and its value, words of the refusal)
+SPOILT = [
+  ('tokenizer_config.json', 'eos_token', 'x\ud83d', 'settings.eos_token has a'),
+  ('special_tokens_map.json', 'pad_token', {'content': '\udc00'}, 'lone surr'),
+  ('tokenizer_config.json', 'chat_template', '{{ 1 }}\ud83d', 'lone surrogate'),
+  ('tokenizer_config.json', 'additional_special_tokens', 7, 'not a list of'),
+  ('tokenizer_config.json', 'extra_special_tokens', 'x', 'not a list of tok'),
+  ('tokenizer.json', 'post_processor', post('<y>', [1]), "not define '<x>'"),
+  ('tokenizer.json', 'post_processor', post('<x>', [10**6]), 'puts id 1000000'),
+  ('tokenizer.json', 'model', {'type': 'BPE', 'vocab': {'a': 10**9},
+    'merges': []}, 'has the token id 1000000000'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('name', 'key', 'value', 'words'), SPOILT)
+def test_spoilt_files_are_refused_by_name(tmp_path, name, key, value, words):
+  toy.save(tmp_path, toy.byte_level(), eos_token='</s>')
+  put(tmp_path, name, **{key: value})
+  with pytest.raises(InputError) as caught:
+    tokenizer.load(str(tmp_path))
+  line = str(caught.value)
+  assert line.startswith(f'{tmp_path}/{name}: ') and words in line, line
+  assert '; fix: ' in line and '\n' not in line
