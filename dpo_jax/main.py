@@ -159,7 +159,7 @@ def parse(argv: Sequence[str]) -> Command:
   _check_flags(mode, given)
   config = config_lib.load(given['config'], _with_values(overrides))
   config_lib.validate(config)
-  config_check.check_paths(config)
+  config_check.check_paths(config, config_lib.parts_read(config, mode))
   for key, value, fix in MODES[mode].excludes:
     if config_rules.flatten(config)[key] == value:
       raise errors.refuse(

@@ -237,9 +237,14 @@ def _sample(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
     reference.policy(state.params),
     sample.held_out_prompts(run.job, count),
     poll=run.poll,
+    # With reference.mode 'cache' its scores are there, but not the model.
+    reference=reference.reference()
+    if plan_lib.has_reference(run.job)
+    else None,
   )
   run.rates.since_last()
-  run.directory.write_samples(f'eval_{step}', samples)
+  name = sample.file_name(f'eval_{step}', run.sampler, samples)
+  run.directory.write_samples(name, samples)
   texts = [f'{s["prompt"]} -> {s["completion"]}' for s in samples]
   run.writer.write_text(step, 'samples', '\n\n'.join(texts))
 

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from ml_collections.config_dict import ConfigDict
 
+from dpo_jax import config as config_lib
 from dpo_jax import metrics as metrics_lib
 from dpo_jax.data.sources import source as sources
 from dpo_jax.metrics import Examples, Mean
@@ -34,7 +35,8 @@ def main(config: ConfigDict, workdir: str) -> int:
   Prints the metrics and writes evaluate/NAME.json and per_example/NAME.npz,
   where NAME follows from data.eval. The run's own evaluations stay.
   """
-  with sessions.open_workdir(config, workdir) as session:
+  parts = config_lib.parts_read(config, 'evaluate')
+  with sessions.open_workdir(config, workdir, parts=parts) as session:
     job = session.job
     # The running means of losses, and a reference that moved, belong to the
     # checkpoint too: the loss would be another one without them.

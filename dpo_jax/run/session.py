@@ -6,7 +6,7 @@ built, signals caught. Trains nothing.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections.config_dict import ConfigDict
@@ -50,7 +50,11 @@ class Policy(NamedTuple):
 
 @contextlib.contextmanager
 def open_workdir(
-  config: ConfigDict, workdir: str, *, trains: bool = False
+  config: ConfigDict,
+  workdir: str,
+  *,
+  trains: bool = False,
+  parts: Collection[str] = ('train', 'eval'),
 ) -> Iterator[Session]:
   """Opens a workdir for one command.
 
@@ -58,6 +62,7 @@ def open_workdir(
     config: validated.
     workdir: the run directory; made and locked if the command trains.
     trains: whether the command trains. Others read the run and add files.
+    parts: those of the data that the command reads, of 'train' and 'eval'.
 
   Raises:
     InputError: an input cannot be used. Nothing but the token cache is written
@@ -67,7 +72,9 @@ def open_workdir(
   job_lib.check_mesh(config)
   # From here on a signal waits for the next poll, encoding included.
   with Signals() as signals:
-    inputs = inputs_lib.read(config, directory.cache_dir, print, signals.poll)
+    inputs = inputs_lib.read(
+      config, directory.cache_dir, print, signals.poll, parts
+    )
     if trains:
       directory.create_or_continue(job_lib.resolve(config))
     try:

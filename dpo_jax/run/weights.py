@@ -27,9 +27,10 @@ def initial(job: Job) -> Params:
   if spec is None:
     return load(job, job.inputs.weights)
   if config.adapter.init_from:
-    return peft_checkpoint.load(
-      config.adapter.init_from, job.inputs.model, spec, job.shardings.params
-    )
+    source, model = config.adapter.init_from, job.inputs.model
+    adapter = peft_checkpoint.load(source, model, spec, job.shardings.params)
+    initial_weights.check_finite(adapter, model, source)
+    return adapter
   # Jitted with out_shardings: a device makes its own shard only, never the
   # entire array.
   init = jax.jit(
@@ -44,7 +45,11 @@ def load(job: Job, source: str) -> Params:
   placed = job.weights
   if source:
     return initial_weights.load(
-      source, job.inputs.model, placed.shardings, placed.abstract
+      source,
+      job.inputs.model,
+      placed.shardings,
+      placed.abstract,
+      add_rows=job.config.model.add_rows,
     )
   init = jax.jit(job.model.init, out_shardings=placed.shardings)
   return init(jax.random.key(job.config.seed))

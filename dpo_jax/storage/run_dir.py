@@ -196,10 +196,20 @@ class RunDir:
     return str(path)
 
   def write_samples(self, name: str, samples: Iterable[Mapping]) -> str:
-    """Writes samples/<name>.jsonl, one object per line; returns its path."""
-    path = self.path / 'samples' / f'{name}.jsonl'
-    with files.storage_errors(path), files.atomic_file(path) as file:
-      file.writelines(json.dumps(s).encode() + b'\n' for s in samples)
+    """Writes samples/<name>.jsonl, one object per line; returns its path.
+
+    An older file of that name with other content stays: the new one is then
+    <name>_2.jsonl, and so on.
+    """
+    content = b''.join(json.dumps(s).encode() + b'\n' for s in samples)
+    folder, number = self.path / 'samples', 1
+    path = folder / f'{name}.jsonl'
+    with files.storage_errors(path):
+      while path.exists() and path.read_bytes() != content:
+        number += 1
+        path = folder / f'{name}_{number}.jsonl'
+      with files.atomic_file(path) as file:
+        file.write(content)
     return str(path)
 
   def close(self) -> None:

@@ -60,7 +60,8 @@ class FileTokenizer(encoders.Tokenizer):
     begin = _post_processed_begin(self._start)
     self._start.post_processor = None
     names = _special_names(files.settings)
-    self.vocab_size = 1 + max(self._start.get_vocab().values(), default=-1)
+    self.known_ids = frozenset(self._start.get_vocab().values())
+    self.vocab_size = 1 + max(self.known_ids, default=-1)
     self.bos_id, self.eos_id, self.pad_id = (
       self._named_id(files, names, key) for key in ('bos', 'eos', 'pad')
     )
