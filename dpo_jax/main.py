@@ -1,7 +1,8 @@
 """The command line: `python -m dpo_jax.main --config=FILE --workdir=DIR`.
 
   --config=FILE.py[:ARG]     an experiment, and its argument string
-  --workdir=DIR              the run directory; a run there is continued
+  --workdir=DIR              the run directory; a run there is continued, and
+                             read without --config by the modes that only read
   --config.KEY=VALUE         sets one key of the experiment, any number of times
   --mode=MODE                what to do; train is the default
 
@@ -25,7 +26,9 @@ from dpo_jax import config as config_lib
 from dpo_jax import errors
 from dpo_jax.config import check as config_check
 from dpo_jax.config import rules as config_rules
+from dpo_jax.config import stored
 from dpo_jax.run.preemption import Diverged, Preempted
+from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import InputError
 
 
@@ -40,18 +43,24 @@ class Mode(NamedTuple):
   needs: tuple[str, ...] = ('config', 'workdir')  # flags that must be given
   # (config key, value with which the mode has nothing to do, value to use)
   excludes: tuple[tuple[str, Any, str], ...] = ()
+  # --workdir alone opens the run there; flags may change what training did not
+  # depend on
+  reads_run: bool = False
 
 
 MODES = {
-  'train': Mode('dpo_jax.train', 'SFT or preference training'),
+  'train': Mode('dpo_jax.train', 'SFT or preference training', flags=('fork',)),
   'evaluate': Mode(
-    'dpo_jax.run.evaluate', 'scores the held-out comparisons once more'
+    'dpo_jax.run.evaluate',
+    'scores the held-out comparisons once more',
+    reads_run=True,
   ),
   'plan': Mode(
     'dpo_jax.run.plan',
     'what training would do: shapes, steps, memory',
     flags=('plan_devices',),
     needs=('config',),
+    reads_run=True,
   ),
   'show': Mode(
     'dpo_jax.run.show',
@@ -60,7 +69,9 @@ MODES = {
     needs=('config',),
   ),
   'sample': Mode(
-    'dpo_jax.run.sample', 'texts of the newest policy, to WORKDIR/samples'
+    'dpo_jax.run.sample',
+    'texts of the newest policy, to WORKDIR/samples',
+    reads_run=True,
   ),
   'precompute_reference': Mode(
     'dpo_jax.run.reference',
@@ -72,11 +83,13 @@ MODES = {
     'writes the newest policy as a Hugging Face or PEFT folder',
     flags=('export_to',),
     needs=('config', 'workdir', 'export_to'),
+    reads_run=True,
   ),
 }
 # Flags of single modes: {name: text for --help}.
 _MODE_FLAGS = {
   'export_to': 'DIR, the folder to write',
+  'fork': 'RUN[@STEP], a run whose state and config a new run starts from',
   'plan_devices': 'N, for so many devices in place of these',
   'num_records': 'N, records to print; 3 by default',
   'record': 'ID, a uid or prompt_id of per_example/*.npz, or its beginning',
@@ -157,9 +170,7 @@ def parse(argv: Sequence[str]) -> Command:
   mode = given.get('mode', 'train')
   # Flags are checked before the code of the experiment file runs.
   _check_flags(mode, given)
-  config = config_lib.load(given['config'], _with_values(overrides))
-  config_lib.validate(config)
-  config_check.check_paths(config, config_lib.parts_read(config, mode))
+  config = _read_config(mode, given, list(_with_values(overrides)))
   for key, value, fix in MODES[mode].excludes:
     if config_rules.flatten(config)[key] == value:
       raise errors.refuse(
@@ -171,6 +182,38 @@ def parse(argv: Sequence[str]) -> Command:
   for name in _NUMBERS & flags.keys():
     flags[name] = int(flags[name])
   return Command(mode, config, given.get('workdir', ''), flags)
+
+
+def _read_config(
+  mode: str, given: dict[str, str], overrides: list[tuple[str, Any]]
+) -> ConfigDict:
+  """The config of a command: of --config, or of the run in --workdir."""
+  run = _run_of(mode, given)
+  if 'config' in given:
+    config = config_lib.load(given['config'], overrides)
+  else:
+    read = run or RunDir(re.sub(r'@[0-9]{1,9}$', '', given['fork']))
+    config = stored.read(read.config(), read.path / 'config.json', overrides)
+  config_lib.validate(config)
+  if run:
+    run.refuse_differences(
+      run.config(),
+      config_lib.resolve(config),
+      'this run was trained with another config',
+      'leave the flag out: --workdir alone opens the run as it was trained',
+    )
+  config_check.check_paths(config, config_lib.parts_read(config, mode))
+  return config
+
+
+def _run_of(mode: str, given: dict[str, str]) -> RunDir | None:
+  """The run that a command reads, if its --workdir holds one."""
+  if not MODES[mode].reads_run or 'workdir' not in given:
+    return None
+  run = RunDir(
+    given['workdir'], may_change=stored.READERS, complete=stored.complete
+  )
+  return run if (run.path / 'config.json').exists() else None
 
 
 def _function(mode: str):
@@ -219,7 +262,8 @@ def _check_flags(mode: str, given: dict[str, str]) -> None:
       f'{errors.did_you_mean(mode, MODES)}use one of {", ".join(MODES)}',
     )
   for flag in MODES[mode].needs:
-    if flag not in given:
+    has_own = 'fork' in given or _run_of(mode, given)
+    if flag not in given and not (flag == 'config' and has_own):
       example = 'experiments/quickstart.py' if flag == 'config' else 'runs/NAME'
       raise errors.refuse(
         f'--{flag}',

@@ -10,7 +10,7 @@ config keys that it uses: config reads them from this source, without importing
 jax, and refuses the others.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -157,6 +157,31 @@ def make_schedule(
     return jnp.where(step < warmup_steps, warm, late).astype(jnp.float32)
 
   return multiplier
+
+
+def same_start(
+  name: str,
+  num_steps: int,
+  longer: int,
+  *,
+  warmups: Sequence[int],
+  **options: float,
+) -> bool:
+  """Whether a longer run has the learning rates of a shorter one, bit by bit.
+
+  Args:
+    name: of the schedule.
+    num_steps: steps of the shorter run.
+    longer: steps of the longer run.
+    warmups: warm-up steps of the two.
+    **options: keywords of the schedule.
+  """
+  steps = jnp.arange(num_steps, dtype=jnp.int32)
+  rates = [
+    make_schedule(name, num_steps=n, warmup_steps=w, **options)(steps)
+    for n, w in zip((num_steps, longer), warmups)
+  ]
+  return bool(jnp.all(rates[0] == rates[1]))
 
 
 def _unknown(key: str, name: str, known: Mapping[str, Callable]) -> InputError:

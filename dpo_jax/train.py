@@ -14,13 +14,16 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections.config_dict import ConfigDict
 
+from dpo_jax import config as config_lib
+from dpo_jax import errors
 from dpo_jax import metrics as metrics_lib
-from dpo_jax.run import bookkeeping, evaluate, sample, weights
+from dpo_jax.run import bookkeeping, evaluate, finite, sample, weights
+from dpo_jax.run import fork as forks
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import plan as plan_lib
 from dpo_jax.run import reference as reference_lib
 from dpo_jax.run import session as sessions
-from dpo_jax.run.preemption import Diverged, Preempted
+from dpo_jax.run.preemption import Preempted
 from dpo_jax.storage import checkpoints, state_items, writers
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import Frozen, Params, TrainState
@@ -38,6 +41,8 @@ class Pending(NamedTuple):
 class Run(NamedTuple):
   """Everything that the loop works with, except the state and the reference."""
 
+  session: sessions.Session
+  origin: forks.Fork | None  # the run that it starts from
   job: job_lib.Job
   directory: RunDir
   saved: checkpoints.Checkpoints
@@ -50,12 +55,13 @@ class Run(NamedTuple):
   sampler: sample.Sampler | None  # draws samples at each evaluation
 
 
-def main(config: ConfigDict, workdir: str) -> int:
+def main(config: ConfigDict, workdir: str, fork: str = '') -> int:
   """Trains as the config says; continues the run if the workdir holds one.
 
   Args:
     config: validated.
     workdir: the run directory.
+    fork: RUN or RUN@STEP, whose state a new run starts from; '' = none.
 
   Returns:
     The exit code: 0 only with a verified last checkpoint and a ledger that
@@ -66,28 +72,45 @@ def main(config: ConfigDict, workdir: str) -> int:
     Diverged: a loss or a gradient was not finite; its step is not saved.
     Preempted: a signal came; the state was saved.
   """
-  directory = RunDir(workdir, may_change=sessions.MAY_CHANGE)
-  resolved = job_lib.resolve(config)
+  directory = sessions.run_directory(workdir, config)
+  resolved = config_lib.resolve(config)
+  is_run = directory.check(resolved)
+  origin, is_new = forks.open_fork(fork, directory, config)
   # A finished run is recognised before data or weights are read.
-  if directory.check(resolved) and directory.is_done(resolved):
+  if is_run and directory.is_done(resolved):
     print(f'{workdir}: this run is done: {_words(directory.done_facts())}')
     return 0
-  with sessions.open_workdir(config, workdir, trains=True) as session:
-    return _train(session)
+  with sessions.open_workdir(
+    config,
+    workdir,
+    trains=True,
+    origin=origin.directory if is_new else None,
+  ) as session:
+    return _train(session, origin)
 
 
-def _train(session: sessions.Session) -> int:
+def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
   """Opens the outputs of a run and runs the loop to its end."""
   job, directory, poll = session.job, session.directory, session.poll
   print(plan_lib.describe(job))
+  sampler = _sampler(job)
   keep = job.config.train.keep_checkpoints
   with checkpoints.Checkpoints(directory.checkpoints, keep=keep) as saved:
     trained = bookkeeping.TrainedCounts(len(job.inputs.train.store))
-    state, moved, start = _start(job, saved, trained)
+    is_forked = origin is not None and not saved.steps()
+    if is_forked:
+      state, moved, start = _start_fork(session, origin, trained)
+      origin = origin._replace(num_prompts=int(trained.counts.sum()))
+    else:
+      state, moved, start = _start(session, saved, trained)
     # In mode 'cache' the job comes back with the reference's scores.
     job, reference = reference_lib.prepare(
       job, directory.cache_dir, poll, moved
     )
+    session = session._replace(job=job)
+    sessions.begin(session)
+    if is_forked:
+      forks.record(origin, directory)
     with writers.MetricWriter(
       directory.path,
       total_steps=job.num_steps,
@@ -95,6 +118,8 @@ def _train(session: sessions.Session) -> int:
       comparisons_per_step=job.train_plan.num_comparisons,
     ) as writer:
       run = Run(
+        session=session,
+        origin=origin,
         job=job,
         directory=directory,
         saved=saved,
@@ -108,11 +133,15 @@ def _train(session: sessions.Session) -> int:
         ),
         poll=poll,
         rates=bookkeeping.Rates(),
-        sampler=_sampler(job),
+        sampler=sampler,
       )
       # An implicit copy between host and device would slow every step down in
       # silence, so it is an error: the loop uses device_put and device_get.
       with jax.transfer_guard('disallow'):
+        if is_forked:
+          # From here on the run rests on no other run's files.
+          _save(run, state, reference, start)
+          saved.wait()
         last = _loop(run, state, reference, start)
     saved.wait()
     return _finish(run, last)
@@ -124,8 +153,8 @@ def _loop(
   """Updates until num_steps; returns the last evaluation's metrics."""
   job, train = run.job, run.job.config.train
   step, pending, evaluation = start, None, {}
-  # A run that was stopped during an evaluation still owes it.
-  is_owed = _is_due(step, train.eval_every) and not run.writer.has(step, 'eval')
+  # A run that was stopped during an evaluation still owes what is missing.
+  is_owed = _is_due(step, train.eval_every) and not _has_evaluated(run, step)
   if step in (0, job.num_steps) or is_owed:
     evaluation = _evaluate(run, state, reference, step)
   try:
@@ -174,15 +203,15 @@ def _report(run: Run, pending: Pending | None) -> None:
   # device_get waits for the step.
   means = metrics_lib.means(jax.device_get(pending.metrics))
   metrics = {name: float(value) for name, value in means.items()}
-  for name in ('loss', 'grad_norm', 'update_norm'):
-    if not math.isfinite(metrics[name]):
-      # Written all the same: the last line shows how the run diverged.
-      run.writer.write(pending.step, 'train', metrics)
-      raise Diverged(
-        f'step {pending.step}: {name} is {metrics[name]}; nothing of this '
-        f'step is saved; fix: a lower optim.learning_rate or clip_norm, or '
-        f'look at the records of this batch: {_uids(run, pending.plan)}'
-      )
+  if not all(map(math.isfinite, metrics.values())):
+    # Written all the same: the last line shows how the run diverged.
+    run.writer.write(pending.step, 'train', metrics)
+    finite.check_metrics(
+      f'step {pending.step}',
+      metrics,
+      f'{finite.TOO_FAST}, or look at the records of this batch: '
+      f'{_uids(run, pending.plan)}',
+    )
   plan = pending.plan
   # Slots are the positions of all rows, padding included.
   slots = run.job.train_plan.microbatches * plan.num_rows
@@ -211,12 +240,22 @@ def _evaluate(
   )
   run.rates.since_last()  # evaluation does not count as training time
   run.writer.write(step, 'eval', metrics)
+  if not all(map(math.isfinite, metrics.values())):
+    fix = finite.cause(step, state.params, reference, run.job.config)
+    finite.check_metrics(f'step {step}, held out', metrics, fix)
   if run.sampler:
     _sample(run, state, reference, step)
   if step in (0, run.job.num_steps):
     arrays = evaluate.per_example(run.job.inputs.evaluation, examples)
     run.directory.write_per_example(f'eval_{step}', arrays)
   return metrics
+
+
+def _has_evaluated(run: Run, step: int) -> bool:
+  """Whether metrics and samples of an evaluation are on disk."""
+  samples = run.directory.path / 'samples' / f'eval_{step}.jsonl'
+  is_sampled = not run.sampler or samples.exists()
+  return run.writer.has(step, 'eval') and is_sampled
 
 
 def _sampler(job: job_lib.Job) -> sample.Sampler | None:
@@ -256,26 +295,58 @@ def _save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   """
   moved = reference.weights if run.job.reference_every else None
   items = state_items.items_of(state, run.trained.counts, moved)
-  meta = {'num_tokens': run.trained.num_tokens}
+  finite.check_state(f'step {step}', items, finite.TOO_FAST)
+  meta = sessions.checkpoint_meta(run.session, run.trained.num_tokens)
   run.saved.save(step, items, meta)
 
 
 def _start(
-  job: job_lib.Job, saved, trained
+  session: sessions.Session, saved, trained
 ) -> tuple[TrainState, Params | None, int]:
   """Returns (state, the moved reference's weights or None, step).
 
   They come from the newest sound checkpoint, else they are the initial ones.
   """
-  moves = job.weights.abstract if job.reference_every else None
-  restored = saved.restore_latest(
-    state_items.items_of(job.abstract, trained.counts, moves)
-  )
+  job = session.job
+  if saved.steps():
+    sessions.look_at_weights(session)
+  restored = saved.restore_latest(_abstract_items(job, trained))
   if restored is None:
     return job_lib.initial_state(job, weights.initial(job)), None, 0
+  sessions.check_maker(session, restored)
+  print(f'continuing from step {restored.step} of {job.num_steps}')
+  return _take_up(restored, trained)
+
+
+def _start_fork(
+  session: sessions.Session, origin: forks.Fork, trained
+) -> tuple[TrainState, Params | None, int]:
+  """As `_start`, from a step of another run."""
+  job, run = session.job, origin.directory
+  if origin.step >= job.num_steps:
+    raise errors.refuse(
+      'config.train.num_steps',
+      f'{job.num_steps} updates are done at step {origin.step} of {origin.run}',
+      'a larger number, or an earlier step: --fork=RUN@STEP',
+    )
+  sessions.look_at_weights(session)
+  with checkpoints.Checkpoints(run.checkpoints) as saved:
+    restored = saved.restore(origin.step, _abstract_items(job, trained))
+  sessions.check_maker(session, restored, run)
+  print(forks.describe(origin))
+  return _take_up(restored, trained)
+
+
+def _abstract_items(job: job_lib.Job, trained) -> dict[str, Any]:
+  """The items of a checkpoint of this job, as shapes."""
+  moves = job.weights.abstract if job.reference_every else None
+  return state_items.items_of(job.abstract, trained.counts, moves)
+
+
+def _take_up(restored, trained) -> tuple[TrainState, Params | None, int]:
+  """State, moved reference and step of a checkpoint; sets the counts."""
   state, trained.counts, moved = state_items.state_of(restored.items)
   trained.num_tokens = restored.meta['num_tokens']
-  print(f'continuing from step {restored.step} of {job.num_steps}')
   return state, moved, restored.step
 
 
@@ -283,8 +354,14 @@ def _finish(run: Run, evaluation: dict[str, float]) -> int:
   """Verifies the last checkpoint, closes the ledger, marks the run as done."""
   job, inputs = run.job, run.job.inputs
   step = run.saved.verify_latest()
-  num_prompts = job.num_steps * job.train_plan.batch_size
-  problems = run.trained.problems(inputs.train.indices, num_prompts)
+  origin = run.origin
+  num_updates = job.num_steps - (origin.step if origin else 0)
+  num_prompts = num_updates * job.train_plan.batch_size
+  problems = run.trained.problems(
+    inputs.train.indices,
+    num_prompts + (origin.num_prompts if origin else 0),
+    same_order=origin is None or origin.same_order,
+  )
   closed, unbalanced = bookkeeping.close_ledger(
     inputs.ledger['train'], run.trained, inputs.train.indices
   )

@@ -17,6 +17,7 @@ from dpo_jax.config.chosen import (
 from dpo_jax.config.help import help_text
 from dpo_jax.config.knobs import base
 from dpo_jax.config.load import load, override, parse_arg, shrink
+from dpo_jax.config.stored import resolve
 
 __all__ = [
   'base',
@@ -31,6 +32,7 @@ __all__ = [
   'parse_arg',
   'parts_read',
   'proportions',
+  'resolve',
   'row_needs',
   'schedule_options',
   'shrink',

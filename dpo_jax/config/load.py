@@ -42,7 +42,13 @@ def load(
     InputError: no such file or key, a broken file, a value of another type.
   """
   path, colon, arg = experiment.partition(':')
-  config = _get_config(path, arg if colon else '')
+  return finish(_get_config(path, arg if colon else ''), overrides)
+
+
+def finish(
+  config: ConfigDict, overrides: Iterable[tuple[str, Any]]
+) -> ConfigDict:
+  """Applies overrides, as in `load`, to a config that came from anywhere."""
   # Every loss can be named on the command line, whatever the file chose.
   terms = dict.fromkeys(catalogue.read(), 0.0)
   for name, weight in config.loss.terms.items():

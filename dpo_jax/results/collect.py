@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dpo_jax import errors
+from dpo_jax.config import stored
 from dpo_jax.results import measures
 from dpo_jax.storage import files, metrics_file, run_dir
 from dpo_jax.types import InputError
@@ -307,17 +308,68 @@ def _as_numbers(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def group_runs(runs: Iterable[Run]) -> list[Group]:
   """Groups runs that differ in the top-level config key `seed` only.
 
-  Groups come in order of their first run; runs in order of seed.
+  Keys that no number depends on do not count, a missing key has its default,
+  and a run that starts from another run of the same seed counts as one that
+  starts from that run's group. Groups come in order of their first run; runs
+  in order of seed.
   """
-  # The config without its seed, as text, is the key.
   groups = {}
   for run in sorted(runs, key=lambda run: run.order):
-    rest = {key: value for key, value in run.config.items() if key != 'seed'}
-    groups.setdefault(json.dumps(rest, sort_keys=True), []).append(run)
+    groups.setdefault(_group_key(run.path, run.config), []).append(run)
   return [
     Group(tuple(sorted(members, key=_seed_order)))
     for members in groups.values()
   ]
+
+
+def counted(config: dict[str, Any]) -> dict[str, Any]:
+  """{dotted key: value} of all keys of a config that numbers depend on.
+
+  Args:
+    config: as read; keys that it lacks get their defaults.
+  """
+  # As it is read from a file: lists for tuples, 1 for 1.0.
+  text = json.dumps(stored.complete(config))
+  full = files.parse_json(text, 'config.json', fix='', number=_number)
+  flat = files.flatten(full, keep=['loss.terms'])
+  return {
+    key: value
+    for key, value in flat.items()
+    if not any(f'{key}.'.startswith(f'{no}.') for no in stored.NO_NUMBERS)
+  }
+
+
+def _group_key(
+  path: pathlib.Path, config: dict[str, Any], depth: int = 0
+) -> str:
+  """The text that is equal for runs of one group."""
+  values = counted(config)
+  seed = values.pop('seed', None)
+  for key in ('model.init_from', 'reference.init_from'):
+    start = _run_of(values.get(key), path)
+    # A run may start from a run, but not for ever: links may go in circles.
+    if start and start[1].get('seed') == seed and depth < 8:
+      values[key] = ['the group of', _group_key(*start, depth + 1)]
+  return json.dumps(values, sort_keys=True)
+
+
+def _run_of(
+  name: Any, path: pathlib.Path
+) -> tuple[pathlib.Path, dict[str, Any]] | None:
+  """(path, config) of the run that an init_from names; None if it is none.
+
+  A relative name is looked for from here, then from the folders above the run.
+  """
+  if not isinstance(name, str) or not name:
+    return None
+  for folder in (pathlib.Path(), *path.parents):
+    start = folder / name
+    if (start / 'model.json').is_file():
+      try:
+        return start.resolve(), run_dir.RunDir(start).config()
+      except InputError:
+        return None
+  return None
 
 
 def _seed_order(run: Run) -> tuple:

@@ -46,12 +46,22 @@ def make_labels(groups: Sequence[collect.Group]) -> Labels:
 
   A single group differs from nothing: its label is its run's folder.
   """
-  flat = [files.flatten(group.runs[0].config, keep=_LEAVES) for group in groups]
   if len(groups) == 1:
     path = groups[0].runs[0].path
     return Labels((), ('run',), ((path.name,),), None, ())
-  all_keys = list(dict.fromkeys(key for config in flat for key in config))
-  all_keys = [key for key in all_keys if key != 'seed']
+  given = [
+    files.flatten(group.runs[0].config, keep=_LEAVES) for group in groups
+  ]
+  # A key that one config has and another lacks is at its default there.
+  counted = [collect.counted(group.runs[0].config) for group in groups]
+  flat = [
+    {key: own.get(key, value) for key, value in full.items()}
+    for own, full in zip(given, counted)
+  ]
+  all_keys = list(dict.fromkeys(key for config in given for key in config))
+  all_keys = [
+    key for key in all_keys if key != 'seed' and any(key in c for c in flat)
+  ]
   # repr tells 1 from true and from '1'.
   differing = [
     key

@@ -46,12 +46,16 @@ class TrainedCounts:
     np.add.at(self.counts, records[records >= 0], 1)
     self.num_tokens += num_tokens
 
-  def problems(self, indices: np.ndarray, num_prompts: int) -> list[str]:
+  def problems(
+    self, indices: np.ndarray, num_prompts: int, same_order: bool = True
+  ) -> list[str]:
     """Returns one line per count that does not balance after a run.
 
     Args:
       indices: the records that belong to training.
       num_prompts: prompts in all updates of the run.
+      same_order: whether one order of the records was kept throughout; a fork
+        may change it.
     """
     counts = self.counts[indices]
     problems = []
@@ -62,7 +66,7 @@ class TrainedCounts:
     if counts.sum() != self.counts.sum():
       problems.append('records outside the training part were trained on')
     # Each epoch takes every record once, and the last epoch may be partial.
-    if counts.max() - counts.min() > 1:
+    if same_order and counts.max() - counts.min() > 1:
       problems.append(
         f'a record was trained on {counts.max()} times, another {counts.min()}'
       )

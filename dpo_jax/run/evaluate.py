@@ -20,11 +20,11 @@ from dpo_jax import config as config_lib
 from dpo_jax import metrics as metrics_lib
 from dpo_jax.data.sources import source as sources
 from dpo_jax.metrics import Examples, Mean
+from dpo_jax.run import finite
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import reference as reference_lib
 from dpo_jax.run import session as sessions
 from dpo_jax.run.datasets import Part
-from dpo_jax.run.preemption import Diverged
 from dpo_jax.storage import files, state_items
 from dpo_jax.types import Frozen, Params
 
@@ -58,13 +58,9 @@ def main(config: ConfigDict, workdir: str) -> int:
       session.poll,
       policy.items.get('loss_state'),
     )
-  for name, value in metrics.items():
-    if not math.isfinite(value):
-      raise Diverged(
-        f'{name} is {value} on {config.data.eval} at step {policy.step}; '
-        'nothing is written; fix: look at the records with --mode=show, and at '
-        'the weights'
-      )
+    if not all(map(math.isfinite, metrics.values())):
+      fix = finite.cause(policy.step, policy.params, reference, config)
+      finite.check_metrics(f'step {policy.step}, held out', metrics, fix)
   arrays = per_example(job.inputs.evaluation, examples)
   path = session.directory.write_evaluation(
     source_name(config.data.eval),

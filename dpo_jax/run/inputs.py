@@ -19,7 +19,7 @@ from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.models import adapter_spec, presets
 from dpo_jax.models.adapter_spec import AdapterSpec
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.run import datasets, positions
+from dpo_jax.run import datasets, identity, positions
 from dpo_jax.run.datasets import Part
 from dpo_jax.storage import initial_weights, peft_checkpoint
 
@@ -80,7 +80,11 @@ def read(
     adapter=adapter,
     weights=config.model.init_from,
     # A continued run compares these: it must see the same tokens.
-    fingerprints={'tokenizer': tokenizer.fingerprint} | _digests(data),
+    fingerprints={
+      'tokenizer': tokenizer.fingerprint,
+      'template': identity.of_template(config, tokenizer),
+      **_digests(data),
+    },
   )
 
 

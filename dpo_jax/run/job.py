@@ -46,6 +46,8 @@ class Job(NamedTuple):
   train_plan: pipeline.Plan | None  # None = a part that is not read
   eval_plan: pipeline.Plan | None
   num_steps: int
+  # Takes (config key, weights) as they are loaded, to compare with the run's.
+  take_weights: Callable[[str, Params], None] = lambda key, params: None
 
 
 def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
@@ -174,22 +176,11 @@ def compute_dtype(config: ConfigDict) -> np.dtype:
   return jnp.dtype(name)
 
 
-def resolve(config: ConfigDict) -> dict[str, Any]:
-  """Returns the config as plain values, with the defaults of its losses.
-
-  The run directory keeps this: a later change of a default is then noticed.
-  """
-  resolved = config.to_dict()
-  terms = config_lib.loss_terms(config)
-  chosen = [losses.get(name) for name in terms]
-  chosen += [losses.get_option(n) for n in config_lib.loss_options(config)]
-  for entry in chosen:
-    defaults = entry.hyper | {k: v[0] for k, v in entry.static.items()}
-    for key, value in defaults.items():
-      if resolved['loss'][key] is None:
-        resolved['loss'][key] = value
-  resolved['loss']['terms'] = terms
-  return resolved
+def warmup_steps(config: ConfigDict, num_steps: int) -> int:
+  """Updates of the warm-up, in a run of `num_steps`."""
+  if config.optim.warmup_fraction:
+    return round(config.optim.warmup_fraction * num_steps)
+  return config.optim.warmup_steps
 
 
 def _make_objective(
@@ -349,12 +340,9 @@ def _make_optimizer(config):
 
 def _make_schedule(config, num_steps: int):
   """The schedule of a config: step -> multiplier of the learning rate."""
-  warmup = config.optim.warmup_steps
-  if config.optim.warmup_fraction:
-    warmup = round(config.optim.warmup_fraction * num_steps)
   return optim.make_schedule(
     config.optim.schedule,
     num_steps=num_steps,
-    warmup_steps=warmup,
+    warmup_steps=warmup_steps(config, num_steps),
     **config_lib.schedule_options(config),
   )

@@ -14,6 +14,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import tree
 from dpo_jax.data.batches import pipeline
+from dpo_jax.models import architectures
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import session as sessions
 from dpo_jax.run import weights
@@ -100,7 +101,10 @@ def scores_of(
   """
   # The key holds everything that the scores depend on: tokens, weights, dtype.
   precision = str(job_lib.compute_dtype(job.config))
-  name = reference_cache.key(store.digest, tree.fingerprint(params), precision)
+  model = architectures.to_hf_config(job.inputs.model)
+  name = reference_cache.key(
+    store.digest, tree.fingerprint(params), precision, model
+  )
   table = store.table
   if reference_cache.is_there(folder, name):
     log(f'reference scores: from the cache {folder / name}')

@@ -1,35 +1,31 @@
 """workdir -> a session: its directory, its job, its newest policy.
 
 Comes in: a validated config and a workdir. Goes out: a Session, opened the same
-way for training and for every other command: mesh checked, inputs read, job
-built, signals caught. Trains nothing.
+way for training and for every other command: mesh checked, inputs read and held
+against the run's own, job built, signals caught. Trains nothing.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections.config_dict import ConfigDict
 
+from dpo_jax import config as config_lib
+from dpo_jax import errors, optim
+from dpo_jax.config import stored
+from dpo_jax.models.decoder_config import DecoderConfig
+from dpo_jax.run import identity as identities
 from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import weights
 from dpo_jax.run.job import Job
 from dpo_jax.run.preemption import Signals
 from dpo_jax.storage import checkpoints, initial_weights, state_items
+from dpo_jax.storage.checkpoint_record import Restored
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import Params
-
-# Keys that a continued run may change. The result depends on none of them.
-MAY_CHANGE = (
-  'data.cache_dir',
-  'mesh',
-  'train.save_every',
-  'train.keep_checkpoints',
-  'eval.num_samples',
-  'sample',
-  'adapter.export',
-)
 
 
 class Session(NamedTuple):
@@ -38,6 +34,7 @@ class Session(NamedTuple):
   directory: RunDir
   job: Job
   poll: Callable[[], None]  # raises Preempted after a signal
+  identity: identities.Identity  # fingerprints of what this command reads
 
 
 class Policy(NamedTuple):
@@ -48,6 +45,22 @@ class Policy(NamedTuple):
   items: Mapping[str, Any]  # further items of the same checkpoint, by name
 
 
+def run_directory(workdir: str, config: ConfigDict | None = None) -> RunDir:
+  """The directory of a run, as this config may continue it.
+
+  Args:
+    workdir: its path.
+    config: of a command that trains; None for a command that reads the run.
+  """
+  if config is None:
+    return RunDir(workdir, may_change=stored.READERS, complete=stored.complete)
+  may_change = stored.NO_NUMBERS
+  before = RunDir(workdir).config_or_none()
+  if before is not None and _may_grow(before, config):
+    may_change += ('train.num_steps',)
+  return RunDir(workdir, may_change=may_change, complete=stored.complete)
+
+
 @contextlib.contextmanager
 def open_workdir(
   config: ConfigDict,
@@ -55,39 +68,124 @@ def open_workdir(
   *,
   trains: bool = False,
   parts: Collection[str] = ('train', 'eval'),
+  origin: RunDir | None = None,
 ) -> Iterator[Session]:
   """Opens a workdir for one command.
+
+  A command that is refused leaves the workdir as it was: one that trains
+  calls `begin` once all that it was given is known to be good.
 
   Args:
     config: validated.
     workdir: the run directory; made and locked if the command trains.
     trains: whether the command trains. Others read the run and add files.
     parts: those of the data that the command reads, of 'train' and 'eval'.
+    origin: the run that a new fork starts from. The fork rests on what that
+      run was started with.
 
   Raises:
-    InputError: an input cannot be used. Nothing but the token cache is written
-      before all inputs were checked.
+    InputError: an input cannot be used, or is not the one that the run was
+      started with.
   """
-  directory = RunDir(workdir, may_change=MAY_CHANGE if trains else ())
+  directory = run_directory(workdir, config if trains else None)
+  if trains:
+    directory.check(config_lib.resolve(config))
   job_lib.check_mesh(config)
   # From here on a signal waits for the next poll, encoding included.
-  with Signals() as signals:
-    inputs = inputs_lib.read(
-      config, directory.cache_dir, print, signals.poll, parts
-    )
+  with Signals() as signals, directory.as_it_was():
     if trains:
-      directory.create_or_continue(job_lib.resolve(config))
+      directory.lock()
     try:
+      first = origin or directory
+      identity = identities.Identity(
+        config,
+        first.env(),
+        first.config_or_none(),
+        trains and origin is None,
+      )
+      inputs = inputs_lib.read(
+        config, directory.cache_dir, print, signals.poll, parts
+      )
+      identity.take(inputs.fingerprints)
+      _check_model(first, inputs.model)
       job = job_lib.build(config, inputs)
-      # A continued run may meet another jax or another machine: it goes on, and
-      # says that its numbers may differ in the last bits.
-      if trains:
-        for line in directory.write_env(inputs.fingerprints):
-          print(f'not bitwise the same run any more: {line}')
-        initial_weights.record(directory.path, inputs.model)
-      yield Session(directory, job, signals.poll)
+      job = job._replace(take_weights=identity.take_weights)
+      yield Session(directory, job, signals.poll, identity)
     finally:
       directory.close()
+
+
+def begin(session: Session) -> None:
+  """Writes what makes the workdir a run, or the run's next session."""
+  directory, job = session.directory, session.job
+  directory.create_or_continue(config_lib.resolve(job.config))
+  for line in directory.write_env(session.identity.seen):
+    print(f'not bitwise the same run any more: {line}')
+  initial_weights.record(directory.path, job.inputs.model)
+
+
+def checkpoint_meta(session: Session, num_tokens: int) -> dict[str, Any]:
+  """What every checkpoint says of the run that made it."""
+  return {
+    'num_tokens': num_tokens,
+    'config': config_lib.resolve(session.job.config),
+    'fingerprints': session.identity.seen,
+  }
+
+
+def look_at_weights(session: Session) -> None:
+  """Loads the weights that a continued run rests on and would not load.
+
+  A policy that comes from a checkpoint hides that the weights it started from
+  are others now. Called while no state is on the devices yet.
+
+  Raises:
+    InputError: they are not those of the start.
+  """
+  job, known = session.job, session.identity.known
+  is_moved = bool(job.reference_every)
+  is_read = job.inputs.adapter is not None or (
+    job.objective.needs_reference
+    and not is_moved
+    and not job.config.reference.init_from
+  )
+  if job.inputs.weights and known('model.init_from') and not is_read:
+    weights.load(job, job.inputs.weights)
+  if is_moved and known('reference.init_from'):
+    weights.load(job, job.config.reference.init_from, 'reference.init_from')
+  if job.config.adapter.init_from and known('adapter.init_from'):
+    weights.initial(job)
+
+
+def check_maker(
+  session: Session, restored: Restored, origin: RunDir | None = None
+) -> None:
+  """Refuses a checkpoint that another config, data or weights made.
+
+  Args:
+    session: the opened workdir.
+    restored: a step of its checkpoints.
+    origin: the run that the step is of; None = the workdir's own.
+  """
+  directory = origin or session.directory
+  where = directory.checkpoints / str(restored.step)
+  made_by = restored.meta.get('config')
+  if made_by is None:
+    print(f'{where}: of an older version, it does not say which run made it')
+    return
+  own = directory.config_or_none()
+  if own is None:
+    own = config_lib.resolve(session.job.config)
+  grows = _may_grow(made_by, session.job.config)
+  directory.refuse_differences(
+    made_by,
+    own,
+    'a checkpoint of another run',
+    "put back this run's own, or move it elsewhere",
+    where,
+    ('train.num_steps',) if grows else (),
+  )
+  session.identity.expect(restored.meta.get('fingerprints', {}))
 
 
 def newest_policy(
@@ -109,6 +207,39 @@ def newest_policy(
     restored = saved.restore_latest(wanted, partial=True)
   if restored is None:
     return Policy(weights.initial(job), 0, {})
+  check_maker(session, restored)
   return Policy(
     restored.items[state_items.POLICY], restored.step, restored.items
+  )
+
+
+def _check_model(directory: RunDir, model: DecoderConfig) -> None:
+  """Refuses a model of another config than the run's model.json."""
+  recorded = initial_weights.recorded(directory.path)
+  if recorded is None or recorded == model:
+    return
+  before, now = dataclasses.asdict(recorded), dataclasses.asdict(model)
+  lines = [
+    f'{key} is {value!r} there and {now[key]!r} now'
+    for key, value in before.items()
+    if value != now[key]
+  ]
+  raise errors.refuse(
+    'config.model',
+    f'another model config than this run was started with: {"; ".join(lines)}',
+    'put back what was there, or give a new --workdir',
+  )
+
+
+def _may_grow(before: Mapping[str, Any], config: ConfigDict) -> bool:
+  """Whether a run may go on to more updates with the same ones so far."""
+  steps, now = before['train']['num_steps'], config.train.num_steps
+  if not 0 < steps < now:
+    return False
+  return optim.same_start(
+    config.optim.schedule,
+    steps,
+    now,
+    warmups=[job_lib.warmup_steps(config, n) for n in (steps, now)],
+    **config_lib.schedule_options(config),
   )

@@ -30,6 +30,7 @@ def initial(job: Job) -> Params:
     source, model = config.adapter.init_from, job.inputs.model
     adapter = peft_checkpoint.load(source, model, spec, job.shardings.params)
     initial_weights.check_finite(adapter, model, source)
+    job.take_weights('adapter.init_from', adapter)
     return adapter
   # Jitted with out_shardings: a device makes its own shard only, never the
   # entire array.
@@ -40,19 +41,28 @@ def initial(job: Job) -> Params:
   return init(jax.random.key(config.seed))
 
 
-def load(job: Job, source: str) -> Params:
-  """Returns all weights, float32, from a folder or a run; '' = random."""
+def load(job: Job, source: str, key: str = 'model.init_from') -> Params:
+  """Returns all weights, float32, from a folder or a run; '' = random.
+
+  Args:
+    job: the run.
+    source: the folder or run.
+    key: the config key that names it.
+  """
   placed = job.weights
   if source:
-    return initial_weights.load(
+    params = initial_weights.load(
       source,
       job.inputs.model,
       placed.shardings,
       placed.abstract,
       add_rows=job.config.model.add_rows,
     )
-  init = jax.jit(job.model.init, out_shardings=placed.shardings)
-  return init(jax.random.key(job.config.seed))
+  else:
+    init = jax.jit(job.model.init, out_shardings=placed.shardings)
+    params = init(jax.random.key(job.config.seed))
+  job.take_weights(key, params)
+  return params
 
 
 def frozen(
@@ -78,7 +88,8 @@ def frozen(
   if moved is not None:
     return out._replace(weights=moved)
   if config.reference.init_from:
-    return out._replace(weights=load(job, config.reference.init_from))
+    source = config.reference.init_from
+    return out._replace(weights=load(job, source, 'reference.init_from'))
   # Loaded a second time: the train step donates the policy's arrays, so the
   # reference cannot share them.
   if job.inputs.adapter is None:

@@ -20,6 +20,14 @@ from dpo_jax.storage import files
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
 _PACKAGES += ('numpy',)
+# Settings of jax that change bits, by flag or by JAX_NAME in the environment.
+_JAX_CONFIG = (
+  'jax_enable_x64',
+  'jax_default_matmul_precision',
+  'jax_default_prng_impl',
+  'jax_threefry_partitionable',
+  'jax_numpy_dtype_promotion',
+)
 # Entries of env.json that may differ between sessions with the same bits.
 _HARMLESS = ('command', 'host', 'platform', 'time', 'continued')
 
@@ -41,6 +49,7 @@ def describe(
     'python': platform.python_version(),
     **{name: _version(name) for name in _PACKAGES},
     'XLA_FLAGS': os.environ.get('XLA_FLAGS', ''),
+    'jax_config': {name: _flag(jax.config, name) for name in _JAX_CONFIG},
     'platform': platform.platform(),
     'backend': devices[0].platform,
     'device_kind': devices[0].device_kind,
@@ -63,6 +72,11 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     f'{key}: {old.get(key, "nothing")!r} then, {new.get(key, "nothing")!r} now'
     for key in sorted(old.keys() | new.keys())
     if old.get(key, 'nothing') != new.get(key, 'nothing')
+    # An older version wrote fewer settings, a session may read fewer inputs.
+    and (
+      (key in old and key in new)
+      or not key.startswith(('jax_config.', 'fingerprints.'))
+    )
   ]
 
 
@@ -99,6 +113,11 @@ def _cpu() -> str:
       if line.startswith('model name'):
         return line.partition(':')[2].strip()
   return platform.processor() or platform.machine()
+
+
+def _flag(config: Any, name: str) -> str:
+  """Returns a setting of jax as text; '' if this version has none."""
+  return str(getattr(config, name, ''))
 
 
 def _version(package: str) -> str | None:

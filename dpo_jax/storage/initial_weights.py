@@ -53,6 +53,13 @@ def read_config(folder: str) -> DecoderConfig:
   )
 
 
+def recorded(folder: pathlib.Path) -> DecoderConfig | None:
+  """Reads the shape of a run's model; None if none is recorded yet."""
+  path = pathlib.Path(folder) / _MODEL
+  values = files.read_json_or_none(path)
+  return None if values is None else architectures.from_hf_config(values)
+
+
 def check(folder: str, config: DecoderConfig) -> None:
   """Raises InputError unless the headers have this model's names and shapes.
 

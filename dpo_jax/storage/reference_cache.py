@@ -5,8 +5,8 @@ store. Goes out: the same numbers by completion, or a refusal. A score that is
 missing, not finite or of another store is never read as 0.0. Computes no score.
 
 The key of a file covers exactly what the scores depend on: the tokens and the
-starts of completions, the reference's weights, the precision. So runs of any
-beta, learning rate, seed, loss and batch order share it.
+starts of completions, the reference's weights and model config, the precision.
+So runs of any beta, learning rate, seed, loss and batch order share it.
 """
 
 import os
@@ -20,13 +20,16 @@ from dpo_jax import errors
 from dpo_jax.storage import files
 from dpo_jax.types import CompletionScores
 
-_AGAIN = 'run --mode=precompute_reference again'
+_AGAIN = 'remove this file: the same command computes the scores again'
 # In the order in which the seal covers them.
 _ARRAYS = ('uids', 'offsets', 'logps', 'num_tokens')
 
 
 def key(
-  tokens_digest: str, reference: str | Mapping[str, int], precision: str
+  tokens_digest: str,
+  reference: str | Mapping[str, int],
+  precision: str,
+  model: Mapping[str, Any] | None = None,
 ) -> str:
   """Returns the name of a file of scores, 32 hex digits.
 
@@ -35,11 +38,13 @@ def key(
     reference: `tree.fingerprint` of the reference's parameters, or any digest
       of them.
     precision: precision of the computation, such as 'bfloat16'.
+    model: the model's config, of JSON types: equal weights under another rope
+      or norm give other scores.
   """
   weights = reference if isinstance(reference, str) else dict(reference)
   # The number is the version of the format.
   parts = ['dpo_jax reference scores 1', tokens_digest, weights, precision]
-  return files.digest(parts)[:32]
+  return files.digest(parts + ([dict(model)] if model else []))[:32]
 
 
 def write(

@@ -11,13 +11,15 @@ import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Mapping
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
 
 from dpo_jax import errors
 from dpo_jax.storage import environment, files
+from dpo_jax.types import InputError
 
 _FIX = 'put back a copy, or give another --workdir'
 
@@ -30,17 +32,25 @@ class RunDir:
     may_change: dotted keys ('train.num_steps') or sections ('log') of the
       config in which a continued run may differ. config.json then takes the
       new values, and a DONE of the old ones no longer counts.
+    complete: fills in the keys that a config lacks, for configs of other
+      versions.
   """
 
   def __init__(
-    self, path: str | os.PathLike, *, may_change: Collection[str] = ()
+    self,
+    path: str | os.PathLike,
+    *,
+    may_change: Collection[str] = (),
+    complete: Callable[[Mapping], Mapping] = lambda config: config,
   ):
     """Names the parts of the folder."""
     self.path = pathlib.Path(os.path.abspath(path))
     self.checkpoints = self.path / 'checkpoints'
     self.cache_dir = self.path / 'cache'
     self._may_change = frozenset(may_change)
+    self._complete = complete
     self._lock = None  # open file while this process writes here
+    self._began = False  # whether create_or_continue succeeded
 
   def config(self) -> dict[str, Any]:
     """Reads config.json; InputError if the folder is no run."""
@@ -50,6 +60,10 @@ class RunDir:
         self.path, 'not a run (no config.json)', 'give the --workdir of a run'
       )
     return config
+
+  def config_or_none(self) -> dict[str, Any] | None:
+    """Reads config.json; None if the folder is no run."""
+    return self._read('config.json')
 
   def check(self, config: Mapping[str, Any]) -> bool:
     """Returns whether the folder holds a run of this config to continue.
@@ -65,8 +79,92 @@ class RunDir:
         raise errors.refuse(self.path, 'a file', 'give --workdir a folder')
     before = self._read('config.json')
     if before is not None:
-      _check_same(self.path, before, files.as_json(config), self._may_change)
+      self.refuse_differences(
+        before,
+        config,
+        'holds a run of another config',
+        'give a new --workdir, or the values that are there',
+      )
     return before is not None
+
+  def refuse_differences(
+    self,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    problem: str,
+    fix: str,
+    where: Any = None,
+    may_change: Collection[str] = (),
+  ) -> None:
+    """Raises InputError naming the first keys in which two configs differ.
+
+    Args:
+      before: the config on disk.
+      now: the config in use; values as in `check`.
+      problem: in words, before the keys with both values.
+      fix: in words.
+      where: the file or folder of `before`; None = the run's folder.
+      may_change: further keys that do not count.
+    """
+    allowed = self._may_change | {*may_change}
+    lines = self.differences(before, now, allowed)
+    if lines:
+      more = f' (and {len(lines) - 3} more)' if len(lines) > 3 else ''
+      raise errors.refuse(
+        where or self.path, f'{problem}: {"; ".join(lines[:3])}{more}', fix
+      )
+
+  @contextlib.contextmanager
+  def as_it_was(self) -> Iterator[None]:
+    """Removes what a refused command added, unless it began the run.
+
+    Within it, `create_or_continue` is where a run begins.
+
+    Only if no other process is writing here: what is new may be its files.
+    """
+    missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
+    before = set(self._entries())
+    try:
+      yield
+    except InputError:
+      if not self._began and self._can_lock():
+        with contextlib.suppress(OSError):
+          for path in [p for p in self._entries() if p not in before]:
+            _remove(path)
+          self.close()
+          for folder in missing:
+            folder.rmdir()
+      raise
+
+  def _entries(self) -> Iterator[pathlib.Path]:
+    """Yields what the folder and its caches hold, the deepest first."""
+    for folder in (
+      self.cache_dir / 'tokens',
+      self.cache_dir / 'reference',
+      self.cache_dir,
+      self.path,
+    ):
+      with contextlib.suppress(OSError):
+        yield from list(folder.iterdir())
+
+  def _can_lock(self) -> bool:
+    """Locks the folder if it exists and no other process has it."""
+    try:
+      self.lock()
+    except InputError:
+      return False
+    return True
+
+  def lock(self) -> None:
+    """Makes the folder, and keeps other processes from writing in it.
+
+    Raises:
+      InputError: it cannot be made, or another process is writing there.
+    """
+    if self._lock is None:
+      with files.storage_errors(self.path):
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.path)
 
   def create_or_continue(self, config: Mapping[str, Any]) -> bool:
     """Makes the folder and config.json, or continues the run in it.
@@ -85,9 +183,8 @@ class RunDir:
     # Folders that a failure has to remove again, deepest first.
     made = [p for p in (self.path, *self.path.parents) if not p.exists()]
     try:
+      self.lock()
       with files.storage_errors(self.path):
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.path)
         if not continued or self.config() != config:
           files.write_json(self.path / 'config.json', config)
     except BaseException:
@@ -98,6 +195,7 @@ class RunDir:
         for folder in made:
           folder.rmdir()
       raise
+    self._began = True
     return continued
 
   def is_done(self, config: Mapping[str, Any] | None = None) -> bool:
@@ -109,9 +207,32 @@ class RunDir:
     # Reading config.json is an error without a run; asking for DONE is not.
     if not (self.path / 'DONE').exists():
       return False
-    config = self.config() if config is None else config
-    digest = files.digest(config)
-    return self.done_facts().get('config', digest) == digest
+    digest = self.done_facts().get('config')
+    if digest is None:
+      return True
+    stored = self.config()
+    if config is not None and self.differences(stored, config, ()):
+      return False
+    return digest == files.digest(stored)
+
+  def differences(
+    self,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    may_change: Collection[str] | None = None,
+  ) -> list[str]:
+    """Returns a line per key in which two configs differ, with both values.
+
+    Keys that one of them lacks are filled in first.
+
+    Args:
+      before: nested values.
+      now: nested values.
+      may_change: keys or sections that do not count; None = the object's own.
+    """
+    may_change = self._may_change if may_change is None else may_change
+    complete = [files.as_json(self._complete(x)) for x in (before, now)]
+    return _differences(*complete, may_change)
 
   def done_facts(self) -> dict[str, Any]:
     """Reads what `mark_done` wrote; {} if it did not, or DONE is empty."""
@@ -150,6 +271,10 @@ class RunDir:
     files.write_json(self.path / 'env.json', first)
     lines = [environment.changes(first, later) for later in first['continued']]
     return list(dict.fromkeys(line for session in lines for line in session))
+
+  def env(self) -> dict[str, Any]:
+    """Reads env.json, the first session's; {} if there is none."""
+    return self._read('env.json') or {}
 
   def write_per_example(self, name: str, arrays: Mapping[str, Any]) -> None:
     """Writes per_example/<name>.npz.
@@ -223,10 +348,10 @@ class RunDir:
     return files.read_json_or_none(self.path / name, fix=_FIX)
 
 
-def _check_same(
-  path: pathlib.Path, before: dict, now: dict, may_change: Collection[str]
-) -> None:
-  """Raises InputError naming the first keys that differ, with both values."""
+def _differences(
+  before: Mapping, now: Mapping, may_change: Collection[str]
+) -> list[str]:
+  """Returns a line per key that differs, except keys that may change."""
   before, now = files.flatten(before), files.flatten(now)
   keys = list(now) + [key for key in before if key not in now]
   lines = []
@@ -239,13 +364,7 @@ def _check_same(
       lines.append(
         f'config.{key} is {json.dumps(was)} there and {json.dumps(now_is)} now'
       )
-  if lines:
-    more = f' (and {len(lines) - 3} more)' if len(lines) > 3 else ''
-    raise errors.refuse(
-      path,
-      f'holds a run of another config: {"; ".join(lines[:3])}{more}',
-      'give a new --workdir, or the values that are there',
-    )
+  return lines
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -275,3 +394,11 @@ def _lock(path: pathlib.Path) -> IO[bytes]:
     # Some network file systems have no locks: go on without one.
     pass
   return file
+
+
+def _remove(path: pathlib.Path) -> None:
+  """Removes a file, a link or a folder."""
+  if path.is_dir() and not path.is_symlink():
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    path.unlink(missing_ok=True)

@@ -200,3 +200,43 @@ def test_damaged_per_example_files_are_named(make_scored_run):
   np.savez(file, **{**arrays, 'uid': np.array([{}, {}], dtype=object)})
   with pytest.raises(InputError, match='not a readable npz'):
     collect.read_run(path)
+
+
+def grouped(tmp_path):
+  groups = collect.group_runs(collect.collect([tmp_path]))
+  return sorted(sorted(r.path.name for r in group.runs) for group in groups)
+
+
+def test_keys_that_change_no_number_never_split_a_group(make_run, tmp_path):
+  make_run('a', {'train.save_every': 1, 'data.cache_dir': '/x', 'seed': 0})
+  make_run('b', {'mesh.fsdp': 2, 'train.keep_checkpoints': 9, 'seed': 1})
+  make_run('c', {'eval.num_samples': 4, 'sample.seed': 3, 'seed': 2})
+  make_run('d', {'optim.learning_rate': 0.25, 'seed': 0})
+  assert grouped(tmp_path) == [['a', 'b', 'c'], ['d']]
+
+
+def test_a_missing_key_is_its_default(make_run, tmp_path):
+  make_run('old', {'seed': 0})
+  make_run('new', {'data.strict': False, 'loss.ld_alpha': None, 'seed': 1})
+  make_run('other', {'data.strict': True, 'seed': 1})
+  assert grouped(tmp_path) == [['new', 'old'], ['other']]
+
+
+def test_runs_that_start_from_a_run_of_their_own_seed_are_siblings(
+  make_run, tmp_path
+):
+  for seed in (0, 1):
+    make_run(f'sft{seed}', {'stage': 'sft', 'seed': seed})
+    (tmp_path / f'sft{seed}' / 'model.json').write_text('{}')
+  make_run('odd', {'stage': 'sft', 'optim.learning_rate': 0.5, 'seed': 2})
+  (tmp_path / 'odd' / 'model.json').write_text('{}')
+  for seed, start in ((0, 'sft0'), (1, 'sft1'), (2, 'odd')):
+    make_run(f'dpo{seed}', {'model.init_from': start, 'seed': seed})
+  make_run('crossed', {'model.init_from': 'sft0', 'seed': 3})
+  assert grouped(tmp_path) == [
+    ['crossed'],
+    ['dpo0', 'dpo1'],
+    ['dpo2'],
+    ['odd'],
+    ['sft0', 'sft1'],
+  ]

@@ -68,7 +68,7 @@ def test_a_resolved_config_has_the_defaults_of_its_losses():
       ('loss.beta', '3'),
     ],
   )
-  resolved = job_lib.resolve(config)['loss']
+  resolved = config_lib.resolve(config)['loss']
   assert resolved['terms'] == {'simpo': 2.0}
   assert resolved['beta'] == 3
   assert resolved['gamma'] == losses.get('simpo').hyper['gamma']

@@ -20,7 +20,7 @@ _SCORES = {
 }
 
 
-def test_the_key_is_of_tokens_weights_and_precision_alone():
+def test_the_key_is_of_tokens_weights_precision_and_model_alone():
   params = {'w': jnp.arange(4.0)}
   prints = tree.fingerprint(params)
   name = reference_cache.key('tokens', prints, 'float32')
@@ -33,10 +33,13 @@ def test_the_key_is_of_tokens_weights_and_precision_alone():
     reference_cache.key('tokens', flipped, 'float32'),
     reference_cache.key('tokens', 'a digest', 'float32'),
     reference_cache.key('tokens', prints, 'bfloat16'),
+    reference_cache.key('tokens', prints, 'float32', {'rope_theta': 1e4}),
+    reference_cache.key('tokens', prints, 'float32', {'rope_theta': 1e5}),
   }
-  assert len(others | {name}) == 5
+  assert len(others | {name}) == 7
   taken = list(inspect.signature(reference_cache.key).parameters)
-  assert taken == ['tokens_digest', 'reference', 'precision']  # no beta, seed
+  # No beta, seed or loss.
+  assert taken == ['tokens_digest', 'reference', 'precision', 'model']
 
 
 def test_names_and_seals_are_those_of_commit_dd04b5d(tmp_path):
