@@ -53,6 +53,12 @@ MODES = {
     flags=('plan_devices',),
     needs=('config',),
   ),
+  'show': Mode(
+    'dpo_jax.run.show',
+    'encoded records as text, trained tokens marked; the ledger explained',
+    flags=('record', 'num_records'),
+    needs=('config',),
+  ),
   'sample': Mode(
     'dpo_jax.run.sample', 'texts of the newest policy, to WORKDIR/samples'
   ),
@@ -72,7 +78,10 @@ MODES = {
 _MODE_FLAGS = {
   'export_to': 'DIR, the folder to write',
   'plan_devices': 'N, for so many devices in place of these',
+  'num_records': 'N, records to print; 3 by default',
+  'record': 'ID, a uid or prompt_id of per_example/*.npz, or its beginning',
 }
+_NUMBERS = {'plan_devices', 'num_records'}  # flags that are whole numbers
 _FLAGS = ('config', 'workdir', 'mode', *_MODE_FLAGS, 'help')
 _CONTINUE = 'the same command, given again, continues the run'
 
@@ -159,8 +168,8 @@ def parse(argv: Sequence[str]) -> Command:
         f'use {fix}',
       )
   flags = {name: given[name] for name in MODES[mode].flags if name in given}
-  if 'plan_devices' in flags:
-    flags['plan_devices'] = int(flags['plan_devices'])
+  for name in _NUMBERS & flags.keys():
+    flags[name] = int(flags[name])
   return Command(mode, config, given.get('workdir', ''), flags)
 
 
@@ -225,17 +234,17 @@ def _check_flags(mode: str, given: dict[str, str]) -> None:
         f'{given[flag]!r} is not used by --mode={mode}',
         f'leave it out, or use --mode={" or ".join(users)}',
       )
-  if 'plan_devices' in given:
-    _check_plan_devices(given['plan_devices'])
+  for flag in _NUMBERS & given.keys():
+    _check_number(flag, given[flag])
   for flag in ('workdir', 'export_to'):
     if flag in given:
       _check_folder(flag, given[flag])
 
 
-def _check_plan_devices(text: str) -> None:
+def _check_number(flag: str, text: str) -> None:
   if not re.fullmatch('[1-9][0-9]{0,8}', text):
     raise errors.refuse(
-      '--plan_devices',
+      f'--{flag}',
       f'{text!r} is not allowed',
       'use a whole number >= 1, e.g. 256',
     )

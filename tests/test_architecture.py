@@ -38,6 +38,7 @@ EXEMPT = {
   'losses.catalogue': {'pathlib'},  # reads the sources beside it
   'data.sources.source': _FILES,  # reads files that users give
   'data.sources.files': _FILES,  # also
+  'data.sources.arrow': _FILES,  # also
   'data.text.tokenizer': _FILES,  # also
   'data.sources.downloads': _FILES,  # also
   'data.sources.tfds_sets': _FILES,  # also

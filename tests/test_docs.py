@@ -24,7 +24,9 @@ from pages import Command
 
 from dpo_jax import main as main_lib
 from dpo_jax.bench import sampling, step
+from dpo_jax.models import presets
 from dpo_jax.results import __main__ as results_main
+from dpo_jax.storage import initial_weights
 from dpo_jax.types import InputError
 
 COMMANDS = [
@@ -91,6 +93,11 @@ def checkout(tmp_path, monkeypatch):
 def test_every_command_of_a_page_parses(page, checkout):
   for name in (*FOLDERS, STORIES[1]):
     pathlib.Path(name).mkdir(parents=True, exist_ok=True)
+  # An experiment measures data with the tokenizer of its model.
+  shape = presets.get('tiny', vocab_size=259)
+  initial_weights.record(pathlib.Path('FOLDER'), shape)
+  said = {'tokenizer': 'byte', 'model': {'init_from': ''}}
+  pathlib.Path('FOLDER/config.json').write_text(json.dumps(said))
   for command in COMMANDS:
     if command.page == page:
       check(command.words)

@@ -13,7 +13,7 @@ from ml_collections.config_dict import ConfigDict
 from dpo_jax import errors
 from dpo_jax.config import chosen, knobs, rules
 from dpo_jax.data.batches import rows
-from dpo_jax.data.sources import files, published, synthetic
+from dpo_jax.data.sources import files, foreign, published, synthetic
 from dpo_jax.data.sources import source as sources
 from dpo_jax.losses import catalogue
 from dpo_jax.losses import rules as loss_rules
@@ -175,6 +175,16 @@ def _check_data(config: ConfigDict) -> None:
       f'{data.proportions!r} has {len(shares)} numbers for {len(names)} '
       'sources of data.train',
       'give one each',
+    )
+  if foreign.parse_renames(data.columns) and not any(
+    name not in synthetic.EMBEDDED and not name.startswith(sources.TFDS)
+    for name in (*names, *rules.split_names(data.eval))
+    if name != 'split'
+  ):
+    raise errors.refuse(
+      'config.data.columns',
+      f'{data.columns!r} is for data files, and {", ".join(names)} is none',
+      'leave it empty',
     )
   if data.row_length:
     longest = f'data.max_length={data.max_length}'

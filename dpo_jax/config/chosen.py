@@ -42,6 +42,13 @@ def loss_terms(config: ConfigDict) -> dict[str, float]:
   return {k: v for k, v in config.loss.terms.items() if v != 0}
 
 
+def row_needs(config: ConfigDict) -> list[str]:
+  """Columns that every row must give for the losses, if any row does."""
+  known = catalogue.read()
+  needs = set().union(*(known[name].needs for name in loss_terms(config)))
+  return sorted(needs & {'margin', 'scores'})
+
+
 def loss_hyper(config: ConfigDict) -> dict[str, float]:
   """The losses' traced hyper-parameters that the config sets."""
   return {

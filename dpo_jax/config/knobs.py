@@ -132,6 +132,7 @@ def _data() -> Section:
   data.manual_dir = folder()  # files of public sets, fetched by hand; source
   data.cache_dir = folder()  # encoded data; '' = WORKDIR/cache; token_store
   data.row_format = choice('auto', *records.FORMATS)  # records
+  data.columns = text('NEW=OLD,-OTHER')  # renames, or leaves out; source
   data.use_token_ids = flag(False)  # take *_ids as they are, if given; source
   # '' = the tokenizer's; datasets
   data.chat_template = text('a Jinja file or a name')

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import errors
+from dpo_jax.config import hints
 from dpo_jax.storage import files
 from dpo_jax.types import InputError
 
@@ -230,14 +231,14 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> InputError:
       'is a section, not a value',
       f'set one of its keys: {", ".join(section[:40])}{more}',
     )
-  hint = errors.did_you_mean(key, known)
+  hint = hints.key(key, known)
   if not hint:
     # Nothing is close: list the keys of its section, or else the sections.
     parent = key.rpartition('.')[0]
     keys = [k for k in known if k.startswith(f'{parent}.')]
     keys = keys or dict.fromkeys(k.partition('.')[0] for k in known)
     hint = f'there are {", ".join(sorted(keys))}'
-  return errors.refuse(f'config.{key}', 'no such key', hint.strip())
+  return errors.refuse(f'config.{key}', 'no such key', hint)
 
 
 def _knob(

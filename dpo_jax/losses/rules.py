@@ -26,6 +26,36 @@ MIXES = {
     'Wang et al. 2024, arXiv:2411.10442',
   ),
 }
+# {name in papers and other trainers: its loss here}, letter case ignored.
+_ALIASES = {
+  **dict.fromkeys(('dpo', 'dpo_loss', 'vanilla_dpo', 'logistic'), 'sigmoid'),
+  **dict.fromkeys(('sft_loss', 'ce', 'cross_entropy', 'lm'), 'nll'),
+  **dict.fromkeys(('ln_dpo', 'lndpo', 'dpo_norm'), 'sigmoid_norm'),
+  **dict.fromkeys(('robust_dpo', 'rdpo_robust'), 'robust'),
+  **dict.fromkeys(('dpo_positive', 'smaug'), 'dpop'),
+  **dict.fromkeys(('slic', 'slichf'), 'slic_hf'),
+  'r_dpo': 'rdpo',
+  'kto_pair': 'kto',
+  'nca': 'nca_pair',
+  'exo': 'exo_pair',
+  'apo': 'apo_zero',
+  'aot_pair': 'aot',
+  'sppo': 'sppo_hard',
+  'caldpo': 'cal_dpo',
+  'alpha_po': 'alphapo',
+}
+# {name: how to get it with the losses and options here}.
+_RECIPES = {
+  'cdpo': 'sigmoid with config.loss.label_smoothing=0.1',
+  'conservative_dpo': 'sigmoid with config.loss.label_smoothing=0.1',
+  'f_dpo': 'sigmoid with config.loss.f_divergence=forward_kl',
+  'fdpo': 'sigmoid with config.loss.f_divergence=forward_kl',
+  'wpo': 'sigmoid with config.loss.wpo=True',
+  'beta_dpo': 'sigmoid with config.loss.beta_dpo=True',
+  'tr_dpo': 'sigmoid with config.loss.tr_dpo=True',
+  'tdpo': 'tdpo1 or tdpo2',
+  'ld_dpo': 'sigmoid with config.loss.ld_alpha=0.5',
+}
 # {need: why precomputed scores of the reference cannot serve it}
 _NOT_CACHED = {
   'distributions': 'which reads whole distributions, not scores',
@@ -42,12 +72,30 @@ _COLUMNS = {
 
 def unknown_loss(name: str, known: Iterable[str]) -> InputError:
   """The error for a loss that does not exist."""
-  hint = errors.did_you_mean(name, known)
   return errors.refuse(
     f'config.loss.terms.{name}',
     'there is no such loss',
-    f'{hint}losses are {", ".join(known)}',
+    f'{hint(name, known)}losses are {", ".join(known)}',
   )
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+  """Returns what a loss of that name is called here, to begin a fix, or ''.
+
+  Args:
+    name: of a loss that does not exist.
+    known: the losses that do.
+  """
+  word = name.lower().replace('-', '_')
+  if word in MIXES:
+    terms, _ = MIXES[word]
+    keys = (f'config.loss.terms.{k}={v:g}' for k, v in terms.items())
+    return f'{name} is a mix here: {", ".join(keys)}; '
+  if word in _RECIPES:
+    return f'{name} is {_RECIPES[word]} here; '
+  if word in _ALIASES:
+    return f'{name} is {_ALIASES[word]!r} here; '
+  return errors.did_you_mean(name, known)
 
 
 def unknown_option(name: str, known: Iterable[str]) -> InputError:

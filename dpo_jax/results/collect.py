@@ -22,7 +22,7 @@ from dpo_jax.storage import files, metrics_file, run_dir
 from dpo_jax.types import InputError
 
 # Folders of a run that hold thousands of files and no runs.
-_NO_RUNS = ('checkpoints', 'cache', 'tensorboard', 'per_example')
+_NO_RUNS = ('checkpoints', 'cache', 'tensorboard', 'per_example', 'evaluate')
 
 
 class Examples(NamedTuple):
@@ -31,6 +31,16 @@ class Examples(NamedTuple):
   step: int
   uid: np.ndarray  # [P], the record of each
   arrays: dict[str, np.ndarray]  # field -> [P], float64 or bool
+
+
+class Evaluation(NamedTuple):
+  """What --mode=evaluate wrote beside a run's own evaluations."""
+
+  step: int  # of the policy
+  data: str  # config.data.eval
+  metrics: dict[str, float]
+  examples: Examples | None
+  digests: dict[str, str]  # as Run.digests
 
 
 class Run(NamedTuple):
@@ -44,6 +54,7 @@ class Run(NamedTuple):
   records: dict[str, dict[int, dict[str, float]]]  # split -> step -> metrics
   examples: Examples | None  # of the last evaluation
   digests: dict[str, str]  # file name -> sha256 hex of what was read
+  evaluations: dict[str, Evaluation] = {}  # on other data, by name
 
 
 class Group(NamedTuple):
@@ -165,10 +176,54 @@ def read_run(path: pathlib.Path, order: int = 0) -> Run:
   if (path / name).exists():
     data[name] = _read(path / name)
     examples = parse_examples(data[name], step, path / name)
-  digests = {name: files.bytes_digest([read]) for name, read in data.items()}
   return Run(
-    path, order, config, _is_done(path), torn, records, examples, digests
+    path,
+    order,
+    config,
+    _is_done(path),
+    torn,
+    records,
+    examples,
+    _digests(data),
+    _read_evaluations(path),
   )
+
+
+def with_evaluation(run: Run, name: str) -> Run:
+  """The run as if an evaluation on other data were its only one."""
+  one = run.evaluations[name]
+  return run._replace(
+    records={'eval': {one.step: one.metrics}}, examples=one.examples
+  )
+
+
+def _digests(data: dict[str, bytes]) -> dict[str, str]:
+  return {name: files.bytes_digest([read]) for name, read in data.items()}
+
+
+def _read_evaluations(path: pathlib.Path) -> dict[str, Evaluation]:
+  """evaluate/*.json of a run, with the values in per_example/."""
+  evaluations = {}
+  for file in sorted((path / 'evaluate').glob('*.json')):
+    name, fix = file.stem, 'evaluate the run again, or remove the file'
+    values = f'per_example/{name}.npz'
+    data = {f'evaluate/{file.name}': _read(file)}
+    facts = files.parse_json(data[f'evaluate/{file.name}'], file, fix=fix)
+    step, metrics = facts.get('step'), facts.get('metrics')
+    if type(step) is not int or not isinstance(metrics, dict):
+      raise errors.refuse(file, 'has no step or no metrics', fix)
+    examples = None
+    if (path / values).exists():
+      data[values] = _read(path / values)
+      examples = parse_examples(data[values], step, path / values)
+    evaluations[name] = Evaluation(
+      step,
+      str(facts.get('data', '')),
+      metrics_file.values(metrics),
+      examples,
+      _digests(data),
+    )
+  return evaluations
 
 
 def _is_done(path: pathlib.Path) -> bool:
@@ -208,16 +263,9 @@ def parse_examples(data: bytes, step: int, where: Any) -> Examples | None:
   Raises:
     InputError: not an npz of numbers, or its arrays differ in length.
   """
-  try:
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-      if set(archive.files) <= {'uid'} or 'uid' not in archive.files:
-        return None
-      arrays = {name: archive[name] for name in archive.files}
-  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-    problem = str(error).splitlines()[0]
-    raise errors.refuse(
-      where, f'not a readable npz ({problem})', 'evaluate the run again'
-    ) from error
+  arrays = read_arrays(data, where)
+  if 'uid' not in arrays:
+    return None
   uid = arrays.pop('uid')
   if any(array.shape[:1] != uid.shape for array in arrays.values()):
     shapes = ', '.join(str(array.shape) for array in arrays.values())
@@ -227,6 +275,24 @@ def parse_examples(data: bytes, step: int, where: Any) -> Examples | None:
       'evaluate the run again',
     )
   return Examples(step, uid, _as_numbers(arrays)) if uid.size else None
+
+
+def read_arrays(data: bytes, where: Any) -> dict[str, np.ndarray]:
+  """The arrays of an npz file, {} if it holds no values of its uids.
+
+  Raises:
+    InputError: not an npz, or one of objects.
+  """
+  try:
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+      if set(archive.files) <= {'uid'}:
+        return {}
+      return {name: archive[name] for name in archive.files}
+  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    problem = str(error).splitlines()[0]
+    raise errors.refuse(
+      where, f'not a readable npz ({problem})', 'evaluate the run again'
+    ) from error
 
 
 def _as_numbers(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

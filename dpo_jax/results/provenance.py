@@ -7,8 +7,9 @@ or the list of cells that no longer follow from their runs. Draws no figure.
 provenance.json: version; metrics: names that --metrics gave, or null; runs:
 [{run, seed, done, torn_lines, sha256: {file: hex}}], paths from the folder that
 holds provenance.json; rows: [{row, label: {config key: value}, runs, cells:
-{'loss after': {value, se, ...}}}]; differences; files: {name: sha256 of the
-written bytes}.
+{'loss after': {value, se, ...}}}]; differences; evaluations: {name: {rows,
+differences}} of evaluations on other data; files: {name: sha256 of the written
+bytes}.
 """
 
 import itertools
@@ -18,7 +19,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from dpo_jax import errors
@@ -34,6 +35,7 @@ def report(
   runs: Sequence[collect.Run],
   folder: str | os.PathLike,
   metrics: Sequence[str] | None = None,
+  evaluations: Collection[str] | None = None,
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
   """Returns the tables' bytes by file name, and the provenance.
 
@@ -41,36 +43,66 @@ def report(
     runs: the runs to report on.
     folder: the folder that the files will lie in; paths are relative to it.
     metrics: as `names` of `cells.make_table`.
+    evaluations: names of evaluations on other data, each of which gets tables
+      of its own; None = all that any run has.
 
   Raises:
     InputError: a metric that no run reports.
   """
   table = cells.make_table(runs, metrics)
+  others = _tables_of_others(runs, metrics, evaluations)
   texts = {
     'results.md': tables.markdown(table, folder).encode(),
     'results.tex': tables.latex(table, folder).encode(),
     'results.csv': tables.comma_separated(table).encode(),
   }
+  for name, other in others.items():
+    data = {
+      run.evaluations[name].data for run in runs if name in run.evaluations
+    }
+    head = f'\n## {name}: {", ".join(sorted(data))}\n\n'
+    texts['results.md'] += (head + tables.markdown(other, folder)).encode()
+    texts[f'results_{name}.tex'] = tables.latex(other, folder).encode()
+    texts[f'results_{name}.csv'] = tables.comma_separated(other).encode()
   document = {
     'version': _VERSION,
     'metrics': None if metrics is None else list(metrics),
     'runs': [
-      _run_entry(run, folder) for row in table.rows for run in row.group.runs
+      _run_entry(run, folder, others)
+      for row in table.rows
+      for run in row.group.runs
     ],
-    'rows': [
-      _row_entry(table, index, folder) for index in range(len(table.rows))
-    ],
-    'differences': [
-      {
-        'row': tables.row_name(table, each.row),
-        'minus': tables.row_name(table, each.baseline),
-        'metric': each.metric,
-        **_rounded(each.interval._asdict()),
-      }
-      for each in table.differences
-    ],
+    **_entries(table, folder),
+    'evaluations': {
+      name: _entries(other, folder) for name, other in others.items()
+    },
   }
   return texts, document
+
+
+def _tables_of_others(runs, metrics, names) -> dict[str, cells.Table]:
+  """A table per evaluation on other data, of the runs that have it."""
+  # An evaluation of the run's own held-out data is in the main table.
+  known = sorted(
+    {
+      name
+      for run in runs
+      for name, one in run.evaluations.items()
+      if one.data != run.config.get('data', {}).get('eval')
+    }
+  )
+  made = {}
+  for name in known if names is None else names:
+    having = [run for run in runs if name in run.evaluations]
+    if having:
+      own = [collect.with_evaluation(run, name) for run in having]
+      shown = metrics
+      if metrics is not None:
+        # A metric of training alone is in no other evaluation.
+        reported = cells.reported(own)
+        shown = [metric for metric in metrics if metric in reported] or None
+      made[name] = cells.make_table(own, shown)
+  return made
 
 
 def write(
@@ -123,7 +155,13 @@ def verify(folder: str | os.PathLike) -> list[str]:
   runs, problems = _read_again(document, folder)
   texts = {}
   if not problems:
-    texts, fresh = report(runs, folder, document.get('metrics'))
+    texts, fresh = report(
+      runs,
+      folder,
+      document.get('metrics'),
+      # Older documents, and later evaluations, have no tables here.
+      document.get('evaluations', {}),
+    )
     fresh = files.as_json(fresh)  # the types of JSON, as in the file
     problems = _changed_runs(document, fresh) + _changed_cells(document, fresh)
   if not problems:
@@ -155,6 +193,8 @@ def _load(folder: pathlib.Path) -> dict[str, Any]:
     for run in document['runs']:
       _ = run['run'], run['done'], run['sha256'].items()
     _ = document['files'].items(), document['differences']
+    for other in document.get('evaluations', {}).values():
+      _ = [row['cells'].items() for row in other['rows']], other['differences']
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise errors.refuse(
       where,
@@ -221,11 +261,15 @@ def _changed_cells(document, fresh) -> list[str]:
 
 def _cells(document):
   """Yields ((row, cell name), numbers) for every cell of both tables."""
-  for row in document['rows']:
-    for name, numbers in row['cells'].items():
-      yield (row['row'], name), numbers
-  for each in document['differences']:
-    yield (f'{each["row"]} minus {each["minus"]}', each['metric']), each
+  others = document.get('evaluations', {})
+  for name, part in (('', document), *others.items()):
+    on = f', {name}' if name else ''
+    for row in part['rows']:
+      for cell, numbers in row['cells'].items():
+        yield (row['row'], f'{cell}{on}'), numbers
+    for each in part['differences']:
+      rows = f'{each["row"]} minus {each["minus"]}'
+      yield (rows, f'{each["metric"]}{on}'), each
 
 
 def _cell_name(row: str, column: str) -> str:
@@ -269,13 +313,35 @@ def _changed_lines(path: pathlib.Path, data: bytes) -> list[str]:
   return problems
 
 
-def _run_entry(run: collect.Run, folder) -> dict[str, Any]:
+def _run_entry(run: collect.Run, folder, shown) -> dict[str, Any]:
+  digests = dict(run.digests)
+  for name in shown:
+    if name in run.evaluations:
+      digests |= run.evaluations[name].digests
   return {
     'run': tables.run_name(run, folder),
     'seed': run.config.get('seed'),
     'done': run.done,
     'torn_lines': run.torn_lines,
-    'sha256': run.digests,
+    'sha256': digests,
+  }
+
+
+def _entries(table: cells.Table, folder) -> dict[str, Any]:
+  """Rows and differences of a table."""
+  return {
+    'rows': [
+      _row_entry(table, index, folder) for index in range(len(table.rows))
+    ],
+    'differences': [
+      {
+        'row': tables.row_name(table, each.row),
+        'minus': tables.row_name(table, each.baseline),
+        'metric': each.metric,
+        **_rounded(each.interval._asdict()),
+      }
+      for each in table.differences
+    ],
   }
 
 

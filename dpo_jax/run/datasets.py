@@ -24,7 +24,13 @@ from ml_collections.config_dict import ConfigDict
 from dpo_jax import config as config_lib
 from dpo_jax import errors
 from dpo_jax.data.batches import length_table, mismatch, overlap, split
-from dpo_jax.data.sources import conversations, files, mixture, synthetic
+from dpo_jax.data.sources import (
+  files,
+  foreign,
+  mixture,
+  prompts,
+  synthetic,
+)
 from dpo_jax.data.sources import source as sources
 from dpo_jax.data.text import chat, encode
 from dpo_jax.data.text.encoders import Tokenizer
@@ -33,7 +39,7 @@ from dpo_jax.losses import rules as loss_rules
 from dpo_jax.run import chat_templates
 from dpo_jax.storage import files as storage_files
 from dpo_jax.storage import reference_cache, token_store
-from dpo_jax.types import Comparison, PreferenceRecord
+from dpo_jax.types import PreferenceRecord
 
 _NUM_SYNTHETIC = 4096  # prompts
 _USES = {'train': 'to train on', 'eval': 'held out'}
@@ -139,11 +145,28 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
   and is left out.
   """
   path = config.sample.prompts
-  records = [
-    _prompt_record(row, f'{path}:{number}')
-    for number, row in files.read_rows(path)
-  ]
-  options = _encode_options(config, tokenizer, (1.0,))
+  rows = files.read_rows(path)
+  placed = [(f'{path}:{number}', row) for number, row in rows]
+  if not placed:
+    raise errors.refuse(path, 'has no rows', 'give one prompt per line')
+  return encode_prompts(placed, config, tokenizer)
+
+
+def encode_prompts(
+  rows: Iterable[tuple[str, dict[str, Any]]],
+  config: ConfigDict,
+  tokenizer: Tokenizer,
+) -> list[np.ndarray]:
+  """Returns token ids of prompts, as read_prompts does.
+
+  Args:
+    rows: (place for messages, row with `prompt` or `messages`).
+    config: validated, except for data.train.
+    tokenizer: the model's.
+  """
+  renames = foreign.parse_renames(config.data.columns)
+  records = [prompts.parse_row(row, renames, where) for where, row in rows]
+  options = encode_options(config, tokenizer, (1.0,))
   # Records are encoded as demonstrations with a dummy answer: no limit cuts
   # them, and no prompt is dropped in silence.
   options = options._replace(
@@ -155,41 +178,7 @@ def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
     strict=True,
   )
   encoded, _ = encode.encode_all(records, tokenizer, options)
-  if not encoded:
-    raise errors.refuse(path, 'has no rows', 'give one prompt per line')
   return [record.prompt for record in encoded]
-
-
-def _prompt_record(row: dict[str, Any], where: str) -> PreferenceRecord:
-  """A prompt with a dummy answer, which marks where the answer begins."""
-  key = 'prompt' if 'prompt' in row else 'messages'
-  if key not in row:
-    raise errors.refuse(
-      where, "has neither 'prompt' nor 'messages'", 'give one of them'
-    )
-  if isinstance(row[key], str):
-    prompt, answer = row[key], 'x'
-  else:
-    prompt = conversations.messages(row[key], key, where)
-    answer = ({'role': 'assistant', 'content': 'x'},)
-    if key == 'messages' and prompt[-1]['role'] == 'assistant':
-      prompt = _before_answer(prompt, where)
-  one = (Comparison(0, 0),)
-  record = PreferenceRecord(prompt, (answer,), one, where=where)
-  if key == 'prompt' and not isinstance(prompt, str):
-    continues = conversations.is_unfinished(prompt)
-    record = record._replace(continues=continues)
-  if row.get('tools') is None or isinstance(prompt, str):
-    return record
-  return record._replace(tools=conversations.tools(row['tools'], where))
-
-
-def _before_answer(turns: conversations.Messages, where: str):
-  if len(turns) < 2:
-    raise errors.refuse(
-      where, "'messages' is an answer to nothing", 'give the prompt before it'
-    )
-  return turns[:-1]
 
 
 class _Encoded(NamedTuple):
@@ -213,8 +202,8 @@ def _encode(
   config, tokenizer, cache, use, names, shares, *, log, poll
 ) -> _Encoded:
   """The records of the sources, from the token cache or encoded now."""
-  opened = [_open_source(config, name, log) for name in names]
-  options = _encode_options(config, tokenizer, shares)
+  opened = [open_source(config, name, log) for name in names]
+  options = encode_options(config, tokenizer, shares)
   # The seed matters only if a fraction of a source is drawn: then it is in the
   # key. Otherwise runs of all seeds share one store.
   choice = [list(shares), config.seed if any(s % 1 for s in shares) else 0]
@@ -225,7 +214,9 @@ def _encode(
     options.chat_template,
     options._asdict()
     | {'formats': [s.row_format for s in opened], 'choice': choice}
-    | {'version': encode.VERSION},
+    | {'version': encode.VERSION}
+    # Rows that lack what a loss needs are refused where they are read.
+    | ({'needs': needs} if (needs := config_lib.row_needs(config)) else {}),
   )
   folder = cache / 'tokens' / key
   if folder.exists():
@@ -241,17 +232,20 @@ def _encode(
   for line in ledger.lines():
     log(f'{use}: {line}')
   if not encoded:
+    problem, fix = ledger.main_reason()
     raise errors.refuse(
       f'config.data.{use}',
-      f'no record of {", ".join(names)} is left after encoding',
-      'see the reasons above, e.g. a larger data.max_length',
+      f'no record of {", ".join(names)} is left after encoding: {problem}',
+      fix,
     )
   done = encoded, length_table.make_table(encoded), ledger.as_dict()
   _log_options(use, options, done[-1], log)
   return _Encoded(*done, folder, list(names))
 
 
-def _open_source(config, name: str, log) -> sources.Source:
+def open_source(
+  config: ConfigDict, name: str, log: Callable[[str], None] = print
+) -> sources.Source:
   """An embedded set by its name, else the files or data set of that name."""
   if name in synthetic.EMBEDDED:
     # Not config.seed: the data stays the same over seeds of training.
@@ -267,6 +261,9 @@ def _open_source(config, name: str, log) -> sources.Source:
     name,
     row_format=config.data.row_format,
     use_token_ids=config.data.use_token_ids,
+    columns=config.data.columns,
+    needs=config_lib.row_needs(config),
+    log=log,
     manual_dir=config.data.manual_dir or None,
   )
   if config.data.use_token_ids and source.row_format != 'token_ids':
@@ -331,7 +328,7 @@ def _polled(
     yield record
 
 
-def _encode_options(
+def encode_options(
   config: ConfigDict, tokenizer: Tokenizer, shares: Sequence[float]
 ) -> encode.EncodeOptions:
   """The options of encoding, with the source text of the chat template.

@@ -6,6 +6,9 @@ comparison and labelled completion, ready to be saved. Changes no state.
 """
 
 import json
+import math
+import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,19 +18,22 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import metrics as metrics_lib
+from dpo_jax.data.sources import source as sources
 from dpo_jax.metrics import Examples, Mean
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import reference as reference_lib
 from dpo_jax.run import session as sessions
 from dpo_jax.run.datasets import Part
-from dpo_jax.storage import state_items
+from dpo_jax.run.preemption import Diverged
+from dpo_jax.storage import files, state_items
 from dpo_jax.types import Frozen, Params
 
 
 def main(config: ConfigDict, workdir: str) -> int:
-  """--mode=evaluate: evaluates the newest policy on the held-out set.
+  """--mode=evaluate: evaluates the newest policy on held-out data.
 
-  Prints the metrics and writes per_example/evaluate.npz.
+  Prints the metrics and writes evaluate/NAME.json and per_example/NAME.npz,
+  where NAME follows from data.eval. The run's own evaluations stay.
   """
   parts = config_lib.parts_read(config, 'evaluate')
   with sessions.open_workdir(config, workdir, parts=parts) as session:
@@ -52,11 +58,46 @@ def main(config: ConfigDict, workdir: str) -> int:
       session.poll,
       policy.items.get('loss_state'),
     )
-  print(f'step {policy.step}: {json.dumps(metrics)}')
-  session.directory.write_per_example(
-    'evaluate', per_example(job.inputs.evaluation, examples)
+  for name, value in metrics.items():
+    if not math.isfinite(value):
+      raise Diverged(
+        f'{name} is {value} on {config.data.eval} at step {policy.step}; '
+        'nothing is written; fix: look at the records with --mode=show, and at '
+        'the weights'
+      )
+  arrays = per_example(job.inputs.evaluation, examples)
+  path = session.directory.write_evaluation(
+    source_name(config.data.eval),
+    {
+      'step': policy.step,
+      'data': config.data.eval,
+      # Of the records and their order: the same file may be another tomorrow.
+      'records': files.bytes_digest([b''.join(arrays['uid'].tolist())]),
+      'num_values': len(arrays['uid']),
+      'metrics': metrics,
+    },
+    arrays,
   )
+  print(f'{path}: {len(arrays["uid"])} comparisons or labelled answers')
+  print(f'step {policy.step}: {json.dumps(metrics)}')
   return 0
+
+
+def source_name(source: str) -> str:
+  """The name of an evaluation on a source: its file's, without suffixes.
+
+  `split` gives `evaluate`, `data/test.jsonl.gz` gives `test`, and
+  `tfds:hh_rlhf:test[:100]` gives `tfds_hh_rlhf_test_100`. A name that a run's
+  own evaluations have, `eval_90`, gets `data_` before it.
+  """
+  if source == 'split':
+    return 'evaluate'
+  name = source
+  if not source.startswith(sources.TFDS):
+    name = pathlib.PurePath(source).name
+    name = re.sub(r'(\.(jsonl?|parquet|arrow|gz))+$', '', name)
+  name = re.sub(r'[^\w.-]+', '_', name).strip('._-') or 'data'
+  return f'data_{name}' if re.fullmatch(r'eval_\d+', name) else name[:100]
 
 
 def evaluate(

@@ -167,6 +167,34 @@ class RunDir:
     with files.storage_errors(path), files.atomic_file(path) as file:
       np.savez(file, **arrays)
 
+  def write_evaluation(
+    self, name: str, facts: Mapping[str, Any], arrays: Mapping[str, Any]
+  ) -> str:
+    """Writes evaluate/<name>.json and per_example/<name>.npz.
+
+    Another evaluation of that name, of other records or another step, stays:
+    then the name is followed by the step and a digest of the records.
+
+    Args:
+      name: a file name without its suffix.
+      facts: JSON values; `step` and `records` tell evaluations apart.
+      arrays: as for `write_per_example`.
+
+    Returns:
+      The path of the JSON file.
+    """
+    folder = self.path / 'evaluate'
+    before = files.read_json_or_none(folder / f'{name}.json', fix=_FIX)
+    own = facts['step'], facts['records']
+    if before and (before.get('step'), before.get('records')) != own:
+      name = f'{name}-step_{own[0]}-{own[1][:8]}'
+    path = folder / f'{name}.json'
+    # Values first: where the JSON is, they are.
+    self.write_per_example(name, arrays)
+    with files.storage_errors(path):
+      files.write_json(path, {'name': name} | dict(facts))
+    return str(path)
+
   def write_samples(self, name: str, samples: Iterable[Mapping]) -> str:
     """Writes samples/<name>.jsonl, one object per line; returns its path.
 

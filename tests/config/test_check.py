@@ -58,6 +58,8 @@ BAD_TOGETHER = [
   ('dpo', 'data.row_length=64', 'data.row_length', 'data.max_length=128'),
   ('dpo', 'data.prompt_max_length=128', 'data.prompt_max_length', '128'),
   ('dpo', 'data.train=a,b data.proportions=1', 'data.proportions', '2 sources'),
+  ('dpo', 'data.columns=a=b', 'data.columns', 'is for data files'),
+  ('dpo', 'data.columns=a', 'data.columns', 'neither NEW=OLD nor -OLD'),
   ('dpo', 'data.train_on=generation', 'data.train_on', "stage 'sft'"),
   ('dpo', 'data.train_on=all', 'data.train_on', 'last, all_assistant'),
   ('dpo', 'data.template_args=[1]', 'data.template_args', 'a JSON object'),

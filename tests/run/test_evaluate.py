@@ -1,6 +1,7 @@
 """evaluate: batches of a set add up to its values; what is saved of them."""
 
 import hashlib
+import json
 import types
 
 import commands
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import toy
 
+import dpo_jax
 from dpo_jax import losses, scoring, train_step
+from dpo_jax import main as main_lib
 from dpo_jax.run import evaluate, weights
 from dpo_jax.run import job as job_lib
 
@@ -102,3 +105,87 @@ def test_every_value_is_saved_with_its_record_and_prompt(tmp_path):
     )
   loss = np.average(arrays['loss'], weights=arrays['weight'])
   np.testing.assert_allclose(loss, metrics['loss'], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'source,name',
+  [
+    ('split', 'evaluate'),
+    ('test.jsonl', 'test'),
+    ('/a/b/held out.v2.jsonl.gz', 'held_out.v2'),
+    ('x.parquet', 'x'),
+    ('a/.jsonl', 'data'),
+    ('../eval_90.jsonl', 'data_eval_90'),
+    (
+      'tfds:hh_rlhf/harmless-base:test[:9]',
+      'tfds_hh_rlhf_harmless-base_test_9',
+    ),
+    ('synthetic', 'synthetic'),
+  ],
+)
+def test_an_evaluation_is_named_after_its_data(source, name):
+  assert evaluate.source_name(source) == name
+
+
+def test_each_evaluation_stays_beside_the_runs_own(tmp_path, capsys):
+  run = tmp_path / 'run'
+  workdir = f'--workdir={run}'
+  assert main_lib.main([commands.CONFIG, workdir]) == 0
+  own = {p.name: p.read_bytes() for p in (run / 'per_example').iterdir()}
+  for folder, text in (('a', 'yes'), ('b', 'yes it is')):
+    (tmp_path / folder).mkdir()
+    rows = (
+      {'prompt': f'p{i}', 'chosen': text, 'rejected': 'no'} for i in range(6)
+    )
+    (tmp_path / folder / 'eval_2.jsonl').write_text(
+      ''.join(json.dumps(row) + '\n' for row in rows)
+    )
+
+  def measure(*more):
+    words = [commands.CONFIG, workdir, '--mode=evaluate', *more]
+    assert main_lib.main(words) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    return json.loads(line.split(': ', 1)[1])
+
+  files = [f'--config.data.eval={tmp_path}/{x}/eval_2.jsonl' for x in 'ab']
+  first, second = measure(files[0]), measure(files[1])
+  assert first['lengths/chosen'] != second['lengths/chosen']
+  again = measure(files[0])  # the same once more: the same file
+  assert again == first
+  record = dpo_jax.read_run(run)
+  names = sorted(record.evaluations)
+  assert names[0] == 'data_eval_2' and len(names) == 2
+  assert names[1].startswith('data_eval_2-step_2-')
+  for name, metrics in zip(names, (first, second)):
+    facts = record.evaluations[name]
+    assert facts['metrics'] == metrics and facts['step'] == 2
+    values = record.examples[name]
+    assert len(values['uid']) == facts['num_values'] == 6
+    margins = values['reward_chosen'] - values['reward_rejected']
+    np.testing.assert_allclose(
+      margins.mean(), metrics['rewards/margins'], rtol=1e-3, atol=1e-6
+    )
+  for name, data in own.items():
+    assert (run / 'per_example' / name).read_bytes() == data
+  # The run's own data again gives the run's own numbers.
+  assert measure() == pytest.approx(
+    {k: v[-1] for k, v in record.metrics['eval'].items() if k != 'step'},
+    rel=1e-5,
+    abs=1e-6,
+  )
+
+
+def test_a_metric_that_is_not_finite_is_named_and_nothing_written(
+  tmp_path, capsys, monkeypatch
+):
+  words = [commands.CONFIG, f'--workdir={tmp_path}/run', '--mode=evaluate']
+  real = evaluate.evaluate
+
+  def spoilt(*arguments, **more):
+    metrics, examples = real(*arguments, **more)
+    return metrics | {'kl': float('nan')}, examples
+
+  monkeypatch.setattr(evaluate, 'evaluate', spoilt)
+  assert main_lib.main(words) == 1
+  assert capsys.readouterr().err.startswith('kl is nan on split at step 0')
+  assert not (tmp_path / 'run/evaluate').exists()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from dpo_jax import errors
-from dpo_jax.data.sources import conversations
+from dpo_jax.data.sources import conversations, foreign
 from dpo_jax.types import InputError
 
 MAX_NUMBER = 1e38  # numbers and their differences must fit in float32
@@ -27,8 +27,8 @@ class Row(NamedTuple):
   known: frozenset[str]  # columns of all formats: none of them is misspelt
 
   def __contains__(self, key: str) -> bool:
-    """Whether the row has the column, even if its value is null."""
-    return key in self.columns
+    """Whether the row has the column, with a value that is not null."""
+    return self.columns.get(key) is not None
 
   def get(self, key: str) -> Any:
     """Returns the column's value, which must not be null."""
@@ -39,9 +39,7 @@ class Row(NamedTuple):
       raise self.refuse(
         f'{key!r} is null', f'give {key!r} a value, or drop the row'
       )
-    raise self.refuse(
-      *missing(key, misspelt(key, self.columns, self.known, 0.6))
-    )
+    raise self.refuse(*missing(key, self.columns, self.known))
 
   def read(self, key: str, reader: Reader) -> Any:
     """Returns the column's value as `reader` checks it."""
@@ -108,16 +106,26 @@ def misspelt(
   return errors.nearest(name, [k for k in keys if k not in known], cutoff)
 
 
-def missing(name: str, key: str) -> tuple[str, str]:
+def missing(
+  name: str, keys: Iterable[str], known: frozenset[str], cutoff: float = 0.6
+) -> tuple[str, str]:
   """Returns (problem, fix) for a column that is missing.
 
   Args:
     name: the missing column.
-    key: the misspelt column that the row has in its place, or ''.
+    keys: the columns that the row has.
+    known: columns of all formats: none of them is misspelt.
+    cutoff: how alike a misspelt one must be.
   """
   problem = f'key {name!r} is missing'
-  if not key:
-    return problem, f'add {name!r} to this row'
-  return problem, (
-    f'did you mean {name!r} by {key!r}? rename {key!r} to {name!r}'
+  key = misspelt(name, keys, known, cutoff)
+  suggested = foreign.suggestion(keys)
+  # Names such as 'rejected_response' are another trainer's, not misspelt.
+  if key and f'={key}' not in suggested:
+    return problem, (
+      f'did you mean {name!r} by {key!r}? rename {key!r} to {name!r}'
+    )
+  hint = (
+    f'set {foreign.KEY}={suggested} if that is it, or ' if suggested else ''
   )
+  return problem, f'{hint}add {name!r} to this row'

@@ -5,11 +5,13 @@ checked value, or the prompt and the answers that it contains, or a
 types.InputError that names the key. Renders no template: see text/templates.py.
 
 A message is {'role': ..., 'content': string}. Its other keys (name,
-tool_calls) are kept for the template.
+tool_calls) are kept for the template. Messages, tool calls and function
+schemas may be given as JSON text.
 """
 
 import json
 import os
+import re
 from typing import Any
 
 from dpo_jax import errors
@@ -18,7 +20,18 @@ from dpo_jax.types import InputError
 ROLES = ('system', 'developer', 'user', 'assistant', 'tool')
 ANSWER_MARK = '\n\nAssistant:'  # begins each turn of the model in HH
 
-_OTHER_NAMES = {'human': 'user', 'gpt': 'assistant', 'model': 'assistant'}
+_OTHER_NAMES = {
+  'human': 'user',
+  'gpt': 'assistant',
+  'chatgpt': 'assistant',
+  'bot': 'assistant',
+  'model': 'assistant',
+  'observation': 'tool',
+}
+# The beginning of messages in a text: as JSON, or as Python prints them.
+_TEXT_OF_MESSAGES = re.compile(
+  r"""\s*\[?\s*\{\s*(["'])(role|content|from|value)\1\s*:"""
+)
 
 Messages = tuple[dict[str, Any], ...]
 
@@ -59,24 +72,59 @@ def messages(value: Any, key: str, where: str) -> Messages:
       text(message[part], f'{name}.{part}', where)
     if message['role'] not in ROLES:
       raise _unknown_role(message['role'], name, where)
-  return tuple(value)
+  return tuple(
+    _with_calls(message, f'{key}[{i}].tool_calls', where)
+    for i, message in enumerate(value)
+  )
 
 
 def tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
   """Checks function schemas: a list of objects, or its JSON text."""
-  schemas = value
-  if isinstance(value, str):
-    try:
-      schemas = json.loads(value)
-    except (ValueError, RecursionError):
-      pass  # still a string, which is refused below
-  if not isinstance(schemas, list) or not all(
-    isinstance(schema, dict) for schema in schemas
-  ):
-    raise errors.wrong_type(
-      'tools', value, 'a list of function schemas, or its JSON text', where
+  wanted = 'a list of function schemas, or its JSON text'
+  return _objects(value, 'tools', wanted, where)
+
+
+def parse_json(text: str) -> Any:
+  """Returns the list or object of a JSON text; any other text as it is."""
+  if not text.lstrip().startswith(('[', '{')):
+    return text
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError):
+    return text
+
+
+def from_foreign(value: Any, key: str, where: str) -> Any:
+  """Returns messages in another form as a list; any other value as it is.
+
+  The other forms: JSON text, one message, an object of lists (a `Sequence` of
+  `datasets`), and messages with `from` and `value`. Content that is no message
+  is not looked at.
+
+  Raises:
+    InputError: a text that begins as messages do and is not JSON.
+  """
+  parsed = parse_json(value) if isinstance(value, str) else value
+  if _is_message(parsed):
+    parsed = _transposed(parsed) or [parsed]
+  if isinstance(parsed, list) and not all(map(_is_ours, parsed)):
+    turns = [parse_json(t) if isinstance(t, str) else t for t in parsed]
+    if turns and all(map(_is_message, turns)):
+      parsed = [_from_sharegpt(t, key, where) for t in turns]
+  is_messages = (
+    isinstance(parsed, list) and parsed and all(map(_is_message, parsed))
+  )
+  if not isinstance(value, str) or is_messages:
+    return parsed if is_messages else value
+  if _TEXT_OF_MESSAGES.match(value):
+    raise errors.refuse(
+      where,
+      f'{key!r} is a text that begins as messages do and is not JSON of them: '
+      f'{errors.show(value, 40)}',
+      'write the list itself or its JSON (json.dumps), or name a format of '
+      'strings in config.data.row_format to take it as text',
     )
-  return tuple(schemas)
+  return value
 
 
 def answer(value: Any, key: str, where: str) -> Messages:
@@ -181,6 +229,87 @@ def split_dialogue(
       'give both the same dialogue up to the last answer',
     )
   return chosen[:size], chosen[size:], rejected[size:]
+
+
+def _is_ours(message: Any) -> bool:
+  return isinstance(message, dict) and 'role' in message
+
+
+def _is_message(value: Any) -> bool:
+  """Whether a value has the keys of a message, ours or ShareGPT's."""
+  return isinstance(value, dict) and (
+    ('role' in value and ('content' in value or 'tool_calls' in value))
+    or {'from', 'value'} <= value.keys()
+  )
+
+
+def _transposed(value: dict[str, Any]) -> list[dict[str, Any]]:
+  """The messages of an object of equally long lists; [] of any other."""
+  columns = list(value.values())
+  if not all(isinstance(column, list) for column in columns):
+    return []
+  if len({len(column) for column in columns}) > 1:
+    return []
+  # A key that one message lacks is null in its place.
+  return [
+    {k: v for k, v in zip(value, turn) if v is not None or k == 'content'}
+    for turn in zip(*columns)
+  ]
+
+
+def _from_sharegpt(
+  message: dict[str, Any], key: str, where: str
+) -> dict[str, Any]:
+  """A message with `role` and `content` for one with `from` and `value`."""
+  if 'role' in message or not isinstance(message['from'], str):
+    return message
+  rest = {k: v for k, v in message.items() if k not in ('from', 'value')}
+  role = message['from']
+  if role != 'function_call':
+    role = _OTHER_NAMES.get(role, role)
+    return {'role': role, 'content': message['value'], **rest}
+  calls = message['value']
+  calls = parse_json(calls) if isinstance(calls, str) else calls
+  calls = calls if isinstance(calls, list) else [calls]
+  if not all(isinstance(call, dict) for call in calls):
+    raise errors.wrong_type(
+      key, message['value'], "'function_call' with JSON of a call", where
+    )
+  calls = [{'type': 'function', 'function': call} for call in calls]
+  return {'role': 'assistant', 'content': '', 'tool_calls': calls, **rest}
+
+
+def _with_calls(
+  message: dict[str, Any], name: str, where: str
+) -> dict[str, Any]:
+  """The message with its tool calls as objects, whatever text they were."""
+  calls = message.get('tool_calls')
+  if calls is None:
+    return message
+  wanted = 'a list of calls, or its JSON text'
+  parsed = [
+    call | {'function': parse_json(call['function'])}
+    if isinstance(call.get('function'), str)
+    else call
+    for call in _objects(calls, name, wanted, where)
+  ]
+  if isinstance(calls, list) and all(a is b for a, b in zip(parsed, calls)):
+    return message
+  return message | {'tool_calls': parsed}
+
+
+def _objects(
+  value: Any, key: str, wanted: str, where: str
+) -> tuple[dict[str, Any], ...]:
+  """Checks a list of objects; it, or each of them, may be JSON text."""
+  objects = parse_json(value) if isinstance(value, str) else value
+  if isinstance(objects, list):
+    objects = [parse_json(o) if isinstance(o, str) else o for o in objects]
+  if not isinstance(objects, list) or not all(
+    isinstance(item, dict) for item in objects
+  ):
+    raise errors.wrong_type(key, value, wanted, where)
+  return tuple(objects)
 
 
 def _same(left: Messages, right: Messages) -> bool:

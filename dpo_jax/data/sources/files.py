@@ -1,7 +1,8 @@
 """file -> rows: one data file on disk, its kind and its rows.
 
 Comes in: a path ending in .jsonl, .jsonl.gz, .json, .json.gz (all four hold
-one object per line) or .parquet. Goes out: (row number from 1, dict) pairs.
+one object per line), .parquet or .arrow, or a folder that the `save_to_disk`
+of `datasets` wrote. Goes out: (row number from 1, dict) pairs.
 Any fault of the file is a types.InputError of the form `path:line: problem;
 fix: ...`. Line 0 stands for the file itself. Does not look at the columns: see
 records.py.
@@ -10,13 +11,21 @@ records.py.
 import gzip
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dpo_jax import errors
-from dpo_jax.data.sources import jsonl
+from dpo_jax.data.sources import arrow, jsonl
+from dpo_jax.types import InputError
 
-EXTENSIONS = ('.jsonl', '.jsonl.gz', '.json', '.json.gz', '.parquet')
+EXTENSIONS = (
+  '.jsonl',
+  '.jsonl.gz',
+  '.json',
+  '.json.gz',
+  '.parquet',
+  '.arrow',
+)
 
 _GZIP = b'\x1f\x8b'
 _PARQUET = b'PAR1'
@@ -26,27 +35,27 @@ _OTHER_MAGIC = {
   b'\x28\xb5\x2f\xfd': ('zstd data', 'decompress it (zstd -d)'),
   b'\xfd7zXZ': ('xz data', 'decompress it (xz -d)'),
   b'BZh': ('bzip2 data', 'decompress it (bzip2 -d)'),
-  b'ARROW1': ('an Arrow file', 'write it as Parquet or JSONL'),
+  b'ARROW1': ('an Arrow file', 'rename it to end in .arrow'),
   b'\x89HDF': ('an HDF5 file', 'write it as Parquet or JSONL'),
 }
 
 
 def read_rows(
-  path: str, columns: Iterable[str] | None = None
+  path: str, wanted: Callable[[str], bool] = lambda name: True
 ) -> Iterator[tuple[int, dict[str, Any]]]:
   """Yields (row number, row) after checking the kind of the file.
 
   Args:
-    path: the file. Its extension decides how it is read.
-    columns: the columns to decode from a Parquet file, by default all. The
-      others are None in the rows.
+    path: the file or folder. Its extension decides how it is read.
+    wanted: takes the name of a column in a Parquet or Arrow file. Columns that
+      are not wanted are not decoded: they are None in the rows.
 
   Raises:
     InputError: a missing, misnamed, damaged or malformed file.
   """
   check(path)
-  if path.endswith('.parquet'):
-    yield from _parquet_rows(path, columns)
+  if os.path.isdir(path) or path.endswith(('.parquet', '.arrow')):
+    yield from arrow.read_rows(path, wanted)
     return
   # The name decides: `check` has refused a file whose bytes contradict it.
   opener = gzip.open if path.endswith('.gz') else open
@@ -54,17 +63,28 @@ def read_rows(
     yield from jsonl.read_rows(file, path)
 
 
+def parts(path: str) -> list[str]:
+  """Returns the files that hold the rows: those of a folder, or the path."""
+  return arrow.parts(path)
+
+
 def check(path: str) -> None:
   """Refuses a file whose name or first bytes are not those of a data file."""
   where = f'{path}:0'
   try:
     status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+      if not arrow.parts(path):
+        raise _folder(path, where)
+      return
     if not stat.S_ISREG(status.st_mode):
-      raise _not_a_file(path, where, stat.S_ISDIR(status.st_mode))
+      raise errors.refuse(where, 'not a regular file', 'name a data file')
     with open(path, 'rb') as file:
       start = file.read(512)
   except (FileNotFoundError, NotADirectoryError):
     raise _missing(path, where) from None
+  except InputError:  # a ValueError too
+    raise
   except (OSError, ValueError) as error:  # ValueError: a NUL in the name
     reason = getattr(error, 'strerror', None) or error
     raise errors.refuse(
@@ -100,7 +120,7 @@ def _check_start(path: str, start: bytes, where: str) -> None:
       'download the data file itself, not the page that shows it',
     )
   for magic, (name, fix) in _OTHER_MAGIC.items():
-    if start.startswith(magic):
+    if start.startswith(magic) and not path.endswith('.arrow'):
       raise errors.refuse(where, f'{name} under a name of another kind', fix)
   for magic, name, extension in (
     (_GZIP, 'gzip data', '.gz'),
@@ -122,33 +142,6 @@ def _check_start(path: str, start: bytes, where: str) -> None:
       )
 
 
-def _parquet_rows(
-  path: str, columns: Iterable[str] | None
-) -> Iterator[tuple[int, dict[str, Any]]]:
-  # Imported here: it takes half a second, which JSONL files do not need.
-  import pyarrow
-  import pyarrow.parquet
-
-  number = 0
-  try:
-    with pyarrow.parquet.ParquetFile(path) as file:
-      names = file.schema_arrow.names
-      wanted = [n for n in names if columns is None or n in set(columns)]
-      # Columns that are not decoded still count as columns of the row.
-      blank = dict.fromkeys(names)
-      for batch in file.iter_batches(batch_size=256, columns=wanted):
-        for index in range(batch.num_rows):
-          number += 1
-          row = {c: batch.column(c)[index].as_py() for c in wanted}
-          yield number, blank | row
-  except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-    raise errors.refuse(
-      f'{path}:{number}',
-      f'damaged Parquet file: {errors.show(str(error), 120)}',
-      'copy or download the file again',
-    ) from None
-
-
 def _missing(path: str, where: str) -> Exception:
   folder, name = os.path.split(path)
   try:
@@ -162,11 +155,9 @@ def _missing(path: str, where: str) -> Exception:
   return errors.refuse(where, 'no such file', f'{hint}correct the path')
 
 
-def _not_a_file(path: str, where: str, is_folder: bool) -> Exception:
-  if not is_folder:
-    return errors.refuse(where, 'not a regular file', 'name a data file')
-  names = sorted(n for n in os.listdir(path) if n.endswith(EXTENSIONS))
-  example = f', such as {os.path.join(path, names[0])!r}' if names else ''
+def _folder(path: str, where: str) -> Exception:
+  name = arrow.data_file_in(path, EXTENSIONS)
+  example = f', such as {name!r}' if name else ''
   return errors.refuse(
     where, 'a folder, not a file', f'name one file in it{example}'
   )

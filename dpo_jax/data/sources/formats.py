@@ -22,7 +22,7 @@ from dpo_jax.types import Comparison, PreferenceRecord
 OPTIONAL = ('weight', 'margin')
 
 # Optional columns of pairs. The first two names that a row has are read.
-_SCORES = (
+SCORES = (
   ('score_chosen', 'score_rejected'),
   ('reward_chosen', 'reward_rejected'),
 )
@@ -76,16 +76,36 @@ def _pairs_form(row: Row) -> int:
   """Which form of pairs the values have: pairs, chat_pairs, dialogue_pairs."""
   sides = row.columns['chosen'], row.columns['rejected']
   if any(isinstance(v, list) for v in (*sides, row.columns.get('prompt'))):
+    _refuse_list_of_texts(row)
     return 1
   if 'prompt' in row:
     return 0
   misspelt = columns.misspelt('prompt', row.columns, row.known, 0.6)
   if not misspelt and all(map(conversations.is_dialogue, sides)):
     return 2
-  problem, fix = columns.missing('prompt', misspelt)
+  if 'prompt' in row.columns:
+    row.get('prompt')  # refuses the null
+  problem, fix = columns.missing('prompt', row.columns, row.known)
   if not misspelt:
     problem += ' and the sides are neither messages nor Human/Assistant text'
   raise row.refuse(problem, fix)
+
+
+def _refuse_list_of_texts(row: Row) -> None:
+  """Refuses a side that is a list beside one that is a text."""
+  for key, other in (('chosen', 'rejected'), ('rejected', 'chosen')):
+    value = row.columns[key]
+    if not isinstance(value, list) or not isinstance(row.columns[other], str):
+      continue
+    if any(isinstance(item, dict) for item in value):
+      continue  # messages: the other side should be too
+    if value and all(isinstance(item, str) for item in value):
+      raise row.refuse(
+        f'{key!r} is a list of {len(value)} texts, and {other!r} is one text',
+        f'give one {key!r} per row, or all answers as prompt, completions, '
+        'scores',
+      )
+    raise errors.wrong_type(key, value, f'a string, as {other!r} is', row.where)
 
 
 def _token_ids(row: Row) -> PreferenceRecord:
@@ -104,14 +124,13 @@ def _pair_record(
   row: Row, prompt: Any, chosen: Any, rejected: Any
 ) -> PreferenceRecord:
   scores = None
-  for names in _SCORES:
+  for names in SCORES:
     if names[0] in row or names[1] in row:
       scores = tuple(map(row.number, names))
       break
   margin = scores[0] - scores[1] if scores else 0.0
   if 'margin' in row:
-    # Not row.number: the message for a null margin is that of a wrong type.
-    margin = columns.number(row.columns['margin'], 'margin', row.where)
+    margin = row.number('margin')
   comparison = Comparison(0, 1, _weight(row), margin)
   return PreferenceRecord(
     prompt, (chosen, rejected), (comparison,), scores=scores, where=row.where
@@ -183,7 +202,7 @@ def _imitate(row: Row, prompt: Any, answer: Any) -> PreferenceRecord:
 def _weight(row: Row) -> float:
   if 'weight' not in row:
     return 1.0
-  weight = columns.number(row.columns['weight'], 'weight', row.where)
+  weight = row.number('weight')
   if weight < 0:
     raise row.refuse(
       f"'weight' is negative: {weight}", 'give a weight of 0 or more'
@@ -249,7 +268,7 @@ FORMATS = (
       ),
     ),
     choose=_pairs_form,
-    optional=('prompt', *sum(_SCORES, ())),
+    optional=('prompt', *sum(SCORES, ())),
   ),
   Format(
     shape='',  # taken only where config.data.use_token_ids asks for it
@@ -262,7 +281,7 @@ FORMATS = (
         _token_ids,
       ),
     ),
-    optional=sum(_SCORES, ()),
+    optional=sum(SCORES, ()),
   ),
   Format(
     shape='prompt, completions, scores',

@@ -15,26 +15,95 @@ The columns of every format are in formats.FORMATS. Optional columns:
   score_chosen, score_rejected (or reward_chosen, reward_rejected)  pairs only
   tools   a list of function schemas, or its JSON text, for the chat template;
           rows of messages only
-Any other column is provenance and is not looked at.
+A null in an optional column counts as absent. Shapes of other trainers become
+ours first (foreign.py). A column that changes the prompt and that the format
+does not read is refused (unread.py). Any other one is provenance.
 """
 
 import functools
 from typing import Any
 
 from dpo_jax import errors
-from dpo_jax.data.sources import columns, conversations, formats
+from dpo_jax.data.sources import (
+  columns,
+  conversations,
+  foreign,
+  formats,
+  unread,
+)
 from dpo_jax.data.sources.columns import Row
 from dpo_jax.data.sources.formats import Format
-from dpo_jax.types import PreferenceRecord
+from dpo_jax.types import InputError, PreferenceRecord
 
 _FORMS = {form.name: form for f in formats.FORMATS for form in f.forms}
 FORMATS = {form.name: form.words for form in _FORMS.values()}
 
 _REQUIRED = frozenset(key for f in formats.FORMATS for key in f.required)
-# Columns worth decoding from a Parquet file.
-KNOWN_COLUMNS = _REQUIRED.union(
-  formats.OPTIONAL, *(f.optional for f in formats.FORMATS)
-)
+# What each form reads: every stage that follows takes no other column.
+_READ = {
+  form.name: frozenset(
+    (*f.required, *f.optional, *formats.OPTIONAL)
+    + (('tools',) if form.is_chat else ())
+  )
+  for f in formats.FORMATS
+  for form in f.forms
+}
+
+
+def is_known(name: str) -> bool:
+  """Whether a column is read by any format, becomes one, or may be refused.
+
+  These are the columns worth decoding from a Parquet file.
+  """
+  return (
+    any(name in read for read in _READ.values())
+    or name in foreign.COLUMNS
+    or bool(unread.kind_of(name))
+  )
+
+
+def names_unread(row: dict[str, Any], row_format: str, where: str) -> list[str]:
+  """Returns the columns of a row that its format does not read."""
+  row = foreign.ours(row, where, row_format)
+  read = _READ[row_format]
+  is_chat = _FORMS[row_format].is_chat
+  return [
+    key
+    for key in row
+    # A chat takes its system message from such a column.
+    if key not in read and not (is_chat and unread.kind_of(key) == 'system')
+  ]
+
+
+def check_prompt(
+  row: dict[str, Any], record: PreferenceRecord
+) -> PreferenceRecord:
+  """Returns the record of a prompt as `parse_row` does that of a row.
+
+  Args:
+    row: column name -> value, from foreign.ours; needs no answer.
+    record: the prompt, with any answer.
+
+  Raises:
+    InputError: a column that changes the prompt is not read.
+  """
+  # The dummy answer holds no text of a column.
+  bare = record._replace(completions=())
+  checked = unread.check(row, frozenset().union(*_READ.values()), bare)
+  return checked._replace(completions=record.completions)
+
+
+def lacks(row: dict[str, Any], need: str) -> tuple[bool, bool]:
+  """Returns whether a row lacks 'margin' or 'scores', and whether by a null."""
+  scored = (*formats.SCORES, ('scores',))
+  if any(all(row.get(k) is not None for k in names) for names in scored):
+    return False, False
+  keys = sum(scored, ())
+  if need == 'margin':
+    if row.get('margin') is not None:
+      return False, False
+    keys += ('margin',)
+  return True, any(key in row and row[key] is None for key in keys)
 
 
 def parse_row(
@@ -59,18 +128,30 @@ def parse_row(
     InputError: one line, naming the key.
     KeyError: row_format is not in FORMATS.
   """
+  row = foreign.ours(row, where, row_format)
   if row_format == 'auto':
-    row_format = detect_format(row, where, use_token_ids=use_token_ids)
+    row_format = _detect(row, where, use_token_ids)
   form = _FORMS[row_format]
   record = form.parse(Row(row, where, _REQUIRED))
   # Every turn of a whole conversation is finished; a prompt may stop in one.
   if form.is_chat and form.name != 'messages' and row.get('prompt') is not None:
     continues = conversations.is_unfinished(record.prompt)
     record = record._replace(continues=continues)
-  # In rows of strings, `tools` is provenance.
-  if row.get('tools') is None or not form.is_chat:
-    return record
-  return record._replace(tools=conversations.tools(row['tools'], where))
+  if row.get('tools') is not None:
+    record = record._replace(tools=_tools(row['tools'], form, where))
+  return unread.check(row, _READ[row_format], record)
+
+
+def _tools(value: Any, form: formats.Form, where: str) -> tuple | None:
+  """The function schemas of a row."""
+  try:
+    return conversations.tools(value, where)
+  except InputError:
+    if form.is_chat:
+      raise
+  # Strings are rendered as a chat by data.use_chat_template=always alone: what
+  # is no list of schemas is provenance of theirs.
+  return None
 
 
 def detect_format(
@@ -81,6 +162,10 @@ def detect_format(
   Raises:
     InputError: no format fits; names the key.
   """
+  return _detect(foreign.ours(row, where), where, use_token_ids)
+
+
+def _detect(row: dict[str, Any], where: str, use_token_ids: bool) -> str:
   matched, problem = _match(tuple(row), use_token_ids)
   if problem:
     raise errors.refuse(where, *problem)
@@ -102,8 +187,7 @@ def _match(
       return None, problem
   for name in matched.required:
     if name not in keys:
-      key = columns.misspelt(name, keys, _REQUIRED, 0.6)
-      return matched, columns.missing(name, key)
+      return matched, columns.missing(name, keys, _REQUIRED)
   for name in formats.OPTIONAL:
     key = columns.misspelt(name, keys, _REQUIRED)
     # The first letter must agree: columns of provenance may resemble a name.
@@ -133,9 +217,8 @@ def _by_signs(
       return candidate, None
   # Before formats of one column: {'choosen', 'rejcted', 'messages'} are pairs.
   for name in (sign for f in several for sign in f.signs):
-    key = columns.misspelt(name, keys, _REQUIRED)
-    if key:
-      return None, columns.missing(name, key)
+    if columns.misspelt(name, keys, _REQUIRED):
+      return None, columns.missing(name, keys, _REQUIRED, 0.8)
   for candidate in single:
     if _has_signs(candidate, keys):
       return candidate, None
@@ -157,4 +240,9 @@ def _no_format(keys: tuple[str, ...]) -> tuple[str, str]:
     )
   names = ', '.join(errors.show(k, 30) for k in keys[:8]) or 'none'
   shapes = '; or '.join(f.shape for f in formats.FORMATS if f.shape)
-  return f'unknown set of columns ({names})', f'use {shapes}'
+  suggested = foreign.suggestion(keys)
+  hint = f'set {foreign.KEY}={suggested}, or ' if suggested else ''
+  more = (
+    '' if suggested else f' (or rename: {foreign.KEY}=chosen=preferred,...)'
+  )
+  return f'unknown set of columns ({names})', f'{hint}use {shapes}{more}'

@@ -4,20 +4,24 @@ Comes in: a path (see files.py for its kinds) or `tfds:NAME[/CONFIG]:SPLIT`
 (see published.py for the names). Goes out: a Source, whose records can be
 iterated any number of times. The format is detected from the first row, and
 every other row must have it. A faulty row raises a types.InputError when the
-iteration reaches it. Encodes and drops nothing.
+iteration reaches it. Columns that no format reads are named in the log once.
+Encodes and drops nothing.
 """
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from dpo_jax import errors
-from dpo_jax.data.sources import files, published, records
+from dpo_jax.data.sources import files, foreign, published, records
 from dpo_jax.storage import files as storage_files
 from dpo_jax.types import PreferenceRecord
 
 TFDS = 'tfds:'
+
+_MOST_KEYS = 1000  # sets of columns that are looked at
+_MOST_NAMES = 20  # columns that are named
 
 _Rows = Iterator[tuple[str, dict[str, Any]]]  # (where, row)
 
@@ -36,6 +40,9 @@ def open_source(
   *,
   row_format: str = 'auto',
   use_token_ids: bool = False,
+  columns: str = '',
+  needs: Collection[str] = (),
+  log: Callable[[str], None] = lambda line: None,
   manual_dir: str | os.PathLike | None = None,
   data_dir: str | os.PathLike | None = None,
 ) -> Source:
@@ -47,6 +54,10 @@ def open_source(
     row_format: a key of records.FORMATS, or 'auto' to detect it.
     use_token_ids: if the first row has `*_ids` columns, train on these and
       ignore the text.
+    columns: renames of a file's columns, see foreign.parse_renames.
+    needs: 'margin', 'scores' or both: a row that lacks one is refused if it
+      is null there, or if other rows have it.
+    log: takes a line that names columns that are not read.
     manual_dir: the folder with the downloaded files of public sets; by
       default `downloads/manual` in data_dir.
     data_dir: the folder of prepared TFDS sets; by default $TFDS_DATA_DIR or
@@ -64,8 +75,8 @@ def open_source(
     rows, make_fingerprint = _tfds_rows(name, manual_dir, data_dir)
   else:
     path = os.path.expanduser(name)
-    rows = functools.partial(_file_rows, path)
-    make_fingerprint = functools.partial(storage_files.file_digest, path)
+    rows = functools.partial(_file_rows, path, foreign.parse_renames(columns))
+    make_fingerprint = functools.partial(_file_fingerprint, path, columns)
   # `rows` makes a new iterator per call: the first row is read again later.
   where, first = next(rows(), (f'{name}:0', None))
   if first is None:
@@ -77,19 +88,80 @@ def open_source(
   if is_detected:
     row_format = records.detect_format(first, where)
   records.parse_row(first, row_format, where=where)
+  unread = _Unread(name, row_format, log)
+  unread.see(first, where)
 
   def iterate() -> Iterator[PreferenceRecord]:
-    for where, row in rows():
+    for where, row in _with_needs(rows, needs):
       if is_detected:
         _same_format(row, row_format, where)
       yield records.parse_row(row, row_format, where=where)
+      unread.see(row, where)
 
   return Source(name, make_fingerprint(), row_format, iterate)
 
 
-def _file_rows(path: str) -> _Rows:
-  for number, row in files.read_rows(path, records.KNOWN_COLUMNS):
-    yield f'{path}:{number}', row
+class _Unread:
+  """The columns of a source that are not read, each named once."""
+
+  def __init__(self, name: str, row_format: str, log: Callable[[str], None]):
+    self._name = name
+    self._row_format = row_format
+    self._log = log
+    self._seen: set[tuple[str, ...]] = set()  # sets of columns
+    self._named: set[str] = set()
+
+  def see(self, row: dict[str, Any], where: str) -> None:
+    """Logs the columns of a row that are not read, if they are new."""
+    keys = tuple(row)
+    # Rows of one file have the same columns, or nearly so.
+    if keys in self._seen or len(self._seen) > _MOST_KEYS:
+      return
+    self._seen.add(keys)
+    names = records.names_unread(row, self._row_format, where)
+    new = [name for name in names if name not in self._named]
+    if new and len(self._named) < _MOST_NAMES:
+      place = where if self._named else self._name
+      shown = ', '.join(map(_shown, new[:_MOST_NAMES]))
+      more = f' and {len(new) - _MOST_NAMES} more' * (len(new) > _MOST_NAMES)
+      self._log(f'{place}: columns that are not read: {shown}{more}')
+    self._named.update(new)
+
+
+def _shown(name: str) -> str:
+  # Only a chat template writes tools; it may be given texts too.
+  return errors.show(name, 40) + ' (chats only)' * (name == 'tools')
+
+
+def _file_rows(path: str, renames: Mapping[str, str]) -> _Rows:
+  def is_wanted(name: str) -> bool:
+    return name in renames or records.is_known(name)
+
+  for number, row in files.read_rows(path, is_wanted):
+    where = f'{path}:{number}'
+    yield where, foreign.renamed(row, renames, where) if renames else row
+
+
+def _file_fingerprint(path: str, columns: str) -> str:
+  return storage_files.file_digest(*files.parts(path), text=columns)
+
+
+def _with_needs(rows: Callable[[], _Rows], needs: Collection[str]) -> _Rows:
+  """The rows, of which a lack that a loss cannot bear is refused."""
+  first: dict[str, dict[bool, str]] = {need: {} for need in needs}
+  for where, row in rows():
+    for need, places in first.items():
+      is_lacking, is_null = records.lacks(row, need)
+      places.setdefault(is_lacking, where)
+      if is_null or len(places) == 2:  # rows with it, and rows without it
+        num = [records.lacks(other, need)[0] for _, other in rows()]
+        raise errors.refuse(
+          places[True],
+          f'{need!r} is not given (in {sum(num):,} of {len(num):,} rows), and '
+          'a chosen loss reads it',
+          f'give {need!r} in every row, drop these rows, or use another loss',
+        )
+    yield where, row
 
 
 def _tfds_rows(

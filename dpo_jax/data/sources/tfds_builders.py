@@ -81,7 +81,7 @@ class _PublishedBuilder(
     key = 0
     for name in self._downloads.splits[split]:
       path = self._downloads.paths[name]
-      for number, raw in files.read_rows(path, records.KNOWN_COLUMNS):
+      for number, raw in files.read_rows(path, records.is_known):
         where = f'{path}:{number}'
         row = about.convert(raw, split, where)
         if row is not None:

@@ -44,7 +44,7 @@ def test_columns_that_no_format_reads_are_left_in_the_parquet_file(tmp_path):
   path = tmp_path / 'a.parquet'
   table = pyarrow.Table.from_pylist([ROWS[0] | {'other': 'x'}])
   pyarrow.parquet.write_table(table, path)
-  ((number, row),) = files.read_rows(str(path), records.KNOWN_COLUMNS)
+  ((number, row),) = files.read_rows(str(path), records.is_known)
   assert number == 1
   assert row == ROWS[0] | {'other': None}
 

@@ -1,0 +1,168 @@
+"""table -> rows: Parquet files, Arrow files, and folders of `save_to_disk`.
+
+Comes in: a path that files.py has looked at. Goes out: rows as dicts, numbered
+from 1 over all files of a folder. Nulls that Arrow puts into structs, where
+one row has a key that others lack, are left out at every depth; a column that
+is null stays in its row. Does not look at the columns.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from dpo_jax import errors
+from dpo_jax.storage import files as storage_files
+from dpo_jax.types import InputError
+
+_BATCH = 256  # rows that are Python objects at once
+_ARROW_FILE = b'ARROW1'  # an Arrow file without it is a stream
+_STATE = 'state.json'
+_NOT_DATA = ('dataset_info.json', 'dataset_dict.json', _STATE)
+
+
+def read_rows(
+  path: str, wanted: Callable[[str], bool]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+  """Yields (row number, row).
+
+  Args:
+    path: a file ending in .parquet or .arrow, or a folder of the latter.
+    wanted: takes the name of a column; those that are not wanted are None in
+      the rows.
+
+  Raises:
+    InputError: a damaged file.
+  """
+  # Imported here: it takes half a second, which JSONL files do not need.
+  import pyarrow
+
+  number = 0
+  for file in parts(path):
+    try:
+      for batch, names in _batches(file, wanted):
+        # Columns that are not decoded still count as columns of the row.
+        blank = dict.fromkeys(names)
+        for row in _rows(batch):
+          number += 1
+          yield number, blank | row
+    except (
+      pyarrow.ArrowException,
+      OSError,
+      ValueError,
+      KeyError,
+      TypeError,
+    ) as error:
+      if isinstance(error, InputError):  # a ValueError too
+        raise
+      kind = 'Parquet' if file.endswith('.parquet') else 'Arrow'
+      raise errors.refuse(
+        f'{path}:{number}',
+        f'damaged {kind} file: {errors.show(str(error), 120)}',
+        'copy or download the file again',
+      ) from None
+
+
+def parts(path: str) -> list[str]:
+  """Returns the files of a folder that `save_to_disk` wrote, in order.
+
+  A path that is no folder is its own part, and a folder without Arrow files
+  has none.
+
+  Raises:
+    InputError: the folder lists a file that is not there, or its rows are
+      chosen by indices.
+  """
+  if not os.path.isdir(path):
+    return [path]
+  state = storage_files.read_json_or_none(os.path.join(path, _STATE)) or {}
+  for key, value in state.items():
+    if 'indices' in key and value:
+      raise errors.refuse(
+        f'{path}:0',
+        f'{_STATE} chooses rows by {key!r}, which is not read',
+        'write it again: dataset.flatten_indices().save_to_disk(FOLDER)',
+      )
+  listed = state.get('_data_files')
+  names = sorted(n for n in os.listdir(path) if n.endswith('.arrow'))
+  if isinstance(listed, list):
+    named = [e.get('filename') for e in listed if isinstance(e, dict)]
+    if sorted(map(str, named)) != names:
+      raise errors.refuse(
+        f'{path}:0',
+        f'{_STATE} lists {len(named)} data files, and {len(names)} are there '
+        'or have other names',
+        'copy the whole folder again',
+      )
+    names = named
+  return [os.path.join(path, name) for name in names]
+
+
+def data_file_in(folder: str, extensions: tuple[str, ...]) -> str:
+  """Returns a data file or a saved data set in a folder, or ''."""
+  names = [n for n in sorted(os.listdir(folder)) if n not in _NOT_DATA]
+  paths = [os.path.join(folder, name) for name in names]
+  files = [p for p in paths if p.endswith(extensions) and os.path.isfile(p)]
+  saved = [p for p in paths if os.path.isfile(os.path.join(p, _STATE))]
+  return next(iter(files + saved), '')
+
+
+def _batches(path: str, wanted: Callable[[str], bool]) -> Iterator[tuple]:
+  """Yields (batch of at most _BATCH rows, names of all columns)."""
+  import pyarrow
+  import pyarrow.parquet
+
+  if path.endswith('.parquet'):
+    with pyarrow.parquet.ParquetFile(path) as file:
+      names = _names(file.schema_arrow, path)
+      chosen = list(filter(wanted, names))
+      for batch in file.iter_batches(batch_size=_BATCH, columns=chosen):
+        yield batch, names
+    return
+  with pyarrow.OSFile(path, 'rb') as file:
+    is_file = file.read(len(_ARROW_FILE)) == _ARROW_FILE
+    file.seek(0)
+    if is_file:
+      reader = pyarrow.ipc.open_file(file)
+      batches = map(reader.get_batch, range(reader.num_record_batches))
+    else:
+      reader = batches = pyarrow.ipc.open_stream(file)
+    names = _names(reader.schema, path)
+    chosen = list(filter(wanted, names))
+    for batch in batches:
+      batch = batch.select(chosen)
+      for start in range(0, batch.num_rows, _BATCH):
+        yield batch.slice(start, _BATCH), names
+
+
+def _names(schema: Any, path: str) -> list[str]:
+  """The names of the columns, no two of them equal."""
+  names = list(schema.names)
+  twice = next((name for name in names if names.count(name) > 1), None)
+  if twice is not None:
+    raise errors.refuse(
+      f'{path}:0',
+      f'column {errors.show(twice)} appears twice',
+      'write it with one column of each name',
+    )
+  return names
+
+
+def _rows(batch: Any) -> Iterator[dict[str, Any]]:
+  """The rows of a batch as JSON would hold them."""
+  lists = {}
+  for field, column in zip(batch.schema, batch.columns):
+    values = column.to_pylist(maps_as_pydicts='strict')
+    if field.type.num_fields:  # a list, a struct or a map
+      values = list(map(_without_nulls, values))
+    lists[field.name] = values
+  for index in range(batch.num_rows):
+    yield {name: values[index] for name, values in lists.items()}
+
+
+def _without_nulls(value: Any) -> Any:
+  """A value without the keys that are null, at every depth."""
+  if isinstance(value, dict):
+    return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+  if isinstance(value, list):
+    return [_without_nulls(item) for item in value]
+  return value

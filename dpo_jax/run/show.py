@@ -1,0 +1,268 @@
+"""config -> encoded records as text, for people: the command --mode=show.
+
+Comes in: a config, and the number of records or the id of one. Goes out: text
+on stdout: each record's prompt and completions with the trained tokens marked,
+and every count of the ledger with a sentence. Touches no device and no weights.
+
+Trained tokens are green and underlined on a terminal (unless NO_COLOR is set),
+and between [[ and ]] elsewhere. A line break is `\\n` followed by one.
+"""
+
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections.config_dict import ConfigDict
+
+from dpo_jax import errors
+from dpo_jax.data.text import ledger as ledger_lib
+from dpo_jax.data.text.encoders import Tokenizer
+from dpo_jax.run import inputs as inputs_lib
+from dpo_jax.run.datasets import Part
+from dpo_jax.storage.run_dir import RunDir
+from dpo_jax.types import EncodedRecord
+
+_NUM_RECORDS = 3
+_BRACKETS = '[[', ']]'
+_COLOUR = '\x1b[32;4m', '\x1b[0m'
+# Counts of a ledger that are neither reasons nor counters.
+_FACTS = {
+  'read': 'rows that were read',
+  'kept': 'records that were encoded',
+  'duplicates': 'records left out because an equal one came before',
+  'held_out': 'records that are held out for evaluation',
+  'surplus': 'records of the last held-out prompt beyond data.eval_pairs: '
+  'neither trained on nor evaluated',
+}
+
+
+def main(
+  config: ConfigDict,
+  workdir: str = '',
+  record: str = '',
+  num_records: int = _NUM_RECORDS,
+) -> int:
+  """--mode=show: prints encoded records and the ledger.
+
+  Args:
+    config: validated.
+    workdir: a run, whose token cache is read if it has one; not written.
+    record: the beginning of a `uid` or `prompt_id` of per_example/*.npz, to
+      show these records only.
+    num_records: of the training data, and of data.eval if that is a source.
+  """
+  # A terminal without some letter shows an escape, not a traceback.
+  sys.stdout.reconfigure(errors='backslashreplace')
+  is_terminal = sys.stdout.isatty() and not os.environ.get('NO_COLOR')
+  marks = _COLOUR if is_terminal else _BRACKETS
+  with tempfile.TemporaryDirectory() as scratch:
+    # A run's cache is read; where there is none, none is made.
+    cache = RunDir(workdir).cache_dir if workdir else pathlib.Path()
+    if not (cache / 'tokens').is_dir():
+      cache = pathlib.Path(scratch)
+    inputs = inputs_lib.read(config, cache)
+    parts = {'train': inputs.train, 'eval': inputs.evaluation}
+    if record:
+      chosen = list(find(parts, record))
+      if not chosen:
+        raise _no_record(record, parts)
+    else:
+      names = ['train', *(['eval'] if config.data.eval != 'split' else [])]
+      chosen = [
+        (n, int(i)) for n in names for i in parts[n].indices[:num_records]
+      ]
+    texts = [
+      describe(inputs.tokenizer, parts[n], n, i, marks) for n, i in chosen
+    ]
+  for name, ledger in inputs.ledger.items():
+    texts.append('\n'.join(explain(name, ledger)))
+  try:
+    print('\n' + '\n\n'.join(texts), flush=True)
+  except BrokenPipeError:
+    # A reader such as `| head` has enough: no error, and no traceback when the
+    # interpreter flushes at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  return 0
+
+
+def find(parts: Mapping[str, Part], record: str) -> Iterator[tuple[str, int]]:
+  """Yields (part, index in its store) of the records that an id begins.
+
+  Args:
+    parts: by name; records outside of a part's indices are not in it.
+    record: the beginning of a uid or of a prompt_id, hex.
+  """
+  start = record.lower().encode(errors='replace')
+  for name, part in parts.items():
+    table = part.store.table
+    for i in part.indices:
+      uid, prompt = bytes(table.uids[i]), bytes(table.prompts[i])
+      if uid.startswith(start) or prompt.startswith(start):
+        yield name, int(i)
+
+
+def describe(
+  tokenizer: Tokenizer,
+  part: Part,
+  name: str,
+  index: int,
+  marks: tuple[str, str] = _BRACKETS,
+) -> str:
+  """One record as lines of text.
+
+  Args:
+    tokenizer: that encoded it.
+    part: the records that it belongs to.
+    name: of the part.
+    index: of the record in the part's store.
+    marks: what stands before and after trained tokens.
+  """
+  record: EncodedRecord = part.store[index]
+  prompt_id = bytes(part.store.table.prompts[index]).decode()
+  place = int(np.flatnonzero(part.indices == index)[0]) + 1
+  lines = [
+    f'{name} record {place:,} of {len(part.indices):,}: uid {record.uid}, '
+    f'prompt_id {prompt_id}',
+    f'prompt: {_tokens(len(record.prompt))}, none trained',
+    _text(tokenizer, (), record.prompt, None, marks),
+  ]
+  for k, completion in enumerate(record.completions):
+    mask = None if record.trained is None else record.trained[k]
+    trained = len(completion) if mask is None else int(np.sum(mask))
+    facts = [_tokens(len(completion)), f'{trained:,} trained']
+    lines.append(f'completion {k}: {", ".join(facts + _judged(record, k))}')
+    mask = np.ones(len(completion), bool) if mask is None else mask
+    lines.append(_text(tokenizer, record.prompt, completion, mask, marks))
+  return '\n'.join(lines)
+
+
+def explain(name: str, ledger: Mapping[str, Any]) -> list[str]:
+  """Returns every count of a ledger with what it counts, a line each.
+
+  Args:
+    name: of the part.
+    ledger: as Ledger.as_dict, with further counts by name.
+  """
+  rows = [
+    (key, value, _FACTS.get(key, ''))
+    for key, value in ledger.items()
+    if isinstance(value, int)
+  ]
+  for reason, (problem, fix) in ledger_lib.REASONS.items():
+    count = ledger.get('dropped', {}).get(reason, 0)
+    first = ledger.get('first', {}).get(reason)
+    where = f' (first: {first})' if first else ''
+    rows.append((reason, count, f'dropped: {problem}{where}; fix: {fix}'))
+  counters = ledger.get('counters', {})
+  rows += [
+    (counter, counters.get(counter, 0), sentence)
+    for counter, sentence in ledger_lib.COUNTERS.items()
+  ]
+  width = max(len(key) for key, _, _ in rows)
+  return [
+    f'{name}, counts:',
+    *(
+      f'{count:>11,}  {key:<{width}}  {sentence}'.rstrip()
+      for key, count, sentence in rows
+    ),
+  ]
+
+
+def marked(
+  decode: Callable[[Sequence[int]], str],
+  before: Sequence[int],
+  tokens: Sequence[int],
+  mask: np.ndarray | None,
+  marks: tuple[str, str],
+) -> str:
+  """The text of tokens, with the marked ones between two marks.
+
+  Args:
+    decode: ids -> text.
+    before: the tokens that precede; their text is left out.
+    tokens: int [n].
+    mask: bool [n]; None = none is marked.
+    marks: what stands before and after each stretch of marked tokens.
+  """
+  ids = [*map(int, before)]
+  text = decode(ids)
+  pieces = []
+  for is_marked, stretch in _stretches(tokens, mask):
+    ids += stretch
+    after = decode(ids)
+    # A decoder may strip a space at the beginning: the text of a stretch is
+    # what it adds, except where it completes a letter that was begun.
+    added = after.removeprefix(text) if after.startswith(text) else None
+    piece = _visible(decode(stretch) if added is None else added)
+    pieces.append(f'{marks[0]}{piece}{marks[1]}' if is_marked else piece)
+    text = after
+  return ''.join(pieces)
+
+
+def _stretches(tokens, mask) -> Iterator[tuple[bool, list[int]]]:
+  """Yields (marked?, ids) of the longest stretches of one kind."""
+  mask = np.zeros(len(tokens), bool) if mask is None else np.asarray(mask)
+  borders = np.flatnonzero(np.diff(mask)) + 1
+  for stretch, kinds in zip(np.split(tokens, borders), np.split(mask, borders)):
+    if len(stretch):
+      yield bool(kinds[0]), [int(token) for token in stretch]
+
+
+def _text(tokenizer, before, tokens, mask, marks) -> str:
+  """Text of some tokens, indented."""
+
+  def decode(ids):
+    return tokenizer.decode(ids, skip_special=False)
+
+  text = marked(decode, before, tokens, mask, marks)
+  return '\n'.join(f'  | {line}' for line in text.split('\n'))
+
+
+def _visible(text: str) -> str:
+  """Text with line breaks shown and no other control character."""
+  # Data may hold escape sequences, which a terminal would obey.
+  return ''.join(
+    '\\n\n' if c == '\n' else c if c.isprintable() else repr(c)[1:-1]
+    for c in text
+  )
+
+
+def _judged(record: EncodedRecord, k: int) -> list[str]:
+  """What the record says of its completion k, in words."""
+  words = []
+  for one in record.comparisons:
+    if one.winner == one.loser == k:
+      words.append('a demonstration')
+    elif k == one.winner:
+      margin = f', margin {one.margin:g}' if one.margin else ''
+      weight = f', weight {one.weight:g}' if one.weight != 1 else ''
+      words.append(f'chosen over {one.loser}{margin}{weight}')
+    elif k == one.loser:
+      words.append(f'rejected for {one.winner}')
+  if record.labels is not None:
+    words.append('desirable' if record.labels[k] else 'undesirable')
+  if record.scores is not None:
+    words.append(f'score {record.scores[k]:g}')
+  return words
+
+
+def _tokens(count: int) -> str:
+  return f'{count:,} token{"" if count == 1 else "s"}'
+
+
+def _no_record(record: str, parts: Mapping[str, Part]):
+  """The refusal of an id that no record has."""
+  counts = ' and '.join(
+    f'{len(part.indices):,} of {name}' for name, part in parts.items()
+  )
+  return errors.refuse(
+    '--record',
+    f'{errors.show(record)} begins no uid or prompt_id of the records '
+    f'({counts})',
+    'copy one from per_example/*.npz, and give the data of that run '
+    '(config.data.eval=FILE for per_example/FILE.npz)',
+  )
