@@ -36,7 +36,11 @@ def read_windows(source: Source, rule: str, num_layers: int) -> tuple[int, ...]:
     has_window = _rule(source, rule)
     kinds = [_SLIDING if has_window(i) else _FULL for i in range(num_layers)]
   known = (_SLIDING, _FULL)
-  if len(kinds) != num_layers or any(kind not in known for kind in kinds):
+  if (
+    not isinstance(kinds, list)
+    or len(kinds) != num_layers
+    or any(kind not in known for kind in kinds)
+  ):
     source.refuse('layer_types', f'one of {known} for each layer')
   windows = tuple(window if kind == _SLIDING else 0 for kind in kinds)
   return windows if any(windows) else ()
@@ -201,6 +205,12 @@ def _read_rope(source: Source, rotary_size: int) -> Rope:
     for field, key in _KEYS[kind].items()
   }
   if kind == 'dynamic':
+    if rotary_size < 4:
+      raise errors.refuse(
+        source.where,
+        f'rope_type {kind!r} of {rotary_size} rotated channels has no base',
+        'use 4 or more',
+      )
     values['original_positions'] = source.read('max_position_embeddings', int)
   return Rope(scaling=kind, **values)
 
@@ -213,6 +223,11 @@ def _implied(source: Source, kind: str) -> dict[str, Any]:
   implied = {'original_max_position_embeddings': positions}
   inner = Source(source.mapping, source.absent | implied, source.where)
   original = inner.read('original_max_position_embeddings', int)
+  # Both kinds divide by a logarithm.
+  if original < 2:
+    inner.refuse('original_max_position_embeddings', 'must be 2 or more')
+  if source.read('rope_theta', float) <= 1:
+    source.refuse('rope_theta', 'must be above 1')
   # A yarn that names neither a factor nor a length says nothing: refused.
   said = source.get('original_max_position_embeddings') is not None
   if said or kind == 'longrope':
@@ -241,7 +256,7 @@ def _read_factors(source: Source, key: str, count: int) -> tuple[float, ...]:
   values = source.get(key)
   if not isinstance(values, list | tuple) or len(values) != count:
     source.refuse(key, f'a list of {count} numbers')
-  if any(type(v) not in (int, float) or not 0 < v < math.inf for v in values):
+  if any(type(v) not in (int, float) or not 0 < v < 1e30 for v in values):
     source.refuse(key, 'numbers above 0')
   return tuple(map(float, values))
 

@@ -115,6 +115,14 @@ def save(
 
 def _check(stored: hf_files.Files, config: DecoderConfig) -> None:
   """Raises InputError as `check`."""
+  # Said before the tensors of so many layers are listed.
+  if config.num_layers > len(stored.names):
+    raise errors.refuse(
+      stored.folder,
+      f'{len(stored.names)} tensors, and config.json has {config.num_layers} '
+      'layers',
+      'use the config.json of these weights',
+    )
   expected = _expected(stored, config)
   missing = [name for name in expected if name not in stored.names]
   if missing:

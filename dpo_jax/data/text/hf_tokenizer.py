@@ -308,7 +308,7 @@ def _prepend_schemes(spec: dict) -> set[str]:
   return {
     part.get('prepend_scheme', 'always')
     for part in _parts(spec.get('pre_tokenizer'), 'pretokenizers')
-    if part['type'] == 'Metaspace'
+    if part.get('type') == 'Metaspace'
   }
 
 
@@ -323,16 +323,16 @@ def _drop_prefixes(spec: dict) -> bool:
   before = json.dumps([spec.get('normalizer'), spec.get('pre_tokenizer')])
   spec['post_processor'] = None
   for part in _parts(spec.get('normalizer'), 'normalizers'):
-    if part['type'] == 'Prepend':
+    if part.get('type') == 'Prepend':
       part.clear()
       part.update(type='Sequence', normalizers=[])
-    elif part['type'] == 'Strip':
+    elif part.get('type') == 'Strip':
       part['strip_left'] = False
   for part in _parts(spec.get('pre_tokenizer'), 'pretokenizers'):
-    if part['type'] == 'Metaspace':
+    if part.get('type') == 'Metaspace':
       part['prepend_scheme'] = 'never'
       part.pop('add_prefix_space', None)
-    elif part['type'] == 'ByteLevel':
+    elif part.get('type') == 'ByteLevel':
       part['add_prefix_space'] = False
   after = json.dumps([spec.get('normalizer'), spec.get('pre_tokenizer')])
   return before != after
