@@ -201,10 +201,11 @@ def _encode(
   for line in ledger.lines():
     log(f'{use}: {line}')
   if not encoded:
+    problem, fix = ledger.main_reason()
     raise errors.refuse(
       f'config.data.{use}',
-      f'no record of {", ".join(names)} is left after encoding',
-      'see the reasons above, e.g. a larger data.max_length',
+      f'no record of {", ".join(names)} is left after encoding: {problem}',
+      fix,
     )
   done = encoded, length_table.make_table(encoded), ledger.as_dict()
   _log_options(use, options, done[-1], log)

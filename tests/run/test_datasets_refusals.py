@@ -50,3 +50,17 @@ def test_unusable_rows_are_dropped_and_counted(tmp_path, capsys):
   assert main_lib.main([CONFIG, f'--workdir={tmp_path}/run', good, drop]) == 0
   out = capsys.readouterr().out
   assert 'ledger: 43 rows read' in out and '3 dropped' in out
+
+
+@pytest.mark.parametrize(
+  ('rows', 'words'),
+  [
+    (['{"prompt": "p", "chosen": "so", "rejected": "so"}'] * 3, 'same trained'),
+    (['{"prompt": "p", "completion": "so"}'], 'imitate with stage=sft'),
+  ],
+)
+def test_nothing_left_names_the_reason(tmp_path, capsys, rows, words):
+  path = tmp_path / 'rows.jsonl'
+  path.write_text('\n'.join(rows) + '\n')
+  error = refuse([f'--config.data.train={path}'], tmp_path, capsys)
+  assert 'config.data.train: no record of' in error and words in error

@@ -244,7 +244,7 @@ def _is_message(value: Any) -> bool:
 
 
 def _transposed(value: dict[str, Any]) -> list[dict[str, Any]]:
-  """The messages of an object of equally long lists; [] if it is none."""
+  """The messages of an object of equally long lists; [] of any other."""
   columns = list(value.values())
   if not all(isinstance(column, list) for column in columns):
     return []

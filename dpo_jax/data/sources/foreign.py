@@ -13,7 +13,7 @@ Understood, beside our own columns:
   a `prompt` with `messages` and `tools` in it (OpenAI's `input`)
   `messages` with `rejected_response` or `rejected_messages`: a pair
   `messages` with `label`: a labelled answer
-A null in an optional column is no column.
+A null in an optional column counts as absent.
 """
 
 import functools

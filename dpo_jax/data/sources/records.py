@@ -15,9 +15,9 @@ The columns of every format are in formats.FORMATS. Optional columns:
   score_chosen, score_rejected (or reward_chosen, reward_rejected)  pairs only
   tools   a list of function schemas, or its JSON text, for the chat template;
           rows of messages only
-A null in an optional column is no column. Shapes of other trainers become ours
-first (foreign.py). A column that changes the prompt and that the format does
-not read is refused (unread.py); any other one is provenance.
+A null in an optional column counts as absent. Shapes of other trainers become
+ours first (foreign.py). A column that changes the prompt and that the format
+does not read is refused (unread.py). Any other one is provenance.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""row -> refusal: columns that change what is learnt and that nobody reads.
+"""row -> refusal: unread columns that would change the trained text.
 
 Comes in: a row, the columns that its format reads, and its record. Goes out:
 the record, with a system message where `system` gives one, or a

@@ -24,7 +24,7 @@ REASONS = {
   ),
   'no_preference': (
     'no completion is preferred to another and none has a label',
-    'give different scores, or a label',
+    'give pairs, different scores or a label, or imitate with stage=sft',
   ),
   'undesirable': (
     'the only completion is labelled undesirable, and SFT imitates',
@@ -114,6 +114,14 @@ class Ledger:
     """Counts a dropped record."""
     self.dropped[reason] += 1
     self.first.setdefault(reason, where)
+
+  def main_reason(self) -> tuple[str, str]:
+    """Returns (problem, fix) of the reason that dropped most records."""
+    if not self.dropped:
+      return f'{self.read} records were read', 'raise data.proportions'
+    ((reason, count),) = self.dropped.most_common(1)
+    problem, fix = REASONS[reason]
+    return f'{problem} ({reason}, {count} of {self.read} records)', fix
 
   def balanced(self) -> bool:
     """Whether kept, dropped and duplicates add up to the records read."""

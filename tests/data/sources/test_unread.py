@@ -1,4 +1,4 @@
-"""Columns that no format reads: refused if they change what is learnt."""
+"""Columns that no format reads: refused if they change the trained text."""
 
 import pytest
 

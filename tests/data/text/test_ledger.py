@@ -56,6 +56,14 @@ def test_ledger_summary_and_json():
   assert not counts.balanced() and 'NOT BALANCE' in counts.lines()[0]
 
 
+def test_the_main_reason_is_that_of_most_records():
+  _, counts = run(pair('a', ''), pair('b', ''), pair('c', 'x', 'x'))
+  problem, fix = counts.main_reason()
+  assert problem == 'a completion is empty (empty_completion, 2 of 3 records)'
+  assert fix == ledger.REASONS['empty_completion'][1]
+  assert ledger.Ledger().main_reason()[0] == '0 records were read'
+
+
 def test_every_reason_and_counter_is_explained():
   for problem, fix in ledger.REASONS.values():
     assert problem and fix
