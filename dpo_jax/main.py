@@ -67,6 +67,7 @@ MODES = {
     'encoded records as text, trained tokens marked; the ledger explained',
     flags=('record', 'num_records'),
     needs=('config',),
+    reads_run=True,
   ),
   'sample': Mode(
     'dpo_jax.run.sample',

@@ -15,18 +15,18 @@ import jax
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
-from dpo_jax import errors
 from dpo_jax import metrics as metrics_lib
-from dpo_jax.run import bookkeeping, evaluate, finite, sample, weights
+from dpo_jax.run import bookkeeping, evaluate, finite, sample
 from dpo_jax.run import fork as forks
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import plan as plan_lib
 from dpo_jax.run import reference as reference_lib
 from dpo_jax.run import session as sessions
+from dpo_jax.run import start as starts
 from dpo_jax.run.preemption import Preempted
 from dpo_jax.storage import checkpoints, state_items, writers
 from dpo_jax.storage.run_dir import RunDir
-from dpo_jax.types import Frozen, Params, TrainState
+from dpo_jax.types import Frozen, TrainState
 
 
 class Pending(NamedTuple):
@@ -99,10 +99,10 @@ def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
     trained = bookkeeping.TrainedCounts(len(job.inputs.train.store))
     is_forked = origin is not None and not saved.steps()
     if is_forked:
-      state, moved, start = _start_fork(session, origin, trained)
+      state, moved, step = starts.fork(session, origin, trained)
       origin = origin._replace(num_prompts=int(trained.counts.sum()))
     else:
-      state, moved, start = _start(session, saved, trained)
+      state, moved, step = starts.newest(session, saved, trained)
     # In mode 'cache' the job comes back with the reference's scores.
     job, reference = reference_lib.prepare(
       job, directory.cache_dir, poll, moved
@@ -114,7 +114,7 @@ def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
     with writers.MetricWriter(
       directory.path,
       total_steps=job.num_steps,
-      start_step=start,
+      start_step=step,
       comparisons_per_step=job.train_plan.num_comparisons,
     ) as writer:
       run = Run(
@@ -140,9 +140,9 @@ def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
       with jax.transfer_guard('disallow'):
         if is_forked:
           # From here on the run rests on no other run's files.
-          _save(run, state, reference, start)
+          _save(run, state, reference, step)
           saved.wait()
-        last = _loop(run, state, reference, start)
+        last = _loop(run, state, reference, step)
     saved.wait()
     return _finish(run, last)
 
@@ -253,8 +253,8 @@ def _evaluate(
 
 def _has_evaluated(run: Run, step: int) -> bool:
   """Whether metrics and samples of an evaluation are on disk."""
-  samples = run.directory.path / 'samples' / f'eval_{step}.jsonl'
-  is_sampled = not run.sampler or samples.exists()
+  samples = (run.directory.path / 'samples').glob(f'eval_{step}_*.jsonl')
+  is_sampled = not run.sampler or any(samples)
   return run.writer.has(step, 'eval') and is_sampled
 
 
@@ -298,56 +298,6 @@ def _save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   finite.check_state(f'step {step}', items, finite.TOO_FAST)
   meta = sessions.checkpoint_meta(run.session, run.trained.num_tokens)
   run.saved.save(step, items, meta)
-
-
-def _start(
-  session: sessions.Session, saved, trained
-) -> tuple[TrainState, Params | None, int]:
-  """Returns (state, the moved reference's weights or None, step).
-
-  They come from the newest sound checkpoint, else they are the initial ones.
-  """
-  job = session.job
-  if saved.steps():
-    sessions.look_at_weights(session)
-  restored = saved.restore_latest(_abstract_items(job, trained))
-  if restored is None:
-    return job_lib.initial_state(job, weights.initial(job)), None, 0
-  sessions.check_maker(session, restored)
-  print(f'continuing from step {restored.step} of {job.num_steps}')
-  return _take_up(restored, trained)
-
-
-def _start_fork(
-  session: sessions.Session, origin: forks.Fork, trained
-) -> tuple[TrainState, Params | None, int]:
-  """As `_start`, from a step of another run."""
-  job, run = session.job, origin.directory
-  if origin.step >= job.num_steps:
-    raise errors.refuse(
-      'config.train.num_steps',
-      f'{job.num_steps} updates are done at step {origin.step} of {origin.run}',
-      'a larger number, or an earlier step: --fork=RUN@STEP',
-    )
-  sessions.look_at_weights(session)
-  with checkpoints.Checkpoints(run.checkpoints) as saved:
-    restored = saved.restore(origin.step, _abstract_items(job, trained))
-  sessions.check_maker(session, restored, run)
-  print(forks.describe(origin))
-  return _take_up(restored, trained)
-
-
-def _abstract_items(job: job_lib.Job, trained) -> dict[str, Any]:
-  """The items of a checkpoint of this job, as shapes."""
-  moves = job.weights.abstract if job.reference_every else None
-  return state_items.items_of(job.abstract, trained.counts, moves)
-
-
-def _take_up(restored, trained) -> tuple[TrainState, Params | None, int]:
-  """State, moved reference and step of a checkpoint; sets the counts."""
-  state, trained.counts, moved = state_items.state_of(restored.items)
-  trained.num_tokens = restored.meta['num_tokens']
-  return state, moved, restored.step
 
 
 def _finish(run: Run, evaluation: dict[str, float]) -> int:

@@ -12,7 +12,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import errors
 from dpo_jax.config import chosen, knobs, rules
-from dpo_jax.data.batches import rows
+from dpo_jax.data.batches import limits
 from dpo_jax.data.sources import files, foreign, published, synthetic
 from dpo_jax.data.sources import source as sources
 from dpo_jax.losses import catalogue
@@ -188,7 +188,7 @@ def _check_data(config: ConfigDict) -> None:
     )
   if data.row_length:
     longest = f'data.max_length={data.max_length}'
-    rows.check_row_length(data.max_length, data.row_length, longest)
+    limits.check_row_length(data.max_length, data.row_length, longest)
   if data.prompt_max_length >= data.max_length:
     raise errors.refuse(
       'config.data.prompt_max_length',
@@ -332,7 +332,7 @@ def _check_train(config: ConfigDict) -> None:
       f'{train.num_steps} and train.num_epochs={train.num_epochs:g}: {problem}',
       'set exactly one above 0',
     )
-  rows.check_microbatches(train.batch_size, train.microbatches)
+  limits.check_microbatches(train.batch_size, train.microbatches)
   if list(config.mesh.values()).count(-1) > 1:
     raise errors.refuse(
       'config.mesh', 'more than one size is -1', 'leave the rest to one axis'

@@ -76,7 +76,8 @@ class Identity:
     """
     for name, value in fingerprints.items():
       self._known.setdefault(name, value)
-      if name in self.seen and value != self.seen[name]:
+      other = name in self.seen and value != self.seen[name]
+      if other and not self._is_chosen_anew(name):
         raise self._other(name, value, self.seen[name])
 
   def take(self, fingerprints: Mapping[str, str]) -> None:
