@@ -20,6 +20,7 @@ from dpo_jax import config as config_lib
 from dpo_jax import metrics as metrics_lib
 from dpo_jax.data.sources import source as sources
 from dpo_jax.metrics import Examples, Mean
+from dpo_jax.run import finite
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import reference as reference_lib
 from dpo_jax.run import session as sessions

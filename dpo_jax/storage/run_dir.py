@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import IO, Any
 
@@ -130,7 +129,7 @@ class RunDir:
       if not self._began and self._can_lock():
         with contextlib.suppress(OSError):
           for path in [p for p in self._entries() if p not in before]:
-            _remove(path)
+            files.remove(path)
           self.close()
           for folder in missing:
             folder.rmdir()
@@ -394,11 +393,3 @@ def _lock(path: pathlib.Path) -> IO[bytes]:
     # Some network file systems have no locks: go on without one.
     pass
   return file
-
-
-def _remove(path: pathlib.Path) -> None:
-  """Removes a file, a link or a folder."""
-  if path.is_dir() and not path.is_symlink():
-    shutil.rmtree(path, ignore_errors=True)
-  else:
-    path.unlink(missing_ok=True)
