@@ -78,13 +78,12 @@ def main(config: ConfigDict, workdir: str, fork: str = '') -> int:
   origin, is_new = forks.open_fork(fork, directory, config)
   # A finished run is recognised before data or weights are read.
   if is_run and directory.is_done(resolved):
-    print(f'{workdir}: this run is done: {_words(directory.done_facts())}')
+    facts = bookkeeping.result(directory.done_facts())
+    print(f'{workdir}: this run is done: {facts}')
     return 0
+  first = origin.directory if is_new else None
   with sessions.open_workdir(
-    config,
-    workdir,
-    trains=True,
-    origin=origin.directory if is_new else None,
+    config, workdir, trains=True, origin=first
   ) as session:
     return _train(session, origin)
 
@@ -99,10 +98,10 @@ def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
     trained = bookkeeping.TrainedCounts(len(job.inputs.train.store))
     is_forked = origin is not None and not saved.steps()
     if is_forked:
-      state, moved, step = starts.fork(session, origin, trained)
+      state, moved, start = starts.from_fork(session, origin, trained)
       origin = origin._replace(num_prompts=int(trained.counts.sum()))
     else:
-      state, moved, step = starts.newest(session, saved, trained)
+      state, moved, start = starts.from_own(session, saved, trained)
     # In mode 'cache' the job comes back with the reference's scores.
     job, reference = reference_lib.prepare(
       job, directory.cache_dir, poll, moved
@@ -114,7 +113,7 @@ def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
     with writers.MetricWriter(
       directory.path,
       total_steps=job.num_steps,
-      start_step=step,
+      start_step=start,
       comparisons_per_step=job.train_plan.num_comparisons,
     ) as writer:
       run = Run(
@@ -140,9 +139,9 @@ def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
       with jax.transfer_guard('disallow'):
         if is_forked:
           # From here on the run rests on no other run's files.
-          _save(run, state, reference, step)
+          _save(run, state, reference, start)
           saved.wait()
-        last = _loop(run, state, reference, step)
+        last = _loop(run, state, reference, start)
     saved.wait()
     return _finish(run, last)
 
@@ -206,12 +205,9 @@ def _report(run: Run, pending: Pending | None) -> None:
   if not all(map(math.isfinite, metrics.values())):
     # Written all the same: the last line shows how the run diverged.
     run.writer.write(pending.step, 'train', metrics)
-    finite.check_metrics(
-      f'step {pending.step}',
-      metrics,
-      f'{finite.TOO_FAST}, or look at the records of this batch: '
-      f'{_uids(run, pending.plan)}',
-    )
+    records = f'the records of this batch: {_uids(run, pending.plan)}'
+    fix = f'{finite.TOO_FAST}, or look at {records}'
+    finite.check_metrics(f'step {pending.step}', metrics, fix)
   plan = pending.plan
   # Slots are the positions of all rows, padding included.
   slots = run.job.train_plan.microbatches * plan.num_rows
@@ -240,9 +236,9 @@ def _evaluate(
   )
   run.rates.since_last()  # evaluation does not count as training time
   run.writer.write(step, 'eval', metrics)
-  if not all(map(math.isfinite, metrics.values())):
-    fix = finite.cause(step, state.params, reference, run.job.config)
-    finite.check_metrics(f'step {step}, held out', metrics, fix)
+  finite.check_evaluation(
+    step, metrics, state.params, reference, run.job.config
+  )
   if run.sampler:
     _sample(run, state, reference, step)
   if step in (0, run.job.num_steps):
@@ -304,13 +300,9 @@ def _finish(run: Run, evaluation: dict[str, float]) -> int:
   """Verifies the last checkpoint, closes the ledger, marks the run as done."""
   job, inputs = run.job, run.job.inputs
   step = run.saved.verify_latest()
-  origin = run.origin
-  num_updates = job.num_steps - (origin.step if origin else 0)
-  num_prompts = num_updates * job.train_plan.batch_size
   problems = run.trained.problems(
     inputs.train.indices,
-    num_prompts + (origin.num_prompts if origin else 0),
-    same_order=origin is None or origin.same_order,
+    *forks.planned(run.origin, job.num_steps, job.train_plan.batch_size),
   )
   closed, unbalanced = bookkeeping.close_ledger(
     inputs.ledger['train'], run.trained, inputs.train.indices
@@ -323,7 +315,7 @@ def _finish(run: Run, evaluation: dict[str, float]) -> int:
   run.directory.mark_done(
     step=step, ledger=inputs.ledger | {'train': closed}, eval=evaluation
   )
-  print(f'done: {_words({"step": step, "eval": evaluation})}')
+  print(f'done: {bookkeeping.result({"step": step, "eval": evaluation})}')
   return 0
 
 
@@ -335,11 +327,3 @@ def _uids(run: Run, plan) -> str:
 
 def _is_due(step: int, every: float) -> bool:
   return every > 0 and step % every == 0
-
-
-def _words(facts: dict[str, Any]) -> str:
-  """The step and the held-out metrics of a run, in one line."""
-  shown = ('loss', 'rewards/accuracies', 'rewards/margins')
-  metrics = facts.get('eval', {})
-  parts = [f'{k} {metrics[k]:.4f}' for k in shown if k in metrics]
-  return f'step {facts.get("step")}, held-out {", ".join(parts)}'

@@ -116,3 +116,11 @@ def summary(closed: Mapping[str, Any]) -> str:
     f' + {sum(closed["dropped"].values())} dropped'
     + (f' ({dropped})' if dropped else '')
   )
+
+
+def result(facts: dict[str, Any]) -> str:
+  """The step and the held-out metrics of a run, in one line."""
+  shown = ('loss', 'rewards/accuracies', 'rewards/margins')
+  metrics = facts.get('eval', {})
+  parts = [f'{k} {metrics[k]:.4f}' for k in shown if k in metrics]
+  return f'step {facts.get("step")}, held-out {", ".join(parts)}'

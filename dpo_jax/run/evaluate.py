@@ -6,7 +6,6 @@ comparison and labelled completion, ready to be saved. Changes no state.
 """
 
 import json
-import math
 import pathlib
 import re
 from collections.abc import Callable
@@ -58,9 +57,9 @@ def main(config: ConfigDict, workdir: str) -> int:
       session.poll,
       policy.items.get('loss_state'),
     )
-    if not all(map(math.isfinite, metrics.values())):
-      fix = finite.cause(policy.step, policy.params, reference, config)
-      finite.check_metrics(f'step {policy.step}, held out', metrics, fix)
+    finite.check_evaluation(
+      policy.step, metrics, policy.params, reference, config
+    )
   arrays = per_example(job.inputs.evaluation, examples)
   path = session.directory.write_evaluation(
     source_name(config.data.eval),

@@ -28,6 +28,27 @@ def check_metrics(where: str, metrics: Mapping[str, float], fix: str) -> None:
       )
 
 
+def check_evaluation(
+  step: int,
+  metrics: Mapping[str, float],
+  params: Params,
+  reference: Frozen,
+  config: Any,
+) -> None:
+  """As `check_metrics`, of an evaluation after `step` updates.
+
+  Args:
+    step: updates done.
+    metrics: on the host.
+    params: what is trained.
+    reference: what every step reads beside it.
+    config: of the run.
+  """
+  if not all(map(math.isfinite, metrics.values())):
+    fix = cause(step, params, reference, config)
+    check_metrics(f'step {step}, held out', metrics, fix)
+
+
 def check_state(where: str, items: Mapping[str, Any], fix: str) -> None:
   """Raises Diverged naming the first leaf that is not finite.
 

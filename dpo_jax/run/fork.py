@@ -98,6 +98,16 @@ def split(text: str) -> tuple[RunDir, int | None]:
   return RunDir(text, complete=stored.complete), None
 
 
+def planned(
+  fork: Fork | None, num_steps: int, batch_size: int
+) -> tuple[int, bool]:
+  """(prompts that a run of so many steps trains on, whether in one order)."""
+  if fork is None:
+    return num_steps * batch_size, True
+  own = (num_steps - fork.step) * batch_size
+  return fork.num_prompts + own, fork.same_order
+
+
 def describe(fork: Fork) -> str:
   """What the new run starts from and what it changes, in lines."""
   lines = [f'fork of {fork.run} at step {fork.step}; its config is changed in:']

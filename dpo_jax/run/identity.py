@@ -62,7 +62,12 @@ class Identity:
     self._known = dict(env.get('fingerprints') or {})
     self._env = env
     self._trains = trains
+    self._rounded: dict[str, str] = {}  # the run's own, where ours are rounded
     self._log = log
+
+  def fingerprints(self) -> dict[str, str]:
+    """Returns what the run rests on, to keep with it."""
+    return self.seen | self._rounded
 
   def known(self, name: str) -> bool:
     """Returns whether the run has a fingerprint of that name."""
@@ -76,9 +81,8 @@ class Identity:
     """
     for name, value in fingerprints.items():
       self._known.setdefault(name, value)
-      other = name in self.seen and value != self.seen[name]
-      if other and not self._is_chosen_anew(name):
-        raise self._other(name, value, self.seen[name])
+      if name in self.seen:
+        self._compare(name, value, self.seen[name])
 
   def take(self, fingerprints: Mapping[str, str]) -> None:
     """Takes this session's fingerprints of data, tokenizer and template."""
@@ -92,9 +96,9 @@ class Identity:
       key: the config key that names them, such as 'model.init_from'.
       params: the whole weights, float32, before any quantisation.
     """
-    self._take(key, files.digest(tree.fingerprint(params)), self._is_exact(key))
+    self._take(key, files.digest(tree.fingerprint(params)))
 
-  def _take(self, name: str, value: str, is_exact: bool = True) -> None:
+  def _take(self, name: str, value: str) -> None:
     was = self.seen.setdefault(name, value)
     if was != value:
       raise errors.refuse(
@@ -102,11 +106,15 @@ class Identity:
         'it changed while this command read it',
         'start again when nothing writes there',
       )
-    was = self._known.get(name, value)
-    if was == value or self._is_chosen_anew(name):
+    self._compare(name, self._known.get(name, value), value)
+
+  def _compare(self, name: str, was: str, now: str) -> None:
+    """Refuses another fingerprint, or says why it is harmless."""
+    if was == now or self._is_chosen_anew(name):
       return
-    if is_exact:
-      raise self._other(name, was, value)
+    if '.' not in name or self._is_exact(name):
+      raise self._other(name, was, now)
+    self._rounded[name] = was
     self._log(
       f'config.{name}: not bitwise the weights of the start: they are '
       'computed, on another mesh, device or version of jax'

@@ -119,7 +119,7 @@ def begin(session: Session) -> None:
   """Writes what makes the workdir a run, or the run's next session."""
   directory, job = session.directory, session.job
   directory.create_or_continue(config_lib.resolve(job.config))
-  for line in directory.write_env(session.identity.seen):
+  for line in directory.write_env(session.identity.fingerprints()):
     print(f'not bitwise the same run any more: {line}')
   initial_weights.record(directory.path, job.inputs.model)
 
@@ -129,7 +129,7 @@ def checkpoint_meta(session: Session, num_tokens: int) -> dict[str, Any]:
   return {
     'num_tokens': num_tokens,
     'config': config_lib.resolve(session.job.config),
-    'fingerprints': session.identity.seen,
+    'fingerprints': session.identity.fingerprints(),
   }
 
 

@@ -1,64 +1,42 @@
-"""checkpoint -> where training starts: initial weights, a step, or a fork.
+"""session -> the state that training starts from, and its step.
 
-Comes in: an open session and the checkpoints of its workdir. Goes out: the
-TrainState on the mesh, the weights of a reference that moved, and the step.
-Whatever is restored was made by this run's config, or by the fork's origin.
+Comes in: an opened workdir. Goes out: the state of its newest sound checkpoint,
+of another run's step (a fork), or of the initial weights. Trains nothing.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from dpo_jax import errors
-from dpo_jax.run import bookkeeping, weights
 from dpo_jax.run import fork as forks
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import session as sessions
+from dpo_jax.run import weights
 from dpo_jax.storage import checkpoints, state_items
 from dpo_jax.types import Params, TrainState
 
 
-class Start(NamedTuple):
-  """Where the loop begins."""
+def from_own(
+  session: sessions.Session, saved, trained
+) -> tuple[TrainState, Params | None, int]:
+  """Returns (state, the moved reference's weights or None, step).
 
-  state: TrainState
-  moved: Params | None  # the reference's weights, if it moved
-  step: int  # updates done
-
-
-def newest(
-  session: sessions.Session,
-  saved: checkpoints.Checkpoints,
-  trained: bookkeeping.TrainedCounts,
-) -> Start:
-  """The newest sound checkpoint, else the initial state.
-
-  Args:
-    session: the open workdir.
-    saved: its checkpoints.
-    trained: takes the counts of the checkpoint.
+  They come from the newest sound checkpoint, else they are the initial ones.
   """
   job = session.job
   if saved.steps():
     sessions.look_at_weights(session)
   restored = saved.restore_latest(_abstract_items(job, trained))
   if restored is None:
-    return Start(job_lib.initial_state(job, weights.initial(job)), None, 0)
+    return job_lib.initial_state(job, weights.initial(job)), None, 0
   sessions.check_maker(session, restored)
   print(f'continuing from step {restored.step} of {job.num_steps}')
   return _take_up(restored, trained)
 
 
-def fork(
-  session: sessions.Session,
-  origin: forks.Fork,
-  trained: bookkeeping.TrainedCounts,
-) -> Start:
-  """A step of another run.
-
-  Args:
-    session: the open workdir of the new run.
-    origin: the run and its step.
-    trained: takes the counts of the checkpoint.
-  """
+def from_fork(
+  session: sessions.Session, origin: forks.Fork, trained
+) -> tuple[TrainState, Params | None, int]:
+  """As `from_own`, from a step of another run."""
   job, run = session.job, origin.directory
   if origin.step >= job.num_steps:
     raise errors.refuse(
@@ -80,8 +58,8 @@ def _abstract_items(job: job_lib.Job, trained) -> dict[str, Any]:
   return state_items.items_of(job.abstract, trained.counts, moves)
 
 
-def _take_up(restored, trained) -> Start:
+def _take_up(restored, trained) -> tuple[TrainState, Params | None, int]:
   """State, moved reference and step of a checkpoint; sets the counts."""
   state, trained.counts, moved = state_items.state_of(restored.items)
   trained.num_tokens = restored.meta['num_tokens']
-  return Start(state, moved, restored.step)
+  return state, moved, restored.step
