@@ -203,7 +203,7 @@ def _read_config(
       'this run was trained with another config',
       'leave the flag out: --workdir alone opens the run as it was trained',
     )
-  config_check.check_paths(config)
+  config_check.check_paths(config, config_lib.parts_read(config, mode))
   return config
 
 

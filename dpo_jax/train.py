@@ -249,8 +249,8 @@ def _evaluate(
 
 def _has_evaluated(run: Run, step: int) -> bool:
   """Whether metrics and samples of an evaluation are on disk."""
-  samples = run.directory.path / 'samples' / f'eval_{step}.jsonl'
-  is_sampled = not run.sampler or samples.exists()
+  samples = (run.directory.path / 'samples').glob(f'eval_{step}_*.jsonl')
+  is_sampled = not run.sampler or any(samples)
   return run.writer.has(step, 'eval') and is_sampled
 
 
@@ -272,9 +272,14 @@ def _sample(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
     reference.policy(state.params),
     sample.held_out_prompts(run.job, count),
     poll=run.poll,
+    # With reference.mode 'cache' its scores are there, but not the model.
+    reference=reference.reference()
+    if plan_lib.has_reference(run.job)
+    else None,
   )
   run.rates.since_last()
-  run.directory.write_samples(f'eval_{step}', samples)
+  name = sample.file_name(f'eval_{step}', run.sampler, samples)
+  run.directory.write_samples(name, samples)
   texts = [f'{s["prompt"]} -> {s["completion"]}' for s in samples]
   run.writer.write_text(step, 'samples', '\n\n'.join(texts))
 

@@ -6,13 +6,13 @@ only `check_paths` looks at files.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import errors
 from dpo_jax.config import chosen, knobs, rules
-from dpo_jax.data.batches import rows
+from dpo_jax.data.batches import limits
 from dpo_jax.data.sources import files, foreign, published, synthetic
 from dpo_jax.data.sources import source as sources
 from dpo_jax.losses import catalogue
@@ -53,15 +53,25 @@ def validate(config: ConfigDict, num_devices: int | None = None) -> None:
     _check_mesh(config.mesh, num_devices)
 
 
-def check_paths(config: ConfigDict) -> None:
+def check_paths(
+  config: ConfigDict, parts: Collection[str] = ('train', 'eval')
+) -> None:
   """Raises InputError if a file or folder that a key names does not exist.
 
   Of a data file the first bytes are read; the name of a public set
   (`tfds:...`) is parsed. Embedded sets and 'split' name no file.
+
+  Args:
+    config: validated.
+    parts: those of the data that are read, of 'train' and 'eval'.
   """
-  values = rules.flatten(config)
-  named = [('data.train', n) for n in rules.split_names(config.data.train)]
-  for key, name in (*named, ('data.eval', config.data.eval)):
+  values, data = rules.flatten(config), config.data
+  named = [('data.eval', data.eval)] if 'eval' in parts else []
+  # What is held out of the training data is read from there.
+  if 'train' in parts or (named and data.eval == 'split'):
+    names = rules.split_names(data.train)
+    named = [('data.train', name) for name in names] + named
+  for key, name in named:
     if name.startswith(sources.TFDS):
       published.parse_name(name.removeprefix(sources.TFDS), where=name)
     elif name not in (*synthetic.EMBEDDED, 'split'):
@@ -178,7 +188,7 @@ def _check_data(config: ConfigDict) -> None:
     )
   if data.row_length:
     longest = f'data.max_length={data.max_length}'
-    rows.check_row_length(data.max_length, data.row_length, longest)
+    limits.check_row_length(data.max_length, data.row_length, longest)
   if data.prompt_max_length >= data.max_length:
     raise errors.refuse(
       'config.data.prompt_max_length',
@@ -224,6 +234,12 @@ def _check_model(config: ConfigDict) -> None:
       'config.model.vocab_size',
       f'{model.vocab_size} is not used with model.init_from',
       'leave it 0',
+    )
+  if model.add_rows and not model.init_from:
+    raise errors.refuse(
+      'config.model.add_rows',
+      'True is used with model.init_from only',
+      'leave it out: a preset has a row per token',
     )
   if not config.tokenizer and not model.init_from:
     raise errors.refuse(
@@ -316,7 +332,7 @@ def _check_train(config: ConfigDict) -> None:
       f'{train.num_steps} and train.num_epochs={train.num_epochs:g}: {problem}',
       'set exactly one above 0',
     )
-  rows.check_microbatches(train.batch_size, train.microbatches)
+  limits.check_microbatches(train.batch_size, train.microbatches)
   if list(config.mesh.values()).count(-1) > 1:
     raise errors.refuse(
       'config.mesh', 'more than one size is -1', 'leave the rest to one axis'

@@ -19,6 +19,13 @@ def source_names(value: str | tuple[str, ...]) -> tuple[str, ...]:
   return rules.split_names(value)
 
 
+def parts_read(config: ConfigDict, mode: str) -> tuple[str, ...]:
+  """The parts of the data, of 'train' and 'eval', that a mode reads."""
+  if mode == 'export' or (mode == 'sample' and config.sample.prompts):
+    return ()
+  return ('eval',) if mode in ('sample', 'evaluate') else ('train', 'eval')
+
+
 def proportions(config: ConfigDict) -> tuple[float, ...]:
   """How many times each source of data.train is taken; 1 if not given."""
   given = rules.split_numbers(config.data.proportions)

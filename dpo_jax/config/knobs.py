@@ -162,6 +162,8 @@ def _model() -> Section:
   # tokens, with a preset only; presets
   model.vocab_size = whole(0, zero="the tokenizer's")
   model.allow_larger_vocab = flag(False)  # rows without a token; inputs
+  # for tokens that the model has no row for, the mean of its table; inputs
+  model.add_rows = flag(False)
   model.router_aux_coef = at_least(None, 0)  # None = the model's; experts
   model.remat = choice(*decoder_config.REMAT)  # in the backward pass; decoder
   model.attention_block = whole(128, least=1)  # queries per block; attention

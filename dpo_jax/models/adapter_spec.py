@@ -7,7 +7,8 @@ is refused before any device is touched.
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from dpo_jax import errors
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
@@ -53,6 +54,26 @@ def linears(config: DecoderConfig) -> tuple[str, ...]:
   """Returns the linear maps of this decoder that can have an adapter."""
   dims = param_dims(config)
   return tuple(name for name in LINEARS if f'layers/{name}/kernel' in dims)
+
+
+def from_choices(
+  choices: Mapping[str, Any], config: DecoderConfig
+) -> AdapterSpec:
+  """Returns the adapter of a run's section `adapter`, on linear maps it has.
+
+  Args:
+    choices: the section, of a config or of a config.json; older runs lack
+      keys, which then have their defaults.
+    config: the decoder.
+  """
+  names = linears(config)
+  return AdapterSpec(
+    rank=choices['rank'],
+    alpha=choices['alpha'],
+    targets=select(choices.get('targets', ''), names),
+    rslora=choices.get('rslora', False),
+    zero=choices.get('init', INITS[0]).removesuffix('_zero'),
+  )
 
 
 def select(patterns: str, names: Iterable[str] = LINEARS) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ _ACTIVATIONS = {
 }
 # The way back. Reversed, so that the first spelling of each is written.
 _WORDS = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
+_MOST = 10_000  # layers, heads or experts: each of them is listed somewhere
 # Key -> value if it is absent, for every family that does not say otherwise.
 _ABSENT = {
   'hidden_act': 'silu',
@@ -71,6 +72,9 @@ def from_hf_config(
   fields = {'family': name}
   for field, key in _keys(family).items():
     fields[field] = source.read(key, *_KINDS[field])
+  for key in ('num_layers', 'num_heads'):
+    if fields[key] > _MOST:
+      source.refuse(_keys(family)[key], f'must be at most {_MOST}')
   # Implied values come before those that are derived from them.
   fields |= family.implies
   _derive(fields, source)
@@ -128,11 +132,11 @@ _KINDS = _kinds()
 
 def _family(name: Any, where: str) -> families.Family:
   known = families.FAMILIES
-  if name in known:
+  if isinstance(name, str) and name in known:
     return known[name]
   raise errors.refuse(
     where,
-    f'model_type {name!r} is not an architecture that is built here',
+    f'model_type {errors.show(name)} is not an architecture that is built here',
     f'{errors.did_you_mean(name, known)}use one of {", ".join(sorted(known))}',
   )
 
@@ -159,6 +163,8 @@ def _read_experts(source: Source) -> dict[str, Any]:
     'experts_per_token': source.read('num_experts_per_tok', int),
     'normalise_experts': source.read('norm_topk_prob', bool),
   }
+  if fields['num_experts'] > _MOST:
+    source.refuse(count or 'num_local_experts', f'must be at most {_MOST}')
   if fields['experts_per_token'] > fields['num_experts']:
     source.refuse(
       'num_experts_per_tok', f'at most the {fields["num_experts"]} experts'

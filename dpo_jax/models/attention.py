@@ -5,6 +5,7 @@ earlier keys and values. Goes out: the attended values. Does not do projections
 or dropout.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -180,13 +181,49 @@ def rope_tables(positions_RL: Array, frequencies: Array) -> tuple[Array, Array]:
 
   Args:
     positions_RL: positions of tokens in their texts.
-    frequencies: [n], radians per position.
+    frequencies: [n] or [R, L, n], radians per position.
 
   Returns:
     Two arrays [R, L, n].
   """
   angles = positions_RL[..., None].astype(jnp.float32) * frequencies
   return jnp.cos(angles), jnp.sin(angles)
+
+
+def text_lengths(rows: Rows) -> Array:
+  """Returns, per token, the tokens of the longest text of its prompt, [R, L].
+
+  The prompt of a row's branches is one trunk, so its rotation is one: that of
+  the longest answer, as where the answers are one padded batch.
+  """
+  # A branch's last token is predicted and not among its inputs.
+  ends_RL = rows.positions + 1 + (rows.branch > 0)
+  num_prompts = rows.prompt_id.shape[1] + 1
+
+  def longest(ends_L, prompt_L):
+    return jax.ops.segment_max(ends_L, prompt_L, num_prompts)[prompt_L]
+
+  return jax.vmap(longest)(ends_RL, rows.prompt_id)
+
+
+def dynamic_frequencies(rope, rotary_size: int, lengths_RL: Array) -> Array:
+  """Returns radians per position under 'dynamic' scaling, [R, L, n].
+
+  With N tokens of a text, L original positions and factor s the base is
+  theta (s N / L - (s - 1))^(n / (n - 2)) where N > L: "dynamic NTK", as
+  transformers' `_compute_dynamic_ntk_parameters` has it.
+
+  Args:
+    rope: a decoder_config.Rope.
+    rotary_size: n, rotated channels of a head.
+    lengths_RL: tokens of the text of each token.
+  """
+  share_RL = jnp.maximum(lengths_RL / rope.original_positions, 1.0)
+  growth_RL = rope.factor * share_RL - (rope.factor - 1)
+  power = rotary_size / (rotary_size - 2)
+  log_base_RL = math.log(rope.theta) + power * jnp.log(growth_RL)
+  channels = jnp.arange(0, rotary_size, 2) / rotary_size
+  return jnp.exp(-log_base_RL[..., None] * channels)
 
 
 def rotate(

@@ -17,6 +17,7 @@ _WORDS = {
   bool: 'true or false',
   str: 'a string',
 }
+_LARGEST = 2**31 - 1
 # Keys that may be absent or null: their values follow from other keys.
 _OPTIONAL = ('head_dim', 'num_key_value_heads', 'n_inner')
 
@@ -58,6 +59,9 @@ class Source:
         f'key {key!r} is missing',
         'use the config.json that came with the weights',
       )
+    # Beyond what an array can hold; a longer integer has no float either.
+    if type(value) is int and value > _LARGEST:
+      self.refuse(key, f'must be at most {_LARGEST}')
     if kind is float and type(value) is int:
       value = float(value)
     # By exact type: a bool is an int to isinstance, and true is no width.
@@ -77,5 +81,5 @@ class Source:
   def refuse(self, key: str, fix: str) -> NoReturn:
     """Raises the InputError that refuses the value of a key."""
     raise errors.refuse(
-      self.where, f'{key} = {self.get(key)!r} cannot be used', fix
+      self.where, f'{key} = {errors.show(self.get(key))} cannot be used', fix
     )

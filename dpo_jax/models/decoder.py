@@ -188,7 +188,7 @@ class _Decoder(nn.Module):
       length=config.num_layers,
     )(config, self.numerics, name='layers')
     # Rotary tables are computed once; a layer picks its kind of rotation.
-    tables, kinds = _ropes(config, rows.positions), _layer_kinds(config)
+    tables, kinds = _ropes(config, rows, cache), _layer_kinds(config)
     if cache is not None:
       cache = attention.announce(cache, rows)
       kinds['layer'] = jnp.arange(config.num_layers)
@@ -355,16 +355,35 @@ def _shape(config, dims):
   return tuple(config.sizes[d] for d in dims)
 
 
-def _ropes(config: DecoderConfig, positions_RL: Array) -> Any:
+def _ropes(config: DecoderConfig, rows: types.Rows, cache) -> Any:
   """Cosines and sines, stacked over the kinds of rotation; None if none."""
   if not config.ropes:
     return None
   size = config.rotary_size or config.head_size
-  tables = [
-    attention.rope_tables(positions_RL, jnp.asarray(r.frequencies(size)))
-    for r in config.ropes
-  ]
+  tables = []
+  for rope in config.ropes:
+    frequencies = _frequencies(rope, size, rows, cache)
+    table = attention.rope_tables(rows.positions, frequencies)
+    if rope.attention_factor != 1:
+      table = tuple(rope.attention_factor * part for part in table)
+    tables.append(table)
   return tuple(jnp.stack(table) for table in zip(*tables))
+
+
+def _frequencies(rope, size: int, rows: types.Rows, cache) -> Array:
+  """Radians per position, [n], or [R, L, n] where texts may be long."""
+  plain = jnp.asarray(rope.frequencies(size))
+  # Of a text that is still being sampled the length is not known: prompts that
+  # could become long are refused by run/sample.py.
+  fits = rows.positions.shape[1] < rope.original_positions
+  if not rope.by_length or cache is not None or fits:
+    return plain
+  lengths_RL = attention.text_lengths(rows)
+  if rope.scaling == 'dynamic':
+    return attention.dynamic_frequencies(rope, size, lengths_RL)
+  is_long_RL = lengths_RL > rope.original_positions
+  long = jnp.asarray(rope.frequencies(size, is_long=True))
+  return jnp.where(is_long_RL[..., None], long, plain)
 
 
 def _layer_kinds(config: DecoderConfig) -> dict[str, Array | None]:

@@ -30,31 +30,55 @@ REMAT = ('none', 'full', 'dots')
 class Rope:
   """Rotary frequencies of a layer: theta^(-2i/n), then scaled.
 
-  Source: Su et al. 2021, arXiv:2104.09864, section 3.2.2.
+  Source: Su et al. 2021, arXiv:2104.09864, section 3.2.2. The kinds of scaling
+  give what transformers computes (modeling_rope_utils.py).
   """
 
   theta: float = 10_000.0
-  scaling: str = 'default'  # default, linear, llama3, none (no positions)
-  factor: float = 1.0  # linear, llama3: divides (low) frequencies
+  # default, linear, llama3, yarn, longrope, dynamic, none (no positions)
+  scaling: str = 'default'
+  factor: float = 1.0  # linear, llama3, yarn: divides (low) frequencies
   low_freq_factor: float = 1.0  # llama3: fewer turns than this = low
   high_freq_factor: float = 4.0  # llama3: more turns than this = high
-  original_positions: int = 0  # llama3: length over which turns are counted
+  # llama3, yarn: length over which turns are counted. longrope, dynamic: longer
+  # texts have other frequencies than shorter ones.
+  original_positions: int = 0
+  attention_factor: float = 1.0  # yarn, longrope: on cosine and sine
+  beta_fast: float = 32.0  # yarn: more turns than this = high
+  beta_slow: float = 1.0  # yarn: fewer turns than this = low
+  truncate: bool = True  # yarn: the two bounds are rounded to channel pairs
+  short_factors: tuple[float, ...] = ()  # longrope: per channel pair
+  long_factors: tuple[float, ...] = ()  # longrope: of longer texts
 
-  def frequencies(self, rotary_size: int) -> list[float]:
+  @property
+  def by_length(self) -> bool:
+    """Whether texts above original_positions have frequencies of their own."""
+    return self.scaling in ('longrope', 'dynamic')
+
+  def frequencies(
+    self, rotary_size: int, *, is_long: bool = False
+  ) -> list[float]:
     """Returns radians per position, one for each pair of channels.
 
-    llama3 follows transformers' `_compute_llama3_parameters`: high frequencies
-    stay, low ones are divided by `factor`, and those between are interpolated.
+    llama3: high frequencies stay, low ones are divided by `factor`, and those
+    between are interpolated. Those of a long text under 'dynamic' depend on its
+    length: see `attention.dynamic_frequencies`.
 
     Args:
       rotary_size: n, rotated channels of a head.
+      is_long: longrope: of texts above original_positions.
     """
     pairs = range(rotary_size // 2)
     plain = [self.theta ** (-2 * i / rotary_size) for i in pairs]
     if self.scaling == 'llama3':
       return [self._llama3(f) for f in plain]
-    factors = {'default': 1.0, 'linear': 1 / self.factor, 'none': 0.0}
-    return [f * factors[self.scaling] for f in plain]
+    if self.scaling == 'yarn':
+      return self._yarn(plain, rotary_size)
+    if self.scaling == 'longrope':
+      factors = self.long_factors if is_long else self.short_factors
+      return [f / factor for f, factor in zip(plain, factors, strict=True)]
+    factors = {'linear': 1 / self.factor, 'none': 0.0}
+    return [f * factors.get(self.scaling, 1.0) for f in plain]
 
   def _llama3(self, frequency: float) -> float:
     # Full turns that a channel pair makes over the original context length.
@@ -62,6 +86,28 @@ class Rope:
     low, high = self.low_freq_factor, self.high_freq_factor
     unscaled = min(max((turns - low) / (high - low), 0.0), 1.0)
     return frequency * (unscaled + (1 - unscaled) / self.factor)
+
+  def _yarn(self, plain: list[float], rotary_size: int) -> list[float]:
+    """Peng et al. 2023, arXiv:2309.00071, section 3.2, over channel pairs."""
+    low, high = (self._pair_of(t, rotary_size) for t in self._betas)
+    if self.truncate:
+      low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rotary_size - 1)
+    high += 0.001 if low == high else 0  # no division by 0
+    out = []
+    for i, frequency in enumerate(plain):
+      scaled = min(max((i - low) / (high - low), 0.0), 1.0)
+      out.append(frequency * (1 - scaled + scaled / self.factor))
+    return out
+
+  @property
+  def _betas(self) -> tuple[float, float]:
+    return self.beta_fast, self.beta_slow
+
+  def _pair_of(self, turns: float, rotary_size: int) -> float:
+    """The channel pair, as a fraction, that makes so many turns."""
+    length = self.original_positions / (turns * 2 * math.pi)
+    return rotary_size * math.log(length) / (2 * math.log(self.theta))
 
 
 @dataclasses.dataclass(frozen=True)

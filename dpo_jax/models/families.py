@@ -166,7 +166,7 @@ FAMILIES = {
   'phi3': Family(
     'Phi3ForCausalLM',
     tensor_tables.PHI3,
-    absent={'rms_norm_eps': 1e-5},
+    absent={'rms_norm_eps': 1e-5, 'original_max_position_embeddings': 4096},
     windows='all',
   ),
   'gemma': Family(

@@ -51,7 +51,11 @@ class _State(NamedTuple):
 
 
 def make_generate(
-  model, *, max_new_tokens: int, mesh: Mesh | None = None
+  model,
+  *,
+  max_new_tokens: int,
+  known_V: Array | None = None,
+  mesh: Mesh | None = None,
 ) -> Callable[..., Samples]:
   """Makes `generate(params, prompts, lengths, seeds, key, sampling, stop)`.
 
@@ -64,6 +68,8 @@ def make_generate(
     model: anything with `decode`, `make_cache` and `head`, see
       decoder.LanguageModel.
     max_new_tokens: T, tokens per row at most.
+    known_V: bool [V], the ids that are tokens; others are never drawn, as if
+      the first filter removed them. None = all.
     mesh: mesh on which rows are split over types.ROW_AXES; None = one device.
   """
 
@@ -91,7 +97,10 @@ def make_generate(
       )
       hidden_RLD, cache = model.decode(params, rows, state.cache)
       logits_RV = scoring.logits(head, hidden_RLD[:, 0])
-      policy_RV = policy_logits(logits_RV, sampling)
+      drawn_RV = logits_RV
+      if known_V is not None:
+        drawn_RV = jnp.where(known_V, logits_RV, _NEVER)
+      policy_RV = policy_logits(drawn_RV, sampling)
       keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, state.step)
       token = draw(keys, policy_RV)
       logps = _log_prob(policy_RV, token), _log_prob(logits_RV, token)

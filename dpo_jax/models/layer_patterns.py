@@ -5,6 +5,7 @@ DecoderConfig that hold one value per layer, and the keys again. The rules are
 those of the configuration classes in transformers. Reads no file.
 """
 
+import math
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -35,7 +36,11 @@ def read_windows(source: Source, rule: str, num_layers: int) -> tuple[int, ...]:
     has_window = _rule(source, rule)
     kinds = [_SLIDING if has_window(i) else _FULL for i in range(num_layers)]
   known = (_SLIDING, _FULL)
-  if len(kinds) != num_layers or any(kind not in known for kind in kinds):
+  if (
+    not isinstance(kinds, list)
+    or len(kinds) != num_layers
+    or any(kind not in known for kind in kinds)
+  ):
     source.refuse('layer_types', f'one of {known} for each layer')
   windows = tuple(window if kind == _SLIDING else 0 for kind in kinds)
   return windows if any(windows) else ()
@@ -71,18 +76,24 @@ def read_ropes(source: Source, fields: Mapping[str, Any]) -> dict[str, Any]:
     or source.get('partial_rotary_factor'),
   }
   flat = {**old, **source.objects('rope_scaling'), **nested.get(_FULL, nested)}
+  # Phi-3 has its original length beside the object, where it wins.
+  for key in ('original_max_position_embeddings', 'max_position_embeddings'):
+    if source.get(key) is not None:
+      flat[key] = source.get(key)
   inner = Source(flat, {}, source.where)
   size = source.get('rotary_dim')
   if size is None:
     share = inner.read('partial_rotary_factor', float)
     size = int(fields['head_size'] * share)
-  out = {'ropes': (_read_rope(inner),)}
+  out = {'ropes': (_read_rope(inner, size),)}
   out['rotary_size'] = 0 if size == fields['head_size'] else size
   layers = range(fields['num_layers'])
   # Layers with a window have frequencies of their own (gemma 3).
   if local := source.get('rope_local_base_freq'):
     sliding = {'rope_theta': local, **nested.get(_SLIDING, {})}
-    out['ropes'] += (_read_rope(Source(sliding, {}, source.where)),)
+    sliding['max_position_embeddings'] = source.get('max_position_embeddings')
+    sliding = Source(sliding, {}, source.where)
+    out['ropes'] += (_read_rope(sliding, size),)
     windows = fields['layer_windows'] or (0,) * len(layers)
     out['layer_ropes'] = tuple(int(w > 0) for w in windows)
   # Every period-th layer has no rotary positions (smollm3).
@@ -107,6 +118,9 @@ def write_ropes(config: DecoderConfig) -> dict[str, Any]:
   out = {'rope_theta': first.theta, 'rope_parameters': parameters}
   if first.scaling != 'default':
     out['rope_scaling'] = dict(parameters)
+  if first.scaling == 'longrope':
+    key = 'original_max_position_embeddings'
+    out[key] = first.original_positions
   if rotary_size != config.head_size:
     share = rotary_size / config.head_size
     parameters['partial_rotary_factor'] = share
@@ -137,34 +151,118 @@ def _rule(source: Source, rule: str) -> Callable[[int], bool]:
 
 # Field of Rope -> key, for each kind of scaling that is built.
 _LINEAR = {'theta': 'rope_theta', 'factor': 'factor'}
-_LLAMA3 = {
-  **_LINEAR,
-  'low_freq_factor': 'low_freq_factor',
-  'high_freq_factor': 'high_freq_factor',
-  'original_positions': 'original_max_position_embeddings',
-}
+_ORIGINAL = {'original_positions': 'original_max_position_embeddings'}
+_ATTENTION = {'attention_factor': 'attention_factor'}
 _KEYS = {
   'default': {'theta': 'rope_theta'},
   'linear': _LINEAR,
-  'llama3': _LLAMA3,
+  'llama3': {
+    **_LINEAR,
+    'low_freq_factor': 'low_freq_factor',
+    'high_freq_factor': 'high_freq_factor',
+    **_ORIGINAL,
+  },
+  'yarn': {
+    **_LINEAR,
+    **_ORIGINAL,
+    **_ATTENTION,
+    'beta_fast': 'beta_fast',
+    'beta_slow': 'beta_slow',
+    'truncate': 'truncate',
+  },
+  'longrope': {
+    'theta': 'rope_theta',
+    **_ORIGINAL,
+    **_ATTENTION,
+    'short_factors': 'short_factor',
+    'long_factors': 'long_factor',
+  },
+  # Its original length is max_position_embeddings.
+  'dynamic': _LINEAR,
 }
+# Old names. Phi-3's first files call longrope 'su' or 'yarn'.
+_OLD_KINDS = {'su': 'longrope'}
 
 
-def _read_rope(source: Source) -> Rope:
+def _read_rope(source: Source, rotary_size: int) -> Rope:
   kind = source.get('rope_type') or source.get('type') or 'default'
-  if kind not in _KEYS:
+  kind = _OLD_KINDS.get(kind, kind) if isinstance(kind, str) else kind
+  if kind == 'yarn' and source.get('short_factor'):
+    kind = 'longrope'
+  if not isinstance(kind, str) or kind not in _KEYS:
     raise errors.refuse(
       source.where,
       f'rope_type {kind!r} is not built here',
       f'use weights with one of {", ".join(_KEYS)}',
     )
+  implied = _implied(source, kind)
+  source = Source(source.mapping, source.absent | implied, source.where)
   kinds = typing.get_type_hints(Rope)
-  keys = _KEYS[kind].items()
-  values = {field: source.read(key, kinds[field]) for field, key in keys}
+  values = {
+    field: _read_factors(source, key, rotary_size // 2)
+    if field.endswith('_factors')
+    else source.read(key, kinds[field])
+    for field, key in _KEYS[kind].items()
+  }
+  if kind == 'dynamic':
+    if rotary_size < 4:
+      raise errors.refuse(
+        source.where,
+        f'rope_type {kind!r} of {rotary_size} rotated channels has no base',
+        'use 4 or more',
+      )
+    values['original_positions'] = source.read('max_position_embeddings', int)
   return Rope(scaling=kind, **values)
+
+
+def _implied(source: Source, kind: str) -> dict[str, Any]:
+  """Returns {key: value if it is absent or null} of a kind, from other keys."""
+  if kind not in ('yarn', 'longrope'):
+    return {}
+  positions = source.read('max_position_embeddings', int)
+  implied = {'original_max_position_embeddings': positions}
+  inner = Source(source.mapping, source.absent | implied, source.where)
+  original = inner.read('original_max_position_embeddings', int)
+  # Both kinds divide by a logarithm.
+  if original < 2:
+    inner.refuse('original_max_position_embeddings', 'must be 2 or more')
+  if source.read('rope_theta', float) <= 1:
+    source.refuse('rope_theta', 'must be above 1')
+  # A yarn that names neither a factor nor a length says nothing: refused.
+  said = source.get('original_max_position_embeddings') is not None
+  if said or kind == 'longrope':
+    implied['factor'] = positions / original
+  inner = Source(source.mapping, source.absent | implied, source.where)
+  factor = inner.read('factor', float)
+  if kind == 'longrope':
+    scale = math.sqrt(1 + math.log(max(factor, 1.0)) / math.log(original))
+  else:
+    implied |= {'beta_fast': 32.0, 'beta_slow': 1.0, 'truncate': True}
+    scale = _mscale(factor, 1.0)
+    if inner.get('mscale') and inner.get('mscale_all_dim'):
+      both = ('mscale', 'mscale_all_dim')
+      over, under = (_mscale(factor, inner.read(k, float)) for k in both)
+      scale = over / under
+  return implied | {'attention_factor': scale}
+
+
+def _mscale(factor: float, share: float) -> float:
+  """Peng et al. 2023, arXiv:2309.00071, equation 22: 0.1 ln(s) + 1."""
+  return 0.1 * share * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def _read_factors(source: Source, key: str, count: int) -> tuple[float, ...]:
+  """Returns a list of positive numbers, one per pair of rotated channels."""
+  values = source.get(key)
+  if not isinstance(values, list | tuple) or len(values) != count:
+    source.refuse(key, f'a list of {count} numbers')
+  if any(type(v) not in (int, float) or not 0 < v < 1e30 for v in values):
+    source.refuse(key, 'numbers above 0')
+  return tuple(map(float, values))
 
 
 def _write_rope(rope: Rope) -> dict[str, Any]:
   keys = _KEYS[rope.scaling].items()
   values = {key: getattr(rope, field) for field, key in keys}
-  return {'rope_type': rope.scaling, **values}
+  lists = {k: list(v) for k, v in values.items() if isinstance(v, tuple)}
+  return {'rope_type': rope.scaling, **values, **lists}

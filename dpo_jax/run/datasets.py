@@ -8,7 +8,14 @@ cache, and that only after all data was checked.
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Collection,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,11 +36,13 @@ from dpo_jax.data.text import chat, encode
 from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.losses import catalogue
 from dpo_jax.losses import rules as loss_rules
+from dpo_jax.run import chat_templates
 from dpo_jax.storage import files as storage_files
 from dpo_jax.storage import reference_cache, token_store
 from dpo_jax.types import PreferenceRecord
 
 _NUM_SYNTHETIC = 4096  # prompts
+_USES = {'train': 'to train on', 'eval': 'held out'}
 
 
 class Part(NamedTuple):
@@ -48,8 +57,8 @@ class Part(NamedTuple):
 class Data(NamedTuple):
   """All records of a run, and where every row of its sources went."""
 
-  train: Part
-  evaluation: Part
+  train: Part | None  # None = a part that was not asked for
+  evaluation: Part | None
   ledger: dict[str, dict[str, Any]]  # {'train' or 'eval': counts of rows}
 
 
@@ -59,6 +68,9 @@ def read(
   cache_dir: pathlib.Path,
   log: Callable[[str], None] = print,
   poll: Callable[[], None] = lambda: None,
+  parts: Collection[str] = ('train', 'eval'),
+  check: Callable[[str, length_table.LengthTable, np.ndarray], None]
+  | None = None,
 ) -> Data:
   """Reads, encodes and splits the sources that config.data names.
 
@@ -68,41 +80,60 @@ def read(
     cache_dir: folder of the token cache, unless config.data.cache_dir is set.
     log: takes one line of text.
     poll: called per record; raises to stop.
+    parts: those that are wanted, of 'train' and 'eval'. Held-out records of
+      the training data are read with it.
+    check: called with 'train' or 'eval', the table of its source's records and
+      the indices of its own; raises to refuse them.
 
   Raises:
     InputError: the first input that cannot be used.
   """
+  if not parts:
+    return Data(None, None, {})
   cache = pathlib.Path(config.data.cache_dir or cache_dir)
   encode_part = functools.partial(
     _encode, config, tokenizer, cache, log=log, poll=poll
   )
-  names = config_lib.source_names(config.data.train)
-  train = encode_part('train', names, config_lib.proportions(config))
-  ledger = {'train': dict(train.ledger)}
+  read, indices, ledger = {}, {}, {}
+  is_split = config.data.eval == 'split'
+  if 'train' in parts or is_split:
+    names = config_lib.source_names(config.data.train)
+    read['train'] = encode_part('train', names, config_lib.proportions(config))
+    ledger['train'] = dict(read['train'].ledger)
+    indices['train'] = np.arange(len(read['train'].records))
   # With 'split' both parts share one store: their indices tell them apart.
-  if config.data.eval == 'split':
-    evaluation = train
-    indices = _split(config, train, ledger['train'], log)
-  else:
+  if is_split:
+    read['eval'] = read['train']
+    indices['train'], indices['eval'] = _split(
+      config, read['train'], ledger['train'], log
+    )
+  elif 'eval' in parts:
     names = config_lib.source_names(config.data.eval)
     # Evaluation takes every source once: proportions are for training.
-    evaluation = encode_part('eval', names, (1.0,) * len(names))
-    ledger['eval'] = dict(evaluation.ledger)
+    read['eval'] = encode_part('eval', names, (1.0,) * len(names))
+    ledger['eval'] = dict(read['eval'].ledger)
     limit = config.eval.max_comparisons
-    indices = np.arange(len(train.records)), _first(evaluation.table, limit)
-    both = zip((train, evaluation), indices)
+    indices['eval'] = _first(read['eval'].table, limit)
+  if len(read) == 2 and not is_split:
     overlap_counts, lines = overlap.report(
-      *(overlap.Chosen(part.records, part.table, own) for part, own in both)
+      *(overlap.Chosen(p.records, p.table, indices[u]) for u, p in read.items())
     )
     ledger['eval'] |= overlap_counts
     for line in lines:
       log(line)
-  log(f'prompts: {len(indices[0])} to train on, {len(indices[1])} held out')
-  _check_losses(config, {'train': train, 'eval': evaluation}, indices)
+  counts = {use: len(indices[use]) for use in read}
+  log('prompts: ' + ', '.join(f'{n} {_USES[u]}' for u, n in counts.items()))
+  _check_losses(config, read, indices)
+  for use, part in read.items():
+    if check:
+      check(use, part.table, indices[use])
   # All checks are done: only now is anything written.
-  store = train.store()
-  eval_store = store if evaluation is train else evaluation.store()
-  return Data(Part(store, indices[0]), Part(eval_store, indices[1]), ledger)
+  stores = {}
+  for use, part in read.items():
+    is_same = use == 'eval' and is_split
+    stores[use] = stores['train'] if is_same else part.store()
+  done = {use: Part(stores[use], indices[use]) for use in parts}
+  return Data(done.get('train'), done.get('eval'), ledger)
 
 
 def read_prompts(config: ConfigDict, tokenizer: Tokenizer) -> list[np.ndarray]:
@@ -273,15 +304,18 @@ def _first(table: length_table.LengthTable, max_comparisons: int):
   return np.arange(max(1, int((counts <= max_comparisons).sum())))
 
 
-def _check_losses(config, parts: dict[str, _Encoded], indices) -> None:
+def _check_losses(
+  config, parts: dict[str, _Encoded], indices: dict[str, np.ndarray]
+) -> None:
   """Refuses data that lacks what a chosen loss needs."""
   known = catalogue.read()
   chosen = {name: known[name] for name in config_lib.loss_terms(config)}
-  if any('mismatched' in loss.needs for loss in chosen.values()):
+  is_mismatched = any('mismatched' in loss.needs for loss in chosen.values())
+  if is_mismatched and 'train' in parts:
     size = config.train.batch_size
-    mismatch.check(parts['train'].table, indices[0], size)
-  for (use, part), own in zip(parts.items(), indices):
-    columns = length_table.columns(part.table, own)
+    mismatch.check(parts['train'].table, indices['train'], size)
+  for use, part in parts.items():
+    columns = length_table.columns(part.table, indices[use])
     loss_rules.check_data(chosen, columns, f'config.data.{use}')
 
 
@@ -308,7 +342,7 @@ def encode_options(
     InputError: data.chat_template is neither a file nor a known name.
   """
   data = config.data
-  template = _read_template(data.chat_template, tokenizer)
+  template = chat_templates.read(data.chat_template, tokenizer)
   return encode.EncodeOptions(
     max_length=data.max_length,
     truncation=data.truncation,
@@ -355,29 +389,3 @@ def _log_options(
   more = date and f'the chat template writes the date {date}'
   for text in filter(None, (line, more)):
     log(f'{use}: {text}')
-
-
-def _read_template(name: str, tokenizer: Tokenizer) -> str | None:
-  """The source text of config.data.chat_template, a file or a name."""
-  named = tokenizer.chat_templates
-  if not name or pathlib.Path(name).is_file():
-    return _read_text(name) if name else None
-  if name not in named:
-    raise errors.refuse(
-      'config.data.chat_template',
-      f'{name!r} is no file, and no template of tokenizer {tokenizer.name!r}',
-      'give a Jinja file, or one of its names: '
-      f'{", ".join(map(repr, named)) or "it has none"}',
-    )
-  return named[name]
-
-
-def _read_text(name: str) -> str:
-  try:
-    return pathlib.Path(name).read_text(encoding='utf-8')
-  except (OSError, UnicodeDecodeError) as error:
-    raise errors.refuse(
-      'config.data.chat_template',
-      f'{name!r} cannot be read ({error})',
-      'give a Jinja file in UTF-8',
-    ) from error

@@ -6,7 +6,6 @@ comparison and labelled completion, ready to be saved. Changes no state.
 """
 
 import json
-import math
 import pathlib
 import re
 from collections.abc import Callable
@@ -16,14 +15,15 @@ import jax
 import numpy as np
 from ml_collections.config_dict import ConfigDict
 
+from dpo_jax import config as config_lib
 from dpo_jax import metrics as metrics_lib
 from dpo_jax.data.sources import source as sources
 from dpo_jax.metrics import Examples, Mean
+from dpo_jax.run import finite
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import reference as reference_lib
 from dpo_jax.run import session as sessions
 from dpo_jax.run.datasets import Part
-from dpo_jax.run.preemption import Diverged
 from dpo_jax.storage import files, state_items
 from dpo_jax.types import Frozen, Params
 
@@ -34,7 +34,8 @@ def main(config: ConfigDict, workdir: str) -> int:
   Prints the metrics and writes evaluate/NAME.json and per_example/NAME.npz,
   where NAME follows from data.eval. The run's own evaluations stay.
   """
-  with sessions.open_workdir(config, workdir) as session:
+  parts = config_lib.parts_read(config, 'evaluate')
+  with sessions.open_workdir(config, workdir, parts=parts) as session:
     job = session.job
     # The running means of losses, and a reference that moved, belong to the
     # checkpoint too: the loss would be another one without them.
@@ -56,13 +57,9 @@ def main(config: ConfigDict, workdir: str) -> int:
       session.poll,
       policy.items.get('loss_state'),
     )
-  for name, value in metrics.items():
-    if not math.isfinite(value):
-      raise Diverged(
-        f'{name} is {value} on {config.data.eval} at step {policy.step}; '
-        'nothing is written; fix: look at the records with --mode=show, and at '
-        'the weights'
-      )
+    finite.check_evaluation(
+      policy.step, metrics, policy.params, reference, config
+    )
   arrays = per_example(job.inputs.evaluation, examples)
   path = session.directory.write_evaluation(
     source_name(config.data.eval),

@@ -5,8 +5,10 @@ input is refused first. Writes nothing but the token cache, and that only after
 all data was checked.
 """
 
+import dataclasses
+import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from ml_collections.config_dict import ConfigDict
@@ -17,7 +19,7 @@ from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.models import adapter_spec, presets
 from dpo_jax.models.adapter_spec import AdapterSpec
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.run import datasets, identity
+from dpo_jax.run import datasets, identity, positions
 from dpo_jax.run.datasets import Part
 from dpo_jax.storage import initial_weights, peft_checkpoint
 
@@ -26,8 +28,8 @@ class Inputs(NamedTuple):
   """The inputs of a run; no weights yet."""
 
   tokenizer: Tokenizer
-  train: Part
-  evaluation: Part
+  train: Part | None  # None = a part that the command does not read
+  evaluation: Part | None
   ledger: dict[str, dict[str, Any]]  # {'train' or 'eval': counts of rows}
   model: DecoderConfig
   adapter: AdapterSpec | None  # None = all weights are trained
@@ -40,6 +42,7 @@ def read(
   cache_dir: pathlib.Path,
   log: Callable[[str], None] = print,
   poll: Callable[[], None] = lambda: None,
+  parts: Collection[str] = ('train', 'eval'),
 ) -> Inputs:
   """Reads and checks everything that the config names.
 
@@ -48,6 +51,7 @@ def read(
     cache_dir: folder of the token cache; the same content is encoded once.
     log: takes one line of text.
     poll: raises to stop.
+    parts: those of the data that are wanted, of 'train' and 'eval'.
 
   Raises:
     InputError: the first input that cannot be used.
@@ -58,7 +62,15 @@ def read(
   # Cheap checks first: reading the data may take minutes.
   model = _read_model(config, tokenizer)
   adapter = _read_adapter(config, model)
-  data = datasets.read(config, tokenizer, cache_dir, log, poll)
+  data = datasets.read(
+    config,
+    tokenizer,
+    cache_dir,
+    log,
+    poll,
+    parts,
+    functools.partial(positions.check_data, config, model, log),
+  )
   return Inputs(
     tokenizer,
     data.train,
@@ -71,10 +83,15 @@ def read(
     fingerprints={
       'tokenizer': tokenizer.fingerprint,
       'template': identity.of_template(config, tokenizer),
-      'data': data.train.store.digest,
-      'eval_data': data.evaluation.store.digest,
+      **_digests(data),
     },
   )
+
+
+def _digests(data: datasets.Data) -> dict[str, str]:
+  """The digests of the parts that were read."""
+  parts = {'data': data.train, 'eval_data': data.evaluation}
+  return {name: part.store.digest for name, part in parts.items() if part}
 
 
 def _read_model(config: ConfigDict, tokenizer: Tokenizer) -> DecoderConfig:
@@ -82,16 +99,23 @@ def _read_model(config: ConfigDict, tokenizer: Tokenizer) -> DecoderConfig:
   if config.model.init_from:
     model = initial_weights.read_config(config.model.init_from)
     initial_weights.check(config.model.init_from, model)
+    if config.model.add_rows:
+      size = max(model.vocab_size, tokenizer.vocab_size)
+      model = dataclasses.replace(model, vocab_size=size)
   else:
     size = config.model.vocab_size or tokenizer.vocab_size
     model = presets.get(config.model.preset, vocab_size=size)
   if tokenizer.vocab_size > model.vocab_size:
-    larger = '' if config.model.init_from else ', or a larger model.vocab_size'
+    larger = (
+      'set model.add_rows=True: a new token gets the mean of the table'
+      if config.model.init_from
+      else 'a larger model.vocab_size'
+    )
     raise errors.refuse(
       'config.tokenizer',
       f'{tokenizer.name!r} has {tokenizer.vocab_size} tokens, the model '
       f'{model.vocab_size}',
-      f'use the tokenizer that the model was trained with{larger}',
+      f'use the tokenizer that the model was trained with, or {larger}',
     )
   # Rows beyond the tokenizer are padding in some models and in others a sign
   # of the wrong tokenizer: only the user can tell.
@@ -122,13 +146,7 @@ def _read_adapter(
   adapter = config.adapter
   if not adapter.rank:
     return None
-  spec = AdapterSpec(
-    rank=adapter.rank,
-    alpha=adapter.alpha,
-    targets=adapter_spec.select(adapter.targets, adapter_spec.linears(model)),
-    rslora=adapter.rslora,
-    zero=adapter.init.removesuffix('_zero'),
-  )
+  spec = adapter_spec.from_choices(adapter, model)
   if adapter.init_from:
     peft_checkpoint.check(adapter.init_from, model, spec)
   return spec

@@ -43,8 +43,8 @@ class Job(NamedTuple):
   eval_step: Callable  # jitted
   move_reference: Callable | None  # donates the reference's weights
   reference_every: float  # updates between two moves of it; 0 = never
-  train_plan: pipeline.Plan
-  eval_plan: pipeline.Plan
+  train_plan: pipeline.Plan | None  # None = a part that is not read
+  eval_plan: pipeline.Plan | None
   num_steps: int
   # Takes (config key, weights) as they are loaded, to compare with the run's.
   take_weights: Callable[[str, Params], None] = lambda key, params: None
@@ -70,7 +70,7 @@ def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
   )
   objective, hyper = _make_objective(config, inputs)
   train_plan, eval_plan = _make_plans(config, inputs, mesh, objective)
-  num_steps = _count_steps(config, len(inputs.train.indices))
+  num_steps = _count_steps(config, inputs.train)
   optimizer = _make_optimizer(config)
   weights = _place_weights(mesh, model)
   state = _place_state(config, inputs, mesh, model, optimizer, objective)
@@ -274,17 +274,20 @@ def _place_state(config, inputs, mesh, model, optimizer, objective) -> Placed:
 
 
 def _make_plans(config, inputs: Inputs, mesh, objective):
-  """The plans of training and of evaluation."""
-  data = config.data
+  """The plans of training and of evaluation; None for a part not read."""
+  data, model = config.data, inputs.model
   is_mismatched = 'mismatched' in objective.needs
+  longest = data.max_length
+  if model.learned_positions:
+    longest = min(longest, model.max_positions)
   common = {
     'row_length': data.row_length or data.max_length,
     'layout': data.layout,
     'row_multiple': sharding.row_multiple(mesh),
     'max_shapes': data.max_shapes,
-    'mismatched_length': data.max_length if is_mismatched else 0,
+    'mismatched_length': longest if is_mismatched else 0,
   }
-  train = pipeline.make_plan(
+  train = inputs.train and pipeline.make_plan(
     inputs.train.store.table,
     seed=config.seed,
     batch_size=config.train.batch_size,
@@ -293,7 +296,7 @@ def _make_plans(config, inputs: Inputs, mesh, objective):
     **common,
   )
   # Evaluation runs in the order of the data: it is the same for every seed.
-  evaluation = pipeline.make_plan(
+  evaluation = inputs.evaluation and pipeline.make_plan(
     inputs.evaluation.store.table,
     seed=0,
     batch_size=config.eval.batch_size,
@@ -305,10 +308,14 @@ def _make_plans(config, inputs: Inputs, mesh, objective):
   return train, evaluation
 
 
-def _count_steps(config, num_records: int) -> int:
-  """The number of updates; num_epochs is rounded down to full batches."""
-  if config.train.num_steps:
-    return config.train.num_steps
+def _count_steps(config, train: Part | None) -> int:
+  """The number of updates; num_epochs is rounded down to full batches.
+
+  A command that reads no training data makes none: any number will do.
+  """
+  if config.train.num_steps or train is None:
+    return config.train.num_steps or config.optim.warmup_steps + 1
+  num_records = len(train.indices)
   prompts = config.train.num_epochs * num_records
   steps = int(prompts // config.train.batch_size)
   if not steps:

@@ -168,7 +168,7 @@ def step_flops(job: Job) -> dict[str, float]:
   )
   forward = flops.forward_flops(job.model.config, work)
   policy = 3 if job.inputs.adapter is None else 2
-  total = forward * (policy + _has_reference(job))
+  total = forward * (policy + has_reference(job))
   return {
     'flops_per_step': total,
     'flops_per_device': total / job.mesh.size,
@@ -206,21 +206,21 @@ def on_device(abstract: Any) -> int:
   )
 
 
-def _bits(dtype) -> int:
-  """Bits per element; devices pack two uint4 in a byte."""
-  return 4 if dtype == jnp.uint4 else 8 * dtype.itemsize
-
-
-def _has_reference(job) -> bool:
+def has_reference(job) -> bool:
   """Whether the step runs the reference model."""
   in_step = job.config.reference.mode in ('params', 'adapter_off')
   return job.objective.needs_reference and in_step
 
 
+def _bits(dtype) -> int:
+  """Of an element; devices pack two of uint4 in a byte."""
+  return 4 if dtype == jnp.uint4 else 8 * dtype.itemsize
+
+
 def _has_own(job) -> bool:
   """Whether the reference has separate weights, beside an adapter's base."""
   shared = not job.config.reference.init_from and job.move_reference is None
-  return _has_reference(job) and (job.inputs.adapter is None or not shared)
+  return has_reference(job) and (job.inputs.adapter is None or not shared)
 
 
 def _local(config: DecoderConfig, parts: int) -> DecoderConfig:

@@ -75,6 +75,7 @@ def with_scores(
       ('train', job.inputs.train),
       ('evaluation', job.inputs.evaluation),
     )
+    if part is not None
   }
   return job._replace(inputs=job.inputs._replace(**parts))
 

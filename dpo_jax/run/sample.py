@@ -16,13 +16,18 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections.config_dict import ConfigDict
 
-from dpo_jax import errors, sharding
+from dpo_jax import config as config_lib
+from dpo_jax import errors, sharding, types
+from dpo_jax.data.batches import length_table
 from dpo_jax.models import generate
-from dpo_jax.run import datasets, weights
+from dpo_jax.run import datasets, positions, weights
 from dpo_jax.run import session as sessions
 from dpo_jax.run.job import Job
+from dpo_jax.storage import files, state_items
 from dpo_jax.types import ROW_AXES
 
+# Values with which a filter does nothing: they stay out of a file's name.
+_OFF = {'top_k': 0, 'top_p': 1.0, 'min_p': 0.0}
 # Prompts are padded to this many tokens or to the next power of two above:
 # one compile per size.
 _SHORTEST = 32
@@ -32,6 +37,9 @@ class Sampler(NamedTuple):
   """Everything that sampling needs except parameters and prompts."""
 
   generate: Callable  # jitted; one compile per padded length
+  score: Callable  # jitted, as scoring.make_score makes it
+  max_new_tokens: int
+  said: dict[str, Any]  # the choices that go into every line
   tokenizer: Any
   batch_size: int
   rows: NamedSharding  # of arrays whose first axis is the rows
@@ -39,8 +47,9 @@ class Sampler(NamedTuple):
 
 
 def main(config: ConfigDict, workdir: str) -> int:
-  """--mode=sample: samples the newest policy; writes samples/step_N.jsonl."""
-  with sessions.open_workdir(config, workdir) as session:
+  """--mode=sample: samples the newest policy, to samples/step_N_*.jsonl."""
+  parts = config_lib.parts_read(config, 'sample')
+  with sessions.open_workdir(config, workdir, parts=parts) as session:
     job, options = session.job, config.sample
     sampler = make_sampler(job)
     if options.prompts:
@@ -49,12 +58,25 @@ def main(config: ConfigDict, workdir: str) -> int:
       prompts = held_out_prompts(job)
     prompts = prompts[: options.num_prompts or None]
     check_lengths(job, prompts)
-    policy = sessions.newest_policy(session)
-    params = weights.policy(job, policy.params)
-    samples = sample(
-      sampler, params, prompts, options.num_samples, session.poll, print
+    has_moved = job.reference_every and config.reference.mode != 'none'
+    more = {state_items.REFERENCE: job.weights.abstract} if has_moved else {}
+    policy = sessions.newest_policy(session, more)
+    frozen = weights.frozen(
+      job,
+      with_reference=config.reference.mode != 'none',
+      moved=policy.items.get(state_items.REFERENCE),
     )
-  path = session.directory.write_samples(f'step_{policy.step}', samples)
+    samples = sample(
+      sampler,
+      frozen.policy(policy.params),
+      prompts,
+      options.num_samples,
+      session.poll,
+      print,
+      reference=None if config.reference.mode == 'none' else frozen.reference(),
+    )
+  name = file_name(f'step_{policy.step}', sampler, samples)
+  path = session.directory.write_samples(name, samples)
   for row in samples[:3]:
     print(f'{row["prompt"]!r} -> {row["completion"]!r}')
   print(f'{path}: {len(samples)} samples of the policy of step {policy.step}')
@@ -67,6 +89,20 @@ def held_out_prompts(job: Job, count: int | None = None) -> list[np.ndarray]:
   return [part.store[i].prompt for i in part.indices[:count]]
 
 
+def file_name(start: str, sampler: Sampler, samples) -> str:
+  """The name of a file of samples: its beginning, the choices, a digest.
+
+  The digest is of the prompts and of all choices: equal names, equal samples.
+  """
+  said = sampler.said
+  words = [start, f't{said["temperature"]:g}']
+  for key, letter in (('top_k', 'k'), ('top_p', 'p'), ('min_p', 'm')):
+    words += [f'{letter}{said[key]:g}'] if said[key] != _OFF[key] else []
+  drawn = [[row['prompt_id'], row['seed']] for row in samples]
+  digest = files.digest([said, drawn])[:8]
+  return '_'.join([*words, f'seed{said["sample_seed"]}', digest])
+
+
 def make_sampler(job: Job) -> Sampler:
   """Makes a Sampler from config.sample; compiles nothing yet.
 
@@ -75,7 +111,10 @@ def make_sampler(job: Job) -> Sampler:
   """
   options, tokenizer = job.config.sample, job.inputs.tokenizer
   made = generate.make_generate(
-    job.model, max_new_tokens=options.max_new_tokens, mesh=job.mesh
+    job.model,
+    max_new_tokens=options.max_new_tokens,
+    known_V=_known(tokenizer, job.model.config.vocab_size),
+    mesh=job.mesh,
   )
   # Numbers are traced, not static: a sweep over temperatures compiles once.
   replicated = sharding.replicated(job.mesh)
@@ -91,11 +130,26 @@ def make_sampler(job: Job) -> Sampler:
   multiple = sharding.row_multiple(job.mesh)
   return Sampler(
     generate=jax.jit(made, out_shardings=replicated),
+    score=job.score,
+    max_new_tokens=options.max_new_tokens,
+    said={
+      **{k: options[k] for k in ('temperature', 'top_k', 'top_p', 'min_p')},
+      'sample_seed': options.seed,
+      'max_new_tokens': options.max_new_tokens,
+      'stop_ids': [i for i in stop.tolist() if i >= 0],
+    },
     tokenizer=tokenizer,
     batch_size=options.batch_size + -options.batch_size % multiple,
     rows=NamedSharding(job.mesh, PartitionSpec(ROW_AXES)),
     settings=jax.device_put((key, sampling, stop), replicated),
   )
+
+
+def _known(tokenizer, size: int) -> np.ndarray | None:
+  """The rows of the model's head that are tokens, bool; None = all are."""
+  known_V = np.zeros(size, bool)
+  known_V[[i for i in tokenizer.known_ids if i < size]] = True
+  return None if known_V.all() else known_V
 
 
 def stop_ids(tokenizer, stop: str | tuple[str, ...]) -> list[int]:
@@ -118,18 +172,9 @@ def stop_ids(tokenizer, stop: str | tuple[str, ...]) -> list[int]:
 
 
 def check_lengths(job: Job, prompts: Sequence[np.ndarray]) -> None:
-  """Refuses a prompt whose continuation passes the last learned position."""
-  model = job.inputs.model
-  if not model.learned_positions:
-    return
-  longest, new = max(map(len, prompts)), job.config.sample.max_new_tokens
-  if longest + new > model.max_positions:
-    raise errors.refuse(
-      'config.sample.max_new_tokens',
-      f'{new} after a prompt of {longest} tokens is more than the '
-      f'{model.max_positions} positions of the model',
-      'use less, or shorter prompts',
-    )
+  """Refuses a prompt whose continuation has no position in the model."""
+  lengths = [len(prompt) for prompt in prompts]
+  positions.check_samples(job.inputs.model, lengths, job.config)
 
 
 def sample(
@@ -139,6 +184,7 @@ def sample(
   num_samples: int = 1,
   poll: Callable[[], None] = lambda: None,
   log: Callable[[str], None] = lambda line: None,
+  reference=None,
 ) -> list[dict[str, Any]]:
   """Draws samples from a model.
 
@@ -149,6 +195,8 @@ def sample(
     num_samples: samples per prompt.
     poll: called between batches; raises to stop.
     log: takes a line of progress.
+    reference: what `model.hidden` takes, of the reference; None = no reference
+      is at hand, and `reference_logp` is None.
 
   Returns:
     One dict per sample, in the order of the prompts. Sample n of prompt i has
@@ -160,10 +208,15 @@ def sample(
     poll()
     batch = _batch([prompts[owners[i]] for i in rows], rows, size, sampler)
     drawn = jax.device_get(sampler.generate(params, *batch, *sampler.settings))
+    given = [prompts[owners[i]] for i in rows]
+    scores = _reference_logps(sampler, reference, given, drawn, size)
     for place, i in enumerate(rows):
       one = jax.tree.map(lambda x, place=place: x[place], drawn)
-      prompt = prompts[owners[i]]
-      samples[i] = _describe(sampler.tokenizer, prompt, one, int(owners[i]), i)
+      samples[i] = {
+        **_describe(sampler.tokenizer, given[place], one, int(owners[i]), i),
+        'reference_logp': scores[place],
+        **sampler.said,
+      }
     log(f'{len(samples)} of {len(owners)} samples')
   return [samples[i] for i in range(len(owners))]
 
@@ -193,6 +246,32 @@ def _batch(prompts, seeds, size, sampler):
   return jax.device_put(host, sampler.rows)
 
 
+def _reference_logps(
+  sampler: Sampler, reference, prompts, drawn, size: int
+) -> list[float | None]:
+  """The reference's log-probability of each sample, temperature 1, nats."""
+  if reference is None:
+    return [None] * len(prompts)
+  num_rows, width = sampler.batch_size, size + sampler.max_new_tokens
+  fields = np.zeros((5, num_rows, width), np.int32)
+  tokens, places, prompt_id, targets, owners = fields
+  owners -= 1
+  for row, prompt in enumerate(prompts):
+    start, stop = len(prompt), len(prompt) + int(drawn.num_tokens[row])
+    answer = drawn.tokens_RT[row, : stop - start]
+    tokens[row, :start], tokens[row, start:stop] = prompt, answer
+    places[row, :stop], prompt_id[row, :stop] = np.arange(stop), 1
+    # A token is predicted one place before it.
+    targets[row, start - 1 : stop - 1] = answer
+    owners[row, start - 1 : stop - 1] = row
+  rows = types.Rows(
+    tokens, places, prompt_id, np.zeros_like(tokens), targets, owners
+  )
+  rows = jax.device_put(rows, sampler.rows)
+  scores = jax.device_get(sampler.score(reference, rows, num_rows).logps)
+  return [float(x) for x in scores[: len(prompts)]]
+
+
 def _describe(tokenizer, prompt, one, number: int, seed: int) -> dict[str, Any]:
   """A sample as a row of JSONL; logp and model_logp are sums, in nats."""
   # Arrays have max_new_tokens entries: those after the stop are no part of it.
@@ -201,6 +280,8 @@ def _describe(tokenizer, prompt, one, number: int, seed: int) -> dict[str, Any]:
   return {
     'prompt': tokenizer.decode(prompt),
     'completion': tokenizer.decode(tokens),
+    'prompt_id': length_table.prompt_id(prompt).decode(),
+    'prompt_token_ids': [int(i) for i in prompt],
     'prompt_number': number,
     'seed': seed,
     'num_tokens': count,

@@ -7,7 +7,7 @@ against the run's own, job built, signals caught. Trains nothing.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections.config_dict import ConfigDict
@@ -67,6 +67,7 @@ def open_workdir(
   workdir: str,
   *,
   trains: bool = False,
+  parts: Collection[str] = ('train', 'eval'),
   origin: RunDir | None = None,
 ) -> Iterator[Session]:
   """Opens a workdir for one command.
@@ -78,6 +79,7 @@ def open_workdir(
     config: validated.
     workdir: the run directory; made and locked if the command trains.
     trains: whether the command trains. Others read the run and add files.
+    parts: those of the data that the command reads, of 'train' and 'eval'.
     origin: the run that a new fork starts from. The fork rests on what that
       run was started with.
 
@@ -101,7 +103,9 @@ def open_workdir(
         first.config_or_none(),
         trains and origin is None,
       )
-      inputs = inputs_lib.read(config, directory.cache_dir, print, signals.poll)
+      inputs = inputs_lib.read(
+        config, directory.cache_dir, print, signals.poll, parts
+      )
       identity.take(inputs.fingerprints)
       _check_model(first, inputs.model)
       job = job_lib.build(config, inputs)

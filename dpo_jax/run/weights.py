@@ -27,11 +27,11 @@ def initial(job: Job) -> Params:
   if spec is None:
     return load(job, job.inputs.weights)
   if config.adapter.init_from:
-    params = peft_checkpoint.load(
-      config.adapter.init_from, job.inputs.model, spec, job.shardings.params
-    )
-    job.take_weights('adapter.init_from', params)
-    return params
+    source, model = config.adapter.init_from, job.inputs.model
+    adapter = peft_checkpoint.load(source, model, spec, job.shardings.params)
+    initial_weights.check_finite(adapter, model, source)
+    job.take_weights('adapter.init_from', adapter)
+    return adapter
   # Jitted with out_shardings: a device makes its own shard only, never the
   # entire array.
   init = jax.jit(
@@ -52,7 +52,11 @@ def load(job: Job, source: str, key: str = 'model.init_from') -> Params:
   placed = job.weights
   if source:
     params = initial_weights.load(
-      source, job.inputs.model, placed.shardings, placed.abstract
+      source,
+      job.inputs.model,
+      placed.shardings,
+      placed.abstract,
+      add_rows=job.config.model.add_rows,
     )
   else:
     init = jax.jit(job.model.init, out_shardings=placed.shardings)

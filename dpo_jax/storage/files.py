@@ -210,6 +210,14 @@ def storage_errors(path: str | os.PathLike) -> Iterator[None]:
     ) from error
 
 
+def remove(path: pathlib.Path) -> None:
+  """Removes a file, a link or a folder."""
+  if path.is_dir() and not path.is_symlink():
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    path.unlink(missing_ok=True)
+
+
 def digest(value: Any) -> str:
   """Returns the sha256, in hex, of a value's canonical JSON.
 

@@ -11,7 +11,6 @@ import functools
 import os
 import pathlib
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,7 +22,7 @@ import safetensors.numpy
 from dpo_jax import errors, tree
 from dpo_jax.models import architectures, families
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
-from dpo_jax.storage import files, hf_files, hf_layout
+from dpo_jax.storage import files, hf_companions, hf_files, hf_layout
 from dpo_jax.types import Params
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -31,19 +30,6 @@ _ROWS = 8192  # rows of an embedding that are compared at once
 
 # Buffers that older releases stored: config.json determines them.
 _BUFFERS = re.compile(r'\.(rotary_emb\.inv_freq|(attn|attention)\.\w*bias)$')
-_TOKENIZER_FILES = (
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'special_tokens_map.json',
-  'added_tokens.json',
-  'vocab.json',
-  'merges.txt',
-  'tokenizer.model',
-  'chat_template.jinja',
-  'generation_config.json',
-)
-_MORE_TEMPLATES = 'additional_chat_templates'  # a folder
-_TOKEN_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
@@ -104,7 +90,7 @@ def save(
   params: Params,
   config: DecoderConfig,
   *,
-  tokenizer_files_from: str | os.PathLike | None = None,
+  companions: hf_companions.Companions = hf_companions.NONE,
   max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
   """Writes a folder that transformers loads, whole or not at all.
@@ -113,8 +99,7 @@ def save(
     folder: the folder to make; an empty one may exist.
     params: parameters of `config`, in any sharding that this process can read.
     config: the model's shape; it becomes config.json.
-    tokenizer_files_from: folder whose tokenizer files are copied too, and whose
-      config.json gives the ids of bos, eos and pad.
+    companions: tokenizer, stops and chat templates that go along.
     max_shard_bytes: bytes per safetensors file; a larger tensor has a file of
       its own.
 
@@ -123,14 +108,21 @@ def save(
   """
   with files.storage_errors(folder), files.whole_folder(folder) as beside:
     mapping = architectures.to_hf_config(config)
-    if tokenizer_files_from is not None:
-      mapping |= _copy_tokenizer(pathlib.Path(tokenizer_files_from), beside)
+    mapping |= hf_companions.write(beside, companions)
     files.write_json(beside / 'config.json', mapping, sort_keys=True)
     _write_tensors(beside, params, config, max_shard_bytes)
 
 
 def _check(stored: hf_files.Files, config: DecoderConfig) -> None:
   """Raises InputError as `check`."""
+  # Said before the tensors of so many layers are listed.
+  if config.num_layers > len(stored.names):
+    raise errors.refuse(
+      stored.folder,
+      f'{len(stored.names)} tensors, and config.json has {config.num_layers} '
+      'layers',
+      'use the config.json of these weights',
+    )
   expected = _expected(stored, config)
   missing = [name for name in expected if name not in stored.names]
   if missing:
@@ -323,20 +315,6 @@ def _gather(leaves, config, parts, shape) -> np.ndarray:
     leaf = np.asarray(leaves[name][index])
     hf_layout.write(tensor, config.sizes, dims, leaf, out)
   return out
-
-
-def _copy_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> dict:
-  """Copies tokenizer files; returns the token ids of their config.json."""
-  for name in _TOKENIZER_FILES:
-    if (source / name).is_file():
-      shutil.copyfile(source / name, folder / name)
-  for file in (source / _MORE_TEMPLATES).glob('*.jinja'):
-    (folder / _MORE_TEMPLATES).mkdir(exist_ok=True)
-    shutil.copyfile(file, folder / _MORE_TEMPLATES / file.name)
-  if not (source / 'config.json').is_file():
-    return {}
-  ids = files.read_json(source / 'config.json')
-  return {key: ids[key] for key in _TOKEN_IDS if key in ids}
 
 
 def _some(noun: str, names: list[str]) -> str:

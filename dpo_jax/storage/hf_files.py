@@ -8,6 +8,7 @@ pickles.
 import contextlib
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 
 import ml_dtypes
@@ -83,7 +84,15 @@ def _find(folder: pathlib.Path) -> list[pathlib.Path]:
     weight_map = files.read_json(folder / INDEX).get('weight_map')
     if not isinstance(weight_map, Mapping) or not weight_map:
       raise errors.refuse(folder / INDEX, 'no weight_map', 'copy it again')
-    paths = [folder / os.path.basename(str(f)) for f in weight_map.values()]
+    names = [os.path.basename(str(f)) for f in weight_map.values()]
+    for name in names:
+      if not re.fullmatch(r'[\w. -]{1,200}', name, re.ASCII):
+        raise errors.refuse(
+          folder / INDEX,
+          f'{errors.show(name)} in weight_map is no file name',
+          'copy it again',
+        )
+    paths = [folder / name for name in names]
     for path in (paths := list(dict.fromkeys(paths))):
       if not path.is_file():
         raise errors.refuse(

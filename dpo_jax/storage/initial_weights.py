@@ -1,82 +1,153 @@
-"""Initial weights of a model: from a Hugging Face folder or from a run.
+"""Initial weights of a model: from a Hugging Face folder, a run, an adapter.
 
 Comes in: a folder. Goes out: the model's shape, its parameters on the mesh, and
-the folder of its tokenizer. A folder with model.json is a run directory. Makes
-no random weights.
+the folder of its tokenizer. A folder with model.json is a run directory, one
+with adapter_config.json and no weights is a PEFT adapter; a run that trained an
+adapter and a PEFT adapter are read as merged weights. Makes no random weights,
+except those that a run's adapter was trained on.
 """
 
+import functools
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
-from dpo_jax import errors
-from dpo_jax.models import architectures
+import jax
+import jax.numpy as jnp
+
+from dpo_jax import errors, sharding, tree
+from dpo_jax.models import (
+  adapter_spec,
+  adapters,
+  architectures,
+  decoder,
+  families,
+  quantized,
+)
+from dpo_jax.models.adapter_spec import AdapterSpec
+from dpo_jax.models.decoder_config import DecoderConfig, param_dims
 from dpo_jax.storage import (
   checkpoints,
   files,
   hf_checkpoint,
+  peft_base,
+  peft_checkpoint,
   run_dir,
   state_items,
 )
-from dpo_jax.types import Params
+from dpo_jax.types import Adapted, Params
 
 _MODEL = 'model.json'  # shape of a run's model, in Hugging Face's keys
 
 
-def read_config(folder: str) -> architectures.DecoderConfig:
+def read_config(folder: str) -> DecoderConfig:
   """Reads the shape of the model in a folder or a run."""
-  return architectures.from_hf_config(_hf_config(folder))
+  if _is_run(folder):
+    mapping = files.read_json(pathlib.Path(folder) / _MODEL)
+    return architectures.from_hf_config(mapping)
+  if peft_base.is_adapter(folder):
+    return read_config(peft_base.find(folder))
+  return architectures.from_hf_config(
+    hf_checkpoint.read_config(folder),
+    where=str(pathlib.Path(folder) / 'config.json'),
+  )
 
 
-def recorded(folder: pathlib.Path) -> architectures.DecoderConfig | None:
+def recorded(folder: pathlib.Path) -> DecoderConfig | None:
   """Reads the shape of a run's model; None if none is recorded yet."""
   path = pathlib.Path(folder) / _MODEL
   values = files.read_json_or_none(path)
   return None if values is None else architectures.from_hf_config(values)
 
 
-def check(folder: str, config: architectures.DecoderConfig) -> None:
+def check(folder: str, config: DecoderConfig) -> None:
   """Raises InputError unless the headers have this model's names and shapes.
 
-  Reads no weights. Of a run, only checks that it holds a whole model.
+  Reads no weights. Of a run, only checks that what it was trained on is there.
   """
   if _is_run(folder):
-    _refuse_adapter(folder)
+    base = _run_config(folder)['model']['init_from']
+    if _adapter_of(folder) and base:
+      check(base, read_config(base))
+  elif peft_base.is_adapter(folder):
+    check(peft_base.find(folder), config)
+    peft_base.read_spec(folder, config)
   else:
     hf_checkpoint.check(folder, config)
 
 
-def load(folder: str, config, shardings: Params, abstract: Params) -> Params:
+def load(
+  folder: str,
+  config: DecoderConfig,
+  shardings: Params,
+  abstract: Params,
+  *,
+  add_rows: bool = False,
+) -> Params:
   """Loads parameters, float32; each device reads only its own slice.
 
   Args:
-    folder: Hugging Face folder, or run directory: its newest sound checkpoint.
+    folder: Hugging Face folder; run directory: its newest sound checkpoint,
+      merged if it holds an adapter; or PEFT folder, merged into its base.
     config: the model's DecoderConfig.
     shardings: pytree of NamedShardings.
     abstract: pytree of ShapeDtypeStructs with the shardings.
+    add_rows: whether a folder with a smaller vocabulary gets more rows, each
+      the mean of its table.
 
   Raises:
-    InputError: a parameter is missing or has another shape; names it.
+    InputError: a parameter is missing, has another shape or is not finite;
+      names it.
   """
-  if not _is_run(folder):
-    return hf_checkpoint.load_params(folder, config, shardings=shardings)
-  _refuse_adapter(folder)
-  path = pathlib.Path(folder) / 'checkpoints'
-  with checkpoints.Checkpoints(path) as saved:
-    wanted = {state_items.POLICY: abstract}
-    restored = saved.restore_latest(wanted, partial=True)
-  if restored is None:
+  own = read_config(folder)
+  if add_rows and own.vocab_size < config.vocab_size:
+    placed = _place_smaller(own, shardings)
+    params = _load(folder, own, *placed)
+    extend = functools.partial(_with_rows, own, config)
+    params = jax.jit(extend, out_shardings=shardings)(params)
+  else:
+    params = _load(folder, config, shardings, abstract)
+  check_finite(params, config, folder)
+  return params
+
+
+def check_finite(params: Params, config: DecoderConfig, where: str) -> None:
+  """Raises InputError if a parameter that was given is NaN or infinite."""
+
+  @jax.jit
+  def are_finite(params):
+    # Per layer, so that the line can name the tensor.
+    return {
+      name: jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1)
+      for name, leaf in tree.flatten_with_names(params)
+    }
+
+  for name, is_finite in jax.device_get(are_finite(params)).items():
+    if is_finite.all():
+      continue
+    tensor = families.FAMILIES[config.family].tensors.get(name)
+    place = name if tensor is None else tensor.name
+    layer = str(int(is_finite.argmin()))
+    place = place.replace('{i}', layer)
     raise errors.refuse(
-      path, 'this run has no checkpoint', 'let it train first'
+      where,
+      f'{place} holds numbers that are not finite: the weights that were given '
+      'are damaged, or overflowed where they were made',
+      'copy them again, or use others',
     )
-  return restored.items[state_items.POLICY]
 
 
 def tokenizer_of(folder: str) -> str:
   """Returns the folder or name of the tokenizer that a model was trained on."""
+  if peft_base.is_adapter(folder) and not _is_run(folder):
+    if (pathlib.Path(folder) / 'tokenizer.json').is_file():
+      return folder
+    return tokenizer_of(peft_base.find(folder))
   if not _is_run(folder):
     return folder
   # A run without a tokenizer of its own took that of the model it began with,
   # which may be a run again.
-  config = run_dir.RunDir(folder).config()
+  config = _run_config(folder)
   return config['tokenizer'] or tokenizer_of(config['model']['init_from'])
 
 
@@ -89,18 +160,116 @@ def _is_run(folder: str) -> bool:
   return (pathlib.Path(folder) / _MODEL).is_file()
 
 
-def _refuse_adapter(folder: str) -> None:
+def _run_config(folder: str) -> dict[str, Any]:
+  return run_dir.RunDir(folder).config()
+
+
+def _adapter_of(folder: str) -> Mapping[str, Any] | None:
+  """The choices of a run's adapter; None if it trained all weights."""
   # Older runs have no adapter section.
-  config = run_dir.RunDir(folder).config()
-  if config.get('adapter', {}).get('rank'):
-    raise errors.refuse(
-      folder,
-      'this run trained an adapter and holds no whole weights',
-      'write them with --mode=export and give that folder',
-    )
+  adapter = _run_config(folder).get('adapter', {})
+  return adapter if adapter.get('rank') else None
 
 
-def _hf_config(folder: str) -> dict:
+def _load(folder, config, shardings, abstract) -> Params:
+  """Loads a model of exactly this shape."""
   if _is_run(folder):
-    return files.read_json(pathlib.Path(folder) / _MODEL)
-  return hf_checkpoint.read_config(folder)
+    choices = _adapter_of(folder)
+    if choices is None:
+      return _newest(folder, abstract)
+    spec = adapter_spec.from_choices(choices, config)
+    adapter = _newest(folder, _abstract_adapter(config, spec, shardings))
+    base = _base_of_run(folder, config, shardings, abstract)
+    if choices.get('base', 'float32') != 'float32':
+      kind = choices['base']
+      base = jax.jit(functools.partial(quantized.quantize, kind=kind))(base)
+    return _merge(base, adapter, spec, shardings)
+  if peft_base.is_adapter(folder):
+    spec = peft_base.read_spec(folder, config)
+    placed = jax.tree.map(
+      lambda leaf: leaf.sharding, _abstract_adapter(config, spec, shardings)
+    )
+    adapter = peft_checkpoint.load(folder, config, spec, placed)
+    base = load(peft_base.find(folder), config, shardings, abstract)
+    return _merge(base, adapter, spec, shardings)
+  return hf_checkpoint.load_params(folder, config, shardings=shardings)
+
+
+def _newest(folder: str, abstract: Params) -> Params:
+  """What a run trained, from its newest sound checkpoint."""
+  path = pathlib.Path(folder) / 'checkpoints'
+  with checkpoints.Checkpoints(path) as saved:
+    wanted = {state_items.POLICY: abstract}
+    restored = saved.restore_latest(wanted, partial=True)
+  if restored is None:
+    raise errors.refuse(
+      path, 'this run has no checkpoint', 'let it train first'
+    )
+  return restored.items[state_items.POLICY]
+
+
+def _base_of_run(folder, config, shardings, abstract) -> Params:
+  """The frozen weights under a run's adapter, as the run made them."""
+  choices = _run_config(folder)
+  source = choices['model']['init_from']
+  if source:
+    return load(source, config, shardings, abstract, add_rows=True)
+  init = jax.jit(decoder.make_model(config).init, out_shardings=shardings)
+  return init(jax.random.key(choices['seed']))
+
+
+def _merge(base, adapter, spec: AdapterSpec, shardings) -> Params:
+  merge = jax.jit(adapters.merge, out_shardings=shardings)
+  return merge(Adapted(base, adapter, jnp.float32(spec.scale)))
+
+
+def _abstract_adapter(config, spec: AdapterSpec, shardings) -> Params:
+  """ShapeDtypeStructs of an adapter, on every device."""
+  place = _replicated(shardings)
+  return tree.unflatten_names(
+    {
+      name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
+      for name, shape in adapters.shapes(config, spec).items()
+    }
+  )
+
+
+def _replicated(shardings: Params) -> jax.sharding.Sharding:
+  first = jax.tree.leaves(shardings)[0]
+  mesh = getattr(first, 'mesh', None)
+  return first if mesh is None else sharding.replicated(mesh)
+
+
+def _place_smaller(config, shardings) -> tuple[Params, Params]:
+  """Shardings and ShapeDtypeStructs of a model with fewer rows."""
+  placed, whole = {}, _replicated(shardings)
+  for name, own in tree.flatten_with_names(shardings):
+    # So many rows may not be divisible by the mesh.
+    placed[name] = whole if 'V' in param_dims(config)[name] else own
+  abstract = {
+    name: jax.ShapeDtypeStruct(
+      tuple(config.sizes[d] for d in param_dims(config)[name]),
+      jnp.float32,
+      sharding=place,
+    )
+    for name, place in placed.items()
+  }
+  return tree.unflatten_names(placed), tree.unflatten_names(abstract)
+
+
+def _with_rows(old: DecoderConfig, new: DecoderConfig, params) -> Params:
+  """Parameters with the rows of `new`, the added ones the mean of the others.
+
+  Source: Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language
+  Models": of all choices the mean bounds the change of the model's predictions.
+  """
+  extended = {}
+  for name, leaf in tree.flatten_with_names(params):
+    dims = param_dims(old)[name]
+    if 'V' in dims:
+      axis = dims.index('V')
+      count = new.vocab_size - old.vocab_size
+      mean = leaf.mean(axis, keepdims=True)
+      leaf = jnp.concatenate([leaf, jnp.repeat(mean, count, axis)], axis)
+    extended[name] = leaf
+  return tree.unflatten_names(extended)

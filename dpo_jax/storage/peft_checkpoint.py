@@ -11,10 +11,8 @@ the ranks, the scale stays (rank_pattern, alpha_pattern). A folder whose parts
 share one A loads too.
 """
 
-import math
 import os
 import pathlib
-import re
 from typing import Any, NamedTuple
 
 import jax
@@ -26,31 +24,12 @@ from dpo_jax import errors, tree
 from dpo_jax.models import adapter_spec, adapters, families
 from dpo_jax.models.adapter_spec import LINEARS, AdapterSpec
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.storage import files, hf_layout
-from dpo_jax.types import InputError, Params
+from dpo_jax.storage import files, hf_companions, hf_layout, peft_config
+from dpo_jax.types import Params
 
-_CONFIG = 'adapter_config.json'
-_FOLDER = (
-  'the folder of a PEFT adapter (a run writes one with --mode=export '
-  '--config.adapter.export=peft)'
-)
-_TENSORS = 'adapter_model.safetensors'
+TENSORS = 'adapter_model.safetensors'
+CONFIG = peft_config.CONFIG
 _NAME = 'base_model.model.{module}.lora_{factor}.weight'
-
-# Keys of adapter_config.json that stand for another method unless empty.
-_UNSUPPORTED = (
-  'use_dora',
-  'modules_to_save',
-  'lora_bias',
-  'layer_replication',
-  'trainable_token_indices',
-  'target_parameters',
-  'use_qalora',
-  'alora_invocation_tokens',
-  'megatron_config',
-)
-# Initialisations that change the base's weights too.
-_OTHER_BASE = ('pissa', 'olora', 'corda', 'loftq')
 
 
 class _Part(NamedTuple):
@@ -99,6 +78,7 @@ def save(
   spec: AdapterSpec,
   *,
   base: str = '',
+  companions: hf_companions.Companions = hf_companions.NONE,
 ) -> None:
   """Writes a folder that PEFT loads over the base, whole or not at all.
 
@@ -108,6 +88,7 @@ def save(
     config: the base's shape; its family names the modules.
     spec: rank, scale and targets of the adapter.
     base: folder in which PEFT will find the base; '' = unknown.
+    companions: tokenizer, stops and chat templates that go along.
 
   Raises:
     InputError: the folder is taken or cannot be written.
@@ -117,18 +98,24 @@ def save(
     for name, leaf in tree.flatten_with_names(adapter)
   }
   tensors = {}
-  for module, parts in _modules(config, spec.targets).items():
+  for module, parts in modules_of(config, spec.targets).items():
     for i in range(config.num_layers):
       a, b = _join(leaves, config, spec, parts, i)
       name = module.format(i=i)
-      tensors[_NAME.format(module=name, factor='A')] = a
-      tensors[_NAME.format(module=name, factor='B')] = b
+      tensors[tensor_name(name, 'A')] = a
+      tensors[tensor_name(name, 'B')] = b
   with files.storage_errors(folder), files.whole_folder(folder) as beside:
-    files.write_json(beside / _CONFIG, _peft_config(config, spec, base))
-    safetensors.numpy.save_file(tensors, beside / _TENSORS, {'format': 'pt'})
+    hf_companions.write(beside, companions)
+    files.write_json(beside / CONFIG, _peft_config(config, spec, base))
+    safetensors.numpy.save_file(tensors, beside / TENSORS, {'format': 'pt'})
 
 
-def _modules(config: DecoderConfig, targets) -> dict[str, list[_Part]]:
+def tensor_name(module: str, factor: str) -> str:
+  """Returns the name of a module's factor, 'A' or 'B', in the file."""
+  return _NAME.format(module=module, factor=factor)
+
+
+def modules_of(config: DecoderConfig, targets) -> dict[str, list[_Part]]:
   """Returns {module of the base ({i} = the layer): its parts in targets}."""
   table, out = families.FAMILIES[config.family].tensors, {}
   for target in targets:
@@ -172,7 +159,7 @@ def _join(leaves, config, spec, parts, layer) -> tuple[np.ndarray, np.ndarray]:
 
 def _peft_config(config, spec, base) -> dict[str, Any]:
   """Returns the content of adapter_config.json."""
-  modules = _modules(config, spec.targets)
+  modules = modules_of(config, spec.targets)
   ranks, alphas = {}, {}
   for module, parts in modules.items():
     if len(parts) > 1:
@@ -215,11 +202,11 @@ def _whole(number: float) -> int | float:
 
 def _read(folder, config, spec) -> dict[str, np.ndarray]:
   """Reads {our name: float32 array} of a folder that fits."""
-  peft = files.read_json(folder / _CONFIG, if_missing=f'give {_FOLDER}')
-  _check_config(folder / _CONFIG, peft, spec)
+  peft = peft_config.read(folder)
+  peft_config.check(folder / CONFIG, peft, spec)
   tensors = _read_tensors(folder)
-  modules = _modules(config, spec.targets)
-  _check_names(folder / _TENSORS, tensors, config, modules)
+  modules = modules_of(config, spec.targets)
+  _check_names(folder / TENSORS, tensors, config, modules)
   leaves = {
     name: np.zeros(shape, np.float32)
     for name, shape in adapters.shapes(config, spec).items()
@@ -227,56 +214,18 @@ def _read(folder, config, spec) -> dict[str, np.ndarray]:
   for module, parts in modules.items():
     for i in range(config.num_layers):
       name = module.format(i=i)
-      a, b = (
-        tensors[_NAME.format(module=name, factor=factor)] for factor in 'AB'
-      )
-      _check_scale(folder / _CONFIG, peft, spec, name, len(a))
-      pairs = _split(folder / _TENSORS, config, spec, name, parts, a, b)
+      a, b = (tensors[tensor_name(name, factor)] for factor in 'AB')
+      peft_config.check_scale(folder / CONFIG, peft, spec, name, len(a))
+      pairs = _split(folder / TENSORS, config, spec, name, parts, a, b)
       for part, (ours_a, ours_b) in zip(parts, pairs):
         leaves[f'layers/{part.target}/a'][i] = ours_a
         leaves[f'layers/{part.target}/b'][i] = ours_b
   return leaves
 
 
-def _check_config(path, peft, spec: AdapterSpec) -> None:
-  """Raises InputError unless it is plain LoRA of this rank and strength."""
-  # Keys that are absent or empty have their plain meaning in PEFT.
-  for key, plain in (('peft_type', 'LORA'), ('bias', 'none')):
-    if peft.get(key, plain) != plain:
-      raise _unsupported(path, key, peft[key])
-  for key in _UNSUPPORTED:
-    if peft.get(key):
-      raise _unsupported(path, key, peft[key])
-  first = str(peft.get('init_lora_weights', True)).lower()
-  if first.startswith(_OTHER_BASE):
-    raise _unsupported(path, 'init_lora_weights', peft['init_lora_weights'])
-  for key, ours, value in (
-    ('r', 'rank', spec.rank),
-    ('lora_alpha', 'alpha', spec.alpha),
-    ('use_rslora', 'rslora', spec.rslora),
-  ):
-    # PEFT's defaults.
-    theirs = peft.get(key, 8 if key != 'use_rslora' else False)
-    if theirs != value:
-      raise errors.refuse(
-        f'config.adapter.{ours}',
-        f'{value} is not the {key}={theirs} of {path}',
-        f'--config.adapter.{ours}={theirs}',
-      )
-
-
-def _unsupported(path, key, value) -> InputError:
-  """Returns the refusal of another method than plain LoRA."""
-  return errors.refuse(
-    path,
-    f'{key}={value!r} is not supported, only plain LoRA is',
-    'merge that adapter into its base with PEFT and give the merged folder',
-  )
-
-
 def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
   """Reads adapter_model.safetensors; InputError if it cannot."""
-  path = folder / _TENSORS
+  path = folder / TENSORS
   if not path.is_file():
     pickle = folder / 'adapter_model.bin'
     if pickle.is_file():
@@ -285,7 +234,7 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
         'pickled weights are not read, a pickle can run code',
         'save it once more with safe_serialization=True',
       )
-    raise errors.refuse(path, 'no such file', f'give {_FOLDER}')
+    raise errors.refuse(path, 'no such file', f'give {peft_config.FOLDER}')
   try:
     return safetensors.numpy.load_file(path)
   except (safetensors.SafetensorError, OSError) as error:
@@ -297,7 +246,7 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
 def _check_names(path, tensors, config, modules) -> None:
   """Raises InputError unless the modules are those of adapter.targets."""
   wanted = {
-    _NAME.format(module=module.format(i=i), factor=factor)
+    tensor_name(module.format(i=i), factor)
     for module in modules
     for i in range(config.num_layers)
     for factor in 'AB'
@@ -307,9 +256,11 @@ def _check_names(path, tensors, config, modules) -> None:
     return
   theirs = [
     part.target
-    for module, parts in _modules(config, adapter_spec.linears(config)).items()
+    for module, parts in modules_of(
+      config, adapter_spec.linears(config)
+    ).items()
     for part in parts
-    if _NAME.format(module=module.format(i=0), factor='A') in tensors
+    if tensor_name(module.format(i=0), 'A') in tensors
   ]
   problem = (
     f'{min(missing)} is missing' if missing else f'{min(extra)} is extra'
@@ -322,28 +273,6 @@ def _check_names(path, tensors, config, modules) -> None:
   raise errors.refuse(
     path, f'does not fit config.adapter.targets and the base: {problem}', fix
   )
-
-
-def _check_scale(path, peft, spec, module, rank) -> None:
-  """Raises InputError unless a module's own alpha and rank give our scale."""
-  alpha = _pattern(peft.get('alpha_pattern'), module, peft.get('lora_alpha', 8))
-  said = _pattern(peft.get('rank_pattern'), module, peft.get('r', 8))
-  scale = alpha / (said**0.5 if spec.rslora else said)
-  if said != rank or not math.isclose(scale, spec.scale, rel_tol=1e-6):
-    raise errors.refuse(
-      path,
-      f'{module} has rank {rank} and scale {scale:g} of rank {said}, the '
-      f'adapter {spec.rank} and {spec.scale:g}',
-      'use an adapter of one rank and alpha',
-    )
-
-
-def _pattern(patterns, module, default):
-  """Looks up as PEFT does: a key is a regular expression that ends the name."""
-  for key, value in (patterns or {}).items():
-    if re.match(rf'(.*\.)?({key})$', module):
-      return value
-  return default
 
 
 def _split(path, config, spec, module, parts, a, b):

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import IO, Any
 
@@ -130,7 +129,7 @@ class RunDir:
       if not self._began and self._can_lock():
         with contextlib.suppress(OSError):
           for path in [p for p in self._entries() if p not in before]:
-            _remove(path)
+            files.remove(path)
           self.close()
           for folder in missing:
             folder.rmdir()
@@ -321,10 +320,20 @@ class RunDir:
     return str(path)
 
   def write_samples(self, name: str, samples: Iterable[Mapping]) -> str:
-    """Writes samples/<name>.jsonl, one object per line; returns its path."""
-    path = self.path / 'samples' / f'{name}.jsonl'
-    with files.storage_errors(path), files.atomic_file(path) as file:
-      file.writelines(json.dumps(s).encode() + b'\n' for s in samples)
+    """Writes samples/<name>.jsonl, one object per line; returns its path.
+
+    An older file of that name with other content stays: the new one is then
+    <name>_2.jsonl, and so on.
+    """
+    content = b''.join(json.dumps(s).encode() + b'\n' for s in samples)
+    folder, number = self.path / 'samples', 1
+    path = folder / f'{name}.jsonl'
+    with files.storage_errors(path):
+      while path.exists() and path.read_bytes() != content:
+        number += 1
+        path = folder / f'{name}_{number}.jsonl'
+      with files.atomic_file(path) as file:
+        file.write(content)
     return str(path)
 
   def close(self) -> None:
@@ -384,11 +393,3 @@ def _lock(path: pathlib.Path) -> IO[bytes]:
     # Some network file systems have no locks: go on without one.
     pass
   return file
-
-
-def _remove(path: pathlib.Path) -> None:
-  """Removes a file, a link or a folder."""
-  if path.is_dir() and not path.is_symlink():
-    shutil.rmtree(path, ignore_errors=True)
-  else:
-    path.unlink(missing_ok=True)

@@ -187,5 +187,6 @@ def test_a_metric_that_is_not_finite_is_named_and_nothing_written(
 
   monkeypatch.setattr(evaluate, 'evaluate', spoilt)
   assert main_lib.main(words) == 1
-  assert capsys.readouterr().err.startswith('kl is nan on split at step 0')
+  error = capsys.readouterr().err
+  assert error.startswith('step 0, held out: kl is nan')
   assert not (tmp_path / 'run/evaluate').exists()

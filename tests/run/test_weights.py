@@ -120,10 +120,42 @@ def test_exports_score_as_the_adapter_does(adapted, tmp_path, capsys):
   # A given adapter is the reference too: the initial policy has loss ln 2.
   printed = capsys.readouterr().out.strip().splitlines()[-1]
   assert abs(json.loads(printed.split(': ', 1)[1])['loss'] - LN2) < 1e-6
-  # A run that holds an adapter only cannot be the base of another.
-  start = (f'model.init_from={adapted}', 'model.preset=', 'tokenizer=byte')
-  assert test_train.train(tmp_path / 'run', *start) == 2
-  assert 'holds no whole weights; fix: ' in capsys.readouterr().err
+
+
+def test_a_run_and_a_peft_folder_are_models_by_themselves(
+  adapted, tmp_path, capsys
+):
+  # Both as the merged weights: the scores of the run's last evaluation.
+  hf, base = tmp_path / 'hf', ('model.preset=', 'tokenizer=byte')
+  first = test_train.arguments(tmp_path / 'start', mode='export')
+  assert test_train.main_lib.main([*first, f'--export_to={hf}']) == 0
+  peft = tmp_path / 'peft'
+  changed = tuple(o for o in ADAPTED if not o.startswith('train.num_steps'))
+  run = tmp_path / 'run'
+  trained = (*changed, *base, f'model.init_from={hf}', 'train.num_steps=2')
+  assert test_train.train(run, *trained) == 0
+  words = test_train.arguments(
+    run, *trained, 'adapter.export=peft', mode='export'
+  )
+  assert test_train.main_lib.main([*words, f'--export_to={peft}']) == 0
+  expected = scores(run / 'per_example' / 'eval_2.npz')
+  for folder in (run, peft):
+    workdir = tmp_path / f'of_{folder.name}'
+    overrides = (*base, f'model.init_from={folder}')
+    assert test_train.train(workdir, *overrides, mode='evaluate') == 0
+    again = scores(workdir / 'per_example' / 'evaluate.npz')
+    for key, values in expected.items():
+      np.testing.assert_allclose(again[key], values, rtol=1e-5, atol=1e-5)
+  # An adapter of random weights says what to give.
+  overrides = (*ADAPTED, 'adapter.export=peft')
+  words = test_train.arguments(adapted, *overrides, mode='export')
+  assert test_train.main_lib.main([*words, f'--export_to={tmp_path}/lost']) == 0
+  capsys.readouterr()
+  overrides = (*base, f'model.init_from={tmp_path}/lost')
+  assert test_train.train(tmp_path / 'never', *overrides) == 2
+  error = capsys.readouterr().err
+  assert 'it names no base; fix: give its base as model.init_from' in error
+  assert not (tmp_path / 'never').exists()
 
 
 def built(tmp_path, **overrides):

@@ -15,6 +15,7 @@ from dpo_jax import sharding, tree
 from dpo_jax.models import architectures, decoder
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
 from dpo_jax.storage import hf_checkpoint
+from dpo_jax.storage.hf_companions import Companions
 from dpo_jax.types import InputError
 
 CONFIG = DecoderConfig(
@@ -303,7 +304,7 @@ def test_tokenizer_files_go_along(shared, tmp_path):
   (source / tools).parent.mkdir()
   (source / tools).write_text('{{ tools }}')
   hf_checkpoint.save(
-    tmp_path / 'm', params, config, tokenizer_files_from=source
+    tmp_path / 'm', params, config, companions=Companions(source)
   )
   for name in ('tokenizer.json', 'tokenizer_config.json', tools):
     assert (tmp_path / 'm' / name).read_bytes() == (source / name).read_bytes()

@@ -62,7 +62,7 @@ def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
     labels.extend(record.labels or [-1] * count)
     scores.extend(record.scores or [math.nan] * count)
     uids.append(record.uid.encode())
-    prompts.append(_hash(record.prompt))
+    prompts.append(prompt_id(record.prompt))
   winner, loser, weight, margin = zip(*comparisons) if comparisons else [()] * 4
   return LengthTable(
     prompt_lengths=np.array(prompt_lengths, np.int32),
@@ -109,9 +109,21 @@ def columns(table: LengthTable, indices: np.ndarray) -> frozenset[str]:
 
 def longest_text(table: LengthTable, indices: np.ndarray) -> int:
   """Returns the tokens of the longest prompt + completion of these records."""
+  return int(text_lengths(table, indices).max())
+
+
+def text_lengths(table: LengthTable, indices: np.ndarray) -> np.ndarray:
+  """Returns the tokens of each prompt + completion of these records."""
   counts = np.diff(table.offsets)
   text = np.repeat(table.prompt_lengths, counts) + table.completion_lengths
-  return int(text[_used(table, indices)[1]].max())
+  return text[_used(table, indices)[1]]
+
+
+def prompt_id(prompt: np.ndarray) -> bytes:
+  """Returns the first 32 hex digits of the sha256 of the tokens as int32."""
+  # A fixed byte order: the digest must not depend on the machine.
+  tokens = np.ascontiguousarray(prompt, '<i4')
+  return files.bytes_digest([tokens])[:32].encode()
 
 
 def _used(
@@ -121,13 +133,6 @@ def _used(
   used = np.zeros(len(table.prompt_lengths), bool)
   used[indices] = True
   return used, np.repeat(used, np.diff(table.offsets))
-
-
-def _hash(prompt: np.ndarray) -> bytes:
-  """The first 32 hex digits of the sha256 over the tokens as int32."""
-  # A fixed byte order: the digest must not depend on the machine.
-  tokens = np.ascontiguousarray(prompt, '<i4')
-  return files.bytes_digest([tokens])[:32].encode()
 
 
 def _starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import grain
 import numpy as np
 
 from dpo_jax import errors
-from dpo_jax.data.batches import judgements, length_table, mismatch
+from dpo_jax.data.batches import judgements, length_table, limits, mismatch
 from dpo_jax.data.batches import rows as rows_lib
 from dpo_jax.data.batches.length_table import LengthTable
 from dpo_jax.types import Batch, EncodedRecord
@@ -78,7 +78,7 @@ def make_plan(
   _check(len(indices), batch_size, microbatches, layout, max_shapes, shuffle)
   # A text of n tokens takes n - 1 slots: its last token predicts nothing.
   longest = length_table.longest_text(table, indices)
-  rows_lib.check_row_length(longest - 1, row_length)
+  limits.check_row_length(longest - 1, row_length)
   if mismatched_length and shuffle:
     mismatch.check(table, indices, batch_size)
   plan = Plan(
@@ -366,7 +366,7 @@ def _check(
     )
   if batch_size < 1:
     raise errors.refuse('config.train.batch_size', f'{batch_size}', '1 or more')
-  rows_lib.check_microbatches(batch_size, microbatches)
+  limits.check_microbatches(batch_size, microbatches)
   if shuffle and num_records < batch_size:
     raise errors.refuse(
       'config.train.batch_size',

@@ -16,13 +16,12 @@ predicts it.
 import bisect
 import heapq
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from dpo_jax import errors
+from dpo_jax.data.batches import limits
 from dpo_jax.types import EncodedRecord, Rows
 
 LAYOUTS = ('shared', 'packed', 'padded')
@@ -57,7 +56,7 @@ def make_units(
   completion of length 0 does not exist.
   """
   trunk = prompt_length - 1
-  check_row_length(trunk + max(completion_lengths), row_length)
+  limits.check_row_length(trunk + max(completion_lengths), row_length)
   present = [(k, n) for k, n in enumerate(completion_lengths) if n]
   branches, lengths = zip(*present)
   shared = Unit(prompt, branches, trunk, lengths)
@@ -185,37 +184,6 @@ def choose_row_counts(
       if j > min(best)
     }
   return best[len(sizes)][1]
-
-
-def check_row_length(longest: int, row_length: int, what: str = '') -> None:
-  """Refuses rows too short for the longest prompt + one completion.
-
-  Args:
-    longest: its slots.
-    row_length: slots of a row.
-    what: the name of what is that long, for the message.
-  """
-  if longest > row_length:
-    what = what or f'a prompt and one completion of {longest}'
-    raise errors.refuse(
-      'config.data.row_length',
-      f'{row_length} slots cannot hold {what}',
-      f'use 0 (= data.max_length) or at least {longest}, or a data.max_length '
-      f'of at most {row_length}',
-    )
-
-
-def check_microbatches(batch_size: int, microbatches: int) -> None:
-  """Refuses microbatches that would not hold equally many prompts."""
-  if microbatches < 1 or batch_size % microbatches:
-    up_to_root = range(1, math.isqrt(batch_size) + 1)
-    small = [n for n in up_to_root if batch_size % n == 0]
-    divisors = sorted({*small, *(batch_size // n for n in small)})
-    raise errors.refuse(
-      'config.train.microbatches',
-      f'{microbatches} do not divide train.batch_size={batch_size}',
-      f'use one of {", ".join(map(str, divisors))}',
-    )
 
 
 def _fill_unit(

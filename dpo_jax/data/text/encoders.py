@@ -40,6 +40,7 @@ class Tokenizer:
   name: str
   fingerprint: str  # sha256 of everything that decides token ids
   vocab_size: int  # one more than the largest id
+  known_ids: frozenset[int]  # ids below vocab_size that are tokens
   bos_id: int | None
   eos_id: int | None
   pad_id: int | None
@@ -186,6 +187,7 @@ class ByteTokenizer(Tokenizer):
   name = 'byte'
   fingerprint = files.bytes_digest([b'byte tokenizer 1'])
   vocab_size = 259
+  known_ids = frozenset(range(259))
   bos_id, eos_id, pad_id = 256, 257, 258
   begin = (256,)
   stop_ids = frozenset([257])

@@ -60,7 +60,8 @@ class FileTokenizer(encoders.Tokenizer):
     begin = _post_processed_begin(self._start)
     self._start.post_processor = None
     names = _special_names(files.settings)
-    self.vocab_size = 1 + max(self._start.get_vocab().values(), default=-1)
+    self.known_ids = frozenset(self._start.get_vocab().values())
+    self.vocab_size = 1 + max(self.known_ids, default=-1)
     self.bos_id, self.eos_id, self.pad_id = (
       self._named_id(files, names, key) for key in ('bos', 'eos', 'pad')
     )
@@ -307,7 +308,7 @@ def _prepend_schemes(spec: dict) -> set[str]:
   return {
     part.get('prepend_scheme', 'always')
     for part in _parts(spec.get('pre_tokenizer'), 'pretokenizers')
-    if part['type'] == 'Metaspace'
+    if part.get('type') == 'Metaspace'
   }
 
 
@@ -322,16 +323,16 @@ def _drop_prefixes(spec: dict) -> bool:
   before = json.dumps([spec.get('normalizer'), spec.get('pre_tokenizer')])
   spec['post_processor'] = None
   for part in _parts(spec.get('normalizer'), 'normalizers'):
-    if part['type'] == 'Prepend':
+    if part.get('type') == 'Prepend':
       part.clear()
       part.update(type='Sequence', normalizers=[])
-    elif part['type'] == 'Strip':
+    elif part.get('type') == 'Strip':
       part['strip_left'] = False
   for part in _parts(spec.get('pre_tokenizer'), 'pretokenizers'):
-    if part['type'] == 'Metaspace':
+    if part.get('type') == 'Metaspace':
       part['prepend_scheme'] = 'never'
       part.pop('add_prefix_space', None)
-    elif part['type'] == 'ByteLevel':
+    elif part.get('type') == 'ByteLevel':
       part['add_prefix_space'] = False
   after = json.dumps([spec.get('normalizer'), spec.get('pre_tokenizer')])
   return before != after
