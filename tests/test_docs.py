@@ -22,6 +22,7 @@ import pages
 import pytest
 from pages import Command
 
+from dpo_jax import config as config_lib
 from dpo_jax import main as main_lib
 from dpo_jax.bench import sampling, step
 from dpo_jax.models import presets
@@ -98,6 +99,12 @@ def test_every_command_of_a_page_parses(page, checkout):
   initial_weights.record(pathlib.Path('FOLDER'), shape)
   said = {'tokenizer': 'byte', 'model': {'init_from': ''}}
   pathlib.Path('FOLDER/config.json').write_text(json.dumps(said))
+  # Commands without --config open the run that the quickstart leaves.
+  quickstart = config_lib.load('experiments/quickstart.py:stage=dpo')
+  run = pathlib.Path('runs/quickstart/dpo')
+  run.mkdir(parents=True, exist_ok=True)
+  text = json.dumps(config_lib.resolve(quickstart))
+  (run / 'config.json').write_text(text)
   for command in COMMANDS:
     if command.page == page:
       check(command.words)

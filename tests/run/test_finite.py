@@ -107,7 +107,7 @@ def test_a_held_out_metric_that_is_not_finite_ends_the_run(
   flags = '--mode=evaluate', f'--workdir={tmp_path}/sound'
   assert main_lib.main([*flags]) == 1
   captured = capsys.readouterr()
-  assert captured.err.startswith(f'{metric} is nan on ')
+  assert f', held out: {metric} is nan; nothing' in captured.err
   assert 'NaN' not in captured.out
 
 
