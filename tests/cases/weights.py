@@ -7,17 +7,13 @@ import math
 import pathlib
 import shutil
 
-import jax
 import numpy as np
-import rope_cases
 import small_models
 import tokenizers
 from cases.case import Case
 
 from dpo_jax import main as main_lib
-from dpo_jax import scoring, types
 from dpo_jax.data.text import tokenizer as tokenizer_lib
-from dpo_jax.models import architectures, decoder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = f'--config={ROOT}/experiments/quickstart.py:stage=dpo,runlocal'
@@ -262,29 +258,6 @@ def spoilt(name, value, mode='evaluate'):
   return ours
 
 
-def rope(name, length):
-  """Whether logits are those that transformers gave for the same weights."""
-
-  def ours(_):
-    expected = json.loads(rope_cases.GOLDEN.read_text())[name][str(length)]
-    config = architectures.from_hf_config(rope_cases.CONFIGS[name])
-    model, params = decoder.make_model(config), rope_cases.params(name)
-    fields = np.zeros((3, 1, 96), np.int32)
-    fields[:, 0, :length] = (
-      rope_cases.tokens(length),
-      np.arange(length),
-      np.ones(length),
-    )
-    zeros = np.zeros((1, 96), np.int32)
-    rows = types.Rows(*fields, zeros, zeros, zeros - 1)
-    hidden = jax.jit(lambda p, r: model.hidden(p, r)[0])(params, rows)
-    logits = np.asarray(scoring.logits(model.head(params), hidden[0]))
-    kept = logits[:length][rope_cases.KEPT, ::4]
-    return f'within 2e-4: {np.abs(kept - np.array(expected)).max() < 2e-4}'
-
-  return ours
-
-
 TABLE = "longer than the model's table of 64 positions; the longest has "
 IDS, STOPS, PLACES = 'sampled ids', 'exported stops', 'position table'
 MODEL, ROWS, NAN = 'adapter as model', 'added tokens', 'weights not finite'
@@ -419,15 +392,5 @@ CASES = [
       ('embed/embedding', 'embed_tokens.weight', math.inf, 'evaluate'),
       ('final_norm/scale', 'norm.weight', math.nan, 'export'),
     )
-  ),
-  *(
-    Case(
-      'rope',
-      f'{name}, {length} tokens',
-      'within 2e-4: True',
-      rope(name, length),
-    )
-    for name in rope_cases.CONFIGS
-    for length in (20, 90)
   ),
 ]
