@@ -5,6 +5,8 @@
                              read without --config by the modes that only read
   --config.KEY=VALUE         sets one key of the experiment, any number of times
   --mode=MODE                what to do; train is the default
+  --sweep.KEY=VALUE,VALUE    with --mode=sweep: the values of one key, 0:5 for
+                             0 to 4; several keys give every combination
 
 Comes in: arguments. Goes out: an exit code. 0: success. 1: a metric was not
 finite, or the ledger does not balance. 2: bad input, one line on stderr; wrong
@@ -46,6 +48,9 @@ class Mode(NamedTuple):
   # --workdir alone opens the run there; flags may change what training did not
   # depend on
   reads_run: bool = False
+  # takes --sweep.KEY=VALUES, and the experiment as it is named: its function
+  # loads a config per point
+  sweeps: bool = False
 
 
 MODES = {
@@ -86,6 +91,13 @@ MODES = {
     needs=('config', 'workdir', 'export_to'),
     reads_run=True,
   ),
+  'sweep': Mode(
+    'dpo_jax.sweeps.run',
+    'trains every point of a sweep, each in its own run directory',
+    flags=('dry_run', 'retry', 'status'),
+    needs=(),
+    sweeps=True,
+  ),
 }
 # Flags of single modes: {name: text for --help}.
 _MODE_FLAGS = {
@@ -94,7 +106,11 @@ _MODE_FLAGS = {
   'plan_devices': 'N, for so many devices in place of these',
   'num_records': 'N, records to print; 3 by default',
   'record': 'ID, a uid or prompt_id of per_example/*.npz, or its beginning',
+  'dry_run': 'prints the points, what shares a compile, and the cost',
+  'retry': 'tries points again that failed',
+  'status': 'prints where every point stands',
 }
+_SWITCHES = {'dry_run', 'retry', 'status'}  # flags without a value
 _NUMBERS = {'plan_devices', 'num_records'}  # flags that are whole numbers
 _FLAGS = ('config', 'workdir', 'mode', *_MODE_FLAGS, 'help')
 _CONTINUE = 'the same command, given again, continues the run'
@@ -104,7 +120,7 @@ class Command(NamedTuple):
   """A command line after all checks."""
 
   mode: str  # one of MODES
-  config: ConfigDict  # locked and validated
+  config: ConfigDict | None  # locked and validated; None in a sweep
   workdir: str  # '' only if the mode needs none
   flags: dict[str, Any]  # the mode's own, by name
 
@@ -148,9 +164,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str]) -> Command:
   """Reads and checks a command line; raises InputError for any mistake."""
-  given, overrides = {}, []
+  given, overrides, sweep = {}, [], []
   for name, value in _pairs(argv):
-    if name.startswith('config.'):
+    if name.replace('-', '_') in _SWITCHES and value is None:
+      given[name.replace('-', '_')] = True
+    elif name.startswith('sweep.'):
+      sweep.append((name.removeprefix('sweep.'), value or ''))
+    elif name.startswith('config.'):
       overrides.append((name.removeprefix('config.'), value))
     elif name.startswith('noconfig.') and value is None:
       overrides.append((name.removeprefix('noconfig.'), 'false'))
@@ -170,8 +190,11 @@ def parse(argv: Sequence[str]) -> Command:
       given[name] = value
   mode = given.get('mode', 'train')
   # Flags are checked before the code of the experiment file runs.
-  _check_flags(mode, given)
-  config = _read_config(mode, given, list(_with_values(overrides)))
+  _check_flags(mode, given, sweep)
+  overrides = list(_with_values(overrides))
+  if MODES[mode].sweeps:
+    return _parse_sweep(mode, given, overrides, sweep)
+  config = _read_config(mode, given, overrides)
   for key, value, fix in MODES[mode].excludes:
     if config_rules.flatten(config)[key] == value:
       raise errors.refuse(
@@ -183,6 +206,18 @@ def parse(argv: Sequence[str]) -> Command:
   for name in _NUMBERS & flags.keys():
     flags[name] = int(flags[name])
   return Command(mode, config, given.get('workdir', ''), flags)
+
+
+def _parse_sweep(mode, given, overrides, sweep) -> Command:
+  """The command of a mode whose function reads the experiment itself."""
+  flags = {name: given[name] for name in MODES[mode].flags if name in given}
+  for flag in ('config', 'workdir'):
+    # The points are listed in the folder, and printed without one.
+    is_needed = ('status' if flag == 'config' else 'dry_run') not in flags
+    if flag not in given and is_needed:
+      raise _missing(flag, mode)
+  flags |= {'experiment': given.get('config', ''), 'overrides': overrides}
+  return Command(mode, None, given.get('workdir', ''), flags | {'sweep': sweep})
 
 
 def _read_config(
@@ -255,7 +290,18 @@ def _pairs(argv: Sequence[str]):
     yield name, value
 
 
-def _check_flags(mode: str, given: dict[str, str]) -> None:
+def _missing(flag: str, mode: str) -> InputError:
+  example = 'experiments/quickstart.py' if flag == 'config' else 'runs/NAME'
+  return errors.refuse(
+    f'--{flag}',
+    f'is missing, --mode={mode} needs it',
+    f'e.g. --{flag}={example}',
+  )
+
+
+def _check_flags(
+  mode: str, given: dict[str, Any], sweep: Sequence[tuple[str, str]]
+) -> None:
   if mode not in MODES:
     raise errors.refuse(
       '--mode',
@@ -265,12 +311,13 @@ def _check_flags(mode: str, given: dict[str, str]) -> None:
   for flag in MODES[mode].needs:
     has_own = 'fork' in given or _run_of(mode, given)
     if flag not in given and not (flag == 'config' and has_own):
-      example = 'experiments/quickstart.py' if flag == 'config' else 'runs/NAME'
-      raise errors.refuse(
-        f'--{flag}',
-        f'is missing, --mode={mode} needs it',
-        f'e.g. --{flag}={example}',
-      )
+      raise _missing(flag, mode)
+  if sweep and not MODES[mode].sweeps:
+    raise errors.refuse(
+      f'--sweep.{sweep[0][0]}',
+      f'{sweep[0][1]!r} is not used by --mode={mode}',
+      'leave it out, or use --mode=sweep',
+    )
   for flag in _MODE_FLAGS:
     if flag in given and flag not in MODES[mode].flags:
       users = [name for name in MODES if flag in MODES[name].flags]

@@ -14,6 +14,7 @@ from dpo_jax.config.chosen import (
   source_names,
   template_args,
 )
+from dpo_jax.config.grid import chain, product, zipped
 from dpo_jax.config.help import help_text
 from dpo_jax.config.knobs import base
 from dpo_jax.config.load import load, override, parse_arg, shrink
@@ -21,6 +22,7 @@ from dpo_jax.config.stored import resolve
 
 __all__ = [
   'base',
+  'chain',
   'help_text',
   'load',
   'loss_hyper',
@@ -31,6 +33,7 @@ __all__ = [
   'override',
   'parse_arg',
   'parts_read',
+  'product',
   'proportions',
   'resolve',
   'row_needs',
@@ -39,4 +42,5 @@ __all__ = [
   'source_names',
   'template_args',
   'validate',
+  'zipped',
 ]

@@ -10,7 +10,7 @@ import datetime
 import pathlib
 import traceback
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from absl import flags
@@ -140,15 +140,60 @@ def shrink(config: ConfigDict) -> None:
   config.train.batch_size = 8
 
 
+def functions(path: str) -> dict[str, Callable]:
+  """The functions that an experiment file defines, by name; runs the file."""
+  return {
+    name: value
+    for name, value in _run_file(path).items()
+    if isinstance(value, types.FunctionType)
+  }
+
+
+def call(path: str, function: Callable, *args: Any) -> Any:
+  """Calls a function of an experiment; InputError with its line if it fails.
+
+  What a generator yields is returned as a list.
+  """
+
+  def run():
+    value = function(*args)
+    return list(value) if isinstance(value, Iterator) else value
+
+  return _at_its_line(path, run, f'{function.__name__}{args!r}')
+
+
 def _get_config(path: str, arg: str) -> ConfigDict:
   """Returns get_config(arg) of a file, without leaving a .pyc beside it."""
+  config = _at_its_line(
+    path, lambda: _run_file(path)['get_config'](arg), f'get_config({arg!r})'
+  )
+  if not isinstance(config, ConfigDict) or 'loss' not in config:
+    raise errors.refuse(
+      path,
+      f'get_config returned {type(config).__name__}',
+      'start from dpo_jax.config.base() and return it',
+    )
+  return config
+
+
+def _run_file(path: str) -> dict[str, Any]:
+  """Runs an experiment file; returns its names."""
   source = _read_experiment(path)
   module = types.ModuleType('experiment')
   module.__file__ = path
+  # Not an import: the same path with another argument must run again.
+  _at_its_line(
+    path,
+    lambda: exec(compile(source, path, 'exec'), vars(module)),
+    'without an error',
+  )
+  return vars(module)
+
+
+def _at_its_line(path: str, run: Callable[[], Any], what: str) -> Any:
+  """Returns run(); an error becomes a refusal with the experiment's line."""
   try:
-    # Not an import: the same path with another argument must run again.
-    exec(compile(source, path, 'exec'), vars(module))
-    config = vars(module)['get_config'](arg)
+    return run()
   except InputError:
     raise
   except SyntaxError as error:
@@ -161,15 +206,8 @@ def _get_config(path: str, arg: str) -> ConfigDict:
     raise errors.refuse(
       f'{path}:{lines[-1] if lines else 1}',
       f'{type(error).__name__}: {_one_line(error)}',
-      f'the experiment must run get_config({arg!r})',
+      f'the experiment must run {what}',
     ) from error
-  if not isinstance(config, ConfigDict) or 'loss' not in config:
-    raise errors.refuse(
-      path,
-      f'get_config returned {type(config).__name__}',
-      'start from dpo_jax.config.base() and return it',
-    )
-  return config
 
 
 def _parse_value(part: str, text: str | None, default: Any) -> Any:

@@ -7,6 +7,7 @@ that differs between two environments. Writes nothing.
 
 import contextlib
 import datetime
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -85,6 +86,12 @@ def _relevant(environment: Mapping[str, Any]) -> dict[str, Any]:
   return files.flatten(
     {k: v for k, v in environment.items() if k not in _HARMLESS}
   )
+
+
+@functools.cache
+def commit() -> str | None:
+  """Returns the commit of this code; None if it is in no repository."""
+  return _git()['git_commit']
 
 
 def _git() -> dict[str, Any]:

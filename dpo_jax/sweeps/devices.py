@@ -1,0 +1,107 @@
+"""Devices of one host -> one process for every few of them.
+
+Comes in: the number of devices and how many a point takes. Goes out: as many
+copies of this command as fit, each with its own devices, which share the points
+by their claims. Starts no device in this process: it would keep it from the
+others.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from dpo_jax import errors
+
+_COUNT = 'import jax; print(jax.default_backend(), jax.local_device_count())'
+_FLAG = '--sweep.devices_per_point'
+# Variables that show a process only some devices, by backend.
+_VISIBLE = {
+  'gpu': ('CUDA_VISIBLE_DEVICES', 'ROCR_VISIBLE_DEVICES'),
+  'tpu': ('TPU_VISIBLE_DEVICES',),
+}
+
+
+def count() -> int:
+  """The number of devices of this host, asked of another process."""
+  return _ask()[1]
+
+
+def split(total: int, per_point: int) -> int:
+  """Runs this command once for every `per_point` devices; its exit code.
+
+  Args:
+    total: devices of this host.
+    per_point: devices of one point.
+
+  Raises:
+    InputError: the devices cannot be divided so.
+  """
+  backend, _ = _ask()
+  if total % per_point:
+    raise errors.refuse(
+      _FLAG, f'{per_point} does not divide {total} devices', 'use a divisor'
+    )
+  # The copies have `per_point` devices each, so they do not split again.
+  command = [sys.executable, '-m', 'dpo_jax.main', *sys.argv[1:]]
+  children = [
+    subprocess.Popen(command, env=environment(backend, first, per_point))
+    for first in range(0, total, per_point)
+  ]
+  try:
+    codes = [child.wait() for child in children]
+  except BaseException:
+    # The signal of a terminal reached them too; the others need it passed on.
+    for child in children:
+      child.terminate()
+    for child in children:
+      child.wait()
+    raise
+  return max(codes, key=abs)
+
+
+def environment(
+  backend: str,
+  first: int,
+  number: int,
+  environ: Mapping[str, str] = os.environ,
+) -> dict[str, str]:
+  """The variables of a process that sees some devices of this host only.
+
+  Args:
+    backend: 'cpu', 'gpu' or 'tpu'.
+    first: the first device, among those that this process sees.
+    number: of devices.
+    environ: the variables of this process.
+  """
+  own = dict(environ)
+  if backend == 'cpu':
+    flags = [
+      flag
+      for flag in own.get('XLA_FLAGS', '').split()
+      if not flag.startswith('--xla_force_host_platform_device_count')
+    ]
+    flags.append(f'--xla_force_host_platform_device_count={number}')
+    return own | {'XLA_FLAGS': ' '.join(flags)}
+  for name in _VISIBLE[backend]:
+    seen = own.get(name)
+    listed = seen.split(',') if seen else list(map(str, range(first + number)))
+    own[name] = ','.join(listed[first : first + number])
+  if backend == 'tpu':
+    own |= {
+      'TPU_PROCESS_BOUNDS': '1,1,1',
+      'TPU_CHIPS_PER_PROCESS_BOUNDS': '1,1,1',
+    }
+  return own
+
+
+def _ask() -> tuple[str, int]:
+  """Backend and number of devices."""
+  done = subprocess.run(
+    [sys.executable, '-c', _COUNT], capture_output=True, text=True
+  )
+  words = done.stdout.split()
+  if done.returncode or len(words) != 2:
+    last = (done.stderr.strip().splitlines() or ['no answer'])[-1]
+    raise errors.refuse(_FLAG, f'jax finds no devices ({last})', 'leave it out')
+  return words[0], int(words[1])

@@ -1,0 +1,278 @@
+"""points -> a folder of finished runs: the loop of a sweep.
+
+Comes in: an experiment, its overrides and the flags of a sweep. Goes out: a run
+directory per point, trained by the same code as a run of its own. Points of one
+graph share what does not depend on traced numbers: the compiled programs, the
+records, the reference. Knows no step and no loss.
+"""
+
+import contextlib
+import importlib
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TextIO
+
+from ml_collections.config_dict import ConfigDict
+
+from dpo_jax import errors
+from dpo_jax.run.preemption import Diverged, Preempted
+from dpo_jax.sweeps import claims, devices, points
+from dpo_jax.sweeps import folder as folders
+from dpo_jax.sweeps.points import Point
+from dpo_jax.types import InputError
+
+# Metrics of the line that ends a point and of --status, as far as it has them.
+_SHOWN = ('loss', 'rewards/accuracies', 'rewards/margins', 'kl')
+_POLL_SECONDS = 2.0  # between two looks at points that other processes have
+_CODE_FAILED = 1
+
+
+class Options(NamedTuple):
+  """The flags of a sweep that are no keys of the config."""
+
+  shard: tuple[int, int] = (0, 1)  # this one of so many
+  devices_per_point: int = 0  # 0 = all devices for every point
+  name: str = ''  # of a sub-sweep
+
+
+def main(
+  config: ConfigDict | None,
+  workdir: str = '',
+  *,
+  experiment: str = '',
+  overrides: Sequence[tuple[str, Any]] = (),
+  sweep: Sequence[tuple[str, str]] = (),
+  dry_run: bool = False,
+  retry: bool = False,
+  status: bool = False,
+) -> int:
+  """--mode=sweep: trains every point of a sweep, each in its own directory.
+
+  Args:
+    config: not read: every point has its own.
+    workdir: the folder of the sweep.
+    experiment: `path.py` or `path.py:arg`.
+    overrides: (dotted key, value) for every point.
+    sweep: (key, values) of the flags `--sweep.KEY=VALUES`.
+    dry_run: whether to print the points, their groups and their cost only.
+    retry: whether to try failed points again.
+    status: whether to print where the points stand only.
+
+  Returns:
+    0 if every point of this command is done, 1 if one failed.
+
+  Raises:
+    InputError: a flag or a point cannot be used; nothing was started.
+    Preempted: a signal came; the point of that moment saved its state.
+  """
+  del config
+  options, swept = _options(sweep)
+  folder = folders.Folder(workdir) if workdir else None
+  if status:
+    return _status(folder, experiment, overrides, swept, options)
+  listed = points.read(experiment, overrides, swept, options.name)
+  if dry_run:
+    cost = importlib.import_module('dpo_jax.sweeps.cost')
+    print(cost.describe(listed, folder))
+    return 0
+  listed = _shard(folder.open(experiment, listed), options.shard)
+  if options.devices_per_point:
+    count = devices.count()
+    if count > options.devices_per_point:
+      return devices.split(count, options.devices_per_point)
+  return _Loop(folder, listed, retry).run()
+
+
+class _Loop:
+  """The points of one process, and what is known of them."""
+
+  def __init__(self, folder: folders.Folder, listed: list[Point], retry: bool):
+    self._folder, self._points = folder, listed
+    self._retry = retry
+    self._tried: set[str] = set()  # by this process
+    self._seconds: list[float] = []  # of every point that it finished
+    self._graph = ''
+    self._shared = None
+
+  def run(self) -> int:
+    """Runs points until each is done or has failed, here or elsewhere."""
+    remaining = list(self._points)
+    _say(f'sweep of {len(remaining)} points in {self._folder.path}')
+    while remaining:
+      left = [p for p in remaining if not self._settle(p, len(remaining))]
+      # What is left is claimed by other processes: theirs to finish, or to be
+      # taken over if they end without.
+      if len(left) == len(remaining):
+        time.sleep(_POLL_SECONDS)
+      remaining = left
+    states = [self._folder.state(p.name, p) for p in self._points]
+    _say(folders.summary(states))
+    bad = [s for s in states if s.state in ('failed', 'foreign')]
+    for state in bad:
+      _say(f'{state.name}: {state.state}, {state.note}')
+    if bad:
+      _say(f'--retry tries failed points again; {len(bad)} are not done')
+    return _CODE_FAILED if bad else 0
+
+  def _settle(self, point: Point, num_left: int) -> bool:
+    """Runs a point unless it is settled or claimed; whether it is settled."""
+    with claims.claim(self._folder.claims, point.name) as other:
+      if other:
+        return False
+      state = self._folder.state(point.name, point)
+      may_try = point.name not in self._tried and self._retry
+      if state.state in ('done', 'foreign'):
+        return True
+      if self._folder.failure(point.name) and not may_try:
+        return True
+      self._tried.add(point.name)
+      self._run(point, num_left)
+      return True
+
+  def _run(self, point: Point, num_left: int) -> None:
+    """Trains a point; a failure is kept and ends nothing but the point."""
+    self._folder.clear_failed(point.name)
+    began = time.monotonic()
+    output = self._folder.output(point.name)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with open(output, 'a', encoding='utf-8') as file:
+      line, code = self._train(point, file)
+    seconds = time.monotonic() - began
+    where = len(self._points) - num_left + 1
+    if code:
+      self._folder.mark_failed(point.name, line, code)
+      _say(f'[{where}/{len(self._points)}] {point.name}: failed, {line}')
+      return
+    self._seconds.append(seconds)
+    state = self._folder.state(point.name, point)
+    metrics = ', '.join(
+      f'{m} {state.metrics[m]:.4f}' for m in _SHOWN if m in state.metrics
+    )
+    _say(
+      f'[{where}/{len(self._points)}] {point.name}: done in {seconds:.1f} s, '
+      f'{metrics}; {self._time_left(num_left - 1)} left'
+    )
+
+  def _train(self, point: Point, output: TextIO) -> tuple[str, int]:
+    """Trains a point; ('', 0), or the line and the exit code of a failure."""
+    train = importlib.import_module('dpo_jax.train')
+    try:
+      with (
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+      ):
+        path = str(self._folder.path / point.name)
+        code = train.main(point.config, path, shared=self._common(point))
+      return (f'exit code {code}, see {output.name}' if code else ''), code
+    except Preempted:
+      raise
+    except InputError as error:
+      return str(error), 2
+    except Diverged as error:
+      return str(error), 1
+    except Exception as error:
+      # A bug in one loss must not cost the other fifty-nine points.
+      traceback.print_exc(file=output)
+      problem = f'{type(error).__name__}: {error}'.splitlines()[0]
+      return f'{problem}, see {output.name}', _CODE_FAILED
+
+  def _common(self, point: Point) -> Any:
+    """What the points of this graph share, made for the first of them."""
+    if point.graph != self._graph:
+      shared = importlib.import_module('dpo_jax.run.shared')
+      self._shared = shared.Shared(self._folder.cache_dir)
+      self._graph = point.graph
+    return self._shared
+
+  def _time_left(self, num_left: int) -> str:
+    """Hours, minutes and seconds for the points that are left, or less."""
+    seconds = self._seconds
+    # The first one of a graph compiles: the later ones tell more.
+    mean = sum(seconds[1:] or seconds) / max(len(seconds[1:]), 1)
+    total = int(mean * num_left)
+    return f'{total // 3600}:{total // 60 % 60:02}:{total % 60:02}'
+
+
+def _status(folder, experiment, overrides, swept, options) -> int:
+  """Prints where the points stand; 1 if one failed."""
+  listed = (
+    points.read(experiment, overrides, swept, options.name)
+    if experiment
+    else []
+  )
+  by_digest = {point.digest: point for point in listed}
+  known = folder.known()
+  if not known:
+    raise errors.refuse(
+      folder.path, 'not a sweep (no sweep.json)', 'give the --workdir of one'
+    )
+  states = [
+    folder.state(name, by_digest.get(facts.get('digest')))
+    for name, facts in known.items()
+  ]
+  print(folders.describe(states, _SHOWN))
+  return _CODE_FAILED if any(s.state == 'failed' for s in states) else 0
+
+
+def _options(
+  flags: Iterable[tuple[str, str]],
+) -> tuple[Options, list[tuple[str, str]]]:
+  """The flags that are no keys, and those that are."""
+  readers: dict[str, Callable[[str], Any]] = {
+    'shard': _read_shard,
+    'devices_per_point': _read_count,
+    'name': str,
+  }
+  given: dict[str, Any] = {}
+  swept = []
+  for key, text in flags:
+    if key not in readers:
+      swept.append((key, text))
+    elif key in given:
+      raise errors.refuse(f'--sweep.{key}', 'is given twice', 'give it once')
+    else:
+      given[key] = readers[key](text)
+  if swept and 'name' in given:
+    raise errors.refuse(
+      '--sweep.name',
+      f'{given["name"]!r} is given beside --sweep.{swept[0][0]}',
+      'give the name of a sub-sweep, or keys with values',
+    )
+  return Options(**given), swept
+
+
+def _read_shard(text: str) -> tuple[int, int]:
+  first, slash, total = text.partition('/')
+  is_shard = slash and first.isdigit() and total.isdigit()
+  if not is_shard or int(first) >= int(total):
+    raise errors.refuse(
+      '--sweep.shard',
+      f'{text!r} is not allowed',
+      'I/N with I from 0 to N - 1, e.g. $SLURM_ARRAY_TASK_ID/16 in a job of '
+      '--array=0-15',
+    )
+  return int(first), int(total)
+
+
+def _read_count(text: str) -> int:
+  if not text.isdigit() or not int(text):
+    raise errors.refuse(
+      '--sweep.devices_per_point',
+      f'{text!r} is not allowed',
+      'use a whole number >= 1',
+    )
+  return int(text)
+
+
+def _shard(listed: list[Point], shard: tuple[int, int]) -> list[Point]:
+  """A contiguous part of the points: neighbours share a compile."""
+  index, total = shard
+  size = len(listed)
+  return listed[size * index // total : size * (index + 1) // total]
+
+
+def _say(line: str) -> None:
+  print(line, flush=True)
+  sys.stdout.flush()
