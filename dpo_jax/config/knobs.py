@@ -47,6 +47,7 @@ from dpo_jax.data.sources import records
 from dpo_jax.data.text import chat, truncation
 from dpo_jax.losses import catalogue
 from dpo_jax.models import adapter_spec, decoder_config, presets
+from dpo_jax.storage import trackers
 from dpo_jax.types import MESH_AXES
 
 _OPTIM = pathlib.Path(dpo_jax.__file__).parent / 'optim.py'
@@ -81,6 +82,7 @@ def root() -> Section:
   run.train = _train()
   run.eval = _eval()
   run.sample = _sample()
+  run.log = _log()
   run.precision = _precision()
   run.mesh = _mesh()
   return run
@@ -130,7 +132,8 @@ def _data() -> Section:
   data.eval = name('split', "a file, a source name or 'split'")
   data.eval_pairs = whole(256, least=1)  # held out if eval is 'split'; split
   data.manual_dir = folder()  # files of public sets, fetched by hand; source
-  data.cache_dir = folder()  # encoded data; '' = WORKDIR/cache; token_store
+  # encoded data, reference scores; '' = the user's cache folder; caches
+  data.cache_dir = folder()
   data.row_format = choice('auto', *records.FORMATS)  # records
   data.columns = text('NEW=OLD,-OTHER')  # renames, or leaves out; source
   data.use_token_ids = flag(False)  # take *_ids as they are, if given; source
@@ -240,6 +243,8 @@ def _train() -> Section:
   train.eval_every = whole(0, zero='only at the start and the end')
   train.save_every = whole(0, zero='only at the end')  # updates; train
   train.keep_checkpoints = whole(2, least=1)  # newest ones kept; checkpoints
+  # the highest of a held-out metric, or with '-' before it the lowest; best
+  train.keep_best = text("a metric, e.g. 'rewards/accuracies' or '-loss'")
   return train
 
 
@@ -267,6 +272,14 @@ def _sample() -> Section:
   # further stop tokens; sample
   sample.stop = names("tokens with commas between, e.g. '<|im_end|>'")
   return sample
+
+
+def _log() -> Section:
+  log = Section()
+  log.tracker = choice(*trackers.KINDS)  # beside metrics.jsonl; trackers
+  log.project = name('dpo_jax', 'a name')  # of the tracker; trackers
+  log.group = text('a name')  # of runs; '' = the sweep, if any; trackers
+  return log
 
 
 def _precision() -> Section:

@@ -25,6 +25,7 @@ NO_NUMBERS = (
   'train.save_every',
   'train.keep_checkpoints',
   'eval.num_samples',
+  'log',
   'sample',
   'adapter.export',
 )
