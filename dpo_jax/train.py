@@ -24,6 +24,7 @@ from dpo_jax.run import reference as reference_lib
 from dpo_jax.run import session as sessions
 from dpo_jax.run import start as starts
 from dpo_jax.run.preemption import Preempted
+from dpo_jax.run.shared import Shared
 from dpo_jax.storage import checkpoints, state_items, writers
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import Frozen, TrainState
@@ -55,13 +56,19 @@ class Run(NamedTuple):
   sampler: sample.Sampler | None  # draws samples at each evaluation
 
 
-def main(config: ConfigDict, workdir: str, fork: str = '') -> int:
+def main(
+  config: ConfigDict,
+  workdir: str,
+  fork: str = '',
+  shared: Shared | None = None,
+) -> int:
   """Trains as the config says; continues the run if the workdir holds one.
 
   Args:
     config: validated.
     workdir: the run directory.
     fork: RUN or RUN@STEP, whose state a new run starts from; '' = none.
+    shared: what the runs of a sweep have in common; None = a run of its own.
 
   Returns:
     The exit code: 0 only with a verified last checkpoint and a ledger that
@@ -83,7 +90,7 @@ def main(config: ConfigDict, workdir: str, fork: str = '') -> int:
     return 0
   first = origin.directory if is_new else None
   with sessions.open_workdir(
-    config, workdir, trains=True, origin=first
+    config, workdir, trains=True, origin=first, shared=shared
   ) as session:
     return _train(session, origin)
 
@@ -103,9 +110,7 @@ def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
     else:
       state, moved, start = starts.from_own(session, saved, trained)
     # In mode 'cache' the job comes back with the reference's scores.
-    job, reference = reference_lib.prepare(
-      job, directory.cache_dir, poll, moved
-    )
+    job, reference = reference_lib.prepare(job, session.cache_dir, poll, moved)
     session = session._replace(job=job)
     sessions.begin(session)
     if is_forked:

@@ -27,6 +27,10 @@ if 'PYTEST_XDIST_WORKER' not in os.environ:  # workers share what this made
   _COMPILED = tempfile.mkdtemp(prefix='dpo_jax_compiled_')
   atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _COMPILED
+if 'PYTEST_XDIST_WORKER' not in os.environ:  # never the user's own
+  _CACHE = tempfile.mkdtemp(prefix='dpo_jax_cache_')
+  atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+  os.environ['DPO_JAX_CACHE'] = _CACHE
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 

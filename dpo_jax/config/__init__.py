@@ -18,17 +18,19 @@ from dpo_jax.config.grid import chain, product, zipped
 from dpo_jax.config.help import help_text
 from dpo_jax.config.knobs import base
 from dpo_jax.config.load import load, override, parse_arg, shrink
-from dpo_jax.config.stored import resolve
+from dpo_jax.config.stored import graph, numbers, resolve
 
 __all__ = [
   'base',
   'chain',
+  'graph',
   'help_text',
   'load',
   'loss_hyper',
   'loss_options',
   'loss_static',
   'loss_terms',
+  'numbers',
   'optimizer_options',
   'override',
   'parse_arg',

@@ -5,7 +5,7 @@ a ConfigDict, both sides with every key filled in, and the lists of keys that a
 later command may change. Reads no file and compares nothing.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ml_collections.config_dict import ConfigDict
@@ -29,6 +29,8 @@ NO_NUMBERS = (
   'sample',
   'adapter.export',
 )
+# Numbers that the jitted steps take as arguments: other values, same programs.
+_TRACED = ('seed', 'optim.learning_rate', 'model.router_aux_coef')
 # Those, and what belongs to the commands that read a run and train nothing.
 READERS = (*NO_NUMBERS, 'data.eval', 'eval', 'precision')
 
@@ -111,6 +113,35 @@ def read(
   with config.unlocked():
     config.loss.terms = ConfigDict(dict(terms))
   return finish(config, overrides)
+
+
+def numbers(config: ConfigDict) -> dict[str, Any]:
+  """{dotted key: value} of all that a run's numbers depend on."""
+  flat = files.flatten(files.as_json(resolve(config)))
+  return {key: v for key, v in flat.items() if not _is_in(key, NO_NUMBERS)}
+
+
+def graph(config: ConfigDict) -> str:
+  """The digest of a config without the numbers that a step takes as arguments.
+
+  Configs of one graph run the same compiled programs on the same data.
+  """
+  traced = {*_TRACED, *(f'loss.{key}' for key in catalogue.hyper_names())}
+  return files.digest(
+    {
+      key: value
+      for key, value in numbers(config).items()
+      if key not in traced and not key.startswith('loss.terms.')
+    }
+    | {'terms': sorted(chosen.loss_terms(config))}
+    # An option is on if its number is set.
+    | {'options': sorted(chosen.loss_options(config))}
+  )
+
+
+def _is_in(key: str, names: Collection[str]) -> bool:
+  """Whether a dotted key is among the names, or in one of their sections."""
+  return any(key == name or key.startswith(f'{name}.') for name in names)
 
 
 def _merged(defaults: Mapping, values: Mapping) -> dict[str, Any]:

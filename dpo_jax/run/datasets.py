@@ -77,7 +77,7 @@ def read(
   Args:
     config: validated.
     tokenizer: the model's.
-    cache_dir: folder of the token cache, unless config.data.cache_dir is set.
+    cache_dir: folder of the caches.
     log: takes one line of text.
     poll: called per record; raises to stop.
     parts: those that are wanted, of 'train' and 'eval'. Held-out records of
@@ -90,9 +90,8 @@ def read(
   """
   if not parts:
     return Data(None, None, {})
-  cache = pathlib.Path(config.data.cache_dir or cache_dir)
   encode_part = functools.partial(
-    _encode, config, tokenizer, cache, log=log, poll=poll
+    _encode, config, tokenizer, cache_dir, log=log, poll=poll
   )
   read, indices, ledger = {}, {}, {}
   is_split = config.data.eval == 'split'

@@ -45,7 +45,7 @@ def main(config: ConfigDict, workdir: str) -> int:
     policy = sessions.newest_policy(session, more)
     job, reference = reference_lib.prepare(
       job,
-      session.directory.cache_dir,
+      session.cache_dir,
       session.poll,
       policy.items.get(state_items.REFERENCE),
     )

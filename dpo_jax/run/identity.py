@@ -89,14 +89,18 @@ class Identity:
     for name in sorted(fingerprints, key=_order):
       self._take(name, fingerprints[name])
 
-  def take_weights(self, key: str, params: Params) -> None:
-    """Takes weights as they were loaded, on the devices.
+  def take_weights(self, key: str, params: Params | str) -> str:
+    """Takes weights as they were loaded, on the devices; returns their digest.
 
     Args:
       key: the config key that names them, such as 'model.init_from'.
-      params: the whole weights, float32, before any quantisation.
+      params: the whole weights, float32, before any quantisation; or the digest
+        that another run of this process got for them.
     """
-    self._take(key, files.digest(tree.fingerprint(params)))
+    known = isinstance(params, str)
+    digest = params if known else files.digest(tree.fingerprint(params))
+    self._take(key, digest)
+    return digest
 
   def _take(self, name: str, value: str) -> None:
     was = self.seen.setdefault(name, value)

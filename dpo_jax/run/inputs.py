@@ -48,7 +48,7 @@ def read(
 
   Args:
     config: validated.
-    cache_dir: folder of the token cache; the same content is encoded once.
+    cache_dir: folder of the caches; the same content is encoded once.
     log: takes one line of text.
     poll: raises to stop.
     parts: those of the data that are wanted, of 'train' and 'eval'.

@@ -20,6 +20,7 @@ from dpo_jax.data.batches import pipeline
 from dpo_jax.models import adapters, decoder, quantized
 from dpo_jax.run.datasets import Part
 from dpo_jax.run.inputs import Inputs
+from dpo_jax.run.shared import Shared
 from dpo_jax.sharding import Placed
 from dpo_jax.types import Frozen, Params, TrainState
 
@@ -38,6 +39,7 @@ class Job(NamedTuple):
   optimizer: Any  # optax transformation
   shardings: TrainState  # NamedSharding per leaf
   abstract: TrainState  # ShapeDtypeStruct per leaf, with its sharding
+  init: Callable  # jitted (params, seed) -> TrainState, donates params
   score: Callable  # jitted (params, rows, C) -> CompletionScores, for caches
   train_step: Callable  # jitted, donates the state
   eval_step: Callable  # jitted
@@ -46,11 +48,17 @@ class Job(NamedTuple):
   train_plan: pipeline.Plan | None  # None = a part that is not read
   eval_plan: pipeline.Plan | None
   num_steps: int
+  shared: Shared  # what runs of one process have in common
   # Takes (config key, weights) as they are loaded, to compare with the run's.
-  take_weights: Callable[[str, Params], None] = lambda key, params: None
+  take_weights: Callable[[str, Params], str] = lambda key, params: ''
 
 
-def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
+def build(
+  config: ConfigDict,
+  inputs: Inputs,
+  mesh=None,
+  shared: Shared | None = None,
+) -> Job:
   """Builds the functions and shardings of a run; compiles nothing yet.
 
   Args:
@@ -58,9 +66,40 @@ def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
     inputs: from inputs.read.
     mesh: an AbstractMesh gives a Job for planning only; None = the mesh of the
       config, on this machine's devices.
+    shared: holds the programs of earlier runs of the same graph; None = none.
   """
   is_planned = mesh is not None
   mesh = mesh or sharding.make_mesh(**config.mesh)
+  objective, hyper = _make_objective(config, inputs)
+  num_steps = _count_steps(config, inputs.train)
+  train_plan, eval_plan = _make_plans(config, inputs, mesh, objective)
+  shared = shared or Shared()
+  programs = shared.get(
+    config,
+    'programs',
+    (num_steps, is_planned),
+    lambda: _make_programs(config, inputs, mesh, objective, num_steps),
+  )
+  return Job(
+    config=config,
+    inputs=inputs,
+    shared=shared,
+    # An abstract mesh has no device to put numbers on.
+    hyper=hyper
+    if is_planned
+    else jax.device_put(hyper, sharding.replicated(mesh)),
+    reference_every=float(hyper.get('tr_tau', 0)),
+    train_plan=train_plan,
+    eval_plan=eval_plan,
+    num_steps=num_steps,
+    **programs,
+  )
+
+
+def _make_programs(
+  config: ConfigDict, inputs: Inputs, mesh, objective, num_steps: int
+) -> dict[str, Any]:
+  """The fields of a Job that do not depend on traced numbers."""
   model = decoder.make_model(
     inputs.model,
     compute_dtype=compute_dtype(config),
@@ -68,9 +107,6 @@ def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
     attention_block=config.model.attention_block,
     mesh=mesh if mesh.size > 1 else None,
   )
-  objective, hyper = _make_objective(config, inputs)
-  train_plan, eval_plan = _make_plans(config, inputs, mesh, objective)
-  num_steps = _count_steps(config, inputs.train)
   optimizer = _make_optimizer(config)
   weights = _place_weights(mesh, model)
   state = _place_state(config, inputs, mesh, model, optimizer, objective)
@@ -89,19 +125,24 @@ def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
   score = scoring.make_score(
     model, chunk=config.precision.head_chunk, mesh=mesh
   )
-  return Job(
-    config=config,
-    inputs=inputs,
+  return dict(
     model=model,
     weights=weights,
     base=_place_base(config, mesh, model, weights) if inputs.adapter else None,
     mesh=mesh,
     objective=objective,
-    # An abstract mesh has no device to put numbers on.
-    hyper=hyper if is_planned else jax.device_put(hyper, replicated),
     optimizer=optimizer,
     shardings=state.shardings,
     abstract=state.abstract,
+    # The loss state is a constant of the program, the seed is not, and only the
+    # parameters are donated.
+    init=jax.jit(
+      lambda params, seed: train_step.init_state(
+        params, optimizer, seed, objective.init_state()
+      ),
+      out_shardings=state.shardings,
+      donate_argnums=0,
+    ),
     score=jax.jit(score, static_argnums=2, out_shardings=replicated),
     # The state is donated: the new one takes over its memory, and the caller
     # must not read the old one. None leaves the reference and the batch as they
@@ -114,25 +155,12 @@ def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
     ),
     eval_step=jax.jit(eval_step, out_shardings=replicated),
     move_reference=_make_move(objective, weights),
-    reference_every=float(hyper.get('tr_tau', 0)),
-    train_plan=train_plan,
-    eval_plan=eval_plan,
-    num_steps=num_steps,
   )
 
 
 def initial_state(job: Job, params: Params) -> TrainState:
   """Returns the initial state, on the mesh; donates `params`."""
-  # A lambda: the seed and the loss state are constants of the program, and only
-  # `p` is donated.
-  make = jax.jit(
-    lambda p: train_step.init_state(
-      p, job.optimizer, job.config.seed, job.objective.init_state()
-    ),
-    out_shardings=job.shardings,
-    donate_argnums=0,
-  )
-  return make(params)
+  return job.init(params, np.uint32(job.config.seed))
 
 
 def batch_source(
@@ -262,9 +290,7 @@ def _place_state(config, inputs, mesh, model, optimizer, objective) -> Placed:
     axes = adapters.logical_axes(inputs.adapter)
   params = jax.eval_shape(init, jax.random.key(0))
   state = jax.eval_shape(
-    lambda p: train_step.init_state(
-      p, optimizer, config.seed, objective.init_state()
-    ),
+    lambda p: train_step.init_state(p, optimizer, 0, objective.init_state()),
     params,
   )
   shardings = sharding.param_shardings(mesh, axes, params)

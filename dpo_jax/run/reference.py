@@ -7,6 +7,7 @@ nothing.
 
 import pathlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -34,7 +35,7 @@ def prepare(
 
   Args:
     job: the run.
-    cache_dir: folder of the run's caches.
+    cache_dir: folder of the caches.
     poll: raises to stop.
     moved: the reference of a checkpoint, if the run moves it (tr_dpo).
 
@@ -42,13 +43,67 @@ def prepare(
     (job, reference). In mode 'cache' the job has the reference's scores in both
     parts of its inputs, and the reference has no model.
   """
+  # A reference that moves is donated to its next move: nobody else's.
+  if job.reference_every:
+    return job, weights.frozen(job, with_reference=True, moved=moved)
+  made = job.shared.get(
+    job.config,
+    'reference',
+    # Random weights follow the seed.
+    None if job.inputs.weights else job.config.seed,
+    lambda: _make(job, cache_dir, poll),
+  )
+  for key, digest in made.taken:
+    job.take_weights(key, digest)
+  return job._replace(inputs=_with(job, made.scores)), made.reference
+
+
+class _Made(NamedTuple):
+  """A reference, and what was seen while it was loaded."""
+
+  reference: Frozen
+  # Of the parts that were read, in mode 'cache'.
+  scores: dict[str, reference_cache.ReferenceCache]
+  taken: list[tuple[str, str]]  # (config key, digest of the weights)
+
+
+def _make(job: Job, cache_dir: pathlib.Path, poll) -> _Made:
+  """Loads the reference, and scores the records with it in mode 'cache'."""
+  taken: list[tuple[str, str]] = []
+
+  def take(key, params):
+    taken.append((key, job.take_weights(key, params)))
+
+  seen = job._replace(take_weights=take)
   needed = job.objective.needs_reference
-  reference = weights.frozen(job, with_reference=needed, moved=moved)
+  reference = weights.frozen(seen, with_reference=needed)
   if job.config.reference.mode != 'cache' or not needed:
-    return job, reference
-  job = with_scores(job, reference, cache_dir, poll)
+    return _Made(reference, {}, taken)
+  scores = _scores(job, reference, cache_dir, poll)
   # Drops the model, so that its memory is free for training.
-  return job, Frozen(reference.base, reference.scale)
+  return _Made(Frozen(reference.base, reference.scale), scores, taken)
+
+
+def _scores(job, reference, cache_dir, poll):
+  """{part: its scores} of training and of evaluation, as far as read."""
+  folder, params = cache_dir / 'reference', reference.reference()
+  return {
+    name: scores_of(job, params, part.store, folder, poll=poll)
+    for name, part in (
+      ('train', job.inputs.train),
+      ('evaluation', job.inputs.evaluation),
+    )
+    if part is not None
+  }
+
+
+def _with(job: Job, scores):
+  """The inputs of a job, each part with its scores."""
+  parts = {
+    name: getattr(job.inputs, name)._replace(scores=own)
+    for name, own in scores.items()
+  }
+  return job.inputs._replace(**parts)
 
 
 def with_scores(
@@ -62,22 +117,11 @@ def with_scores(
   Args:
     job: gives the jitted score function and how evaluation packs its rows.
     reference: the reference model.
-    cache_dir: folder of the run's caches, unless config.data.cache_dir is set.
+    cache_dir: folder of the caches.
     poll: raises to stop.
   """
-  folder = pathlib.Path(job.config.data.cache_dir or cache_dir) / 'reference'
-  params = reference.reference()
-  parts = {
-    name: part._replace(
-      scores=scores_of(job, params, part.store, folder, poll=poll)
-    )
-    for name, part in (
-      ('train', job.inputs.train),
-      ('evaluation', job.inputs.evaluation),
-    )
-    if part is not None
-  }
-  return job._replace(inputs=job.inputs._replace(**parts))
+  scores = _scores(job, reference, cache_dir, poll)
+  return job._replace(inputs=_with(job, scores))
 
 
 def scores_of(
@@ -170,5 +214,5 @@ def main(config: ConfigDict, workdir: str) -> int:
   with sessions.open_workdir(config, workdir) as session:
     job = session.job
     reference = weights.frozen(job, with_reference=True)
-    with_scores(job, reference, session.directory.cache_dir, session.poll)
+    with_scores(job, reference, session.cache_dir, session.poll)
   return 0

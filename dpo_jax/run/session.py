@@ -7,6 +7,7 @@ against the run's own, job built, signals caught. Trains nothing.
 
 import contextlib
 import dataclasses
+import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -22,7 +23,13 @@ from dpo_jax.run import job as job_lib
 from dpo_jax.run import weights
 from dpo_jax.run.job import Job
 from dpo_jax.run.preemption import Signals
-from dpo_jax.storage import checkpoints, initial_weights, state_items
+from dpo_jax.run.shared import Shared
+from dpo_jax.storage import (
+  caches,
+  checkpoints,
+  initial_weights,
+  state_items,
+)
 from dpo_jax.storage.checkpoint_record import Restored
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import Params
@@ -35,6 +42,7 @@ class Session(NamedTuple):
   job: Job
   poll: Callable[[], None]  # raises Preempted after a signal
   identity: identities.Identity  # fingerprints of what this command reads
+  cache_dir: pathlib.Path  # of tokens and of the reference's scores
 
 
 class Policy(NamedTuple):
@@ -69,6 +77,7 @@ def open_workdir(
   trains: bool = False,
   parts: Collection[str] = ('train', 'eval'),
   origin: RunDir | None = None,
+  shared: Shared | None = None,
 ) -> Iterator[Session]:
   """Opens a workdir for one command.
 
@@ -82,12 +91,17 @@ def open_workdir(
     parts: those of the data that the command reads, of 'train' and 'eval'.
     origin: the run that a new fork starts from. The fork rests on what that
       run was started with.
+    shared: what the runs of a sweep have in common; None = of this run alone.
 
   Raises:
     InputError: an input cannot be used, or is not the one that the run was
       started with.
   """
   directory = run_directory(workdir, config if trains else None)
+  shared = shared or Shared()
+  cache_dir = caches.place(
+    config.data.cache_dir, directory.path, shared.cache_dir
+  )
   if trains:
     directory.check(config_lib.resolve(config))
   job_lib.check_mesh(config)
@@ -103,14 +117,19 @@ def open_workdir(
         first.config_or_none(),
         trains and origin is None,
       )
-      inputs = inputs_lib.read(
-        config, directory.cache_dir, print, signals.poll, parts
+      # A fraction of a source is drawn by the seed.
+      is_drawn = any(share % 1 for share in config_lib.proportions(config))
+      inputs = shared.get(
+        config,
+        'inputs',
+        (tuple(parts), config.seed if is_drawn else None),
+        lambda: inputs_lib.read(config, cache_dir, print, signals.poll, parts),
       )
       identity.take(inputs.fingerprints)
       _check_model(first, inputs.model)
-      job = job_lib.build(config, inputs)
+      job = job_lib.build(config, inputs, shared=shared)
       job = job._replace(take_weights=identity.take_weights)
-      yield Session(directory, job, signals.poll, identity)
+      yield Session(directory, job, signals.poll, identity, cache_dir)
     finally:
       directory.close()
 

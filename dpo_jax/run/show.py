@@ -23,7 +23,7 @@ from dpo_jax.data.text import ledger as ledger_lib
 from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run.datasets import Part
-from dpo_jax.storage.run_dir import RunDir
+from dpo_jax.storage import caches
 from dpo_jax.types import EncodedRecord
 
 _NUM_RECORDS = 3
@@ -50,7 +50,7 @@ def main(
 
   Args:
     config: validated.
-    workdir: a run, whose token cache is read if it has one; not written.
+    workdir: a run; not read beyond its config, and not written.
     record: the beginning of a `uid` or `prompt_id` of per_example/*.npz, to
       show these records only.
     num_records: of the training data, and of data.eval if that is a source.
@@ -60,10 +60,8 @@ def main(
   is_terminal = sys.stdout.isatty() and not os.environ.get('NO_COLOR')
   marks = _COLOUR if is_terminal else _BRACKETS
   with tempfile.TemporaryDirectory() as scratch:
-    # A run's cache is read; where there is none, none is made.
-    cache = RunDir(workdir).cache_dir if workdir else pathlib.Path()
-    if not (cache / 'tokens').is_dir():
-      cache = pathlib.Path(scratch)
+    # The run is not written: what would go into it is thrown away.
+    cache = caches.place(config.data.cache_dir, pathlib.Path(scratch))
     inputs = inputs_lib.read(config, cache)
     parts = {'train': inputs.train, 'eval': inputs.evaluation}
     if record:

@@ -50,6 +50,22 @@ def folder(environ: Mapping[str, str] = os.environ) -> pathlib.Path:
   return pathlib.Path(home) / 'dpo_jax'
 
 
+def place(
+  given: str, own: pathlib.Path, shared: pathlib.Path | None = None
+) -> pathlib.Path:
+  """The cache folder of a run.
+
+  Args:
+    given: config.data.cache_dir; '' = not set.
+    own: the workdir, whose `cache/` is taken if the user's cannot be written.
+    shared: of a sweep; None = the user's.
+  """
+  if given:
+    return pathlib.Path(given)
+  chosen = shared or folder()
+  return chosen if usable(chosen) else own / 'cache'
+
+
 def usable(path: pathlib.Path) -> bool:
   """Whether a folder can be made and written there."""
   nearest = path

@@ -13,7 +13,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import errors
-from dpo_jax.config import check, grid, knobs, rules, stored
+from dpo_jax.config import check, grid, knobs, rules
 from dpo_jax.config.load import call, functions
 from dpo_jax.losses import catalogue
 from dpo_jax.storage import files
@@ -22,8 +22,6 @@ from dpo_jax.types import InputError
 # Points that `runlocal` leaves of a sweep: enough to see that it works.
 _FEW = 4
 _LONGEST_NAME = 120  # characters; file systems take 255 bytes
-# Numbers that a jitted step takes as arguments: another value, same program.
-_TRACED = ('seed', 'optim.learning_rate', 'model.router_aux_coef')
 
 
 class Point(NamedTuple):
@@ -84,38 +82,6 @@ def read(
   return _in_order(_with_names(points))
 
 
-def graph_of(config: ConfigDict) -> str:
-  """The digest of a config without the numbers that a step takes as arguments.
-
-  Configs of one graph run the same compiled programs on the same data.
-  """
-  return files.digest(
-    {k: v for k, v in _numbers(config).items() if not _is_traced(k)}
-    | {'terms': sorted(config_lib.loss_terms(config))}
-    # A number that is not set is no argument of the step.
-    | {'set': sorted(config_lib.loss_hyper(config))}
-  )
-
-
-def _is_traced(key: str) -> bool:
-  if key in _TRACED or key.startswith('loss.terms.'):
-    return True
-  section, _, last = key.partition('.')
-  return section == 'loss' and last in catalogue.hyper_names()
-
-
-def _numbers(config: ConfigDict) -> dict[str, Any]:
-  """{dotted key: value} of all that a run's numbers depend on."""
-  flat = files.flatten(files.as_json(config_lib.resolve(config)))
-  return {
-    key: value
-    for key, value in flat.items()
-    if not any(
-      key == free or key.startswith(f'{free}.') for free in stored.NO_NUMBERS
-    )
-  }
-
-
 def _point(path, arguments, overrides, values) -> Point:
   """The point of these settings; its config is loaded and checked."""
   arg = ','.join(filter(None, arguments))
@@ -133,8 +99,8 @@ def _point(path, arguments, overrides, values) -> Point:
     arg,
     dict(values),
     config,
-    files.digest(_numbers(config)),
-    graph_of(config),
+    files.digest(config_lib.numbers(config)),
+    config_lib.graph(config),
   )
 
 

@@ -92,6 +92,7 @@ class _Loop:
     self._folder, self._points = folder, listed
     self._retry = retry
     self._tried: set[str] = set()  # by this process
+    self._num_settled = 0
     self._seconds: list[float] = []  # of every point that it finished
     self._graph = ''
     self._shared = None
@@ -101,7 +102,7 @@ class _Loop:
     remaining = list(self._points)
     _say(f'sweep of {len(remaining)} points in {self._folder.path}')
     while remaining:
-      left = [p for p in remaining if not self._settle(p, len(remaining))]
+      left = [point for point in remaining if not self._settle(point)]
       # What is left is claimed by other processes: theirs to finish, or to be
       # taken over if they end without.
       if len(left) == len(remaining):
@@ -116,8 +117,13 @@ class _Loop:
       _say(f'--retry tries failed points again; {len(bad)} are not done')
     return _CODE_FAILED if bad else 0
 
-  def _settle(self, point: Point, num_left: int) -> bool:
-    """Runs a point unless it is settled or claimed; whether it is settled."""
+  def _settle(self, point: Point) -> bool:
+    """Runs a point unless it is claimed; whether it is settled now."""
+    is_settled = self._try(point)
+    self._num_settled += is_settled
+    return is_settled
+
+  def _try(self, point: Point) -> bool:
     with claims.claim(self._folder.claims, point.name) as other:
       if other:
         return False
@@ -128,10 +134,10 @@ class _Loop:
       if self._folder.failure(point.name) and not may_try:
         return True
       self._tried.add(point.name)
-      self._run(point, num_left)
+      self._run(point)
       return True
 
-  def _run(self, point: Point, num_left: int) -> None:
+  def _run(self, point: Point) -> None:
     """Trains a point; a failure is kept and ends nothing but the point."""
     self._folder.clear_failed(point.name)
     began = time.monotonic()
@@ -140,10 +146,11 @@ class _Loop:
     with open(output, 'a', encoding='utf-8') as file:
       line, code = self._train(point, file)
     seconds = time.monotonic() - began
-    where = len(self._points) - num_left + 1
+    number, total = self._num_settled + 1, len(self._points)
+    place = f'[{number}/{total}] {point.name}'
     if code:
       self._folder.mark_failed(point.name, line, code)
-      _say(f'[{where}/{len(self._points)}] {point.name}: failed, {line}')
+      _say(f'{place}: failed, {line}')
       return
     self._seconds.append(seconds)
     state = self._folder.state(point.name, point)
@@ -151,8 +158,8 @@ class _Loop:
       f'{m} {state.metrics[m]:.4f}' for m in _SHOWN if m in state.metrics
     )
     _say(
-      f'[{where}/{len(self._points)}] {point.name}: done in {seconds:.1f} s, '
-      f'{metrics}; {self._time_left(num_left - 1)} left'
+      f'{place}: done in {seconds:.1f} s, {metrics}; '
+      f'{self._time_left(total - number)} left'
     )
 
   def _train(self, point: Point, output: TextIO) -> tuple[str, int]:
