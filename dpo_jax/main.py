@@ -30,6 +30,7 @@ from dpo_jax.config import check as config_check
 from dpo_jax.config import rules as config_rules
 from dpo_jax.config import stored
 from dpo_jax.run.preemption import Diverged, Preempted
+from dpo_jax.storage import caches
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import InputError
 
@@ -48,9 +49,8 @@ class Mode(NamedTuple):
   # --workdir alone opens the run there; flags may change what training did not
   # depend on
   reads_run: bool = False
-  # takes --sweep.KEY=VALUES, and the experiment as it is named: its function
-  # loads a config per point
-  sweeps: bool = False
+  # False: its function takes no config; that of a sweep loads one per point
+  configured: bool = True
 
 
 MODES = {
@@ -58,6 +58,7 @@ MODES = {
   'evaluate': Mode(
     'dpo_jax.run.evaluate',
     'scores the held-out comparisons once more',
+    flags=('step',),
     reads_run=True,
   ),
   'plan': Mode(
@@ -76,7 +77,8 @@ MODES = {
   ),
   'sample': Mode(
     'dpo_jax.run.sample',
-    'texts of the newest policy, to WORKDIR/samples',
+    'texts of the policy, to WORKDIR/samples',
+    flags=('step',),
     reads_run=True,
   ),
   'precompute_reference': Mode(
@@ -86,17 +88,24 @@ MODES = {
   ),
   'export': Mode(
     'dpo_jax.run.export',
-    'writes the newest policy as a Hugging Face or PEFT folder',
-    flags=('export_to',),
+    'writes the policy as a Hugging Face or PEFT folder',
+    flags=('export_to', 'step'),
     needs=('config', 'workdir', 'export_to'),
     reads_run=True,
+  ),
+  'cache': Mode(
+    'dpo_jax.run.caches',
+    'lists what runs share on disk, or clears it',
+    flags=('clear',),
+    needs=(),
+    configured=False,
   ),
   'sweep': Mode(
     'dpo_jax.sweeps.run',
     'trains every point of a sweep, each in its own run directory',
     flags=('dry_run', 'retry', 'status'),
     needs=(),
-    sweeps=True,
+    configured=False,
   ),
 }
 # Flags of single modes: {name: text for --help}.
@@ -106,6 +115,8 @@ _MODE_FLAGS = {
   'plan_devices': 'N, for so many devices in place of these',
   'num_records': 'N, records to print; 3 by default',
   'record': 'ID, a uid or prompt_id of per_example/*.npz, or its beginning',
+  'step': 'N or best (of train.keep_best); the newest checkpoint by default',
+  'clear': 'KIND,KIND or all: removes tokens, reference, compiled',
   'dry_run': 'prints the points, what shares a compile, and the cost',
   'retry': 'tries points again that failed',
   'status': 'prints where every point stands',
@@ -120,7 +131,7 @@ class Command(NamedTuple):
   """A command line after all checks."""
 
   mode: str  # one of MODES
-  config: ConfigDict | None  # locked and validated; None in a sweep
+  config: ConfigDict | None  # locked and validated; None if the mode has none
   workdir: str  # '' only if the mode needs none
   flags: dict[str, Any]  # the mode's own, by name
 
@@ -145,6 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(config_lib.help_text(word.removeprefix('--help=')))
         return 0
     command = parse(argv)
+    # Before jax is imported, which reads them then.
+    os.environ.update(caches.compile_settings())
     return _function(command.mode)(
       command.config, command.workdir, **command.flags
     )
@@ -192,8 +205,8 @@ def parse(argv: Sequence[str]) -> Command:
   # Flags are checked before the code of the experiment file runs.
   _check_flags(mode, given, sweep)
   overrides = list(_with_values(overrides))
-  if MODES[mode].sweeps:
-    return _parse_sweep(mode, given, overrides, sweep)
+  if not MODES[mode].configured:
+    return _parse_other(mode, given, overrides, sweep)
   config = _read_config(mode, given, overrides)
   for key, value, fix in MODES[mode].excludes:
     if config_rules.flatten(config)[key] == value:
@@ -208,16 +221,18 @@ def parse(argv: Sequence[str]) -> Command:
   return Command(mode, config, given.get('workdir', ''), flags)
 
 
-def _parse_sweep(mode, given, overrides, sweep) -> Command:
-  """The command of a mode whose function reads the experiment itself."""
+def _parse_other(mode, given, overrides, sweep) -> Command:
+  """The command of a mode whose function takes no config."""
   flags = {name: given[name] for name in MODES[mode].flags if name in given}
-  for flag in ('config', 'workdir'):
-    # The points are listed in the folder, and printed without one.
-    is_needed = ('status' if flag == 'config' else 'dry_run') not in flags
-    if flag not in given and is_needed:
-      raise _missing(flag, mode)
-  flags |= {'experiment': given.get('config', ''), 'overrides': overrides}
-  return Command(mode, None, given.get('workdir', ''), flags | {'sweep': sweep})
+  if mode == 'sweep':
+    for flag in ('config', 'workdir'):
+      # The points are listed in the folder, and printed without one.
+      is_needed = ('status' if flag == 'config' else 'dry_run') not in flags
+      if flag not in given and is_needed:
+        raise _missing(flag, mode)
+    flags |= {'experiment': given.get('config', ''), 'overrides': overrides}
+    flags |= {'sweep': sweep}
+  return Command(mode, None, given.get('workdir', ''), flags)
 
 
 def _read_config(
@@ -312,7 +327,7 @@ def _check_flags(
     has_own = 'fork' in given or _run_of(mode, given)
     if flag not in given and not (flag == 'config' and has_own):
       raise _missing(flag, mode)
-  if sweep and not MODES[mode].sweeps:
+  if sweep and mode != 'sweep':
     raise errors.refuse(
       f'--sweep.{sweep[0][0]}',
       f'{sweep[0][1]!r} is not used by --mode={mode}',
@@ -328,6 +343,11 @@ def _check_flags(
       )
   for flag in _NUMBERS & given.keys():
     _check_number(flag, given[flag])
+  step = given.get('step', 'best')
+  if step != 'best' and not re.fullmatch('[0-9]{1,9}', step):
+    raise errors.refuse(
+      '--step', f'{step!r} is not allowed', 'use a number of updates, or best'
+    )
   for flag in ('workdir', 'export_to'):
     if flag in given:
       _check_folder(flag, given[flag])

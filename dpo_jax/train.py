@@ -16,7 +16,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import metrics as metrics_lib
-from dpo_jax.run import bookkeeping, evaluate, finite, sample
+from dpo_jax.run import best, bookkeeping, evaluate, finite, sample
 from dpo_jax.run import fork as forks
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import plan as plan_lib
@@ -47,6 +47,7 @@ class Run(NamedTuple):
   job: job_lib.Job
   directory: RunDir
   saved: checkpoints.Checkpoints
+  best: best.Best  # of its evaluations
   writer: writers.MetricWriter
   trained: bookkeeping.TrainedCounts
   train_batches: Callable[[int], Any]  # step -> types.Batch on the devices
@@ -100,8 +101,13 @@ def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
   job, directory, poll = session.job, session.directory, session.poll
   print(plan_lib.describe(job))
   sampler = _sampler(job)
-  keep = job.config.train.keep_checkpoints
-  with checkpoints.Checkpoints(directory.checkpoints, keep=keep) as saved:
+  options = job.config.train
+  record = best.Best(options.keep_best, directory)
+  with checkpoints.Checkpoints(
+    directory.checkpoints,
+    keep=options.keep_checkpoints,
+    best=lambda: record.step,
+  ) as saved:
     trained = bookkeeping.TrainedCounts(len(job.inputs.train.store))
     is_forked = origin is not None and not saved.steps()
     if is_forked:
@@ -109,6 +115,7 @@ def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
       origin = origin._replace(num_prompts=int(trained.counts.sum()))
     else:
       state, moved, start = starts.from_own(session, saved, trained)
+    record.forget_after(start)
     # In mode 'cache' the job comes back with the reference's scores.
     job, reference = reference_lib.prepare(job, session.cache_dir, poll, moved)
     session = session._replace(job=job)
@@ -120,6 +127,7 @@ def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
       total_steps=job.num_steps,
       start_step=start,
       comparisons_per_step=job.train_plan.num_comparisons,
+      tracker=sessions.tracker(session),
     ) as writer:
       run = Run(
         session=session,
@@ -127,6 +135,7 @@ def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
         job=job,
         directory=directory,
         saved=saved,
+        best=record,
         writer=writer,
         trained=trained,
         train_batches=job_lib.batch_source(
@@ -161,6 +170,8 @@ def _loop(
   is_owed = _is_due(step, train.eval_every) and not _has_evaluated(run, step)
   if step in (0, job.num_steps) or is_owed:
     evaluation = _evaluate(run, state, reference, step)
+    if run.best.take(step, evaluation):
+      _save(run, state, reference, step)
   try:
     while step < job.num_steps:
       run.poll()
@@ -188,6 +199,7 @@ def _loop(
         pending = None
       if evaluates:
         evaluation = _evaluate(run, state, reference, step)
+        saves |= run.best.take(step, evaluation)
       if saves:
         _save(run, state, reference, step)
   except Preempted as signal:

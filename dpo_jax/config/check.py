@@ -18,6 +18,7 @@ from dpo_jax.data.sources import source as sources
 from dpo_jax.losses import catalogue
 from dpo_jax.losses import rules as loss_rules
 from dpo_jax.models import adapter_spec
+from dpo_jax.storage import trackers
 
 
 def validate(config: ConfigDict, num_devices: int | None = None) -> None:
@@ -56,7 +57,7 @@ def validate(config: ConfigDict, num_devices: int | None = None) -> None:
 def check_paths(
   config: ConfigDict, parts: Collection[str] = ('train', 'eval')
 ) -> None:
-  """Raises InputError if a file or folder that a key names does not exist.
+  """Raises InputError if a file, folder or package that a key names is missing.
 
   Of a data file the first bytes are read; the name of a public set
   (`tfds:...`) is parsed. Embedded sets and 'split' name no file.
@@ -66,6 +67,7 @@ def check_paths(
     parts: those of the data that are read, of 'train' and 'eval'.
   """
   values, data = rules.flatten(config), config.data
+  trackers.check(config.log.tracker)
   named = [('data.eval', data.eval)] if 'eval' in parts else []
   # What is held out of the training data is read from there.
   if 'train' in parts or (named and data.eval == 'split'):

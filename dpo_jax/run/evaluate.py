@@ -28,8 +28,8 @@ from dpo_jax.storage import files, state_items
 from dpo_jax.types import Frozen, Params
 
 
-def main(config: ConfigDict, workdir: str) -> int:
-  """--mode=evaluate: evaluates the newest policy on held-out data.
+def main(config: ConfigDict, workdir: str, step: str = '') -> int:
+  """--mode=evaluate: evaluates a policy of the run on held-out data.
 
   Prints the metrics and writes evaluate/NAME.json and per_example/NAME.npz,
   where NAME follows from data.eval. The run's own evaluations stay.
@@ -42,7 +42,7 @@ def main(config: ConfigDict, workdir: str) -> int:
     more = {'loss_state': job.abstract.loss_state}
     if job.reference_every:
       more[state_items.REFERENCE] = job.weights.abstract
-    policy = sessions.newest_policy(session, more)
+    policy = sessions.policy(session, more, step)
     job, reference = reference_lib.prepare(
       job,
       session.cache_dir,

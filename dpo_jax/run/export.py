@@ -23,14 +23,16 @@ from dpo_jax.storage import (
 from dpo_jax.storage.hf_companions import Companions
 
 
-def main(config: ConfigDict, workdir: str, export_to: str) -> int:
-  """--mode=export: writes the newest policy, merged or as an adapter."""
+def main(
+  config: ConfigDict, workdir: str, export_to: str, step: str = ''
+) -> int:
+  """--mode=export: writes a policy of the run, merged or as an adapter."""
   parts = config_lib.parts_read(config, 'export')
   with sessions.open_workdir(config, workdir, parts=parts) as session:
     inputs = session.job.inputs
     _check_base(config, inputs)
     companions = _companions(config, inputs)
-    policy = sessions.newest_policy(session)
+    policy = sessions.policy(session, step=step)
     if config.adapter.export == 'peft':
       peft_checkpoint.save(
         export_to,

@@ -46,8 +46,8 @@ class Sampler(NamedTuple):
   settings: tuple[Any, ...]  # key, Sampling, stop tokens, on the devices
 
 
-def main(config: ConfigDict, workdir: str) -> int:
-  """--mode=sample: samples the newest policy, to samples/step_N_*.jsonl."""
+def main(config: ConfigDict, workdir: str, step: str = '') -> int:
+  """--mode=sample: samples a policy of the run, to samples/step_N_*.jsonl."""
   parts = config_lib.parts_read(config, 'sample')
   with sessions.open_workdir(config, workdir, parts=parts) as session:
     job, options = session.job, config.sample
@@ -60,7 +60,7 @@ def main(config: ConfigDict, workdir: str) -> int:
     check_lengths(job, prompts)
     has_moved = job.reference_every and config.reference.mode != 'none'
     more = {state_items.REFERENCE: job.weights.abstract} if has_moved else {}
-    policy = sessions.newest_policy(session, more)
+    policy = sessions.policy(session, more, step)
     frozen = weights.frozen(
       job,
       with_reference=config.reference.mode != 'none',

@@ -1,4 +1,4 @@
-"""workdir -> a session: its directory, its job, its newest policy.
+"""workdir -> a session: its directory, its job, its policy.
 
 Comes in: a validated config and a workdir. Goes out: a Session, opened the same
 way for training and for every other command: mesh checked, inputs read and held
@@ -17,10 +17,10 @@ from dpo_jax import config as config_lib
 from dpo_jax import errors, optim
 from dpo_jax.config import stored
 from dpo_jax.models.decoder_config import DecoderConfig
+from dpo_jax.run import best, weights
 from dpo_jax.run import identity as identities
 from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run import job as job_lib
-from dpo_jax.run import weights
 from dpo_jax.run.job import Job
 from dpo_jax.run.preemption import Signals
 from dpo_jax.run.shared import Shared
@@ -29,6 +29,7 @@ from dpo_jax.storage import (
   checkpoints,
   initial_weights,
   state_items,
+  trackers,
 )
 from dpo_jax.storage.checkpoint_record import Restored
 from dpo_jax.storage.run_dir import RunDir
@@ -46,7 +47,7 @@ class Session(NamedTuple):
 
 
 class Policy(NamedTuple):
-  """The newest parameters of a workdir."""
+  """The parameters of a step of a workdir."""
 
   params: Params  # the trained parameters, on the mesh
   step: int  # updates done; 0 = the initial model
@@ -143,6 +144,18 @@ def begin(session: Session) -> None:
   initial_weights.record(directory.path, job.inputs.model)
 
 
+def tracker(session: Session) -> trackers.Tracker:
+  """The tracker of the config's log section; a sweep is a group of it."""
+  config = session.job.config
+  return trackers.Tracker(
+    config.log.tracker,
+    session.directory.path,
+    project=config.log.project,
+    group=config.log.group or session.job.shared.group,
+    config=config_lib.resolve(config),
+  )
+
+
 def checkpoint_meta(session: Session, num_tokens: int) -> dict[str, Any]:
   """What every checkpoint says of the run that made it."""
   return {
@@ -207,23 +220,34 @@ def check_maker(
   session.identity.expect(restored.meta.get('fingerprints', {}))
 
 
-def newest_policy(
-  session: Session, more: Mapping[str, Any] | None = None
+def policy(
+  session: Session, more: Mapping[str, Any] | None = None, step: str = ''
 ) -> Policy:
-  """Returns the newest policy: of a sound checkpoint, else the initial model.
+  """Returns the policy of a checkpoint, or the initial model.
 
   Args:
     session: the open workdir.
     more: further items to read, {name: abstract pytree}.
+    step: a number of updates, 'best', or '' for the newest sound step.
 
   Returns:
-    Policy; its items are empty if there is no checkpoint yet.
+    Policy; its items are empty if it is of no checkpoint.
+
+  Raises:
+    InputError: there is no such step, or it is not sound.
   """
   job = session.job
+  number = best.parse_step(step, session.directory, job.config)
   # `partial`: the optimizer's moments are not read.
   wanted = {state_items.POLICY: job.abstract.params, **(more or {})}
   with checkpoints.Checkpoints(session.directory.checkpoints) as saved:
-    restored = saved.restore_latest(wanted, partial=True)
+    # The initial model is step 0, saved or not.
+    if number is None or (number == 0 and 0 not in saved.steps()):
+      restored = (
+        None if number == 0 else saved.restore_latest(wanted, partial=True)
+      )
+    else:
+      restored = saved.restore(number, wanted, partial=True)
   if restored is None:
     return Policy(weights.initial(job), 0, {})
   check_maker(session, restored)

@@ -20,11 +20,12 @@ class Shared:
 
   Args:
     cache_dir: folder of token and score caches; None = as the config says.
+    group: name of the runs together, for a tracker; '' = none.
   """
 
-  def __init__(self, cache_dir: pathlib.Path | None = None):
+  def __init__(self, cache_dir: pathlib.Path | None = None, group: str = ''):
     """Holds nothing yet."""
-    self.cache_dir = cache_dir
+    self.cache_dir, self.group = cache_dir, group
     self._graph = ''
     self._kept: dict[tuple, Any] = {}
 

@@ -43,6 +43,7 @@ class Checkpoints:
     folder: folder of the steps, made at the first save. Readers change
       nothing: only a save removes what a killed run left unfinished.
     keep: number of latest steps to keep, at least 1.
+    best: gives the number of a further step to keep, or None.
     log: takes one line per step that was skipped, set aside or lost.
   """
 
@@ -51,6 +52,7 @@ class Checkpoints:
     folder: str | os.PathLike,
     *,
     keep: int = 2,
+    best: Callable[[], int | None] = lambda: None,
     log: Callable[[str], None] = print,
   ):
     """Opens the folder for reading and, with `save`, for writing."""
@@ -59,7 +61,10 @@ class Checkpoints:
     # A URL such as gs://bucket/run is taken as it is.
     path = os.fspath(folder)
     self.folder = epath.Path(path if '://' in path else os.path.abspath(path))
-    self._keep, self._log = keep, log
+    self._kept = policies.AnyPreservationPolicy(
+      [policies.LatestN(keep), _Step(best)]
+    )
+    self._log = log
     self._pending: int | None = None  # the step that is being written
     self._pending_bytes = 0
     self._sound: set[int] = set()  # saved or restored by this object
@@ -179,6 +184,12 @@ class Checkpoints:
     self, step: int, abstract: dict[str, Any], *, partial: bool = False
   ) -> checkpoint_record.Restored:
     """Restores one step as `restore_latest` does; InputError if unsound."""
+    if step not in self.steps():
+      raise errors.refuse(
+        self.folder / str(step),
+        'there is no such step',
+        f'use one of the steps {self.steps()}',
+      )
     try:
       return self._restore(step, abstract, partial)
     except checkpoint_record.Unsound as damage:
@@ -237,7 +248,7 @@ class Checkpoints:
       atomicity_options=_ATOMICITY,
       step_name_format=_STEP_NAMES,
       todelete_subdir=_TRASH,
-      preservation_policy=policies.LatestN(self._keep),
+      preservation_policy=self._kept,
       # Folders are made in save(): in the background, a failure takes minutes
       # to show.
       async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
@@ -322,6 +333,17 @@ class Checkpoints:
     paths = self.folder.iterdir() if self.folder.is_dir() else ()
     numbers = (int(path.name) for path in paths if path.name.isdigit())
     return sorted(set(numbers) - {*steps, self._pending})
+
+
+class _Step:
+  """Orbax's policy for one step, whose number may change."""
+
+  def __init__(self, number: Callable[[], int | None]):
+    self._number = number
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    del context
+    return [info.step == self._number() for info in checkpoints]
 
 
 def _remove(path: epath.Path) -> None:

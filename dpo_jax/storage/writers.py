@@ -22,7 +22,7 @@ import rich.progress
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from dpo_jax.storage import files, metrics_file
+from dpo_jax.storage import files, metrics_file, trackers
 
 # Metrics of the progress line, if present: name, label, format.
 _SHOWN = (
@@ -49,6 +49,7 @@ class MetricWriter:
     comparisons_per_step: for the rate in the progress line; 0 leaves it out.
     stream: output for progress; a terminal gets a bar, anything else one line
       per ten seconds at most and one at the end.
+    tracker: takes the same numbers; closed with the writer. None = none.
   """
 
   def __init__(
@@ -59,6 +60,7 @@ class MetricWriter:
     start_step: int = 0,
     comparisons_per_step: float = 0.0,
     stream: TextIO | None = None,
+    tracker: trackers.Tracker | None = None,
   ):
     """Cuts metrics.jsonl back to start_step and opens all outputs."""
     workdir = pathlib.Path(workdir)
@@ -67,6 +69,7 @@ class MetricWriter:
       self._written = _cut_back(self._path, start_step)
       self._file = open(self._path, 'a', encoding='utf-8')
       self._board = _Board(workdir / 'tensorboard', start_step)
+    self._tracker = tracker
     stream = sys.stdout if stream is None else stream
     self._progress = _Progress(
       stream, total_steps, start_step, comparisons_per_step
@@ -108,6 +111,8 @@ class MetricWriter:
       finite = {f'{split}/{k}': v for k, v in values.items() if k not in bad}
       self._board.write(step, finite)
     self._written.add((step, split))
+    if self._tracker:
+      self._tracker.write(step, split, values)
     self._progress.show(step, split, values)
 
   def has(self, step: int, split: str) -> bool:
@@ -126,6 +131,8 @@ class MetricWriter:
   def close(self) -> None:
     """Ends the bar and closes the files."""
     self._progress.close()
+    if self._tracker:
+      self._tracker.close()
     with contextlib.suppress(OSError):  # every line of the file is flushed
       self._file.close()
       self._board.close()

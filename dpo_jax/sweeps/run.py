@@ -189,7 +189,9 @@ class _Loop:
     """What the points of this graph share, made for the first of them."""
     if point.graph != self._graph:
       shared = importlib.import_module('dpo_jax.run.shared')
-      self._shared = shared.Shared(self._folder.cache_dir)
+      self._shared = shared.Shared(
+        self._folder.cache_dir, self._folder.path.name
+      )
       self._graph = point.graph
     return self._shared
 

@@ -27,7 +27,7 @@ def test_the_folder_holds_the_newest_policy_and_is_written_once(
   assert f'{folder}: the policy of step 2' in capsys.readouterr().out
   config = config_lib.load(EXPERIMENT)
   with sessions.open_workdir(config, f'{tmp_path}/run') as session:
-    policy = sessions.newest_policy(session)
+    policy = sessions.policy(session)
     model = session.job.inputs.model
   jax.tree.map(
     np.testing.assert_array_equal,
