@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from dpo_jax import types
-from dpo_jax.losses import rules, views
+from dpo_jax.losses import divisors, rules, views
 from dpo_jax.losses.objective import LossState, Objective
 from dpo_jax.losses.reference_free import alpha_reward
 from dpo_jax.losses.views import LabelledScores, PairScores
@@ -268,8 +268,8 @@ def examples(
   """
   pairs = objective.pairs(policy, reference, batch, hyper)
   each = objective.values(policy, reference, batch, hyper, state)
-  divisors = objective.denominators(batch, policy.num_tokens)
-  losses_of = functools.partial(_losses, objective, each, divisors, hyper)
+  counts = objective.denominators(batch, policy.num_tokens)
+  losses_of = functools.partial(_losses, objective, each, counts, hyper)
   comparisons = _fields(pairs)
   num_pairs = pairs.weight.shape[0]
   comparisons |= losses_of(slice(num_pairs))
@@ -295,13 +295,12 @@ def examples(
   return Examples(comparisons, labelled)
 
 
-def _losses(objective, each, divisors, hyper, part: slice) -> dict[str, Array]:
+def _losses(objective, each, counts, hyper, part: slice) -> dict[str, Array]:
   """{'loss': the weighted sum of the terms' values}, or {} if undefined.
 
-  A part of a loss that is divided by tokens or by the completions of one label
-  is scaled, so that the weighted mean of the values is the loss. For a loss of
-  completions, a comparison gets the mean of its two values. A loss that sorts
-  the batch, ranks lists or is no weighted mean has no value per comparison.
+  For a loss of completions, a comparison gets the mean of its two values. A
+  loss that sorts the batch, ranks lists or is no weighted mean has no value per
+  comparison.
   """
   total, num_pairs = 0.0, part.stop
   for loss in objective.losses:
@@ -312,16 +311,33 @@ def _losses(objective, each, divisors, hyper, part: slice) -> dict[str, Array]:
       num_pairs is None and not is_single
     ):
       return {}
-    whole, values = jnp.sum(view.weight), 0.0
-    for divisor, of_part in parts.items():
-      count = divisors[divisor]
-      values += of_part * (whole / jnp.where(count > 0, count, 1.0))
+    values = sum(
+      _linear(view, divisor, of_part, counts[divisor])
+      for divisor, of_part in parts.items()
+    )
     if num_pairs is None:
       values = values[part]
     elif is_single:
       values = (values[part] + values[num_pairs : 2 * num_pairs]) / 2
     total = total + hyper[f'weight/{loss.name}'] * values
   return {'loss': total}
+
+
+def _linear(view, divisor: str, values: Array, count: Array) -> Array:
+  """Values whose weighted mean over the view is a part's mean R, [P] or [E].
+
+  The part may be divided by tokens or by the completions of one label, u_i of
+  example i: R = sum(w v) / sum(w u). R + (v_i - R u_i) sum(w) / sum(w u) has
+  that mean too, and the variance of a ratio (the delta method), which intervals
+  need. It is v_i itself where the divisor is the view's number.
+  """
+  weight = divisors.weight(view, divisor)
+  units = (weight > 0).astype(weight.dtype)
+  if divisor == 'chosen_tokens':
+    units = units * view.chosen_tokens
+  mean = divisors.mean(values, weight, count)
+  scale = jnp.sum(view.weight) / jnp.where(count > 0, count, 1.0)
+  return jnp.where(view.weight > 0, mean + scale * (values - mean * units), 0.0)
 
 
 def _has_values(objective, loss) -> bool:

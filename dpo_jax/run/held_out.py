@@ -231,7 +231,7 @@ def _precise():
     device = jax.local_devices(backend='cpu')[0]
   except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
     device = jax.local_devices()[0]
-  wide = device.platform != 'tpu'
+  wide = _is_wide(device)
   dtype = np.float64 if wide else np.float32
 
   def number(leaf):
@@ -240,6 +240,11 @@ def _precise():
 
   with jax.enable_x64(wide), jax.default_device(device):
     yield lambda tree: jax.device_put(jax.tree.map(number, tree), device)
+
+
+def _is_wide(device) -> bool:
+  """Whether a device computes in float64."""
+  return device.platform != 'tpu'
 
 
 @functools.partial(jax.jit, static_argnums=0)
