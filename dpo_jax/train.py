@@ -7,8 +7,9 @@ the next batch. So a state is saved only after the metrics of all its steps were
 found finite, and a run that is started again repeats nothing and skips nothing.
 """
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -97,11 +98,23 @@ def main(
 
 
 def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
-  """Opens the outputs of a run and runs the loop to its end."""
-  job, directory, poll = session.job, session.directory, session.poll
-  print(plan_lib.describe(job))
-  sampler = _sampler(job)
-  options = job.config.train
+  """Runs the loop of an opened workdir to its end."""
+  print(plan_lib.describe(session.job))
+  with open_run(session, origin) as (run, state, reference, start):
+    # An implicit copy between host and device would slow every step down in
+    # silence, so it is an error: the loop uses device_put and device_get.
+    with jax.transfer_guard('disallow'):
+      last = _loop(run, state, reference, start)
+    return finish(run, last)
+
+
+@contextlib.contextmanager
+def open_run(
+  session: sessions.Session, origin: forks.Fork | None = None
+) -> Iterator[tuple[Run, TrainState, Frozen, int]]:
+  """Opens the outputs of a run; yields (run, state, reference, first step)."""
+  job, directory = session.job, session.directory
+  sampler, options = _sampler(job), job.config.train
   record = best.Best(options.keep_best, directory)
   with checkpoints.Checkpoints(
     directory.checkpoints,
@@ -117,7 +130,9 @@ def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
       state, moved, start = starts.from_own(session, saved, trained)
     record.forget_after(start)
     # In mode 'cache' the job comes back with the reference's scores.
-    job, reference = reference_lib.prepare(job, session.cache_dir, poll, moved)
+    job, reference = reference_lib.prepare(
+      job, session.cache_dir, session.poll, moved
+    )
     session = session._replace(job=job)
     sessions.begin(session)
     if is_forked:
@@ -144,20 +159,15 @@ def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
         eval_batches=job_lib.batch_source(
           job, job.eval_plan, job.inputs.evaluation
         ),
-        poll=poll,
+        poll=session.poll,
         rates=bookkeeping.Rates(),
         sampler=sampler,
       )
-      # An implicit copy between host and device would slow every step down in
-      # silence, so it is an error: the loop uses device_put and device_get.
-      with jax.transfer_guard('disallow'):
-        if is_forked:
-          # From here on the run rests on no other run's files.
-          _save(run, state, reference, start)
-          saved.wait()
-        last = _loop(run, state, reference, start)
-    saved.wait()
-    return _finish(run, last)
+      if is_forked:
+        # From here on the run rests on no other run's files.
+        save(run, state, reference, start)
+        saved.wait()
+      yield run, state, reference, start
 
 
 def _loop(
@@ -169,9 +179,9 @@ def _loop(
   # A run that was stopped during an evaluation still owes what is missing.
   is_owed = _is_due(step, train.eval_every) and not _has_evaluated(run, step)
   if step in (0, job.num_steps) or is_owed:
-    evaluation = _evaluate(run, state, reference, step)
+    evaluation = evaluate_run(run, state, reference, step)
     if run.best.take(step, evaluation):
-      _save(run, state, reference, step)
+      save(run, state, reference, step)
   try:
     while step < job.num_steps:
       run.poll()
@@ -188,31 +198,31 @@ def _loop(
           reference, state.params, state.step, job.hyper
         )
       # Reads the step before, while the device is busy with this one.
-      _report(run, pending)
+      report(run, pending)
       pending = Pending(step, metrics, run.trained.num_tokens, plan)
       is_last = step == job.num_steps
       evaluates = is_last or _is_due(step, train.eval_every)
       saves = is_last or _is_due(step, train.save_every)
       # No evaluation and no checkpoint of a state that is not known finite.
       if evaluates or saves:
-        _report(run, pending)
+        report(run, pending)
         pending = None
       if evaluates:
-        evaluation = _evaluate(run, state, reference, step)
+        evaluation = evaluate_run(run, state, reference, step)
         saves |= run.best.take(step, evaluation)
       if saves:
-        _save(run, state, reference, step)
+        save(run, state, reference, step)
   except Preempted as signal:
     # Raised by a poll only, so between two steps: `state` is not half done.
-    _report(run, pending)
-    _save(run, state, reference, step)
+    report(run, pending)
+    save(run, state, reference, step)
     run.saved.wait()
     run.writer.log(f'{signal}: stopped; step {step} is saved')
     raise
   return evaluation
 
 
-def _report(run: Run, pending: Pending | None) -> None:
+def report(run: Run, pending: Pending | None) -> None:
   """Reads a step's metrics, raises Diverged if not finite, writes them."""
   if pending is None:
     return
@@ -239,7 +249,7 @@ def _report(run: Run, pending: Pending | None) -> None:
   run.writer.write(pending.step, 'train', metrics)
 
 
-def _evaluate(
+def evaluate_run(
   run: Run, state: TrainState, reference: Frozen, step: int
 ) -> dict[str, float]:
   """Evaluates; writes the metrics and, at both ends, the per-example values."""
@@ -301,7 +311,7 @@ def _sample(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   run.writer.write_text(step, 'samples', '\n\n'.join(texts))
 
 
-def _save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
+def save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   """Starts to write a checkpoint: state, data position, a moved reference.
 
   A reference that does not move is not saved: its source is in the config.
@@ -313,9 +323,10 @@ def _save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   run.saved.save(step, items, meta)
 
 
-def _finish(run: Run, evaluation: dict[str, float]) -> int:
+def finish(run: Run, evaluation: dict[str, float]) -> int:
   """Verifies the last checkpoint, closes the ledger, marks the run as done."""
   job, inputs = run.job, run.job.inputs
+  run.writer.close()
   step = run.saved.verify_latest()
   problems = run.trained.problems(
     inputs.train.indices,

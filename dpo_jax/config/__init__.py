@@ -1,6 +1,6 @@
 """Every knob of a run, its checks, and the reading of experiment files."""
 
-from dpo_jax.config.check import validate
+from dpo_jax.config.check import check_losses, validate
 from dpo_jax.config.chosen import (
   loss_hyper,
   loss_options,
@@ -23,6 +23,7 @@ from dpo_jax.config.stored import graph, numbers, resolve
 __all__ = [
   'base',
   'chain',
+  'check_losses',
   'graph',
   'help_text',
   'load',

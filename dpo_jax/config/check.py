@@ -42,7 +42,7 @@ def validate(config: ConfigDict, num_devices: int | None = None) -> None:
     if not rule.holds(value):
       raise rules.refused(key, value, rule)
   # Every value has its type now; the checks of combinations rely on it.
-  _check_losses(config)
+  check_losses(config)
   _check_reference(config)
   _check_data(config)
   _check_model(config)
@@ -97,7 +97,7 @@ def check_paths(
     _check_path('data.chat_template', template, 'file', os.path.isfile)
 
 
-def _check_losses(config: ConfigDict) -> None:
+def check_losses(config: ConfigDict) -> None:
   """Refuses losses that are unknown, and keys that none of them can use."""
   known = catalogue.read()
   for name in config.loss.terms:

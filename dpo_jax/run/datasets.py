@@ -37,8 +37,8 @@ from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.losses import catalogue
 from dpo_jax.losses import rules as loss_rules
 from dpo_jax.run import chat_templates
+from dpo_jax.storage import caches, reference_cache, token_store
 from dpo_jax.storage import files as storage_files
-from dpo_jax.storage import reference_cache, token_store
 from dpo_jax.types import PreferenceRecord
 
 _NUM_SYNTHETIC = 4096  # prompts
@@ -220,6 +220,7 @@ def _encode(
   folder = cache / 'tokens' / key
   if folder.exists():
     store = token_store.open_store(folder)
+    caches.touch(folder)
     log(f'{use}: {len(store)} records from the token cache {folder}')
     done = store, store.table, store.meta['ledger']
     _log_options(use, options, done[-1], log)

@@ -18,6 +18,7 @@ from dpo_jax import config as config_lib
 from dpo_jax import errors, losses, optim, scoring, sharding, train_step, types
 from dpo_jax.data.batches import pipeline
 from dpo_jax.models import adapters, decoder, quantized
+from dpo_jax.run import loss_config
 from dpo_jax.run.datasets import Part
 from dpo_jax.run.inputs import Inputs
 from dpo_jax.run.shared import Shared
@@ -42,7 +43,7 @@ class Job(NamedTuple):
   init: Callable  # jitted (params, seed) -> TrainState, donates params
   score: Callable  # jitted (params, rows, C) -> CompletionScores, for caches
   train_step: Callable  # jitted, donates the state
-  eval_step: Callable  # jitted
+  eval_step: Callable  # jitted (params, reference, batch) -> scores
   move_reference: Callable | None  # donates the reference's weights
   reference_every: float  # updates between two moves of it; 0 = never
   train_plan: pipeline.Plan | None  # None = a part that is not read
@@ -215,19 +216,14 @@ def _make_objective(
   config: ConfigDict, inputs: Inputs
 ) -> tuple[losses.Objective, dict[str, jax.Array]]:
   """The objective of the config, and all traced hyper-parameters."""
-  terms = config_lib.loss_terms(config)
-  static = config_lib.loss_static(config)
-  options = config_lib.loss_options(config)
-  hyper = losses.default_hyper(
-    terms, options, **config_lib.loss_hyper(config), **static
-  )
+  objective, hyper = loss_config.make(config)
   hyper['learning_rate'] = jnp.float32(config.optim.learning_rate)
   # The key's presence also tells the train step that experts are balanced.
   if inputs.model.num_experts:
     given = config.model.router_aux_coef
     own = inputs.model.router_aux_coef
     hyper['router_aux_coef'] = jnp.float32(own if given is None else given)
-  return losses.make_objective(tuple(terms), static, options), hyper
+  return objective, hyper
 
 
 def _make_score(model, objective, chunk, mesh, wanted=()):

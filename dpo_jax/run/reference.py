@@ -21,7 +21,7 @@ from dpo_jax.run import session as sessions
 from dpo_jax.run import weights
 from dpo_jax.run.datasets import Part
 from dpo_jax.run.job import Job
-from dpo_jax.storage import reference_cache
+from dpo_jax.storage import caches, reference_cache
 from dpo_jax.types import Frozen, Params
 
 
@@ -152,6 +152,7 @@ def scores_of(
   table = store.table
   if reference_cache.is_there(folder, name):
     log(f'reference scores: from the cache {folder / name}')
+    caches.touch(folder / f'{name}.npz')
     return reference_cache.open_cache(
       folder,
       name,

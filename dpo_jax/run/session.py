@@ -126,6 +126,8 @@ def open_workdir(
         (tuple(parts), config.seed if is_drawn else None),
         lambda: inputs_lib.read(config, cache_dir, print, signals.poll, parts),
       )
+      if cache_dir == caches.folder():
+        caches.trim(cache_dir, caches.limit())
       identity.take(inputs.fingerprints)
       _check_model(first, inputs.model)
       job = job_lib.build(config, inputs, shared=shared)

@@ -129,7 +129,9 @@ class MetricWriter:
     self._progress.log(message)
 
   def close(self) -> None:
-    """Ends the bar and closes the files."""
+    """Ends the bar and closes the files; again is harmless."""
+    if self._file.closed:
+      return
     self._progress.close()
     if self._tracker:
       self._tracker.close()

@@ -36,20 +36,20 @@ def test_the_newest_policy_is_the_last_checkpoints(trained):
   config, workdir = trained
   with sessions.open_workdir(config, str(workdir)) as session:
     more = {'rng': None}
-    policy = sessions.newest_policy(session, more)
+    policy = sessions.policy(session, more)
   assert policy.step == 2 and int(policy.items['rng']['step']) == 2
 
 
 def test_without_a_checkpoint_it_is_the_initial_model(trained, tmp_path):
   config, workdir = trained
   with sessions.open_workdir(config, str(tmp_path / 'new')) as session:
-    first = sessions.newest_policy(session)
+    first = sessions.policy(session)
     assert (first.step, first.items) == (0, {})
-    again = sessions.newest_policy(session)
+    again = sessions.policy(session)
   jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
   assert not (tmp_path / 'new' / 'config.json').exists()  # nothing trained
   with sessions.open_workdir(config, str(workdir)) as session:
-    last = sessions.newest_policy(session)
+    last = sessions.policy(session)
   leaves = zip(jax.tree.leaves(first.params), jax.tree.leaves(last.params))
   assert any(np.any(a != b) for a, b in leaves)
 
