@@ -42,6 +42,7 @@ class Job(NamedTuple):
   abstract: TrainState  # ShapeDtypeStruct per leaf, with its sharding
   init: Callable  # jitted (params, seed) -> TrainState, donates params
   score: Callable  # jitted (params, rows, C) -> CompletionScores, for caches
+  step: Callable  # one update, before jit
   train_step: Callable  # jitted, donates the state
   eval_step: Callable  # jitted (params, reference, batch) -> scores
   move_reference: Callable | None  # donates the reference's weights
@@ -69,12 +70,12 @@ def build(
       config, on this machine's devices.
     shared: holds the programs of earlier runs of the same graph; None = none.
   """
-  is_planned = mesh is not None
-  mesh = mesh or sharding.make_mesh(**config.mesh)
+  shared = shared or Shared()
+  mesh = mesh or shared.mesh or sharding.make_mesh(**config.mesh)
+  is_planned = isinstance(mesh, jax.sharding.AbstractMesh)
   objective, hyper = _make_objective(config, inputs)
   num_steps = _count_steps(config, inputs.train)
   train_plan, eval_plan = _make_plans(config, inputs, mesh, objective)
-  shared = shared or Shared()
   programs = shared.get(
     config,
     'programs',
@@ -145,6 +146,7 @@ def _make_programs(
       donate_argnums=0,
     ),
     score=jax.jit(score, static_argnums=2, out_shardings=replicated),
+    step=step,
     # The state is donated: the new one takes over its memory, and the caller
     # must not read the old one. None leaves the reference and the batch as they
     # are placed. Metrics are replicated, so any process can read them.
@@ -178,13 +180,19 @@ def batch_source(
   """
 
   def batch(t):
-    host = plan.batch(t, part.store)
-    if part.scores is not None:
-      scores = part.scores.scores(plan.completion_index(t))
-      host = host._replace(reference=scores)
+    host = host_batch(plan, part, t)
     return jax.device_put(host, sharding.batch_shardings(job.mesh, host))
 
   return batch
+
+
+def host_batch(plan: pipeline.Plan, part: Part, t: int) -> types.Batch:
+  """The batch of step t as numpy arrays."""
+  host = plan.batch(t, part.store)
+  if part.scores is None:
+    return host
+  scores = part.scores.scores(plan.completion_index(t))
+  return host._replace(reference=scores)
 
 
 def check_mesh(config: ConfigDict) -> None:

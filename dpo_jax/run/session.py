@@ -105,7 +105,8 @@ def open_workdir(
   )
   if trains:
     directory.check(config_lib.resolve(config))
-  job_lib.check_mesh(config)
+  if shared.mesh is None:
+    job_lib.check_mesh(config)
   # From here on a signal waits for the next poll, encoding included.
   with Signals() as signals, directory.as_it_was():
     if trains:

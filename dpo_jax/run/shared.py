@@ -21,11 +21,17 @@ class Shared:
   Args:
     cache_dir: folder of token and score caches; None = as the config says.
     group: name of the runs together, for a tracker; '' = none.
+    mesh: of every run; None = as its config says.
   """
 
-  def __init__(self, cache_dir: pathlib.Path | None = None, group: str = ''):
+  def __init__(
+    self,
+    cache_dir: pathlib.Path | None = None,
+    group: str = '',
+    mesh: Any = None,
+  ):
     """Holds nothing yet."""
-    self.cache_dir, self.group = cache_dir, group
+    self.cache_dir, self.group, self.mesh = cache_dir, group, mesh
     self._graph = ''
     self._kept: dict[tuple, Any] = {}
 

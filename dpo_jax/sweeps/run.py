@@ -8,6 +8,7 @@ records, the reference. Knows no step and no loss.
 
 import contextlib
 import importlib
+import itertools
 import sys
 import time
 import traceback
@@ -27,6 +28,8 @@ from dpo_jax.types import InputError
 _SHOWN = ('loss', 'rewards/accuracies', 'rewards/margins', 'kl')
 _POLL_SECONDS = 2.0  # between two looks at points that other processes have
 _CODE_FAILED = 1
+# One point after another; many in one program, see stacked.py.
+_MODES = ('loop', 'map', 'vmap', 'auto')
 
 
 class Options(NamedTuple):
@@ -35,6 +38,7 @@ class Options(NamedTuple):
   shard: tuple[int, int] = (0, 1)  # this one of so many
   devices_per_point: int = 0  # 0 = all devices for every point
   name: str = ''  # of a sub-sweep
+  mode: str = 'loop'  # one after another, or many in one program
 
 
 def main(
@@ -82,14 +86,20 @@ def main(
     count = devices.count()
     if count > options.devices_per_point:
       return devices.split(count, options.devices_per_point)
-  return _Loop(folder, listed, retry).run()
+  return _Loop(folder, listed, retry, options.mode).run()
 
 
 class _Loop:
   """The points of one process, and what is known of them."""
 
-  def __init__(self, folder: folders.Folder, listed: list[Point], retry: bool):
-    self._folder, self._points = folder, listed
+  def __init__(
+    self,
+    folder: folders.Folder,
+    listed: list[Point],
+    retry: bool,
+    mode: str,
+  ):
+    self._folder, self._points, self._mode = folder, listed, mode
     self._retry = retry
     self._tried: set[str] = set()  # by this process
     self._num_settled = 0
@@ -101,6 +111,9 @@ class _Loop:
     """Runs points until each is done or has failed, here or elsewhere."""
     remaining = list(self._points)
     _say(f'sweep of {len(remaining)} points in {self._folder.path}')
+    if self._mode != 'loop':
+      for _, group in itertools.groupby(remaining, lambda p: p.graph):
+        self._run_together(list(group))
     while remaining:
       left = [point for point in remaining if not self._settle(point)]
       # What is left is claimed by other processes: theirs to finish, or to be
@@ -124,18 +137,56 @@ class _Loop:
     return is_settled
 
   def _try(self, point: Point) -> bool:
+    """As `_settle`, but counts nothing."""
     with claims.claim(self._folder.claims, point.name) as other:
       if other:
         return False
-      state = self._folder.state(point.name, point)
-      may_try = point.name not in self._tried and self._retry
-      if state.state in ('done', 'foreign'):
-        return True
-      if self._folder.failure(point.name) and not may_try:
-        return True
-      self._tried.add(point.name)
-      self._run(point)
+      if self._is_due(point):
+        self._tried.add(point.name)
+        self._run(point)
       return True
+
+  def _is_due(self, point: Point) -> bool:
+    """Whether a claimed point is to be run by this process."""
+    if self._folder.state(point.name, point).state in ('done', 'foreign'):
+      return False
+    may_try = self._retry and point.name not in self._tried
+    return may_try or self._folder.failure(point.name) is None
+
+  def _run_together(self, group: list[Point]) -> None:
+    """Trains what is free of one graph in one program."""
+    stacked = importlib.import_module('dpo_jax.sweeps.stacked')
+    shared = importlib.import_module('dpo_jax.run.shared')
+    with contextlib.ExitStack() as held:
+      own = []
+      for point in group:
+        claim = claims.claim(self._folder.claims, point.name)
+        if not held.enter_context(claim) and self._is_due(point):
+          own.append(point)
+      if not own:
+        return
+      for point in own:
+        self._tried.add(point.name)
+        self._folder.clear_failed(point.name)
+      began = time.monotonic()
+      failed = stacked.train_points(
+        own,
+        self._folder,
+        shared.Shared(
+          self._folder.cache_dir,
+          self._folder.path.name,
+          stacked.one_device(),
+        ),
+        self._mode,
+        _say,
+      )
+      seconds = time.monotonic() - began
+      for name, (line, code) in failed.items():
+        self._folder.mark_failed(name, line, code)
+      _say(
+        f'{len(own)} points in one program: {len(own) - len(failed)} done in '
+        f'{seconds:.1f} s'
+      )
 
   def _run(self, point: Point) -> None:
     """Trains a point; a failure is kept and ends nothing but the point."""
@@ -233,6 +284,7 @@ def _options(
     'shard': _read_shard,
     'devices_per_point': _read_count,
     'name': str,
+    'mode': _read_mode,
   }
   given: dict[str, Any] = {}
   swept = []
@@ -263,6 +315,16 @@ def _read_shard(text: str) -> tuple[int, int]:
       '--array=0-15',
     )
   return int(first), int(total)
+
+
+def _read_mode(text: str) -> str:
+  if text not in _MODES:
+    raise errors.refuse(
+      '--sweep.mode',
+      f'{text!r} is not allowed',
+      f'{errors.did_you_mean(text, _MODES)}use one of {", ".join(_MODES)}',
+    )
+  return text
 
 
 def _read_count(text: str) -> int:
