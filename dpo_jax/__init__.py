@@ -1,14 +1,19 @@
 """Preference optimisation research in JAX.
 
 `open_policy(RUN or FOLDER)` gives a model with `score` and `sample`, and
-`read_run(RUN)` the metrics and per-example scores of a run as arrays. They are
+`read_run(RUN)` the metrics and per-example scores of a run as arrays.
+`Search(EXPERIMENT, FOLDER)` trains the points of a sweep one by one. They are
 imported on use: importing the package imports no jax.
 """
 
 import importlib
 from typing import Any
 
-_HOMES = {'open_policy': 'run.policy', 'read_run': 'results.arrays'}
+_HOMES = {
+  'Search': 'sweeps.search',
+  'open_policy': 'run.policy',
+  'read_run': 'results.arrays',
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -30,6 +30,11 @@ def refuse(where: Any, problem: str, fix: str) -> InputError:
   return InputError(text)
 
 
+def within(place: Any, error: InputError) -> InputError:
+  """Returns the refusal with a place in front, such as one run of sixty."""
+  return InputError(f'{place}: {error}')
+
+
 def show(value: Any, limit: int = 60) -> str:
   """Returns a value's repr on one line, cut to `limit` characters."""
   # A long text is cut first: its repr may be far longer than needed.

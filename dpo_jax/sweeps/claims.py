@@ -90,7 +90,9 @@ def claim(folder: pathlib.Path, name: str) -> Iterator[str]:
       the locks of this file system do not reach the machine of the other.
   """
   path = folder / f'{name}.lock'
-  with files.storage_errors(path), open(path, 'a+b') as file:
+  with files.storage_errors(path):
+    opened = open(path, 'a+b')
+  with opened as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -121,12 +123,15 @@ def _beating(file: IO[bytes]) -> Iterator[None]:
   """Writes owner and time into a claim, again and again."""
   stop = threading.Event()
 
+  def write():
+    with contextlib.suppress(OSError):  # the claim itself is the lock
+      _write(file, {'owner': owner(), 'time': time.time()})
+
   def beat():
-    while True:
-      with contextlib.suppress(OSError):  # the claim itself is the lock
-        _write(file, {'owner': owner(), 'time': time.time()})
-      if stop.wait(_BEAT_SECONDS):
-        return
+    while not stop.wait(_BEAT_SECONDS):
+      write()
+
+  write()
 
   thread = threading.Thread(target=beat, daemon=True)
   thread.start()

@@ -82,6 +82,17 @@ def read(
   return _in_order(_with_names(points))
 
 
+def make(
+  experiment: str,
+  overrides: Sequence[tuple[str, Any]],
+  values: Mapping[str, Any],
+  arg: str = '',
+) -> Point:
+  """The point of these values; arguments as in `read`."""
+  path, _, common = experiment.partition(':')
+  return _point(path, [common, arg], overrides, values)
+
+
 def _point(path, arguments, overrides, values) -> Point:
   """The point of these settings; its config is loaded and checked."""
   arg = ','.join(filter(None, arguments))
@@ -93,7 +104,7 @@ def _point(path, arguments, overrides, values) -> Point:
     check.check_paths(config)
   except InputError as error:
     # The key alone would not say which of sixty points it is about.
-    raise InputError(f'sweep point {name}: {error}') from None
+    raise errors.within(f'sweep point {name}', error) from None
   return Point(
     name,
     arg,

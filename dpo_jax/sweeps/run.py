@@ -9,7 +9,6 @@ records, the reference. Knows no step and no loss.
 import contextlib
 import importlib
 import itertools
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +28,7 @@ _SHOWN = ('loss', 'rewards/accuracies', 'rewards/margins', 'kl')
 _POLL_SECONDS = 2.0  # between two looks at points that other processes have
 _CODE_FAILED = 1
 # One point after another; many in one program, see stacked.py.
-_MODES = ('loop', 'map', 'vmap', 'auto')
+MODES = ('loop', 'map', 'vmap', 'auto')
 
 
 class Options(NamedTuple):
@@ -86,20 +85,31 @@ def main(
     count = devices.count()
     if count > options.devices_per_point:
       return devices.split(count, options.devices_per_point)
-  return _Loop(folder, listed, retry, options.mode).run()
+  return Loop(folder, listed, retry, options.mode).run()
 
 
-class _Loop:
-  """The points of one process, and what is known of them."""
+class Loop:
+  """The points of one process, and what is known of them.
+
+  Args:
+    folder: of the sweep.
+    listed: the points, those of one graph together.
+    retry: whether to try points again that failed before.
+    mode: one of MODES.
+    say: takes one line.
+  """
 
   def __init__(
     self,
     folder: folders.Folder,
     listed: list[Point],
-    retry: bool,
-    mode: str,
+    retry: bool = False,
+    mode: str = 'loop',
+    say: Callable[[str], None] = print,
   ):
+    """Starts nothing yet."""
     self._folder, self._points, self._mode = folder, listed, mode
+    self._say = say
     self._retry = retry
     self._tried: set[str] = set()  # by this process
     self._num_settled = 0
@@ -108,9 +118,22 @@ class _Loop:
     self._shared = None
 
   def run(self) -> int:
+    """Runs all points; 0 if each is done, 1 if one failed."""
+    num_points = len(self._points)
+    self._say(f'sweep of {num_points} points in {self._folder.path}')
+    self.train(self._points)
+    states = [self._folder.state(p.name, p) for p in self._points]
+    self._say(folders.summary(states))
+    bad = [s for s in states if s.state in ('failed', 'foreign')]
+    for state in bad:
+      self._say(f'{state.name}: {state.state}, {state.note}')
+    if bad:
+      self._say(f'--retry tries failed points again; {len(bad)} are not done')
+    return _CODE_FAILED if bad else 0
+
+  def train(self, listed: Sequence[Point]) -> None:
     """Runs points until each is done or has failed, here or elsewhere."""
-    remaining = list(self._points)
-    _say(f'sweep of {len(remaining)} points in {self._folder.path}')
+    remaining = list(listed)
     if self._mode != 'loop':
       for _, group in itertools.groupby(remaining, lambda p: p.graph):
         self._run_together(list(group))
@@ -121,14 +144,6 @@ class _Loop:
       if len(left) == len(remaining):
         time.sleep(_POLL_SECONDS)
       remaining = left
-    states = [self._folder.state(p.name, p) for p in self._points]
-    _say(folders.summary(states))
-    bad = [s for s in states if s.state in ('failed', 'foreign')]
-    for state in bad:
-      _say(f'{state.name}: {state.state}, {state.note}')
-    if bad:
-      _say(f'--retry tries failed points again; {len(bad)} are not done')
-    return _CODE_FAILED if bad else 0
 
   def _settle(self, point: Point) -> bool:
     """Runs a point unless it is claimed; whether it is settled now."""
@@ -178,12 +193,12 @@ class _Loop:
           stacked.one_device(),
         ),
         self._mode,
-        _say,
+        self._say,
       )
       seconds = time.monotonic() - began
       for name, (line, code) in failed.items():
         self._folder.mark_failed(name, line, code)
-      _say(
+      self._say(
         f'{len(own)} points in one program: {len(own) - len(failed)} done in '
         f'{seconds:.1f} s'
       )
@@ -201,14 +216,14 @@ class _Loop:
     place = f'[{number}/{total}] {point.name}'
     if code:
       self._folder.mark_failed(point.name, line, code)
-      _say(f'{place}: failed, {line}')
+      self._say(f'{place}: failed, {line}')
       return
     self._seconds.append(seconds)
     state = self._folder.state(point.name, point)
     metrics = ', '.join(
       f'{m} {state.metrics[m]:.4f}' for m in _SHOWN if m in state.metrics
     )
-    _say(
+    self._say(
       f'{place}: done in {seconds:.1f} s, {metrics}; '
       f'{self._time_left(total - number)} left'
     )
@@ -318,11 +333,11 @@ def _read_shard(text: str) -> tuple[int, int]:
 
 
 def _read_mode(text: str) -> str:
-  if text not in _MODES:
+  if text not in MODES:
     raise errors.refuse(
       '--sweep.mode',
       f'{text!r} is not allowed',
-      f'{errors.did_you_mean(text, _MODES)}use one of {", ".join(_MODES)}',
+      f'{errors.did_you_mean(text, MODES)}use one of {", ".join(MODES)}',
     )
   return text
 
@@ -342,8 +357,3 @@ def _shard(listed: list[Point], shard: tuple[int, int]) -> list[Point]:
   index, total = shard
   size = len(listed)
   return listed[size * index // total : size * (index + 1) // total]
-
-
-def _say(line: str) -> None:
-  print(line, flush=True)
-  sys.stdout.flush()

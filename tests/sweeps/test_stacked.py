@@ -1,0 +1,65 @@
+"""stacked: points in one program equal points one after another."""
+
+import experiment
+import pytest
+import runs
+
+from dpo_jax import main as main_lib
+
+# Eight variants that differ in weights of the loss, beta, rate and seed.
+VARIANTS = """
+
+def sweep_eight():
+  for i in range(8):
+    yield '', {
+      'loss.terms.sigmoid': 1.0 + 0.25 * (i % 2),
+      'loss.beta': 0.1 + 0.1 * (i % 4),
+      'optim.learning_rate': 1e-3 * (1 + i % 3),
+      'seed': i % 2,
+    }
+"""
+
+
+def close(first, second, tolerance):
+  """Asserts that the metrics of two runs agree."""
+  for one, other in zip(runs.metrics(first), runs.metrics(second), strict=True):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+      wanted = (
+        value
+        if isinstance(value, str)
+        else pytest.approx(value, rel=tolerance, abs=tolerance)
+      )
+      assert other[name] == wanted, (first.name, one['step'], name)
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+  """{mode: folder} of the same eight points."""
+  root = tmp_path_factory.mktemp('stacked')
+  path = experiment.write(root)
+  with open(path, 'a') as file:
+    file.write(VARIANTS)
+  made = {}
+  for mode in ('loop', 'map', 'vmap', 'auto'):
+    made[mode] = root / mode
+    arguments = ['--mode=sweep', f'--config={path}', '--sweep.name=eight']
+    arguments += [f'--workdir={made[mode]}', f'--sweep.mode={mode}']
+    # A small adapter on one base.
+    arguments += [
+      '--config.adapter.rank=2',
+      '--config.reference.mode=adapter_off',
+    ]
+    assert main_lib.main(arguments) == 0
+  return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('mode', ['map', 'vmap', 'auto'])
+def test_all_ways_agree(folders, mode):
+  names = sorted(p.name for p in folders['loop'].glob('seed*'))
+  names = names or sorted(p.parent.name for p in folders['loop'].glob('*/DONE'))
+  assert len(names) == 8
+  for name in names:
+    close(folders['loop'] / name, folders[mode] / name, 1e-5)
+    assert (folders[mode] / name / 'DONE').exists()
