@@ -24,7 +24,16 @@ def close(first, second, tolerance):
   """Asserts that the metrics of two runs agree."""
   for one, other in zip(runs.metrics(first), runs.metrics(second), strict=True):
     assert one.keys() == other.keys()
+    # Where all rewards are equal, as before the first update, rounding decides
+    # which is larger.
+    is_tie = abs(one['rewards/margins']) < 1e-5
     for name, value in one.items():
+      if is_tie and name == 'rewards/accuracies':
+        continue
+      # A point of a stack is on one device, one by itself on all eight, whose
+      # number the rows are padded to.
+      if name == 'packing_efficiency':
+        continue
       wanted = (
         value
         if isinstance(value, str)
@@ -41,7 +50,7 @@ def folders(tmp_path_factory):
   with open(path, 'a') as file:
     file.write(VARIANTS)
   made = {}
-  for mode in ('loop', 'map', 'vmap', 'auto'):
+  for mode in ('loop', 'map', 'vmap'):
     made[mode] = root / mode
     arguments = ['--mode=sweep', f'--config={path}', '--sweep.name=eight']
     arguments += [f'--workdir={made[mode]}', f'--sweep.mode={mode}']
@@ -55,7 +64,7 @@ def folders(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('mode', ['map', 'vmap', 'auto'])
+@pytest.mark.parametrize('mode', ['map', 'vmap'])
 def test_all_ways_agree(folders, mode):
   names = sorted(p.name for p in folders['loop'].glob('seed*'))
   names = names or sorted(p.parent.name for p in folders['loop'].glob('*/DONE'))
