@@ -119,6 +119,26 @@ def claim(folder: pathlib.Path, name: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def wait_for(folder: pathlib.Path, name: str) -> Iterator[None]:
+  """Claims as `claim`, once the process that has it is through.
+
+  Raises:
+    InputError: it has it for longer than a file takes to be written.
+  """
+  end = time.monotonic() + _ALIVE_SECONDS
+  while True:
+    with claim(folder, name) as other:
+      if not other:
+        yield
+        return
+    if time.monotonic() > end:
+      raise errors.refuse(
+        folder / name, f'{other} has had it for a minute', 'start again'
+      )
+    time.sleep(0.1)
+
+
+@contextlib.contextmanager
 def _beating(file: IO[bytes]) -> Iterator[None]:
   """Writes owner and time into a claim, again and again."""
   stop = threading.Event()

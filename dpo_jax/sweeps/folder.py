@@ -99,11 +99,7 @@ class Folder:
         self.path, 'holds a run, not a sweep', 'give a new --workdir'
       )
     claims.check(self.claims)
-    with claims.claim(self.claims, '.sweep') as other:
-      if other:
-        raise errors.refuse(
-          self.path, f'{other} is writing sweep.json', 'start again'
-        )
+    with claims.wait_for(self.claims, '.sweep'):
       known = self.known()
       by_digest = {p.get('digest'): name for name, p in known.items()}
       named = [
