@@ -92,7 +92,7 @@ class ListScores(NamedTuple):
   reference: Array  # log ref(y | x); 0 without a reference
   scores: Array  # the data's score
   prompt: Array  # int32: prompt in the batch; -1 = none
-  weight: Array  # of each prompt; 0 = less than two completions
+  weight: Array  # of each prompt, by the data; 0 = less than two completions
 
   @property
   def log_ratio(self) -> Array:
@@ -202,7 +202,7 @@ def gather_lists(
     batch: scores, prompt_index and mismatched completions are read.
 
   Returns:
-    ListScores [C]; prompts with one completion have weight 0.
+    ListScores [C]; a prompt has the data's weight, or 0 with one completion.
   """
   member = _is_present(policy)
   # A mismatched completion answers another prompt: it is in no list.
@@ -215,7 +215,7 @@ def gather_lists(
     reference=_reference_logps(policy, reference),
     scores=batch.scores,
     prompt=prompt,
-    weight=(count >= 2).astype(policy.logps.dtype),
+    weight=jnp.where(count >= 2, _list_weights(batch, prompt), 0.0),
   )
 
 
@@ -232,6 +232,20 @@ def present(
   both = is_present[comparisons.winner] & is_present[comparisons.loser]
   weight = jnp.where(both, comparisons.weight, 0.0)
   return comparisons._replace(weight=weight)
+
+
+def _list_weights(batch: types.Batch, prompt: Array) -> Array:
+  """Weight of each prompt's list [C], as Batch.list_weight has it."""
+  num, weight = prompt.shape[0], batch.comparisons.weight
+  if batch.list_weight is not None:
+    # Equal for all completions of a prompt.
+    return jax.ops.segment_max(batch.list_weight, prompt, num)
+  winner, loser = batch.comparisons.winner, batch.comparisons.loser
+  # Padding compares a completion with itself.
+  real = (winner != loser).astype(weight.dtype)
+  count = jax.ops.segment_sum(real, prompt[winner], num)
+  total = jax.ops.segment_sum(real * weight, prompt[winner], num)
+  return jnp.where(count > 0, total / jnp.maximum(count, 1), 1.0)
 
 
 def _reference_logps(policy, reference) -> Array:
