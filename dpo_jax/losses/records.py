@@ -32,7 +32,7 @@ NEEDS = {
 # returns an array, which its `normaliser` divides, or parts that are added,
 # {divisor: array}. {view: divisors, the default normaliser first}
 DIVISORS = {
-  'comparisons': ('comparisons', 'chosen_tokens'),
+  'comparisons': ('comparisons', 'chosen_tokens', 'best_tokens'),
   'completions': ('completions', 'desirable', 'undesirable'),
   'lists': ('lists',),
 }

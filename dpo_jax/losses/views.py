@@ -37,6 +37,7 @@ class PairScores(NamedTuple):
   rejected_aligned: Array | None = None
   chosen_kl: Array | None = None  # sum of KL(ref, pi) over the vocabulary
   rejected_kl: Array | None = None
+  policy_best: Array | None = None  # log pi of the best answer, see `best`
 
   @property
   def chosen_log_ratio(self) -> Array:
@@ -143,6 +144,7 @@ def gather_pairs(
     margin=comparisons.margin,
     score_chosen=batch.scores[winner],
     score_rejected=batch.scores[loser],
+    policy_best=policy.logps[best(batch)],
   )
   return pairs._replace(**_token_sums(policy, reference, winner, loser))
 
@@ -217,6 +219,26 @@ def gather_lists(
     prompt=prompt,
     weight=jnp.where(count >= 2, _list_weights(batch, prompt), 0.0),
   )
+
+
+def best(batch: types.Batch) -> Array:
+  """The best completion of the prompt of each comparison, int32 [P].
+
+  The one with the most comparisons won minus lost, as in SFT
+  (data/text/preferences.py); the first of several. Of a comparison of a
+  completion with itself, that completion.
+  """
+  winner, loser = batch.comparisons.winner, batch.comparisons.loser
+  prompt, num = batch.prompt_index, batch.prompt_index.shape[0]
+  is_real = winner != loser
+  one = is_real.astype(jnp.int32)
+  points = jax.ops.segment_sum(one, winner, num)
+  points = points - jax.ops.segment_sum(one, loser, num)
+  # Completions of no prompt (-1) enter no segment.
+  top = jax.ops.segment_max(points, prompt, num)
+  numbers = jnp.where(points == top[prompt], jnp.arange(num), num - 1)
+  first = jax.ops.segment_min(numbers, prompt, num)
+  return jnp.where(is_real, first[prompt[winner]], winner)
 
 
 def present(
