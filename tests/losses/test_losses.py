@@ -248,7 +248,7 @@ class TestEveryLoss:
     batch = harness.batch_of()._replace(
       prompt_index=jnp.repeat(jnp.arange(2), 6)
     )
-    likely = np.array([-7.0, -9.0, -8.0, -6.0])
+    likely = np.array([-7.0, -9.0, -8.0, -5.0])
     scores = harness.scores_of(2.0, -1.0, policy=(likely, -11.0))
     for key, choices in losses.get(name).static.items():
       values = {
