@@ -286,6 +286,7 @@ def _make_plans(config, inputs: Inputs, mesh, objective):
     'row_multiple': sharding.row_multiple(mesh),
     'max_shapes': data.max_shapes,
     'mismatched_length': longest if is_mismatched else 0,
+    'weigh_prompts': data.weigh_prompts,
   }
   train = inputs.train and pipeline.make_plan(
     inputs.train.store.table,
