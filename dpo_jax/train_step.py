@@ -67,7 +67,7 @@ def make_train_step(
   def train_step(
     state: TrainState, reference: types.Frozen, batch: types.Batch, hyper
   ):
-    forward = _make_forward(score, objective, reference, batch)
+    forward = _make_forward(score, objective, reference, batch, hyper)
     # The balance loss is not a sum over microbatches: each would balance only
     # its tokens. Shapes and keys are static, so one branch is compiled.
     balances_parts = (
@@ -125,7 +125,7 @@ def make_eval_step(score: Callable, objective: Objective) -> Callable:
     hyper,
     loss_state=None,
   ):
-    forward = _make_forward(score, objective, reference, batch)
+    forward = _make_forward(score, objective, reference, batch, hyper)
     policy, ref = _sum_over_microbatches(
       lambda rows: forward(params, rows), batch.rows
     )
@@ -170,7 +170,7 @@ def reference_scores(
   return jax.lax.stop_gradient(score(frozen, rows, num_completions, heads))
 
 
-def _make_forward(score, objective, reference: types.Frozen, batch):
+def _make_forward(score, objective, reference: types.Frozen, batch, hyper):
   """Makes `forward(params, rows) -> (policy scores, reference scores)`."""
   num_completions = batch.labels.shape[0]
   # Token counts of the whole batch, known before any model runs.
@@ -181,8 +181,8 @@ def _make_forward(score, objective, reference: types.Frozen, batch):
   def forward(params, rows):
     params = reference.policy(params)
     if 'distributions' in objective.needs:
-      frozen = reference.reference()
-      return score(params, frozen, rows, num_completions, heads)
+      frozen, epsilon = reference.reference(), hyper.get('epsilon')
+      return score(params, frozen, rows, num_completions, heads, epsilon)
     policy = score(params, rows, num_completions, heads)
     return policy, reference_scores(
       score, objective, reference, batch, rows, heads

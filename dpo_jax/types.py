@@ -109,6 +109,10 @@ class CompletionScores(NamedTuple):
   log_sum_sq_probs: Array | None = None  # sum of log sum_v p_v^2; no gradient
   kl: Array | None = None  # sum of KL(reference, policy) over the vocabulary
   heads_2P: Array | None = None  # logps of the first tokens, see Heads
+  # Sums of log p - log pi, p the policy with its logits one step further away
+  # from the reference's, or toward them; no gradient
+  away: Array | None = None
+  toward: Array | None = None
   # Present only for models with experts; counts prompt positions too:
   router: RouterSums | None = None
 

@@ -23,6 +23,7 @@ NEEDS = {
   'heads': 'sums over the first tokens',
   'sum_sq_probs': 'sum of squared probabilities per token',
   'distributions': "the reference's full distribution per token",
+  'tilted': 'the policy, moved away from the reference and toward it',
 }
 # The first argument of a loss (PairScores, LabelledScores, ListScores of
 # views.py), and what the sum of its values is divided by, over the global

@@ -37,6 +37,8 @@ class PairScores(NamedTuple):
   rejected_aligned: Array | None = None
   chosen_kl: Array | None = None  # sum of KL(ref, pi) over the vocabulary
   rejected_kl: Array | None = None
+  away_gap: Array | None = None  # h's gain, the policy a step away from ref
+  toward_gap: Array | None = None  # the same, a step toward it
 
   @property
   def chosen_log_ratio(self) -> Array:
@@ -261,6 +263,9 @@ def _token_sums(policy, reference, winner, loser) -> dict[str, Array]:
   if policy.kl is not None:
     sums['chosen_kl'] = policy.kl[winner]
     sums['rejected_kl'] = policy.kl[loser]
+  if policy.away is not None:
+    sums['away_gap'] = policy.away[winner] - policy.away[loser]
+    sums['toward_gap'] = policy.toward[winner] - policy.toward[loser]
   for side, scores in (('policy', policy), ('reference', reference)):
     if scores is not None and scores.heads_2P is not None:
       chosen, rejected = scores.heads_2P
