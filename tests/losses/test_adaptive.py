@@ -1,33 +1,43 @@
-"""Adaptive losses against their authors' formulas, written anew in numpy."""
+"""Adaptive losses against their authors' formulas, written anew in numpy.
+
+What the authors detach is computed from FIELDS, not from the argument of the
+formula: numerical derivatives then pass it by as well.
+"""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import random_pairs
+import random_batches
+from random_batches import softplus
 
 from dpo_jax import losses
 from dpo_jax.losses import adaptive
 
+FIELDS = random_batches.make()
+# The last batches hold one comparison several times, or one alone.
+for _name, _values in FIELDS.items():
+  _values[-20:] = _values[-20:, :1]
+  if _name == 'weight':
+    _values[-20:] += 0.5
+    _values[-10:, 1:] = 0.0
+WEIGHT = FIELDS['weight']
 
-def log_s(x):
-  """log of the logistic function."""
-  return -np.logaddexp(0, -x)
 
-
-def mean_gap(drawn, model='policy'):
-  """Gap of the mean log-probabilities, [B, P]."""
+def mean_gap(fields, model='policy'):
+  """Gap of the mean log-probabilities, [N, P]."""
   return (
-    drawn[f'{model}_chosen'] / drawn['chosen_tokens']
-    - drawn[f'{model}_rejected'] / drawn['rejected_tokens']
+    fields[f'{model}_chosen'] / fields['chosen_tokens']
+    - fields[f'{model}_rejected'] / fields['rejected_tokens']
   )
 
 
-def moments(values, weight):
-  """(mean, unbiased deviation) of each batch, [B, 1]; 0 for one value."""
+def moments(values):
+  """(mean, unbiased deviation) of each batch, [N, 1]; 0 over nothing."""
   result = []
-  for row, kept in zip(values, weight > 0):
-    deviation = np.std(row[kept], ddof=1) if np.sum(kept) > 1 else 0.0
-    result.append((np.mean(row[kept]), deviation))
+  for row, kept in zip(values, WEIGHT > 0):
+    real = row[kept] if kept.any() else np.zeros(1)
+    deviation = np.std(real, ddof=1) if real.size > 1 else 0.0
+    result.append((np.mean(real), deviation))
   return np.array(result).T[..., None]
 
 
@@ -38,41 +48,41 @@ def moments(values, weight):
 )
 def test_alpha_dpo_is_its_authors(values):
   mean, std = 0.3, 1.7
-  set_to = {'beta': 2.5, 'gamma': 1.5, 'alpha': 0.2} | values
-  beta, gamma, alpha = set_to.values()
+  defaults = {'beta': 2.5, 'gamma': 1.5, 'alpha': 0.2}
+  beta, gamma, alpha = (defaults | values).values()
+  x = mean_gap(FIELDS) - mean_gap(FIELDS, 'reference')
+  batch_mean, batch_std = moments(x)
+  scaled = x - (0.9 * mean + 0.1 * batch_mean)
+  scaled = scaled / (0.9 * std + 0.1 * batch_std)
 
-  def formula(drawn, at):
-    x = mean_gap(at) - mean_gap(at, 'reference')
-    batch_mean, batch_std = moments(x, at['weight'])
-    center = 0.9 * mean + 0.1 * batch_mean
-    scaled = (x - center) / (0.9 * std + 0.1 * batch_std)
-    logits = mean_gap(drawn) - (alpha * scaled + gamma / beta)
-    return -log_s(beta * logits)
+  def formula(fields):
+    logits = mean_gap(fields) - (alpha * scaled + gamma / beta)
+    return random_batches.mean(softplus(-beta * logits), WEIGHT)
 
   state = {'alpha_dpo': {'mean': mean, 'std': std}}
-  random_pairs.check('alpha_dpo', formula, state=state, **values)
+  random_batches.check(
+    FIELDS, formula, {'alpha_dpo': 1.0}, state=state, **values
+  )
 
 
 def test_alpha_dpo_without_alpha_is_simpo():
-  drawn = random_pairs.draw()
   values = {'beta': 2.5, 'gamma': 1.2}
-  first = random_pairs.of_objective(
-    'alpha_dpo', drawn, values=values | {'alpha': 0.0}
-  )
-  second = random_pairs.of_objective('simpo', drawn, values=values)
-  random_pairs.assert_same(first, second)
+  first = random_batches.ours(FIELDS, {'alpha_dpo': 1.0}, alpha=0.0, **values)
+  second = random_batches.ours(FIELDS, {'simpo': 1.0}, **values)
+  assert_same(first, second)
 
 
 def test_alpha_dpo_starts_as_simpo():
   # Policy and reference differ by rounding: no margin comes of that.
-  drawn = random_pairs.draw()
-  noise = np.random.default_rng(1).normal(0, 1e-7, drawn['weight'].shape)
-  for side in ('chosen', 'rejected'):
-    drawn[f'reference_{side}'] = drawn[f'policy_{side}'] + noise
+  noise = np.random.default_rng(1).normal(0, 1e-7, WEIGHT.shape)
+  fields = FIELDS | {
+    f'reference_{side}': FIELDS[f'policy_{side}'] + noise
+    for side in ('chosen', 'rejected')
+  }
   values = {'beta': 2.5, 'gamma': 1.5}
-  first = random_pairs.of_objective('alpha_dpo', drawn, values=values)
-  second = random_pairs.of_objective('simpo', drawn, values=values)
-  random_pairs.assert_same(first, second)
+  first = random_batches.ours(fields, {'alpha_dpo': 1.0})
+  second = random_batches.ours(fields, {'simpo': 1.0}, **values)
+  assert_same(first, second)
 
 
 def test_alpha_dpo_moves_its_mean_and_deviation():
@@ -103,40 +113,45 @@ def test_alpha_dpo_moves_its_mean_and_deviation():
 # whose gaps are all equal has no pair behind the mean (theirs divides 0 by 0).
 @pytest.mark.parametrize('beta', [2.0, 3.0])
 def test_amapo_is_its_authors(beta):
-  def formula(drawn, at):
-    x = mean_gap(at)
-    mean, std = moments(x, at['weight'])
-    std = np.where(std > 1e-6, std, np.inf)
-    exponent = np.minimum((mean - x) / std * mean, 40)
-    behind = (x < mean) & np.isfinite(std)
-    margin = beta * np.where(behind, np.exp(exponent), 0.0)
-    return -log_s(beta * mean_gap(drawn) - margin)
+  x = mean_gap(FIELDS)
+  mean, std = moments(x)
+  has_spread = std > 1e-6
+  exponent = (mean - x) / np.where(has_spread, std, 1) * mean
+  is_behind = (x < mean) & has_spread
+  margin = beta * np.where(is_behind, np.exp(np.minimum(exponent, 40)), 0.0)
 
-  random_pairs.check('amapo', formula, beta=beta)
+  def formula(fields):
+    logits = beta * mean_gap(fields) - margin
+    return random_batches.mean(softplus(-logits), WEIGHT)
+
+  random_batches.check(FIELDS, formula, {'amapo': 1.0}, beta=beta)
 
 
 def test_amapo_of_equal_pairs_is_simpo_without_margin():
-  drawn = random_pairs.draw()
-  equal = {name: values[-20:] for name, values in drawn.items()}
-  first = random_pairs.of_objective('amapo', equal)
-  second = random_pairs.of_objective(
-    'simpo', equal, values={'beta': 2.0, 'gamma': 0.0}
-  )
-  random_pairs.assert_same(first, second)
+  equal = {name: values[-20:] for name, values in FIELDS.items()}
+  first = random_batches.ours(equal, {'amapo': 1.0})
+  second = random_batches.ours(equal, {'simpo': 1.0}, beta=2.0, gamma=0.0)
+  assert_same(first, second)
 
 
 # Textual/train/scripts/uni_dpo_trainer.py of pspdada/Uni-DPO: `uni_dpo_loss`,
-# with the settings of Llama-3-8B-Base (the defaults) and of Qwen2.5-Math.
+# with the settings of Llama-3-8B-Base (the defaults), and others.
 @pytest.mark.parametrize(
   'values',
   [
     {},
-    {'tau_ref': 2.0, 'nll_weight': 0.2, 'tau_good': 4.0},
-    {'reduction': 'sum', 'beta': 0.1, 'reward_scale': 0.1, 'focal_gamma': 1.0},
+    {'tau_ref': 2.0, 'nll_weight': 0.2, 'tau_good': 2.0},
+    {
+      'reduction': 'sum',
+      'beta': 0.1,
+      'reward_scale': 0.1,
+      'focal_gamma': 1.0,
+      'tau_good': 0.0,
+    },
   ],
 )
 def test_uni_dpo_is_its_authors(values):
-  set_to = {
+  defaults = {
     'beta': 2.0,
     'reward_scale': 0.7,
     'tau_ref': 0.8,
@@ -144,46 +159,47 @@ def test_uni_dpo_is_its_authors(values):
     'nll_weight': 0.001,
     'tau_good': 3.2,
     'reduction': 'mean',
-  } | values
+  }
   beta, eta, tau_ref, focal_gamma, nll_weight, tau_good, reduction = (
-    set_to.values()
-  )
+    defaults | values
+  ).values()
 
-  def formula(drawn, at):
-    def of(side, model, values):
-      tokens = values[f'{side}_tokens'] if reduction == 'mean' else 1.0
-      return values[f'{model}_{side}'] / tokens
+  def logps(fields, model, side):
+    tokens = fields[f'{side}_tokens'] if reduction == 'mean' else 1.0
+    return fields[f'{model}_{side}'] / tokens
 
-    chosen = of('chosen', 'policy', drawn)
-    gap = chosen - of('rejected', 'policy', drawn)
-    reference = of('chosen', 'reference', at)
-    lead = gap - (reference - of('rejected', 'reference', at))
-    quality = 1 / (
-      1 + np.exp(-eta * (at['score_chosen'] - at['score_rejected']))
-    )
+  ahead = FIELDS['score_chosen'] - FIELDS['score_rejected']
+  quality = 1 / (1 + np.exp(-eta * ahead))
+  reference = [logps(FIELDS, 'reference', s) for s in ('chosen', 'rejected')]
+  behind = np.sign(reference[0] - logps(FIELDS, 'policy', 'chosen'))
+  good = FIELDS['score_chosen'] >= tau_good
+  imitated = np.where(good, np.maximum(behind, 0), 0)
+
+  def formula(fields):
+    chosen = logps(fields, 'policy', 'chosen')
+    gap = chosen - logps(fields, 'policy', 'rejected')
     performance = (1 - 1 / (1 + np.exp(-beta * gap + tau_ref))) ** focal_gamma
-    behind = np.maximum(np.sign(reference - of('chosen', 'policy', at)), 0)
-    imitated = np.where(at['score_chosen'] >= tau_good, behind, 0)
-    loss = -quality * performance * log_s(beta * lead)
-    return loss - nll_weight * imitated * chosen
+    lead = gap - (reference[0] - reference[1])
+    loss = quality * performance * softplus(-beta * lead)
+    loss = loss - nll_weight * imitated * chosen
+    return random_batches.mean(loss, WEIGHT)
 
-  random_pairs.check('uni_dpo', formula, **values)
+  random_batches.check(FIELDS, formula, {'uni_dpo': 1.0}, **values)
 
 
 def test_uni_dpo_without_its_weights_is_half_of_dpo():
   # Equal scores give q = 1/2, focal_gamma 0 gives p = 1.
-  drawn = random_pairs.draw()
-  drawn['score_rejected'] = drawn['score_chosen']
-  value, gradient = random_pairs.of_objective(
-    'uni_dpo',
-    drawn,
-    values={
-      'beta': 0.1,
-      'focal_gamma': 0.0,
-      'nll_weight': 0.0,
-      'reduction': 'sum',
-    },
-  )
-  second = random_pairs.of_objective('sigmoid', drawn)
-  doubled = {side: 2 * values for side, values in gradient.items()}
-  random_pairs.assert_same((2 * value, doubled), second)
+  fields = FIELDS | {'score_rejected': FIELDS['score_chosen']}
+  plain = {'focal_gamma': 0.0, 'nll_weight': 0.0, 'reduction': 'sum'}
+  first = random_batches.ours(fields, {'uni_dpo': 2.0}, beta=0.1, **plain)
+  second = random_batches.ours(fields, {'sigmoid': 1.0})
+  assert_same(first, second)
+
+
+def assert_same(first, second):
+  """Asserts that two results of `random_batches.ours` are equal."""
+  np.testing.assert_allclose(first[0], second[0], rtol=1e-12)
+  for name in random_batches.LOG_PROBS:
+    np.testing.assert_allclose(
+      first[1][name], second[1][name], rtol=1e-9, atol=1e-15
+    )
