@@ -52,6 +52,8 @@ class PreferenceRecord(NamedTuple):
   tools: tuple[dict, ...] | None = None  # function schemas, for the template
   # The prompt's last message is an assistant's turn that the answers continue.
   continues: bool = False
+  # Per completion: share of the reference's own answers that score no better.
+  quantiles: tuple[float, ...] | None = None
 
 
 class EncodedRecord(NamedTuple):
@@ -64,6 +66,7 @@ class EncodedRecord(NamedTuple):
   labels: tuple[bool, ...] | None = None
   scores: tuple[float, ...] | None = None
   uid: str = ''  # 16 hex digits: sha256 of tokens, comparisons, labels, scores
+  quantiles: tuple[float, ...] | None = None  # as in PreferenceRecord
   # bool [n_k] each: which tokens are targets; None = all. The other tokens (a
   # user's turn inside the answer) are input only.
   trained: tuple[Array, ...] | None = None
@@ -150,6 +153,7 @@ class Batch(NamedTuple):
   # int32 [C]: 1 = another prompt's answer, scored after this prompt for KTO's
   # baseline; its label is -1 and its score 0.
   mismatched: Array | None = None
+  quantiles: Array | None = None  # float32 [C]: see PreferenceRecord; 0 = none
 
 
 class Head(NamedTuple):

@@ -20,6 +20,7 @@ FAMILIES = (
   'listwise',
   'options',
   'pairwise',
+  'quantile',
   'reference_free',
   'token_level',
   'transport',

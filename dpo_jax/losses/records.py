@@ -17,6 +17,7 @@ NEEDS = {
   'whole_batch': 'the whole batch at once',
   'margin': "the data's margin column",
   'scores': "the data's score of every completion",
+  'reference_scores': "scores of the reference's own answers to each prompt",
   'labels': 'completions that are desirable or not',
   'mismatched': "every prompt scored with another prompt's answer",
   'state': 'running means in the checkpoint',

@@ -76,6 +76,8 @@ class LabelledScores(NamedTuple):
   weight: Array  # 0 = padding
   mismatched_log_ratio: Array  # scalar: mean log-ratio of the mismatched
   # completions of the batch; 0 if the batch has none
+  # share of the reference's own answers that score no better; None = not given
+  quantile: Array | None = None
 
   @property
   def log_ratio(self) -> Array:
@@ -188,6 +190,7 @@ def gather_labelled(
     ),
     weight=jnp.concatenate([pair_weight, pair_weight, label_weight]),
     mismatched_log_ratio=_mismatched(policy, ref_logps, batch.mismatched),
+    quantile=None if batch.quantiles is None else batch.quantiles[index],
   )
 
 

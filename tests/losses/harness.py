@@ -62,7 +62,9 @@ def scores_of(
   return policy, reference
 
 
-def batch_of(*, scores=(4.0, 2.5), margin=0.5, weight=(1, 1, 1, 1)):
+def batch_of(
+  *, scores=(4.0, 2.5), quantiles=(1.0, 0.25), margin=0.5, weight=(1, 1, 1, 1)
+):
   """The batch that belongs to the completions of `scores_of`."""
   winner = 3 * jnp.arange(NUM)
   weight = jnp.asarray(weight, jnp.float32)
@@ -74,6 +76,7 @@ def batch_of(*, scores=(4.0, 2.5), margin=0.5, weight=(1, 1, 1, 1)):
     scores=jnp.tile(jnp.array([*scores, 0.0], jnp.float32), NUM),
     prompt_index=jnp.repeat(jnp.arange(NUM), 3),
     mismatched=jnp.tile(jnp.array([0, 0, 1]), NUM),
+    quantiles=jnp.tile(jnp.array([*quantiles, 0.0], jnp.float32), NUM),
   )
 
 

@@ -116,6 +116,12 @@ GOLDEN = [
   # simpo: one comparison has no deviation from its mean
   ('alpha_dpo', {}, nls(2.5 * (-7 / 3 + 11 / 5) - 1.5)),
   ('amapo', {}, nls(2 * (-7 / 3 + 11 / 5))),
+  # eq. 11, q = 1 and 1/4; beta log Z = beta log beta + 1; two completions
+  (
+    'qrpo',
+    {'beta': 0.2},
+    ((0.2 * np.log(5) - 0.4) ** 2 + (-0.75 + 0.2 * np.log(5) + 0.2) ** 2) / 2,
+  ),
   # d = 1: the first beta over 1.01, times 3
   ('epsilon_dpo', {}, nls(0.03 / 1.01)),
   # s(.7 (4 - 2.5)) s(.8 - 2 (-7/3 + 11/5))^3 nls(2 (2/3 + 1/5))

@@ -74,6 +74,9 @@ def make_batch(
       is_present, np.arange(len(c)) // most_completions, -1
     ).astype(np.int32),
     mismatched=marks,
+    quantiles=None
+    if np.isnan(table.quantiles).all()
+    else np.nan_to_num(_pick(table.quantiles, c, 0, np.float32)),
   )
 
 
