@@ -25,7 +25,7 @@ from dpo_jax import errors
 from dpo_jax.config import stored
 from dpo_jax.losses import catalogue, records, rules
 from dpo_jax.losses.objective import Objective
-from dpo_jax.results import collect, measures
+from dpo_jax.results import collect, measures, tables
 from dpo_jax.run import held_out as held_out_lib
 from dpo_jax.run import loss_config
 from dpo_jax.run.held_out import HeldOut
@@ -117,7 +117,7 @@ def recompute(
         metrics, _ = held_out_lib.measure(
           objective, jax.device_get(hyper), scored, numbers
         )
-        name = run.path.as_posix()
+        name = tables.run_name(run, '.')
         lines.append(Line(name, path.stem, setting, metrics, notes))
   return lines
 

@@ -13,6 +13,7 @@ import toy
 import dpo_jax
 from dpo_jax import losses, scoring, train_step
 from dpo_jax import main as main_lib
+from dpo_jax.results import recompute
 from dpo_jax.run import evaluate, weights
 from dpo_jax.run import job as job_lib
 
@@ -170,6 +171,15 @@ def test_each_evaluation_stays_beside_the_runs_own(tmp_path, capsys):
     )
   for name, data in own.items():
     assert (run / 'per_example' / name).read_bytes() == data
+  # Every evaluation can be computed again from its file, to the last bit.
+  lines = recompute.recompute([str(run)], recompute.parse('beta=0.1'))
+  reported = {
+    f'eval_{step}': {
+      k: v[i] for k, v in record.metrics['eval'].items() if k != 'step'
+    }
+    for i, step in enumerate(record.metrics['eval']['step'])
+  } | {name: facts['metrics'] for name, facts in record.evaluations.items()}
+  assert {line.evaluation: line.metrics for line in lines} == reported
   # The run's own data again gives the run's own numbers.
   assert measure() == pytest.approx(
     {k: v[-1] for k, v in record.metrics['eval'].items() if k != 'step'},
