@@ -35,6 +35,7 @@ class Job(NamedTuple):
   base: Placed | None  # of the frozen weights under an adapter, as stored
   mesh: jax.sharding.Mesh
   objective: losses.Objective
+  scored: losses.Objective  # what the scores of an evaluation serve
   hyper: dict[str, jax.Array]  # float32 scalars; traced, so one compile
   optimizer: Any  # optax transformation
   shardings: TrainState  # NamedSharding per leaf
@@ -70,7 +71,8 @@ def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
     mesh=mesh if mesh.size > 1 else None,
   )
   objective, hyper = _make_objective(config, inputs)
-  train_plan, eval_plan = _make_plans(config, inputs, mesh, objective)
+  scored = loss_config.with_names(objective, config_lib.scored_for(config))
+  train_plan, eval_plan = _make_plans(config, inputs, mesh, objective, scored)
   num_steps = _count_steps(config, inputs.train)
   optimizer = _make_optimizer(config)
   weights = _place_weights(mesh, model)
@@ -78,15 +80,17 @@ def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
   replicated = sharding.replicated(mesh)
   # Training needs no entropy; evaluation reports it.
   make_score = functools.partial(
-    _make_score, model, objective, config.precision.head_chunk, mesh
+    _make_score, model, chunk=config.precision.head_chunk, mesh=mesh
   )
   step = train_step.make_train_step(
-    make_score(),
+    make_score(objective),
     objective,
     optimizer,
     _make_schedule(config, num_steps),
   )
-  eval_step = train_step.make_eval_step(make_score(('entropy',)), objective)
+  eval_step = train_step.make_eval_step(
+    make_score(scored, wanted=('entropy',)), scored
+  )
   score = scoring.make_score(
     model, chunk=config.precision.head_chunk, mesh=mesh
   )
@@ -98,6 +102,7 @@ def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
     base=_place_base(config, mesh, model, weights) if inputs.adapter else None,
     mesh=mesh,
     objective=objective,
+    scored=scored,
     # An abstract mesh has no device to put numbers on.
     hyper=hyper if is_planned else jax.device_put(hyper, replicated),
     optimizer=optimizer,
@@ -269,10 +274,9 @@ def _place_state(config, inputs, mesh, model, optimizer, objective) -> Placed:
   )
 
 
-def _make_plans(config, inputs: Inputs, mesh, objective):
+def _make_plans(config, inputs: Inputs, mesh, objective, scored):
   """The plans of training and of evaluation; None for a part not read."""
   data, model = config.data, inputs.model
-  is_mismatched = 'mismatched' in objective.needs
   longest = data.max_length
   if model.learned_positions:
     longest = min(longest, model.max_positions)
@@ -281,14 +285,18 @@ def _make_plans(config, inputs: Inputs, mesh, objective):
     'layout': data.layout,
     'row_multiple': sharding.row_multiple(mesh),
     'max_shapes': data.max_shapes,
-    'mismatched_length': longest if is_mismatched else 0,
   }
+
+  def mismatched_length(objective):
+    return longest if 'mismatched' in objective.needs else 0
+
   train = inputs.train and pipeline.make_plan(
     inputs.train.store.table,
     seed=config.seed,
     batch_size=config.train.batch_size,
     microbatches=config.train.microbatches,
     indices=inputs.train.indices,
+    mismatched_length=mismatched_length(objective),
     **common,
   )
   # Evaluation runs in the order of the data: it is the same for every seed.
@@ -298,6 +306,7 @@ def _make_plans(config, inputs: Inputs, mesh, objective):
     batch_size=config.eval.batch_size,
     shuffle=False,
     indices=inputs.evaluation.indices,
+    mismatched_length=mismatched_length(scored),
     # At most two row counts: each one compiles the evaluation step again.
     **(common | {'max_shapes': min(2, data.max_shapes)}),
   )

@@ -156,6 +156,17 @@ def test_what_was_not_computed_is_refused(tmp_path, text, without, words):
     lines(folder, text)
 
 
+def test_an_evaluation_that_lacks_something_is_left_out(tmp_path):
+  make(tmp_path, without=('mismatched',), name='eval_0')
+  make(tmp_path, name='test')
+  first, *others = lines(tmp_path, 'loss=sigmoid:kto')
+  got = [(line.evaluation, line.setting['loss']) for line in (first, *others)]
+  assert got == [('eval_0', 'sigmoid'), ('test', 'sigmoid'), ('test', 'kto')]
+  (note,) = first.notes
+  assert 'left out: ' in note and 'eval_0.npz: kto needs' in note
+  assert note.endswith('fix: evaluate with --config.eval.score_for=kto')
+
+
 def test_data_without_what_a_loss_reads_is_refused(tmp_path):
   folder = make(tmp_path, columns=('comparisons', 'lists'))
   with pytest.raises(InputError, match='odpo: needs scores, which .*eval_2'):
