@@ -76,6 +76,11 @@ def loss_options(config: ConfigDict) -> tuple[str, ...]:
   )
 
 
+def scored_for(config: ConfigDict) -> tuple[str, ...]:
+  """Losses and options of eval.score_for, whose needs evaluations serve too."""
+  return rules.split_names(config.eval.score_for)
+
+
 def optimizer_options(config: ConfigDict) -> dict[str, float]:
   """The keyword arguments of the chosen optimizer that the config sets."""
   return _set(config.optim, knobs.optimizers()[config.optim.name])

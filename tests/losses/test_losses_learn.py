@@ -117,9 +117,7 @@ def train_each(config, names, folder):
   quickly = {'xla_backend_optimization_level': 0 if len(names) < 9 else 2}
   step = job.train_step.lower(state, reference, batches[0], job.hyper)
   step = step.compile(compiler_options=quickly)
-  eval_step = job.eval_step.lower(
-    first, reference, held_out, job.hyper, state.loss_state
-  )
+  eval_step = job.eval_step.lower(first, reference, held_out)
   eval_step = eval_step.compile(compiler_options=quickly)
 
   def metrics_of(state, hyper):

@@ -34,9 +34,8 @@ class StepPlan(NamedTuple):
   rows: tuple[_Placed, ...]  # [M]; without the empty rows
   num_rows: int  # R: rows of each microbatch, including the empty ones
   filled_slots: int  # slots in use, of M * R * L
-  # int64 [B]: the record whose first completion is the mismatched answer of
-  # each place; -1 = none. None if the plan has no mismatched answers.
-  others: np.ndarray | None = None
+  # [B]: the mismatched answer of each place. None if the plan has none.
+  others: mismatch.Answers | None = None
 
 
 def make_plan(
@@ -146,6 +145,10 @@ class Plan:
     self._most_comparisons = max(1, int(table.num_comparisons[indices].max()))
     self.num_completions = batch_size * self._most_completions
     self.num_comparisons = batch_size * self._most_comparisons
+    # Those of an evaluation follow from the whole set, not from its batches.
+    self._others = None
+    if self.is_mismatched and seed is None:
+      self._others = mismatch.of_set(table, indices, mismatched_length)
     # Asked for several times per step: by step(), batch() and summary().
     self._placed = functools.lru_cache(maxsize=16)(self._place)
 
@@ -225,7 +228,7 @@ class Plan:
     batch = judgements.make_batch(
       self.table,
       plan.records,
-      plan.others,
+      plan.others and plan.others.records,
       most_completions=self._most_completions,
       most_comparisons=self._most_comparisons,
     )
@@ -257,7 +260,7 @@ class Plan:
     tokens = sum(plan.filled_slots for plan in plans)
     counts = {}
     if self.is_mismatched:
-      marks = [int((plan.others >= 0).sum()) for plan in plans]
+      marks = [int((plan.others.records >= 0).sum()) for plan in plans]
       counts['num_mismatched'] = sum(marks)
     return counts | {
       'num_steps': num_steps,
@@ -279,33 +282,35 @@ class Plan:
     for plan in plans:
       total += of_record[plan.records[plan.records >= 0]].sum()
       if plan.others is not None:
-        total += num[starts[plan.others[plan.others >= 0]]].sum()
+        answers = plan.others.completions
+        total += num[answers[answers >= 0]].sum()
     return int(total)
 
   def _read(self, plan: StepPlan, i: int, store) -> EncodedRecord:
     """The record in place i, with its mismatched answer as last completion."""
     record = store[int(plan.records[i])]
-    if plan.others is None or plan.others[i] < 0:
+    if plan.others is None or plan.others.records[i] < 0:
       return record
-    other = store[int(plan.others[i])]
-    return mismatch.with_answer(record, other, self._most_completions - 1)
+    other, answer = (int(field[i]) for field in plan.others)
+    k = answer - int(self.table.offsets[other])
+    place = self._most_completions - 1
+    return mismatch.with_answer(record, store[other], k, place)
 
   def _place(
     self, t: int
-  ) -> tuple[np.ndarray, np.ndarray | None, tuple[_Placed, ...]]:
+  ) -> tuple[np.ndarray, mismatch.Answers | None, tuple[_Placed, ...]]:
     """StepPlan's records, others and rows of step t."""
-    records, others = self.records(t), None
-    if self.is_mismatched:
-      others = mismatch.choose(self.table, records, self.mismatched_length)
+    records = self.records(t)
+    others = self._mismatched(t, records)
     units = []
     for i, record in enumerate(records.tolist()):
       if record >= 0:
-        other = -1 if others is None else int(others[i])
+        answer = -1 if others is None else int(others.completions[i])
         units.append(
           rows_lib.make_units(
             i,
             int(self.table.prompt_lengths[record]),
-            self._lengths(record, other),
+            self._lengths(record, answer),
             row_length=self.row_length,
             layout=self.layout,
           )
@@ -328,14 +333,22 @@ class Plan:
       ),
     )
 
-  def _lengths(self, record: int, other: int) -> list[int]:
+  def _mismatched(self, t: int, records: np.ndarray) -> mismatch.Answers | None:
+    """The mismatched answers of step t [B]; None if the plan has none."""
+    if not self.is_mismatched:
+      return None
+    if self._others is None:
+      return mismatch.of_batch(self.table, records, t, self.mismatched_length)
+    return mismatch.part(self._others, t * self.batch_size, self.batch_size)
+
+  def _lengths(self, record: int, answer: int) -> list[int]:
     """Tokens of a record's completions, then of its mismatched answer."""
     lengths, offsets = self.table.completion_lengths, self.table.offsets
     own = lengths[offsets[record] : offsets[record + 1]].tolist()
-    if other >= 0:
+    if answer >= 0:
       # Length 0: a completion that the record does not have.
       own += [0] * (self._most_completions - 1 - len(own))
-      own.append(int(lengths[offsets[other]]))
+      own.append(int(lengths[answer]))
     return own
 
   def _round_up(self, num_rows: int) -> int:
