@@ -16,6 +16,7 @@ import importlib
 FAMILIES = (
   'absolute',
   'adaptive',
+  'batch_options',
   'likelihood',
   'listwise',
   'options',
