@@ -251,6 +251,8 @@ def _eval() -> Section:
   evaluation.batch_size = whole(32, least=1)  # prompts per step; evaluate
   evaluation.max_comparisons = whole(0, zero='all')  # held out; datasets
   evaluation.num_samples = whole(0, zero='none')  # held-out prompts; sample
+  # '' = what the run's losses read; `results --recompute` can do the rest; job
+  evaluation.score_for = names('losses and options, e.g. kto,wpo')
   return evaluation
 
 

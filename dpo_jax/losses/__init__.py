@@ -15,11 +15,13 @@ import importlib
 # The files with registered functions.
 FAMILIES = (
   'absolute',
+  'adaptive',
   'batch_options',
   'likelihood',
   'listwise',
   'options',
   'pairwise',
+  'quantile',
   'reference_free',
   'token_level',
   'transport',
