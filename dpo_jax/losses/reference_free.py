@@ -113,6 +113,30 @@ def alphapo(
 
 
 @register(
+  label='SimPER',
+  paper='Xiao et al. 2025, arXiv:2502.00883',
+  formula='-exp(log pi_w/|w|) + exp(log pi_l/|l|)',
+  kind='reference_free',
+  reward='mean_log_prob',
+)
+def simper(pairs: PairScores) -> Array:
+  """SimPER: inverse perplexities of both completions, nothing to tune.
+
+  `-exp(log pi_w/|w|) + exp(log pi_l/|l|)`. An unlikely completion has a small
+  gradient, whichever side it is on.
+
+  Source: arXiv:2502.00883.
+
+  Args:
+    pairs: scores of the comparisons.
+
+  Returns:
+    Losses [P] in (-1, 1): differences of geometric mean token probabilities.
+  """
+  return jnp.exp(_mean_rejected(pairs)) - jnp.exp(_mean_chosen(pairs))
+
+
+@register(
   label='CPO',
   paper='Xu et al. 2024, arXiv:2401.08417',
   formula='-log s(beta (log pi_w - log pi_l)) + alpha NLL_w',
