@@ -7,6 +7,8 @@ apply in the order of this file:
   log_ratios  fn(pairs, ...) -> pairs, for the losses alone
   beta        fn(beta, pairs, state, ...) -> beta [P]
   values      fn(values, pairs, ...) -> values [P]
+  mean        fn(values, weight, ...) -> scalar, in place of the weighted mean
+              over comparisons; parts over tokens keep theirs
   reference   fn(reference, policy, step, ...) -> reference, between updates
 """
 
@@ -251,6 +253,51 @@ def wpo(values: Array, pairs: PairScores) -> Array:
   chosen = pairs.chosen_aligned / pairs.chosen_tokens
   rejected = pairs.rejected_aligned / pairs.rejected_tokens
   return values * jax.lax.stop_gradient(jnp.exp(chosen + rejected))
+
+
+@register_option(
+  label='Dr. DPO',
+  paper='Wu et al. 2024, arXiv:2407.07880, and its code',
+  formula="mean L -> -b' log mean exp(-L/b'), means over the batch",
+  changes='mean',
+  accepts=('difference', 'absolute', 'reference_free'),
+  needs=('whole_batch',),
+  bounds={'dr_beta': '(0, inf)'},
+)
+def dr_dpo(values: Array, weight: Array, *, dr_beta: float = 1.0) -> Array:
+  """Dr. DPO: comparisons with a large loss, perhaps mislabelled, count less.
+
+  `-b' log mean exp(-L/b')` in place of `mean L`, weighted means over the
+  global batch. A comparison's gradient has the factor `exp(-L/b')` over its
+  mean. In a mix each loss has its own; the NLL of cpo, orpo and nll keeps its
+  mean over tokens.
+
+  Source: arXiv:2407.07880, and its code, where the mean is over one device's
+  part of the batch.
+
+  Args:
+    values: losses [P].
+    weight: weights [P]; 0 = padding.
+    dr_beta: the paper's beta', in the unit of the losses; the mean at infinity.
+
+  Returns:
+    Scalar between the least loss and the mean loss; 0 if all weights are 0.
+  """
+  total = jnp.sum(weight)
+  share = weight / jnp.where(total > 0, total, 1.0)
+  least = jnp.min(jnp.where(weight > 0, values, jnp.inf))
+  least = jax.lax.stop_gradient(jnp.where(total > 0, least, 0.0))
+  above = jnp.where(weight > 0, (values - least) / dr_beta, 0.0)
+  # Near 1 (a large b') the mean's distance to 1 has digits that it has not.
+  fall = jnp.sum(share * jnp.expm1(-above))
+  near_1 = fall > -0.5
+  mean = jnp.sum(share * jnp.exp(-above))
+  log_mean = jnp.where(
+    near_1,
+    jnp.log1p(jnp.where(near_1, fall, 0.0)),
+    jnp.log(jnp.where(near_1, 1.0, mean)),
+  )
+  return least - dr_beta * log_mean
 
 
 @register_option(

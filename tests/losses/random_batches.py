@@ -1,134 +1,147 @@
-"""200 random batches in float64, and formulas in numpy to hold losses to.
+"""Random comparisons, and the objective's value and gradient of all of them.
 
-A formula takes arrays [..., completions] and must be analytic in the policy's
-log-probabilities, piece by piece: its gradient is taken by a complex step,
-which loses no digits. Of each batch the first comparison is a tie (equal
-log-ratios, lengths and scores), the second has one token on each side and the
-last has weight 0.
+Every batch has P comparisons of their own two completions: lengths from 1,
+ties of log-ratios and of scores, weights of which some are 0 (the first batch
+has no other). All numbers are float64. A formula takes the fields of `make`,
+numpy arrays [N, P], and returns losses [N].
 """
 
-import functools
-
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dpo_jax import losses, types
 
-NUM, PAIRS, STEP = 200, 6, 1e-30
-# Completions of a prompt with K = 3, 4, 2, 1 and 2 of them.
-LISTS = np.repeat(np.arange(5), (3, 4, 2, 1, 2))
+LOG_PROBS = ('policy_chosen', 'policy_rejected')
 
 
-def nls(x):
-  """-log s(x), of real or complex numbers in either direction."""
-  far = x.real < 0
-  return np.log1p(np.exp(np.where(far, x, -x))) - np.where(far, x, 0.0)
-
-
-def arrays(seed=0, *, labels=False):
-  """{name: [NUM, 12] or, of comparisons, [NUM, PAIRS]}.
-
-  Completion 2 i is the winner and 2 i + 1 the loser of comparison i. With
-  `labels` half of the completions are labelled and nothing is compared.
-  """
+def make(num=200, pairs=5, seed=0):
+  """{field of PairScores: float64 [num, pairs]} of random comparisons."""
   rng = np.random.default_rng(seed)
-  shape = (NUM, 2 * PAIRS)
-  tokens = rng.integers(1, 40, shape).astype(float)
-  tokens[:, :2], tokens[:, 2:4] = 5.0, 1.0
-  policy = -tokens * rng.exponential(1.0, shape)
-  ratio = rng.normal(0.0, 6.0, shape)
-  policy[:, 1], ratio[:, 1] = policy[:, 0], ratio[:, 0]
-  weight = rng.choice([0.0, 0.5, 1.0, 2.0], (NUM, PAIRS))
-  weight[:, 0], weight[:, -1] = 1.0, 0.0
-  scores = rng.integers(0, 3, shape).astype(float)
-  scores[:, 1] = scores[:, 0]
-  chosen = rng.integers(-1, 2, shape)
-  chosen[:, 0] = 0
-  return {
-    'policy': policy,
-    'reference': policy - ratio,
-    'tokens': tokens,
-    'weight': 0 * weight if labels else weight,
-    'scores': scores,
-    'labels': chosen if labels else np.full(shape, -1),
-    'prompt': np.broadcast_to(LISTS, shape),
-  }
+  shape = num, pairs
+  tokens = [rng.integers(1, 40, shape).astype(float) for _ in range(2)]
+  tokens[0][:, 0] = 1
+  fields = {'chosen_tokens': tokens[0], 'rejected_tokens': tokens[1]}
+  for name, count in zip(('chosen', 'rejected'), tokens):
+    reference = -count * rng.uniform(0.05, 3, shape)
+    policy = np.minimum(reference + rng.normal(0, 2, shape), -0.01)
+    fields |= {f'policy_{name}': policy, f'reference_{name}': reference}
+    fields[f'score_{name}'] = rng.integers(0, 4, shape).astype(float)
+    fields[f'{name}_aligned'] = count * rng.normal(0, 0.5, shape)
+  # Ties: policy and reference agree, or both log-ratios do.
+  for name in ('chosen', 'rejected'):
+    fields[f'policy_{name}'][:, 1] = fields[f'reference_{name}'][:, 1]
+  gap = fields['policy_chosen'] - fields['reference_chosen']
+  fields['policy_rejected'][:, 2] = (fields['reference_rejected'] + gap)[:, 2]
+  weight = rng.uniform(0.2, 3, shape) * (rng.random(shape) < 0.8)
+  weight[0] = 0
+  return fields | {'weight': weight}
 
 
-def evaluate(name, data, **values):
-  """(values [NUM], gradients of the policy's log-probabilities [NUM, 12])."""
-  hyper = {**losses.get(name).hyper, f'weight/{name}': 1.0}
-  hyper |= {k: v for k, v in values.items() if not isinstance(v, str)}
-  static = {k: v for k, v in values.items() if isinstance(v, str)}
-  with jax.enable_x64(True):
-    run = _program(name, tuple(static.items()))
-    return jax.tree.map(np.asarray, run(data, hyper))
-
-
-def check(name, data, formula, **values):
-  """Holds a loss to a formula, in value and gradient.
+def ours(fields, terms, options=(), state=None, **values):
+  """(losses [N], {LOG_PROBS: gradients [N, P]}, state) of the real objective.
 
   Args:
-    name: of the loss.
-    data: from `arrays`.
-    formula: fn(data with any policy) -> loss of each batch [NUM].
-    **values: hyper-parameters and static choices of the loss.
+    fields: of `make`.
+    terms: {loss: weight}.
+    options: names of options.
+    state: the loss state before the batch; default: that of a first step.
+    **values: hyper-parameters and static choices.
   """
-  value, gradient = evaluate(name, data, **values)
-  np.testing.assert_allclose(value, formula(data), rtol=1e-11, atol=1e-13)
-  expected = np.empty_like(gradient)
-  for i in range(gradient.shape[1]):
-    policy = data['policy'].astype(complex)
-    policy[:, i] += STEP * 1j
-    expected[:, i] = formula(data | {'policy': policy}).imag / STEP
-  scale = np.abs(expected).max()
-  np.testing.assert_allclose(gradient, expected, rtol=1e-9, atol=1e-13 * scale)
+  static = {k: v for k, v in values.items() if isinstance(v, str)}
+  objective = losses.make_objective(tuple(terms), static, tuple(options))
+  with jax.enable_x64(True):
+    losses.default_hyper(terms, tuple(options), **values)  # checks them
+    hyper = {f'weight/{name}': weight for name, weight in terms.items()}
+    for entry in (*objective.losses, *objective.transforms):
+      hyper |= {k: values.get(k, v) for k, v in entry.hyper.items()}
+    hyper = {k: jnp.float64(v) for k, v in hyper.items()}
+    state = jax.tree.map(jnp.float64, state or objective.init_state())
+
+    def loss_of(log_probs, one):
+      scores, batch = _scores(one | log_probs, objective.needs)
+      kept, new = objective.prepare(*scores, batch, hyper, state)
+      return objective(*scores, kept, hyper, state=new)[0], new
+
+    def one(fields):
+      log_probs = {name: fields[name] for name in LOG_PROBS}
+      return jax.value_and_grad(loss_of, has_aux=True)(log_probs, fields)
+
+    arrays = {name: jnp.asarray(x, jnp.float64) for name, x in fields.items()}
+    (value, new), gradient = jax.device_get(jax.jit(jax.vmap(one))(arrays))
+  return value, gradient, new
 
 
-def pairs(data):
-  """(a_w, a_l, mean log pi_w, mean log pi_l), each [NUM, PAIRS]."""
-  ratio = data['policy'] - data['reference']
-  mean = data['policy'] / data['tokens']
-  return ratio[:, ::2], ratio[:, 1::2], mean[:, ::2], mean[:, 1::2]
+def check(fields, formula, terms, options=(), *, rtol=1e-9, **values):
+  """Compares value and gradient with a formula's, by central differences."""
+  value, gradient, _ = ours(fields, terms, options, **values)
+  np.testing.assert_allclose(value, formula(fields), rtol=rtol, atol=1e-12)
+  for name in LOG_PROBS:
+    slope = differences(formula, fields, name)
+    # Central differences of step h: an error of h^2 and one of 1e-16 / h.
+    scale = np.abs(slope).max()
+    np.testing.assert_allclose(
+      gradient[name], slope, rtol=1e-5, atol=1e-7 * max(scale, 1)
+    )
+
+
+def differences(formula, fields, name, step=1e-5):
+  """d formula / d fields[name], [N, P]."""
+  slopes = []
+  for i in range(fields[name].shape[1]):
+    up, down = ({**fields, name: fields[name].copy()} for _ in range(2))
+    up[name][:, i] += step
+    down[name][:, i] -= step
+    slopes.append((formula(up) - formula(down)) / (2 * step))
+  return np.stack(slopes, 1)
 
 
 def mean(values, weight):
-  """Weighted means over the last axis."""
-  return (values * weight).sum(-1) / weight.sum(-1)
+  """Weighted means [N] of values [N, P]; 0 over nothing."""
+  total = weight.sum(1)
+  return (weight * values).sum(1) / np.where(total > 0, total, 1)
 
 
-def mean_of_pairs(data, values):
-  """Weighted mean of values [NUM, PAIRS] over the comparisons of a batch."""
-  return mean(values, data['weight'])
+def gap(fields):
+  """The log-ratio gap h [N, P]."""
+  chosen = fields['policy_chosen'] - fields['reference_chosen']
+  return chosen - fields['policy_rejected'] + fields['reference_rejected']
 
 
-@functools.cache
-def _program(name, static):
-  objective = losses.make_objective((name,), dict(static))
-
-  def loss_of(policy, data, hyper):
-    return objective(
-      types.CompletionScores(policy, data['tokens']),
-      types.CompletionScores(data['reference'], data['tokens']),
-      batch_of(data),
-      hyper,
-    )[0]
-
-  def fn(data, hyper):
-    return jax.value_and_grad(loss_of)(data['policy'], data, hyper)
-
-  return jax.jit(jax.vmap(fn, (0, None)))
+def softplus(x):
+  """-log s(-x)."""
+  return np.logaddexp(0, x)
 
 
-def batch_of(data):
-  """The types.Batch of one batch's arrays."""
-  winner = np.arange(0, 2 * PAIRS, 2)
-  return types.Batch(
+def _scores(fields, needs):
+  """((policy, reference) CompletionScores [2 P], Batch); winners first."""
+  num = fields['weight'].shape[0]
+  both = {
+    name: jnp.concatenate(
+      [fields[name.format(s)] for s in ('chosen', 'rejected')]
+    )
+    for name in (
+      'policy_{}',
+      'reference_{}',
+      '{}_tokens',
+      'score_{}',
+      '{}_aligned',
+    )
+  }
+  policy = types.CompletionScores(both['policy_{}'], both['{}_tokens'])
+  if 'sum_sq_probs' in needs:
+    policy = policy._replace(log_sum_sq_probs=policy.logps - both['{}_aligned'])
+  reference = types.CompletionScores(both['reference_{}'], both['{}_tokens'])
+  batch = types.Batch(
     rows=None,
     comparisons=types.Comparisons(
-      winner, winner + 1, data['weight'], 0.0 * data['weight']
+      jnp.arange(num),
+      jnp.arange(num) + num,
+      fields['weight'],
+      jnp.zeros_like(fields['weight']),
     ),
-    labels=data['labels'],
-    scores=data['scores'],
-    prompt_index=data['prompt'],
+    labels=jnp.full(2 * num, -1),
+    scores=both['score_{}'],
+    prompt_index=jnp.tile(jnp.arange(num), 2),
   )
+  return (policy, reference), batch

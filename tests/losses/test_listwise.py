@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import random_batches
+import random_completions
 
 from dpo_jax import losses, types
 from dpo_jax.losses import views
 
-DATA = random_batches.arrays(1)
+DATA = random_completions.arrays(1)
 GROUPS = [
-  np.flatnonzero(random_batches.LISTS == i)
-  for i in range(random_batches.LISTS.max() + 1)
+  np.flatnonzero(random_completions.LISTS == i)
+  for i in range(random_completions.LISTS.max() + 1)
 ]
 
 
@@ -32,7 +32,7 @@ def log_losses(rewards, scores):
 def softmax(rewards, scores):
   """arXiv:2406.09215: -log s(-log sum_j exp(r_j - r_w)), ties averaged."""
   best = scores == scores.max(-1, keepdims=True)
-  return random_batches.mean(log_losses(rewards, scores), best)
+  return random_completions.mean(log_losses(rewards, scores), best)
 
 
 def plackett_luce(rewards, scores):
@@ -47,7 +47,7 @@ def weights(data):
   """[NUM, prompts]: the weight that the view gives each prompt."""
   scores = types.CompletionScores(data['policy'], data['tokens'])
   gather = jax.vmap(
-    lambda s, d: views.gather_lists(s, None, random_batches.batch_of(d)).weight
+    lambda s, d: views.gather_lists(s, None, random_completions.batch_of(d)).weight
   )
   return np.asarray(gather(scores, data), float)[:, : len(GROUPS)]
 
@@ -61,9 +61,9 @@ def test_value_and_gradient(name, beta):
   def loss_of(data):
     rewards = beta * (data['policy'] - data['reference'])
     each = [FORMULAS[name](rewards[:, g], data['scores'][:, g]) for g in GROUPS]
-    return random_batches.mean(np.stack(each, -1), weight)
+    return random_completions.mean(np.stack(each, -1), weight)
 
-  random_batches.check(name, DATA, loss_of, beta=beta)
+  random_completions.check(name, DATA, loss_of, beta=beta)
 
 
 @functools.cache

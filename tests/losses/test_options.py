@@ -54,6 +54,8 @@ GOLDEN = [
   ),
   # eq. 2: exp((-7 + 2)/3 + (-11 + 4)/5)
   ('sigmoid', 'wpo', {}, np.exp(-5 / 3 - 7 / 5) * nls(0.3)),
+  # -2 log exp(-L / 2) of one comparison
+  ('sigmoid', 'dr_dpo', {'dr_beta': 2.0}, nls(0.3)),
   # First batch, h = 3: EMA .1 * 3; beta .1 (1 + .6 (3 - .3))
   ('sigmoid', 'beta_dpo', {}, nls(0.1 * (1 + 0.6 * 2.7) * 3)),
 ]
@@ -121,6 +123,7 @@ TAKES = {
   'f_divergence': ['sigmoid'],
   'wpo': ['sigmoid', 'dpop', 'simpo'],
   'beta_dpo': ['robust'],
+  'dr_dpo': ['sigmoid', 'sppo_hard', 'cpo'],
 }
 
 
@@ -180,6 +183,8 @@ def test_every_other_combination_is_refused(option, name):
     ('wpo', 'aot'),
     ('wpo', 'kto'),
     ('beta_dpo', 'sppo_hard'),
+    ('dr_dpo', 'aot'),
+    ('dr_dpo', 'nll'),
     ('beta_dpo', 'infonca'),
     ('tr_dpo', 'orpo'),
   ],
