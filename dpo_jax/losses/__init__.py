@@ -23,6 +23,7 @@ FAMILIES = (
   'reference_free',
   'token_level',
   'transport',
+  'unlearning',
   'unpaired',
 )
 # {public name: the module that has it}

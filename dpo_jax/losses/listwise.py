@@ -115,8 +115,8 @@ def _log_loss_to_lower(lists: ListScores, rewards: Array) -> Array:
   """-log softmax of each reward over itself and those of lower scores, [C].
 
   0 for a completion with the lowest score of its prompt, and for one of no
-  prompt. Sorted by prompt and score, one pass along the batch has for every
-  completion the sum over those before it: no [C, C] matrix.
+  prompt. Completions are sorted by prompt and score, so that running sums do
+  and no [C, C] matrix is made.
   """
   order = jnp.lexsort((lists.scores, lists.prompt))
   prompt, score = lists.prompt[order], lists.scores[order]
@@ -137,13 +137,16 @@ def _log_loss_to_lower(lists: ListScores, rewards: Array) -> Array:
 
 def _log_sums(values: Array, starts: Array) -> Array:
   """log of the sum of exp(values) from the last start to each place, [C]."""
-
-  def add(before, after):
-    started = before[0] | after[0]
-    both = jnp.logaddexp(before[1], after[1])
-    return started, jnp.where(after[0], after[1], both)
-
-  return jax.lax.associative_scan(add, (starts, values))[1]
+  place = jnp.arange(values.shape[0])
+  start = jax.lax.cummax(jnp.where(starts, place, 0))
+  # After each round a place has the sum over twice as many places before it.
+  width = 1
+  while width < values.shape[0]:
+    before = place - width
+    both = jnp.logaddexp(values, values[jnp.maximum(before, 0)])
+    values = jnp.where(before >= start, both, values)
+    width *= 2
+  return values
 
 
 def _top(lists: ListScores, values: Array) -> Array:

@@ -47,7 +47,9 @@ def weights(data):
   """[NUM, prompts]: the weight that the view gives each prompt."""
   scores = types.CompletionScores(data['policy'], data['tokens'])
   gather = jax.vmap(
-    lambda s, d: views.gather_lists(s, None, random_completions.batch_of(d)).weight
+    lambda s, d: (
+      views.gather_lists(s, None, random_completions.batch_of(d)).weight
+    )
   )
   return np.asarray(gather(scores, data), float)[:, : len(GROUPS)]
 

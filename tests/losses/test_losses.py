@@ -126,6 +126,11 @@ GOLDEN = [
   # two answers: the sigmoid loss
   ('softmax', {}, nls(0.3)),
   ('plackett_luce', {}, nls(0.3)),
+  # the chosen answer's NLL, and both log odds
+  ('asft', {}, 7 / 3 + nls(log_odds(-7 / 3)) + nls(-log_odds(-11 / 5))),
+  # the undesirable answer has a log-ratio of -1, 11 nats over 5 tokens
+  ('npo', {}, 20 * nls(0.1)),
+  ('simnpo', {}, 0.8 * nls(2.5 * 11 / 5)),
 ]
 
 
@@ -168,6 +173,7 @@ AT_STEP_0 = [
   ('savage', {}, 0.25),
   ('sympo', {}, 0.5),
   ('dpo_shift', {}, LN2),
+  ('npo', {}, 20 * LN2),
 ]
 # Two losses with one value: (loss, keywords, loss, keywords, batch, given).
 SAME = [
