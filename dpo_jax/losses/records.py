@@ -69,7 +69,7 @@ class Loss(NamedTuple):
   paper: str  # citation with equation
   formula: str  # one line, for the table in docs/losses.md
   hyper: Mapping[str, float]  # traced hyper-parameters and their defaults
-  static: Mapping[str, tuple[str, ...]]  # choices, the default first
+  static: Mapping[str, tuple]  # choices, the default first
   needs: frozenset[str] = frozenset()  # subset of NEEDS
   view: str = 'comparisons'  # key of DIVISORS: the first argument of fn
   kind: str = 'other'  # one of KINDS: which options apply
@@ -97,7 +97,7 @@ class Option(NamedTuple):
   changes: str  # one of CHANGES
   accepts: tuple[str, ...]  # kinds of losses; the others are refused
   hyper: Mapping[str, float]  # as in Loss
-  static: Mapping[str, tuple[str, ...]]  # as in Loss
+  static: Mapping[str, tuple]  # as in Loss
   needs: frozenset[str] = frozenset()  # subset of NEEDS
   bounds: Mapping[str, str] = {}  # as in Loss
   only_with: Mapping[str, tuple[str, str]] = {}  # keyword: (choice key, choice)
@@ -119,7 +119,7 @@ def make_loss(
     name: the function's name.
     fields: keywords of `@register(...)`: fields of Loss, `needs` as a tuple.
     keywords: the function's keyword-only arguments: a float default makes a
-      traced hyper-parameter, a Literal annotation a static choice.
+      traced hyper-parameter, a Literal annotation or a bool a static choice.
     fn: the function itself, if it was imported.
 
   Raises:
@@ -166,6 +166,8 @@ def _prepared(
       raise ValueError(f'{name}: {key} has no default')
     if isinstance(default, float):
       hyper[key] = default
+    elif isinstance(default, bool):
+      static[key] = (default, not default)
     elif default in choices:
       others = tuple(choice for choice in choices if choice != default)
       static[key] = (default, *others)
