@@ -32,7 +32,7 @@ def make(num=200, pairs=5, seed=0):
   for name in ('chosen', 'rejected'):
     fields[f'policy_{name}'][:, 1] = fields[f'reference_{name}'][:, 1]
   gap = fields['policy_chosen'] - fields['reference_chosen']
-  fields['policy_rejected'][:, 2] = (fields['reference_rejected'] + gap)[:, 2]
+  fields['reference_rejected'][:, 2] = (fields['policy_rejected'] - gap)[:, 2]
   weight = rng.uniform(0.2, 3, shape) * (rng.random(shape) < 0.8)
   weight[0] = 0
   return fields | {'weight': weight}
@@ -48,7 +48,7 @@ def ours(fields, terms, options=(), state=None, **values):
     state: the loss state before the batch; default: that of a first step.
     **values: hyper-parameters and static choices.
   """
-  static = {k: v for k, v in values.items() if isinstance(v, str)}
+  static = {k: v for k, v in values.items() if isinstance(v, (str, bool))}
   objective = losses.make_objective(tuple(terms), static, tuple(options))
   with jax.enable_x64(True):
     losses.default_hyper(terms, tuple(options), **values)  # checks them
