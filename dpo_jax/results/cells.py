@@ -7,7 +7,7 @@ computes no reward and no loss: measures.py reads what the runs saved.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,12 @@ class Difference(NamedTuple):
   baseline: int  # the row that is subtracted
   metric: str  # label of the measure
   interval: statistics.Interval
+  num_seeds: tuple[int, int]  # of the row and of the baseline
+
+  @property
+  def over(self) -> str:
+    """What varies in the interval: 'seeds and prompts', or 'prompts'."""
+    return 'seeds and prompts' if min(self.num_seeds) > 1 else 'prompts'
 
 
 class Table(NamedTuple):
@@ -159,71 +165,109 @@ def _value(run: collect.Run, measure, when: str) -> float | None:
 
 def _over_prompts(run, measure, when, value) -> statistics.Interval | None:
   """Interval from the saved values, if they give this very value."""
-  examples = run.examples
   step = 0 if when == 'before' else max(run.records['eval'])
+  read = _saved(run, measure, step, value)
+  if read is None:
+    return None
+  each, weight = read
+  if measure.is_share and np.array_equal(
+    *(run.examples.arrays[field] for field in measure.fields)
+  ):
+    return None  # policy = reference: every comparison is a tie
+  interval = statistics.clustered_mean
+  if measure.is_share:
+    interval = statistics.clustered_share
+  return interval(each, run.examples.prompt, weight)
+
+
+def _saved(run, measure, step: int, value: float):
+  """(values [P], weights [P]) whose mean is `value`; None if there are none."""
+  examples = run.examples
   if examples is None or examples.step != step:
     return None
   each = measures.per_example(measure, examples.arrays)
-  if each is None or _is_weighted(examples):
+  if each is None:
+    return None
+  weight = examples.arrays.get('weight', np.ones(len(each)))
+  if not weight.sum() > 0:
     return None
   # The run summed float32 in another order; another quantity under the same
   # name differs by far more than the tolerance.
-  if not math.isclose(np.mean(each), value, rel_tol=1e-3, abs_tol=1e-4):
+  mean = weight @ each / weight.sum()
+  if not math.isclose(mean, value, rel_tol=1e-3, abs_tol=1e-4):
     return None
-  if not measure.is_share:
-    return statistics.clustered_mean(each, examples.uid)
-  rewards = [examples.arrays[field] for field in measure.fields]
-  if np.array_equal(*rewards):
-    return None  # policy = reference: every comparison is a tie
-  return statistics.clustered_share(each, examples.uid)
+  return each, weight
 
 
-def _is_weighted(examples: collect.Examples) -> bool:
-  """Whether comparisons count differently; no interval here knows weights."""
-  weight = examples.arrays.get('weight')
-  return weight is not None and bool(np.ptp(weight) > 0)
+class _Scored(NamedTuple):
+  """A row's values on the evaluation data, of one measure."""
+
+  row: int
+  uid: np.ndarray  # [P], sorted
+  prompt: np.ndarray  # [P]
+  # seed -> (value in the metrics, values [P], weights [P]) of each run
+  seeds: dict[Any, list[tuple[float, np.ndarray, np.ndarray]]]
+
+  def jackknives(self, prompt: np.ndarray) -> list[statistics.Jackknife]:
+    """One per seed, over these prompts [P]; the means are the cell's."""
+    return [
+      statistics.average(
+        statistics.leave_out(each, prompt, weight)._replace(mean=value)
+        for value, each, weight in runs
+      )
+      for runs in self.seeds.values()
+    ]
 
 
 def _differences(rows: Sequence[Row], columns) -> tuple[Difference, ...]:
   """Rows minus the first one that has per-example values.
 
-  A comparison's number is its mean over seeds, so the interval says how far
-  other prompts would move the difference, not other seeds.
+  The difference is that of the cells. Its interval is over prompts, and over
+  seeds too if both rows have several.
   """
   differences = []
   for measure in columns:
     if not measure.compared:
       continue
     scored = [
-      (index, *values)
+      values
       for index, row in enumerate(rows)
-      if (values := _group_examples(row, measure))
+      if (values := _scored(index, row, measure)) is not None
     ]
     # Rows on other comparisons than the first have no difference.
-    for index, uid, values in scored[1:]:
-      first, first_uid, baseline = scored[0]
-      if np.array_equal(uid, first_uid):
-        interval = statistics.paired_difference(values, baseline, uid)
-        differences.append(Difference(index, first, measure.label, interval))
+    for other in scored[1:]:
+      first = scored[0]
+      if np.array_equal(other.uid, first.uid):
+        interval = statistics.difference(
+          other.jackknives(first.prompt),
+          first.jackknives(first.prompt),
+          paired=list(other.seeds) == list(first.seeds),
+        )
+        seeds = len(other.seeds), len(first.seeds)
+        differences.append(
+          Difference(other.row, first.row, measure.label, interval, seeds)
+        )
   return tuple(sorted(differences, key=lambda difference: difference.row))
 
 
-def _group_examples(row: Row, measure: measures.Measure):
-  """(uid [P] sorted, mean over seeds [P]), or None if a run has none."""
-  uids, values = [], []
-  for runs in row.group.by_seed():
-    for run in runs:
-      value = row.cells[measure.label, 'after'].value
-      if run.examples is None or value is None or run.examples.step == 0:
-        return None
-      each = measures.per_example(measure, run.examples.arrays)
-      if each is None:
-        return None
-      # Runs may hold the comparisons in another order. Those of one record
-      # keep theirs.
-      order = np.argsort(run.examples.uid, kind='stable')
-      uids.append(run.examples.uid[order])
-      values.append(each[order] / len(runs))  # a seed counts once
-  if any(not np.array_equal(uid, uids[0]) for uid in uids):
+def _scored(index: int, row: Row, measure: measures.Measure) -> _Scored | None:
+  """The row's values; None if a run that the cell counts has none."""
+  ids, seeds = [], {}
+  for run in row.group.runs:
+    value = _value(run, measure, 'after')
+    if value is None:
+      continue  # as in the cell
+    read = _saved(run, measure, max(run.records['eval']), value)
+    if read is None:
+      return None
+    # Runs may hold the comparisons in another order. Those of one record keep
+    # theirs.
+    order = np.argsort(run.examples.uid, kind='stable')
+    ids.append((run.examples.uid[order], run.examples.prompt[order]))
+    each, weight = (array[order] for array in read)
+    # Runs that repeat a seed count once.
+    runs = seeds.setdefault(run.config.get('seed'), [])
+    runs.append((value, each, weight))
+  if not ids or any(not np.array_equal(uid, ids[0][0]) for uid, _ in ids):
     return None
-  return uids[0], np.sum(values, axis=0) / len(row.group.seeds)
+  return _Scored(index, *ids[0], seeds)

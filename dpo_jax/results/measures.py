@@ -81,6 +81,7 @@ _KNOWN = (
 )
 MEASURES = {measure.name: measure for measure in _KNOWN}
 LOSS, ACCURACY = MEASURES['loss'], MEASURES['rewards/accuracies']
+KL = MEASURES['kl']
 
 
 def choose(
