@@ -166,37 +166,42 @@ def _value(run: collect.Run, measure, when: str) -> float | None:
 def _over_prompts(run, measure, when, value) -> statistics.Interval | None:
   """Interval from the saved values, if they give this very value."""
   step = 0 if when == 'before' else max(run.records['eval'])
-  read = _saved(run, measure, step, value)
-  if read is None:
+  jack = _saved(run, measure, step, value)
+  if jack is None:
     return None
-  each, weight = read
-  if measure.is_share and np.array_equal(
-    *(run.examples.arrays[field] for field in measure.fields)
-  ):
-    return None  # policy = reference: every comparison is a tie
-  interval = statistics.clustered_mean
   if measure.is_share:
-    interval = statistics.clustered_share
-  return interval(each, run.examples.prompt, weight)
+    interval = _of_share(run.examples, measure, jack, step)
+  else:
+    interval = statistics.interval(jack)
+  # One prompt alone tells nothing.
+  return interval if interval and math.isfinite(interval.low) else None
 
 
-def _saved(run, measure, step: int, value: float):
-  """(values [P], weights [P]) whose mean is `value`; None if there are none."""
+def _of_share(examples, measure, jack, step) -> statistics.Interval | None:
+  """Wilson's interval; None if policy = reference, so that all pairs tie."""
+  each = measures.per_example(measure, examples.arrays)
+  if each is None:  # labelled completions: a share of pairs that overlap
+    tie = is_tie(step, measure.name, jack.mean)
+    return None if tie else statistics.share_interval(jack)
+  if np.array_equal(*(examples.arrays[field] for field in measure.fields)):
+    return None
+  weight = examples.arrays.get('weight')
+  return statistics.clustered_share(each, examples.prompt, weight)
+
+
+def _saved(run, measure, step, value) -> statistics.Jackknife | None:
+  """The mean of the values that a run saved; None if it is not `value`."""
   examples = run.examples
   if examples is None or examples.step != step:
     return None
-  each = measures.per_example(measure, examples.arrays)
-  if each is None:
-    return None
-  weight = examples.arrays.get('weight', np.ones(len(each)))
-  if not weight.sum() > 0:
-    return None
+  jack = measures.jackknife(measure, examples.arrays, examples.prompt)
   # The run summed float32 in another order; another quantity under the same
   # name differs by far more than the tolerance.
-  mean = weight @ each / weight.sum()
-  if not math.isclose(mean, value, rel_tol=1e-3, abs_tol=1e-4):
+  if jack is None or not math.isclose(
+    jack.mean, value, rel_tol=1e-3, abs_tol=1e-4
+  ):
     return None
-  return each, weight
+  return jack
 
 
 class _Scored(NamedTuple):
@@ -205,18 +210,8 @@ class _Scored(NamedTuple):
   row: int
   uid: np.ndarray  # [P], sorted
   prompt: np.ndarray  # [P]
-  # seed -> (value in the metrics, values [P], weights [P]) of each run
-  seeds: dict[Any, list[tuple[float, np.ndarray, np.ndarray]]]
-
-  def jackknives(self, prompt: np.ndarray) -> list[statistics.Jackknife]:
-    """One per seed, over these prompts [P]; the means are the cell's."""
-    return [
-      statistics.average(
-        statistics.leave_out(each, prompt, weight)._replace(mean=value)
-        for value, each, weight in runs
-      )
-      for runs in self.seeds.values()
-    ]
+  # seed -> (value in the metrics, arrays by field, [P] each) of each run
+  seeds: dict[Any, list[tuple[float, dict[str, np.ndarray]]]]
 
 
 def _differences(rows: Sequence[Row], columns) -> tuple[Difference, ...]:
@@ -239,8 +234,8 @@ def _differences(rows: Sequence[Row], columns) -> tuple[Difference, ...]:
       first = scored[0]
       if np.array_equal(other.uid, first.uid):
         interval = statistics.difference(
-          other.jackknives(first.prompt),
-          first.jackknives(first.prompt),
+          _per_seed(other, measure, first.prompt),
+          _per_seed(first, measure, first.prompt),
           paired=list(other.seeds) == list(first.seeds),
         )
         seeds = len(other.seeds), len(first.seeds)
@@ -257,17 +252,28 @@ def _scored(index: int, row: Row, measure: measures.Measure) -> _Scored | None:
     value = _value(run, measure, 'after')
     if value is None:
       continue  # as in the cell
-    read = _saved(run, measure, max(run.records['eval']), value)
-    if read is None:
+    if _saved(run, measure, max(run.records['eval']), value) is None:
       return None
     # Runs may hold the comparisons in another order. Those of one record keep
     # theirs.
     order = np.argsort(run.examples.uid, kind='stable')
     ids.append((run.examples.uid[order], run.examples.prompt[order]))
-    each, weight = (array[order] for array in read)
-    # Runs that repeat a seed count once.
-    runs = seeds.setdefault(run.config.get('seed'), [])
-    runs.append((value, each, weight))
+    arrays = {name: array[order] for name, array in run.examples.arrays.items()}
+    seeds.setdefault(run.config.get('seed'), []).append((value, arrays))
   if not ids or any(not np.array_equal(uid, ids[0][0]) for uid, _ in ids):
     return None
   return _Scored(index, *ids[0], seeds)
+
+
+def _per_seed(scored: _Scored, measure, prompt) -> list[statistics.Jackknife]:
+  """One Jackknife per seed, over these prompts [P]; the means are the cell's.
+
+  Runs that repeat a seed count once.
+  """
+  return [
+    statistics.average(
+      measures.jackknife(measure, arrays, prompt)._replace(mean=value)
+      for value, arrays in runs
+    )
+    for runs in scored.seeds.values()
+  ]

@@ -128,7 +128,11 @@ def clustered_mean(
 
   Args and source: as `clustered_se`. Returns: Interval with num = G.
   """
-  jack = leave_out(values, clusters, weights)
+  return interval(leave_out(values, clusters, weights), level)
+
+
+def interval(jack: Jackknife, level: float = LEVEL) -> Interval:
+  """The t interval of a mean over prompts, as `clustered_mean`."""
   quantile = _quantile(_effective(jack.shares) - 1, level)
   se = np.sqrt(_variance(jack))
   return _around(jack.mean, se, quantile, _num_prompts(jack.shares))
@@ -189,21 +193,36 @@ def clustered_share(
   hits = np.asarray(hits, np.float64)
   weights = np.ones(len(hits)) if weights is None else np.asarray(weights)
   jack = leave_out(hits, clusters, weights)
-  share, variance = jack.mean, _variance(jack)
-  num, prompts = _num_prompts(jack.shares), _effective(jack.shares)
   most = float(weights.sum() ** 2 / np.sum(weights**2))
-  if num == len(hits) and np.ptp(weights) == 0:
-    ends = wilson(share, num, level)
-  elif not np.isfinite(variance):
+  if _num_prompts(jack.shares) == len(hits) and np.ptp(weights) == 0:
+    se = np.sqrt(_variance(jack))
+    return Interval(jack.mean, se, *wilson(jack.mean, most, level), len(hits))
+  return share_interval(jack, most, level)
+
+
+def share_interval(
+  jack: Jackknife, most: float = np.inf, level: float = LEVEL
+) -> Interval:
+  """Wilson's interval of a share over prompts, as `clustered_share`.
+
+  Args:
+    jack: of a share, of comparisons or of other pairs.
+    most: the effective size without any dependence, if it is known.
+    level: confidence level.
+  """
+  share, variance = jack.mean, _variance(jack)
+  prompts = _effective(jack.shares)
+  if not np.isfinite(variance):
     ends = np.nan, np.nan
-  elif hits[weights > 0].min() == hits[weights > 0].max():
-    # The variance is 0 and tells nothing of the dependence: count the prompts,
-    # not their comparisons.
-    ends = wilson(share, prompts, level)
-  elif share * (1 - share) >= most * variance:
+  elif min(share, 1 - share) < 1e-12:
+    # All hits, or none: the variance is 0 and tells nothing of the dependence.
+    # Count the prompts, not their comparisons.
+    ends = wilson(round(share), prompts, level)
+  elif variance == 0 or share * (1 - share) >= most * variance:
     ends = wilson(share, most, level)
   else:
     ends = wilson(share, share * (1 - share) / variance, level, prompts - 1)
+  num = _num_prompts(jack.shares)
   return Interval(share, float(np.sqrt(variance)), *ends, num)
 
 

@@ -9,13 +9,14 @@ seeds and prompts. Every draw calls the functions that the tables call.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from dpo_jax.results import statistics
+from dpo_jax.results import labelled, statistics
 
 PROMPTS, SHARES, SEEDS = (0.94, 0.96), (0.94, 0.96), (0.93, 0.98)
 QUICK_DRAWS = 1_000
@@ -89,6 +90,24 @@ def shares(num, kind, copied, weighted=False, share=None):
   return Setting(f'share: {name}', SHARES, draw)
 
 
+def in_order(num, kind, gain, correlation=0.0):
+  """The share of labelled pairs in order; desirable rewards gain `gain`."""
+  prompts = np.repeat(np.arange(num), sizes(kind, num))
+  # Two normal values of variance 1 differ by one of variance 2.
+  truth = 0.5 * (1 + math.erf(gain / 2))
+
+  def draw(rng) -> bool:
+    label = rng.random(len(prompts)) < 0.5
+    reward = gain * label + _dependent(rng, prompts, correlation)
+    arrays = {'desirable': label, 'reward': reward}
+    jack = labelled.jackknife('rewards/accuracies', arrays, prompts)
+    got = statistics.share_interval(jack)
+    return got.low <= truth <= got.high
+
+  name = f'labels in order, {num} prompts of {kind}, gain {gain}'
+  return Setting(f'share: {name}, correlation {correlation}', SHARES, draw)
+
+
 def seeds(counts, num, kind, of_seeds, own, paired=True, binary=False):
   """A difference of two rows that have `counts` seeds.
 
@@ -144,6 +163,7 @@ def settings(full: bool) -> list[Setting]:
       over_prompts(100, 'one', 0, weighted=True),
       shares(40, '1 to 6', 1),
       shares(100, 'tail', 0.6),
+      in_order(100, 'one', 1.0),
       seeds((3, 3), 40, 'one', 0.6, 0.1),
       seeds((4, 4), 40, '2', 0.0, 0.3),
       seeds((3, 5), 40, 'one', 0.9, 0.1, paired=False),
@@ -163,6 +183,12 @@ def settings(full: bool) -> list[Setting]:
     for weighted in (False, True)
   ]
   found += [shares(num, '1 to 6', 1) for num in (20, 40)]
+  found += [
+    in_order(num, kind, gain, correlation)
+    for num in (100, 200)
+    for kind, correlation in (('one', 0), ('2', 0.5))
+    for gain in (0.5, 1.0, 2.0)
+  ]
   found += [
     seeds((count, count), num, 'one', of_seeds, own, paired)
     for count in (3, 4, 5, 7, 10)
