@@ -304,20 +304,18 @@ def _losses(objective, each, hyper, part: slice) -> dict[str, Array]:
   """
   total, num_pairs = 0.0, part.stop
   for loss in objective.losses:
-    _, values = each[loss.name]
-    if loss.kind == 'transport' or loss.normaliser in (
-      'chosen_tokens',
-      'lists',
-    ):
+    _, parts = each[loss.name]
+    if loss.kind == 'transport' or {'chosen_tokens', 'lists'} & parts.keys():
       return {}
+    values = sum(parts.values())
     if num_pairs is None:  # `part` is the labelled completions
-      if loss.normaliser != 'completions':
+      if 'completions' not in parts:
         return {}
       values = values[part]
     elif loss.view == 'completions':
       values = values[part] + values[num_pairs : 2 * num_pairs]
       # Divided by completions, of which a comparison has two.
-      if loss.normaliser == 'completions':
+      if 'completions' in parts:
         values = values / 2
     total = total + hyper[f'weight/{loss.name}'] * values
   return {'loss': total}

@@ -74,7 +74,7 @@ PUBLISHED = {
   'simpo_mistral_instruct': (SIMPO, 2.5, 2.5 * 0.1, 5e-7, 128, 1, *COSINE),
   'simpo_llama3_base': (SIMPO, 2, 2 * 0.5, 6e-7, 128, 1, *COSINE),
   'simpo_llama3_instruct': (SIMPO, 2.5, 2.5 * 0.55, 1e-6, 128, 1, *COSINE),
-  'mpo': ({'sigmoid': 0.8, 'bco_pair': 0.2, 'nll': 1}, 0.1, None)
+  'mpo': ({'sigmoid': 0.8, 'bco': 0.2, 'nll': 1}, 0.1, None)
   + (5e-7, 128, 1, *COSINE),
   'rpo': ({'sigmoid': 1, 'nll': 1}, 0.1, None, 5e-7, 128, 1, *COSINE),
 }

@@ -199,7 +199,8 @@ def _loss() -> Section:
   for key in catalogue.hyper_names():
     loss.add(key, number(None))
   for key, choices in catalogue.static_choices().items():
-    loss.add(key, choice(*choices, default=None))
+    is_flag = set(choices) == {True, False}
+    loss.add(key, flag(None) if is_flag else choice(*choices, default=None))
   for key in catalogue.switches():
     loss.add(key, flag(None))
   # Two of them, by narrower rules.

@@ -15,6 +15,7 @@ import importlib
 # The files with registered functions.
 FAMILIES = (
   'absolute',
+  'batch_options',
   'likelihood',
   'listwise',
   'options',

@@ -22,7 +22,8 @@ MIXES = {
     'Pang et al. 2024, arXiv:2404.19733; Liu et al. 2024, arXiv:2405.16436',
   ),
   'mpo': (
-    {'sigmoid': 0.8, 'bco_pair': 0.2, 'nll': 1.0},
+    # Its quality part has bco's reward shift; TRL's has not (bco_pair).
+    {'sigmoid': 0.8, 'bco': 0.2, 'nll': 1.0},
     'Wang et al. 2024, arXiv:2411.10442',
   ),
 }
@@ -52,6 +53,11 @@ _RECIPES = {
   'fdpo': 'sigmoid with config.loss.f_divergence=forward_kl',
   'wpo': 'sigmoid with config.loss.wpo=True',
   'beta_dpo': 'sigmoid with config.loss.beta_dpo=True',
+  **dict.fromkeys(('dr_dpo', 'drdpo'), 'sigmoid with config.loss.dr_dpo=True'),
+  **dict.fromkeys(
+    ('squaredpo', 'squared_po'),
+    'sigmoid with config.loss.f_divergence=squared',
+  ),
   'tr_dpo': 'sigmoid with config.loss.tr_dpo=True',
   'tdpo': 'tdpo1 or tdpo2',
   'ld_dpo': 'sigmoid with config.loss.ld_alpha=0.5',
@@ -185,7 +191,7 @@ def check_values(
         raise errors.refuse(
           f'config.loss.{key}',
           f'{value!r} is not allowed with {name}',
-          f'use one of {", ".join(choices)}',
+          f'use one of {", ".join(map(str, choices))}',
         )
       bounds = chosen[name].bounds.get(key)
       if bounds and not within(value, bounds):

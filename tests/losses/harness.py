@@ -80,7 +80,7 @@ def evaluate(name, scores, batch=None, options=(), **values):
   hyper-parameters and static choices that differ from the defaults.
   """
   hyper = losses.default_hyper({name: 1.0}, options, **values)
-  static = {k: v for k, v in values.items() if isinstance(v, str)}
+  static = {k: v for k, v in values.items() if isinstance(v, (str, bool))}
   run = _program(name, options, tuple(static.items()))
   return run(*scores, batch_of() if batch is None else batch, hyper)
 
