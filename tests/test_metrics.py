@@ -127,7 +127,8 @@ def test_a_mean_over_nothing_is_absent_and_scalars_stay():
 
 
 # Losses without a value per comparison: sorted, of lists, over tokens.
-WITHOUT = {'aot', 'aot_unpaired', 'infonca', 'nll', 'sft'}
+WITHOUT = {'aot', 'aot_unpaired', 'infonca', 'nll', 'plackett_luce', 'sft'}
+WITHOUT |= {'softmax'}
 # One loss of every kind, view and normaliser.
 ONE_OF_EACH = {
   (loss.kind, loss.view, loss.normaliser): loss.name
@@ -140,7 +141,7 @@ def gather(terms, batch):
   """(loss of a batch, its Examples); all log-ratios differ."""
   steps = np.arange(harness.NUM)
   policy, reference = harness.scores_of(
-    0.4 + steps, -0.3 - 0.1 * steps, policy=(-7.0 - steps, -11.0)
+    0.4 + steps, -0.3 - 0.1 * steps, policy=(-7.0 - steps, -11.0 - steps / 4)
   )
   objective = losses.make_objective(tuple(terms))
   hyper = losses.default_hyper(terms)
@@ -195,7 +196,7 @@ def test_saved_rewards_are_the_metrics_rewards(name):
   _, examples = gather(terms, batch)
   steps = np.arange(harness.NUM)
   policy, reference = harness.scores_of(
-    0.4 + steps, -0.3 - 0.1 * steps, policy=(-7.0 - steps, -11.0)
+    0.4 + steps, -0.3 - 0.1 * steps, policy=(-7.0 - steps, -11.0 - steps / 4)
   )
   sums = metrics.score_sums(
     losses.make_objective(tuple(terms)),

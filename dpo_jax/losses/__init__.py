@@ -16,6 +16,7 @@ import importlib
 FAMILIES = (
   'absolute',
   'batch_options',
+  'classifier',
   'likelihood',
   'listwise',
   'options',
@@ -23,6 +24,7 @@ FAMILIES = (
   'reference_free',
   'token_level',
   'transport',
+  'unlearning',
   'unpaired',
 )
 # {public name: the module that has it}
