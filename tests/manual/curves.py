@@ -27,7 +27,7 @@ LOGP = -2.5  # of a token under the reference, nats
 SCORES = (2.0, 0.0)  # of the data
 MARGIN = 0.5  # of the data
 KL = (1.0, 3.0)  # sums of KL(reference, policy), nats
-LOG_SUM_SQ = -1.5  # log of the sum of squared probabilities of a token
+LOG_SUM_SQ = -2.5  # log of the sum of squared probabilities of a token
 STEPS = np.arange(0, 2049, 8)  # of a run whose reference moves
 # Values that show an option, where its defaults would change nothing or only
 # a log-ratio of many nats: for f-divergences D is in nats.
@@ -50,7 +50,7 @@ def of_loss(name: str) -> list[Curve]:
   choices = [(key, value) for key, v in loss.static.items() for value in v]
   if not choices:
     return [curve(name, name)]
-  return [curve(value, name, **{key: value}) for key, value in choices]
+  return [curve(str(value), name, **{key: value}) for key, value in choices]
 
 
 def of_option(name: str) -> list[Curve]:
@@ -91,7 +91,7 @@ def curve(label: str, name: str, options=(), **values) -> Curve:
   """The curve of a loss with its options, hyper-parameters and choices."""
   loss = losses.get(name)
   hyper = losses.default_hyper({name: 1.0}, options, **values)
-  static = {k: v for k, v in values.items() if isinstance(v, str)}
+  static = {k: v for k, v in values.items() if isinstance(v, (str, bool))}
   objective = losses.make_objective((name,), static, options)
   # Of four comparisons only the first counts, unless the loss reads them all.
   weight = (1.0, *(float(objective.whole_batch),) * len(OTHERS))
@@ -135,9 +135,28 @@ def curve(label: str, name: str, options=(), **values) -> Curve:
   )
 
 
+def divisors(name: str) -> tuple[str, ...]:
+  """What the sums of the values of a loss are divided by, in its own words."""
+  objective, hyper = (
+    losses.make_objective((name,)),
+    losses.default_hyper({name: 1.0}),
+  )
+  zero = np.zeros(4)
+  parts = jax.eval_shape(
+    lambda scores: objective.values(*scores, harness.batch_of(), hyper)[name][
+      1
+    ],
+    _scores(zero, zero),
+  )
+  return tuple(parts)
+
+
 def divides(loss: records.Loss) -> bool:
   """Whether a loss divides log-ratios by lengths: then D is of these means."""
-  return 'a_w/|w|' in loss.formula
+  means = (
+    'a_w/|w|' in loss.formula or loss.static.get('reduction', 'x')[0] == 'mean'
+  )
+  return loss.reward == 'log_ratio' and means
 
 
 def moving_reference(name: str) -> tuple[np.ndarray, np.ndarray]:

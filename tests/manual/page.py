@@ -34,7 +34,8 @@ _DIVIDED_BY = {
   'comparisons': 'the weights of the comparisons',
   'chosen_tokens': "the batch's chosen tokens",
   'completions': 'the weights of the completions',
-  'labels': 'the completions of each label, apart',
+  'desirable': 'those of the desirable ones',
+  'undesirable': 'those of the undesirable ones',
   'lists': 'the weights of the prompts',
 }
 
@@ -200,9 +201,12 @@ def _links(names) -> str:
 
 
 def _divisor(loss) -> str:
-  """What the sum of the values is divided by; '' if the loss says it itself."""
-  words = _DIVIDED_BY.get(getattr(loss, 'normaliser', ''))
-  return f', the sum divided by {words}' if words else ''
+  """What the sums of a loss's values are divided by."""
+  words = [
+    _DIVIDED_BY.get(part, part.replace('_', ' '))
+    for part in curves.divisors(loss.name)
+  ]
+  return f', the sum divided by {" and, part by part, by ".join(words)}'
 
 
 def _relations(name: str) -> list[tuple[str, str]]:
@@ -231,8 +235,14 @@ def _hyper(its, doc) -> list[str]:
     for key, value in its.hyper.items()
   ]
   rows += [
-    (f'`{key}`', v[0], ', '.join(v), '-', doc.args.get(key, '').rstrip('.'))
-    for key, v in its.static.items()
+    (
+      f'`{key}`',
+      f'{choices[0]}',
+      ', '.join(map(str, choices)),
+      '-',
+      doc.args.get(key, '').rstrip('.'),
+    )
+    for key, choices in its.static.items()
   ]
   if not rows:
     return []
@@ -250,6 +260,8 @@ def _setting(its, base) -> str:
     'none': 'log pi/|y|',
   }
   reward = rewards.get(base.reward, f'{beta}{base.reward.replace("_", " ")}')
+  if 'reduction' in base.static and base is its:
+    reward = f'{reward} (mean) or {beta}a (sum)'
   given = curves.SHOWN.get(its.name, {})
   given = ', '.join(f'{k} = {v:g}' for k, v in given.items() if k == 'beta')
   text = (

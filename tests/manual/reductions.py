@@ -27,6 +27,8 @@ class Reduction(NamedTuple):
 
 ONE = {'weight': (1, 0, 0, 0)}
 EQUAL = {'tokens': (4.0, 4.0)}
+# Log-ratios that are the log-probabilities of harness.py: log ref is 0.
+UNIFORM = {'a_w': -7.0, 'a_l': -11.0}
 
 REDUCTIONS = (
   Reduction('robust', 'sigmoid', {'label_smoothing': 0.0}),
@@ -54,6 +56,7 @@ REDUCTIONS = (
     scores={'tokens': (1.0, 1.0)},
   ),
   Reduction('dpop', 'sigmoid', {'penalty': 0.0}),
+  Reduction('dpo_shift', 'sigmoid', {'rejected_weight': 1.0}),
   Reduction(
     'dpop', 'sigmoid', words='a_w >= 0', scores={'a_w': (0.5, 2.0, 3.0, 9.0)}
   ),
@@ -73,6 +76,30 @@ REDUCTIONS = (
     words='two answers and `alpha` near 0',
     data={'scores': (3.0, 1.0)},
   ),
+  Reduction('softmax', 'sigmoid', words='two answers'),
+  Reduction('plackett_luce', 'sigmoid', words='two answers'),
+  Reduction(
+    'slic_hf',
+    'hinge',
+    {'nll_weight': 0.0},
+    {'beta': 1.0},
+    words='`nll_weight=0`, `delta=1`, log ref 0 and beta 1',
+    scores=UNIFORM,
+  ),
+  Reduction(
+    'cpo',
+    'sigmoid',
+    {'alpha': 0.0},
+    words='`alpha=0` and log ref 0',
+    scores=UNIFORM,
+  ),
+  Reduction(
+    'simpo',
+    'sigmoid_norm',
+    {'gamma': 0.0},
+    words='`gamma=0` and log ref 0',
+    scores=UNIFORM,
+  ),
   Reduction('alphapo', 'simpo', {'alpha': 0.0}),
   Reduction('tdpo1', 'sigmoid', words='K_w = K_l', scores={'kl': (0.7, 0.7)}),
   Reduction('tdpo2', 'sigmoid', {'alpha': 0.0}),
@@ -83,6 +110,9 @@ REDUCTIONS = (
     'f_divergence',
     'sigmoid',
     {'f_divergence': 'alpha_divergence', 'f_alpha': 1.0},
+  ),
+  Reduction(
+    'dr_dpo', 'sigmoid', {'dr_beta': 1e6}, words='`dr_beta` to infinity'
   ),
   Reduction('beta_dpo', 'sigmoid', {'beta_dpo_a': 0.0, 'beta_dpo_rho': 0.0}),
   Reduction(
