@@ -61,12 +61,12 @@ def test_the_text_of_a_page_is_current(name):
 
 
 def sample() -> list[str]:
-  """The first loss of each view and kind, the first option of each change."""
+  """The first loss of each view, an option of it, one of the reference."""
   first = {}
   for name in NAMES:
     its = page.entry(name)
     is_loss = name in losses.names()
-    key = (its.view, its.kind) if is_loss else its.changes
+    key = its.view if is_loss else its.changes == 'reference'
     first.setdefault(key, name)
   return list(first.values())
 

@@ -58,7 +58,9 @@ def of_option(name: str) -> list[Curve]:
   option, loss = losses.get_option(name), base(name)
   shown = SHOWN.get(name, {})
   known = (*losses.get(loss).hyper, *losses.get(loss).static)
-  curves = [curve(loss, loss, **{k: v for k, v in shown.items() if k in known})]
+  shown_of_loss = {k: v for k, v in shown.items() if k in known}
+  whole = 'whole_batch' in option.needs
+  curves = [curve(loss, loss, whole=whole, **shown_of_loss)]
   for label, values in settings(option):
     curves.append(curve(label, loss, (name,), **{**shown, **values}))
   return curves
@@ -87,14 +89,23 @@ def settings(option: records.Option) -> list[tuple[str, dict]]:
   return shown
 
 
-def curve(label: str, name: str, options=(), **values) -> Curve:
-  """The curve of a loss with its options, hyper-parameters and choices."""
+def curve(label: str, name: str, options=(), *, whole=False, **values) -> Curve:
+  """The curve of a loss with its options, hyper-parameters and choices.
+
+  Args:
+    label: of the curve.
+    name: of the loss.
+    options: names of options.
+    whole: whether the batch has other comparisons though nothing reads them.
+    **values: hyper-parameters and choices that differ from their defaults.
+  """
   loss = losses.get(name)
   hyper = losses.default_hyper({name: 1.0}, options, **values)
   static = {k: v for k, v in values.items() if isinstance(v, (str, bool))}
   objective = losses.make_objective((name,), static, options)
   # Of four comparisons only the first counts, unless the loss reads them all.
-  weight = (1.0, *(float(objective.whole_batch),) * len(OTHERS))
+  others = float(whole or objective.whole_batch)
+  weight = (1.0, *(others,) * len(OTHERS))
   batch = harness.batch_of(scores=SCORES, margin=MARGIN, weight=weight)
 
   chosen, rejected = _sides(

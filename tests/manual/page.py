@@ -172,6 +172,9 @@ def _facts(its) -> list[tuple[str, str]]:
   """What the registry says of a loss or an option, as (key, value)."""
   needs = [records.NEEDS[need] for need in records.NEEDS if need in its.needs]
   facts = [('Source', link(its.paper))]
+  aliases = [name for name, own in rules._ALIASES.items() if own == its.name]
+  if aliases:
+    facts.append(('Called elsewhere', ', '.join(f'`{a}`' for a in aliases)))
   if its.name in losses.names():
     takes = [
       option

@@ -4,12 +4,14 @@ Comes in: titles and points. Goes out: the text of an SVG file, the same for
 the same numbers on any machine. Draws with no library.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
 COLOURS = ('#1f77b4', '#d55e00', '#009e73', '#aa3377', '#777777')
 WIDTH, HEIGHT = 330, 220  # of a panel, pixels
 LEFT, RIGHT, TOP, BOTTOM = 48, 14, 46, 36  # margins of its axes
+DASHES = ('none', '7 3', '3 3', '8 3 2 3', '1 3')  # so that none hides another
 NUM_TICKS = 5  # at most
 
 
@@ -93,7 +95,8 @@ def _panel(panel: Panel) -> list[str]:
     f'text-anchor="middle">{panel.x_label}</text>'
   )
   at = LEFT
-  for line, colour in zip(panel.lines, COLOURS, strict=False):
+  styles = itertools.cycle(zip(COLOURS, DASHES))
+  for line, (colour, dashes) in zip(panel.lines, styles):
     path = ' '.join(
       f'{x_of(x):.1f},{y_of(y):.1f}'
       for x, y in zip(line.xs, line.ys)
@@ -101,7 +104,7 @@ def _panel(panel: Panel) -> list[str]:
     )
     parts.append(
       f'<polyline points="{path}" fill="none" stroke="{colour}" '
-      'stroke-width="1.8"/>'
+      f'stroke-width="1.8" stroke-dasharray="{dashes}"/>'
     )
     if panel.has_legend:
       label = f'<text x="{at:g}" y="32" fill="{colour}">{line.label}</text>'
