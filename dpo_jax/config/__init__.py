@@ -11,6 +11,7 @@ from dpo_jax.config.chosen import (
   proportions,
   row_needs,
   schedule_options,
+  scored_for,
   source_names,
   template_args,
 )
@@ -41,6 +42,7 @@ __all__ = [
   'resolve',
   'row_needs',
   'schedule_options',
+  'scored_for',
   'shrink',
   'source_names',
   'template_args',

@@ -142,7 +142,16 @@ def _check_loss_keys(config: ConfigDict, used: tuple[str, ...]) -> None:
 
 def _check_reference(config: ConfigDict) -> None:
   mode = config.reference.mode
-  losses = {name: catalogue.read()[name] for name in chosen.loss_terms(config)}
+  known = {**catalogue.read(), **catalogue.read_options()}
+  for name in chosen.scored_for(config):
+    if name not in known:
+      raise errors.refuse(
+        'config.eval.score_for',
+        f'there is no loss and no option {name!r}',
+        f'{loss_rules.hint(name, known)}use any of {", ".join(known)}',
+      )
+  losses = [*chosen.loss_terms(config), *chosen.scored_for(config)]
+  losses = {name: known[name] for name in losses}
   needing = [n for n, loss in losses.items() if 'reference' in loss.needs]
   if needing and mode == 'none':
     raise errors.refuse(
@@ -162,8 +171,7 @@ def _check_reference(config: ConfigDict) -> None:
       f"{config.reference.init_from!r} is not used with reference.mode 'none'",
       'leave it empty, or use params',
     )
-  options = chosen.loss_options(config)
-  transforms = {name: catalogue.read_options()[name] for name in options}
+  transforms = {name: known[name] for name in chosen.loss_options(config)}
   loss_rules.check_reference(mode, losses, transforms)
 
 

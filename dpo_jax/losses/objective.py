@@ -28,7 +28,9 @@ class Objective:
   """The losses of a run; hashable, so that equal objectives share compiles."""
 
   terms: tuple[str, ...]  # names of the losses that are summed
-  static: tuple[tuple[str, str], ...] = ()  # choices such as ipo's reduction
+  static: tuple[
+    tuple[str, str | bool], ...
+  ] = ()  # choices such as ipo's reduction
   options: tuple[str, ...] = ()  # names of the options that are on
 
   def __call__(
@@ -295,7 +297,7 @@ class Objective:
 
 def make_objective(
   terms: tuple[str, ...],
-  static: Mapping[str, str] | None = None,
+  static: Mapping[str, str | bool] | None = None,
   options: tuple[str, ...] = (),
 ) -> Objective:
   """Makes the objective of the named losses and options.
@@ -321,7 +323,7 @@ def make_objective(
 def default_hyper(
   terms: Mapping[str, float],
   options: tuple[str, ...] = (),
-  **values: float | str,
+  **values: float | str | bool,
 ) -> dict[str, Array]:
   """Hyper-parameters of terms and options: defaults, overridden by `values`.
 
@@ -344,6 +346,6 @@ def default_hyper(
   hyper = {}
   for entry in (*losses.values(), *chosen.values()):
     hyper |= entry.hyper
-  hyper |= {k: v for k, v in values.items() if not isinstance(v, str)}
+  hyper |= {k: v for k, v in values.items() if not isinstance(v, (str, bool))}
   hyper |= {f'weight/{name}': weight for name, weight in terms.items()}
   return {k: jnp.asarray(v, jnp.float32) for k, v in hyper.items()}

@@ -17,12 +17,15 @@ NEEDS = {
   'whole_batch': 'the whole batch at once',
   'margin': "the data's margin column",
   'scores': "the data's score of every completion",
+  'score_order': 'the higher score on the chosen answer; others are counted',
+  'reference_scores': "scores of the reference's own answers to each prompt",
   'labels': 'completions that are desirable or not',
   'mismatched': "every prompt scored with another prompt's answer",
   'state': 'running means in the checkpoint',
   'heads': 'sums over the first tokens',
   'sum_sq_probs': 'sum of squared probabilities per token',
   'distributions': "the reference's full distribution per token",
+  'tilted': 'the policy, moved away from the reference and toward it',
 }
 # The first argument of a loss (PairScores, LabelledScores, ListScores of
 # views.py), and what sums of its values are divided by, over the global batch:
@@ -31,7 +34,7 @@ NEEDS = {
 # returns an array, which its `normaliser` divides, or parts that are added,
 # {divisor: array}. {view: divisors, the default normaliser first}
 DIVISORS = {
-  'comparisons': ('comparisons', 'chosen_tokens'),
+  'comparisons': ('comparisons', 'chosen_tokens', 'best_tokens'),
   'completions': ('completions', 'desirable', 'undesirable'),
   'lists': ('lists',),
 }
@@ -69,7 +72,7 @@ class Loss(NamedTuple):
   paper: str  # citation with equation
   formula: str  # one line, for the table in docs/losses.md
   hyper: Mapping[str, float]  # traced hyper-parameters and their defaults
-  static: Mapping[str, tuple[str, ...]]  # choices, the default first
+  static: Mapping[str, tuple]  # choices, the default first
   needs: frozenset[str] = frozenset()  # subset of NEEDS
   view: str = 'comparisons'  # key of DIVISORS: the first argument of fn
   kind: str = 'other'  # one of KINDS: which options apply
@@ -97,7 +100,7 @@ class Option(NamedTuple):
   changes: str  # one of CHANGES
   accepts: tuple[str, ...]  # kinds of losses; the others are refused
   hyper: Mapping[str, float]  # as in Loss
-  static: Mapping[str, tuple[str, ...]]  # as in Loss
+  static: Mapping[str, tuple]  # as in Loss
   needs: frozenset[str] = frozenset()  # subset of NEEDS
   bounds: Mapping[str, str] = {}  # as in Loss
   only_with: Mapping[str, tuple[str, str]] = {}  # keyword: (choice key, choice)
@@ -119,7 +122,7 @@ def make_loss(
     name: the function's name.
     fields: keywords of `@register(...)`: fields of Loss, `needs` as a tuple.
     keywords: the function's keyword-only arguments: a float default makes a
-      traced hyper-parameter, a Literal annotation a static choice.
+      traced hyper-parameter, a Literal annotation or a bool a static choice.
     fn: the function itself, if it was imported.
 
   Raises:
@@ -166,6 +169,8 @@ def _prepared(
       raise ValueError(f'{name}: {key} has no default')
     if isinstance(default, float):
       hyper[key] = default
+    elif isinstance(default, bool):
+      static[key] = (default, not default)
     elif default in choices:
       others = tuple(choice for choice in choices if choice != default)
       static[key] = (default, *others)

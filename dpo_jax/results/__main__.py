@@ -13,6 +13,7 @@ input, with one line on stderr. Trains nothing and runs no model.
 """
 
 import argparse
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -107,7 +108,9 @@ def _report(paths: Sequence[str], out: str, metrics) -> int:
 
 
 def _recompute(options: argparse.Namespace) -> int:
-  # Imports jax: tables need none.
+  # Imports jax, which tables do not need, and needs no accelerator: another
+  # process may be training on it.
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   from dpo_jax.results import recompute
 
   settings = recompute.parse(options.recompute)

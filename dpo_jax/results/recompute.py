@@ -12,8 +12,9 @@ whole held-out set, and run/held_out.py does in an evaluation what it does here.
 import csv
 import io
 import itertools
+import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ from dpo_jax.run import held_out as held_out_lib
 from dpo_jax.run import loss_config
 from dpo_jax.run.held_out import HeldOut
 from dpo_jax.storage import example_file
+from dpo_jax.types import InputError
 
 _FLAG = '--recompute'
 # {need of a loss: whether the scores of a set serve it}
@@ -39,13 +41,14 @@ _HAS = {
   'heads': lambda scored: scored.policy.heads_2P is not None,
   'sum_sq_probs': lambda scored: scored.policy.log_sum_sq_probs is not None,
   'distributions': lambda scored: scored.policy.kl is not None,
+  'tilted': lambda scored: scored.policy.away is not None,
 }
 
 
 class Line(NamedTuple):
   """One evaluation under one setting."""
 
-  run: str  # path from the current folder
+  run: str  # path, from the current folder if it is inside
   evaluation: str  # name of the file in per_example/
   setting: dict[str, str]  # key of --recompute -> value, as text
   metrics: dict[str, float]  # all that metrics.jsonl would hold
@@ -93,11 +96,15 @@ def recompute(
     settings: from `parse`. Without `loss` they change the run's own losses;
       with it, keys that are not given have the defaults of that loss.
 
+  Returns:
+    The lines, in the order of the runs. An evaluation that did not compute what
+    a loss needs is left out, with a note, if another one did.
+
   Raises:
-    InputError: a run without scores, or scores that a loss needs and that its
-      evaluation did not compute.
+    InputError: a run without scores, or a loss that needs what no evaluation
+      computed.
   """
-  lines = []
+  lines, left_out = [], {}
   for run in collect.collect(paths):
     folder = run.path / 'per_example'
     names = sorted(folder.glob('*.npz'), key=_order)
@@ -112,13 +119,23 @@ def recompute(
       for setting in settings:
         config = _configure(run, setting)
         objective, hyper = loss_config.make(config)
-        _check(objective, scored, columns, path)
+        try:
+          _check(objective, scored, columns, path)
+          _check_epsilon(objective, hyper, run, path)
+        except InputError as error:
+          left_out.setdefault(json.dumps(setting), []).append(error)
+          continue
         numbers, notes = _state(objective, state)
         metrics, _ = held_out_lib.measure(
           objective, jax.device_get(hyper), scored, numbers
         )
-        name = run.path.as_posix()
-        lines.append(Line(name, path.stem, setting, metrics, notes))
+        lines.append(Line(_name(run), path.stem, setting, metrics, notes))
+  done = {json.dumps(line.setting) for line in lines}
+  for setting, problems in left_out.items():
+    if setting not in done:
+      raise problems[0]
+    notes = lines[0].notes + tuple(f'left out: {each}' for each in problems)
+    lines[0] = lines[0]._replace(notes=notes)
   return lines
 
 
@@ -166,6 +183,13 @@ def _rows(lines, chosen, form: str) -> list[list[str]]:
     setting = [line.setting[key] for key in keys]
     rows.append([line.run, line.evaluation, *setting, *texts])
   return rows
+
+
+def _name(run: collect.Run) -> str:
+  """The run's path, from the current folder if it is inside."""
+  here = pathlib.Path.cwd()
+  is_inside = run.path.is_relative_to(here)
+  return (run.path.relative_to(here) if is_inside else run.path).as_posix()
 
 
 def _order(path: pathlib.Path) -> tuple:
@@ -222,10 +246,25 @@ def _check(
           path,
           f'{entry.name} needs {records.NEEDS[need]}, which the evaluation of '
           "this run's losses did not compute",
-          'a run whose losses need it too, or a loss that does without',
+          f'evaluate with --config.eval.score_for={entry.name}',
         )
   chosen = {loss.name: loss for loss in objective.losses}
   rules.check_data(chosen, columns, str(path))
+
+
+def _check_epsilon(
+  objective: Objective, hyper: Mapping[str, Any], run: collect.Run, path: Any
+) -> None:
+  """Refuses another epsilon than that of the saved tilted sums."""
+  wanted = loss_config.epsilon(objective, hyper)
+  _, own = loss_config.make(_configure(run, {}))
+  if wanted is not None and wanted != loss_config.epsilon(objective, own):
+    raise errors.refuse(
+      path,
+      f'epsilon {wanted:g} needs sums that were computed with '
+      f'{loss_config.epsilon(objective, own):g}',
+      'leave epsilon out, or train with the other one',
+    )
 
 
 def _state(

@@ -36,6 +36,7 @@ class Job(NamedTuple):
   base: Placed | None  # of the frozen weights under an adapter, as stored
   mesh: jax.sharding.Mesh
   objective: losses.Objective
+  scored: losses.Objective  # what the scores of an evaluation serve
   hyper: dict[str, jax.Array]  # float32 scalars; traced, so one compile
   optimizer: Any  # optax transformation
   shardings: TrainState  # NamedSharding per leaf
@@ -75,12 +76,17 @@ def build(
   is_planned = isinstance(mesh, jax.sharding.AbstractMesh)
   objective, hyper = _make_objective(config, inputs)
   num_steps = _count_steps(config, inputs.train)
-  train_plan, eval_plan = _make_plans(config, inputs, mesh, objective)
+  scored = loss_config.with_names(objective, config_lib.scored_for(config))
+  train_plan, eval_plan = _make_plans(config, inputs, mesh, objective, scored)
+  # A constant of the evaluation step.
+  epsilon = loss_config.epsilon(scored, hyper)
   programs = shared.get(
     config,
     'programs',
-    (num_steps, is_planned),
-    lambda: _make_programs(config, inputs, mesh, objective, num_steps),
+    (num_steps, is_planned, epsilon),
+    lambda: _make_programs(
+      config, inputs, mesh, objective, scored, epsilon, num_steps
+    ),
   )
   return Job(
     config=config,
@@ -99,7 +105,13 @@ def build(
 
 
 def _make_programs(
-  config: ConfigDict, inputs: Inputs, mesh, objective, num_steps: int
+  config: ConfigDict,
+  inputs: Inputs,
+  mesh,
+  objective: losses.Objective,
+  scored: losses.Objective,
+  epsilon: float | None,
+  num_steps: int,
 ) -> dict[str, Any]:
   """The fields of a Job that do not depend on traced numbers."""
   model = decoder.make_model(
@@ -115,15 +127,19 @@ def _make_programs(
   replicated = sharding.replicated(mesh)
   # Training needs no entropy; evaluation reports it.
   make_score = functools.partial(
-    _make_score, model, objective, config.precision.head_chunk, mesh
+    _make_score, model, chunk=config.precision.head_chunk, mesh=mesh
   )
   step = train_step.make_train_step(
-    make_score(),
+    make_score(objective),
     objective,
     optimizer,
     _make_schedule(config, num_steps),
   )
-  eval_step = train_step.make_eval_step(make_score(('entropy',)), objective)
+  eval_step = train_step.make_eval_step(
+    make_score(scored, wanted=('entropy',)),
+    scored,
+    epsilon,
+  )
   score = scoring.make_score(
     model, chunk=config.precision.head_chunk, mesh=mesh
   )
@@ -133,6 +149,7 @@ def _make_programs(
     base=_place_base(config, mesh, model, weights) if inputs.adapter else None,
     mesh=mesh,
     objective=objective,
+    scored=scored,
     optimizer=optimizer,
     shardings=state.shardings,
     abstract=state.abstract,
@@ -303,10 +320,9 @@ def _place_state(config, inputs, mesh, model, optimizer, objective) -> Placed:
   )
 
 
-def _make_plans(config, inputs: Inputs, mesh, objective):
+def _make_plans(config, inputs: Inputs, mesh, objective, scored):
   """The plans of training and of evaluation; None for a part not read."""
   data, model = config.data, inputs.model
-  is_mismatched = 'mismatched' in objective.needs
   longest = data.max_length
   if model.learned_positions:
     longest = min(longest, model.max_positions)
@@ -315,14 +331,19 @@ def _make_plans(config, inputs: Inputs, mesh, objective):
     'layout': data.layout,
     'row_multiple': sharding.row_multiple(mesh),
     'max_shapes': data.max_shapes,
-    'mismatched_length': longest if is_mismatched else 0,
+    'weigh_prompts': data.weigh_prompts,
   }
+
+  def mismatched_length(objective):
+    return longest if 'mismatched' in objective.needs else 0
+
   train = inputs.train and pipeline.make_plan(
     inputs.train.store.table,
     seed=config.seed,
     batch_size=config.train.batch_size,
     microbatches=config.train.microbatches,
     indices=inputs.train.indices,
+    mismatched_length=mismatched_length(objective),
     **common,
   )
   # Evaluation runs in the order of the data: it is the same for every seed.
@@ -332,6 +353,7 @@ def _make_plans(config, inputs: Inputs, mesh, objective):
     batch_size=config.eval.batch_size,
     shuffle=False,
     indices=inputs.evaluation.indices,
+    mismatched_length=mismatched_length(scored),
     # At most two row counts: each one compiles the evaluation step again.
     **(common | {'max_shapes': min(2, data.max_shapes)}),
   )

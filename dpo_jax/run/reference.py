@@ -75,7 +75,7 @@ def _make(job: Job, cache_dir: pathlib.Path, poll) -> _Made:
     taken.append((key, job.take_weights(key, params)))
 
   seen = job._replace(take_weights=take)
-  needed = job.objective.needs_reference
+  needed = job.scored.needs_reference
   reference = weights.frozen(seen, with_reference=needed)
   if job.config.reference.mode != 'cache' or not needed:
     return _Made(reference, {}, taken)

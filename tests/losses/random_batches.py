@@ -28,11 +28,13 @@ def make(num=200, pairs=5, seed=0):
     fields |= {f'policy_{name}': policy, f'reference_{name}': reference}
     fields[f'score_{name}'] = rng.integers(0, 4, shape).astype(float)
     fields[f'{name}_aligned'] = count * rng.normal(0, 0.5, shape)
+    for tilt in ('away', 'toward'):
+      fields[f'{name}_{tilt}'] = rng.choice([-0.5, 0.0, 0.25, 1.0], shape)
   # Ties: policy and reference agree, or both log-ratios do.
   for name in ('chosen', 'rejected'):
     fields[f'policy_{name}'][:, 1] = fields[f'reference_{name}'][:, 1]
   gap = fields['policy_chosen'] - fields['reference_chosen']
-  fields['policy_rejected'][:, 2] = (fields['reference_rejected'] + gap)[:, 2]
+  fields['reference_rejected'][:, 2] = (fields['policy_rejected'] - gap)[:, 2]
   weight = rng.uniform(0.2, 3, shape) * (rng.random(shape) < 0.8)
   weight[0] = 0
   return fields | {'weight': weight}
@@ -48,7 +50,7 @@ def ours(fields, terms, options=(), state=None, **values):
     state: the loss state before the batch; default: that of a first step.
     **values: hyper-parameters and static choices.
   """
-  static = {k: v for k, v in values.items() if isinstance(v, str)}
+  static = {k: v for k, v in values.items() if isinstance(v, (str, bool))}
   objective = losses.make_objective(tuple(terms), static, tuple(options))
   with jax.enable_x64(True):
     losses.default_hyper(terms, tuple(options), **values)  # checks them
@@ -126,11 +128,14 @@ def _scores(fields, needs):
       '{}_tokens',
       'score_{}',
       '{}_aligned',
+      *(('{}_away', '{}_toward') if 'tilted' in needs else ()),
     )
   }
   policy = types.CompletionScores(both['policy_{}'], both['{}_tokens'])
   if 'sum_sq_probs' in needs:
     policy = policy._replace(log_sum_sq_probs=policy.logps - both['{}_aligned'])
+  if 'tilted' in needs:
+    policy = policy._replace(away=both['{}_away'], toward=both['{}_toward'])
   reference = types.CompletionScores(both['reference_{}'], both['{}_tokens'])
   batch = types.Batch(
     rows=None,

@@ -79,7 +79,7 @@ def test_the_published_mixes_can_be_made():
   for terms, source in losses.MIXES.values():
     losses.make_objective(tuple(terms))
     assert 'arXiv' in source
-  assert losses.MIXES['mpo'][0] == {'sigmoid': 0.8, 'bco_pair': 0.2, 'nll': 1}
+  assert losses.MIXES['mpo'][0] == {'sigmoid': 0.8, 'bco': 0.2, 'nll': 1}
 
 
 def test_unknown_names_and_unused_hyper_are_refused():

@@ -13,7 +13,8 @@ import toy
 import dpo_jax
 from dpo_jax import losses, scoring, train_step
 from dpo_jax import main as main_lib
-from dpo_jax.run import evaluate, weights
+from dpo_jax.results import recompute
+from dpo_jax.run import evaluate, held_out, weights
 from dpo_jax.run import job as job_lib
 
 TERMS = {'sigmoid': 1.0, 'nll': 0.25}
@@ -110,6 +111,34 @@ def test_every_value_is_saved_with_its_record_and_prompt(tmp_path):
   np.testing.assert_allclose(loss, metrics['loss'], rtol=1e-5)
 
 
+def test_an_evaluation_can_score_for_other_losses(tmp_path):
+  names = 'kto,tdpo2,wpo,ld_alpha'
+  job = commands.build(tmp_path, [('eval.score_for', names)])
+  assert job.eval_plan.is_mismatched and not job.train_plan.is_mismatched
+  assert job.objective.terms == ('sigmoid',)
+  part = job.inputs.evaluation
+  reference = weights.frozen(job, with_reference=True)
+  policy = jax.tree.map(lambda leaf: 1.1 * leaf, reference.weights)
+  batches = job_lib.batch_source(job, job.eval_plan, part)
+  metrics, saved = evaluate.evaluate(job, policy, reference, batches)
+  scored, _ = held_out.from_arrays(saved.whole, 'x')
+  hyper = jax.device_get(job.hyper)
+  # The further scores change no metric of the run's own loss.
+  assert held_out.measure(job.objective, hyper, scored)[0] == metrics
+  assert scored.policy.heads_2P.shape == (2, 16)
+  assert (scored.policy.kl[scored.batch.mismatched == 0] > 0).all()
+  assert (scored.policy.log_sum_sq_probs < 0).all()
+  for name, options in (
+    ('kto', ()),
+    ('tdpo2', ()),
+    ('sigmoid', ('wpo', 'ld_alpha')),
+  ):
+    objective = losses.make_objective((name,), options=options)
+    hyper = losses.default_hyper({name: 1.0}, options)
+    got, _ = held_out.measure(objective, jax.device_get(hyper), scored)
+    assert got['loss'] > 0
+
+
 @pytest.mark.parametrize(
   'source,name',
   [
@@ -170,6 +199,15 @@ def test_each_evaluation_stays_beside_the_runs_own(tmp_path, capsys):
     )
   for name, data in own.items():
     assert (run / 'per_example' / name).read_bytes() == data
+  # Every evaluation can be computed again from its file, to the last bit.
+  lines = recompute.recompute([str(run)], recompute.parse('beta=0.1'))
+  reported = {
+    f'eval_{step}': {
+      k: v[i] for k, v in record.metrics['eval'].items() if k != 'step'
+    }
+    for i, step in enumerate(record.metrics['eval']['step'])
+  } | {name: facts['metrics'] for name, facts in record.evaluations.items()}
+  assert {line.evaluation: line.metrics for line in lines} == reported
   # The run's own data again gives the run's own numbers.
   assert measure() == pytest.approx(
     {k: v[-1] for k, v in record.metrics['eval'].items() if k != 'step'},

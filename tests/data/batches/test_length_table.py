@@ -34,6 +34,15 @@ def test_columns_are_those_of_the_records_that_are_used():
   assert columns(records, range(4)) == every
 
 
+def test_reference_scores_are_given_by_every_record_or_by_none():
+  records = [
+    record(1, 1, labels=(False,), quantiles=(0.5,)),
+    record(1, 1, labels=(False,)),
+  ]
+  assert columns(records, [0]) == {'labels', 'reference_scores'}
+  assert columns(records, [0, 1]) == {'labels'}
+
+
 def test_the_longest_text_is_a_prompt_with_one_completion():
   table = length_table.make_table([record(5, 2, 3), record(1, 6), record(9, 9)])
   assert length_table.longest_text(table, [0]) == 5 + 3
