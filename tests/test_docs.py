@@ -194,6 +194,10 @@ def check(words: tuple[str, ...]) -> None:
   elif program.startswith('scripts/'):
     for recorded in record(*words):
       check(('python', *recorded))
+  elif program == 'sbatch':
+    script = next(word for word in rest if not word.startswith('-'))
+    assert (pages.ROOT / script).is_file(), script
+    check(('python', '-m', 'dpo_jax.main', *rest[rest.index(script) + 1 :]))
   elif program not in ('python', '$PYTHON'):
     raise AssertionError(f'{program}: teach tests/test_docs.py to check it')
   elif rest[0] == '-m':

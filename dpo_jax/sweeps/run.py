@@ -171,6 +171,7 @@ class Loop:
   def _run_together(self, group: list[Point]) -> None:
     """Trains what is free of one graph in one program."""
     stacked = importlib.import_module('dpo_jax.sweeps.stacked')
+    program = importlib.import_module('dpo_jax.sweeps.program')
     shared = importlib.import_module('dpo_jax.run.shared')
     with contextlib.ExitStack() as held:
       own = []
@@ -190,7 +191,7 @@ class Loop:
         shared.Shared(
           self._folder.cache_dir,
           self._folder.path.name,
-          stacked.one_device(),
+          program.one_device(),
         ),
         self._mode,
         self._say,

@@ -26,11 +26,11 @@ from dpo_jax.run import job as job_lib
 from dpo_jax.run import session as sessions
 from dpo_jax.run.preemption import Diverged, Preempted
 from dpo_jax.run.shared import Shared
+from dpo_jax.sweeps import program
 from dpo_jax.sweeps.folder import Folder
 from dpo_jax.sweeps.points import Point
-from dpo_jax.types import MESH_AXES, Frozen, InputError, TrainState
+from dpo_jax.types import Frozen, InputError, TrainState
 
-_AXIS = 'sweep'  # of the stacked arrays
 _TRIALS = 3  # steps that `auto` measures of each way, after the compile
 
 
@@ -45,12 +45,6 @@ class Variant(NamedTuple):
 
 class Failures(dict):
   """{name of a point: (line, exit code)} of those that ended early."""
-
-
-def one_device() -> jax.sharding.Mesh:
-  """The mesh of every point of a stack: no point is split over devices."""
-  first = np.array(jax.devices()[:1])
-  return jax.sharding.Mesh(first.reshape((1,) * len(MESH_AXES)), MESH_AXES)
 
 
 def check(job: job_lib.Job, how: str) -> None:
@@ -80,7 +74,7 @@ def train_points(
   Args:
     listed: the points, claimed by this process.
     folder: of the sweep.
-    shared: of this graph; its mesh is `one_device()`.
+    shared: of this graph; its mesh is `program.one_device()`.
     how: 'map', 'vmap', or 'auto', which measures both.
     say: takes one line.
 
@@ -173,10 +167,10 @@ class _Stack:
     # Every device gets equally many points; the last ones may be repeated.
     self._num_devices = min(len(devices), len(variants))
     self._mesh = jax.sharding.Mesh(
-      np.array(devices[: self._num_devices]), (_AXIS,)
+      np.array(devices[: self._num_devices]), (program.AXIS,)
     )
     self._size = -(-len(variants) // self._num_devices) * self._num_devices
-    self._split = NamedSharding(self._mesh, PartitionSpec(_AXIS))
+    self._split = NamedSharding(self._mesh, PartitionSpec(program.AXIS))
     self._whole = NamedSharding(self._mesh, PartitionSpec())
     self._reference = jax.device_put(reference, self._whole)
     # The copy on the first device, where points are evaluated and saved.
@@ -281,7 +275,7 @@ class _Stack:
     if self._is_common:
       return jax.device_put(made.popitem()[1], self._whole), plans
     rows = max(batch.rows.tokens.shape[1] for batch in made.values())
-    padded = {seed: _padded(batch, rows) for seed, batch in made.items()}
+    padded = {seed: program.padded(batch, rows) for seed, batch in made.items()}
     each = [padded[run.job.config.seed] for run in runs]
     each += [each[-1]] * (self._size - len(each))
     stacked = jax.tree.map(lambda *x: np.stack(x), *each)
@@ -335,11 +329,20 @@ class _Stack:
           state = self._of(stack, i, variant.run.job.shardings)
           train.save(variant.run, state, self._own, step)
 
+  def _make(self, way: str, donates: bool = True) -> Callable:
+    return program.make_step(
+      self._job.step,
+      self._mesh,
+      way,
+      is_common=self._is_common,
+      donates=donates,
+    )
+
   def _choose(self, stack, step: int) -> None:
     """Compiles the step; `auto` measures the ways, and takes the faster."""
-    ways = ('map', 'vmap') if self._how == 'auto' else (self._how,)
+    ways = program.WAYS if self._how == 'auto' else (self._how,)
     if len(ways) == 1 or step >= self._job.num_steps:
-      self._step = self._make(ways[0], donates=True)
+      self._step = self._make(ways[0])
       return
     batch, _ = self._batch(step)
     seconds = {}
@@ -356,46 +359,7 @@ class _Stack:
     best = min(seconds, key=seconds.get)
     each = ', '.join(f'{way} {s:.3f} s' for way, s in seconds.items())
     self._say(f'one update of {len(self._variants)} points: {each}; {best}')
-    self._step = self._make(best, donates=True)
-
-  def _make(self, way: str, donates: bool) -> Callable:
-    """Jits `step(stack, reference, batch, hyper) -> (stack, metrics)`."""
-    step, is_common = self._job.step, self._is_common
-
-    def on_device(stack, reference, batch, hyper):
-      def one(state, own, numbers):
-        return step(state, reference, own, numbers)
-
-      if way == 'vmap':
-        axis = None if is_common else 0
-        return jax.vmap(one, in_axes=(0, axis, 0))(stack, batch, hyper)
-      if is_common:
-        return jax.lax.map(
-          lambda each: one(each[0], batch, each[1]), (stack, hyper)
-        )
-      return jax.lax.map(lambda each: one(*each), (stack, batch, hyper))
-
-    split, whole = PartitionSpec(_AXIS), PartitionSpec()
-    spread = jax.shard_map(
-      on_device,
-      mesh=self._mesh,
-      in_specs=(split, whole, whole if is_common else split, split),
-      out_specs=(split, split),
-      check_vma=False,
-    )
-    return jax.jit(spread, donate_argnums=0 if donates else ())
-
-
-def _padded(batch: types.Batch, rows: int) -> types.Batch:
-  """The batch with as many rows in each microbatch; new ones are empty."""
-  missing = rows - batch.rows.tokens.shape[1]
-
-  def pad(array, value=0):
-    return np.pad(array, ((0, 0), (0, missing), (0, 0)), constant_values=value)
-
-  padded = types.Rows(*map(pad, batch.rows))
-  owner = pad(batch.rows.completion_id, -1)
-  return batch._replace(rows=padded._replace(completion_id=owner))
+    self._step = self._make(best)
 
 
 def _is_due(step: int, every: float) -> bool:
