@@ -293,6 +293,7 @@ def _save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   items = state_items.items_of(state, run.trained.counts, moved)
   finite.check_state(f'step {step}', items, finite.TOO_FAST)
   meta = sessions.checkpoint_meta(run.session, run.trained.num_tokens)
+  meta |= {'metrics': run.writer.seal()}
   run.saved.save(step, items, meta)
 
 

@@ -13,6 +13,7 @@ On disk: <folder>/<step>/<item>/, each leaf under its name ('a/b/c'), and
 import contextlib
 import logging
 import os
+import pathlib
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -303,11 +304,7 @@ class Checkpoints:
       steps = self.steps()
       for old in steps:
         if old >= step and old not in self._sound:
-          aside = self.folder / _ASIDE / str(old)
-          _remove(aside)
-          aside.parent.mkdir(exist_ok=True)
-          (self.folder / str(old)).rename(aside)
-          self._log(f'{self.folder / str(old)}: moved to {_ASIDE}/{old}')
+          self._set_aside(old)
       _remove(self.folder / _TRASH)
       for unfinished in [] if self._saving else self._unfinished(steps):
         _remove(self.folder / str(unfinished))
@@ -317,6 +314,17 @@ class Checkpoints:
     self._manager.reload()
     self._saving = True
 
+  def _set_aside(self, step: int) -> None:
+    """Moves an unsound step out of the way of a new one."""
+    parent = self.folder / _ASIDE
+    # A link leads out of the run, where nothing is ours to replace.
+    while pathlib.Path(parent).is_symlink():
+      parent = parent.with_name(f'{parent.name}_here')
+    _remove(parent / str(step))
+    parent.mkdir(exist_ok=True)
+    (self.folder / str(step)).rename(parent / str(step))
+    self._log(f'{self.folder / str(step)}: moved to {parent.name}/{step}')
+
   def _unfinished(self, steps: list[int]) -> list[int]:
     """Returns the numbers of folders that are named like steps but are none."""
     paths = self.folder.iterdir() if self.folder.is_dir() else ()
@@ -325,8 +333,15 @@ class Checkpoints:
 
 
 def _remove(path: epath.Path) -> None:
-  """Removes a folder if it exists; the first process does it for all."""
-  if jax.process_index() == 0:
+  """Removes a folder if it exists; the first process does it for all.
+
+  Of a link only the link: what it leads to may be another run's.
+  """
+  if jax.process_index() != 0:
+    return
+  if pathlib.Path(path).is_symlink():
+    path.unlink()
+  else:
     path.rmtree(missing_ok=True)
 
 
