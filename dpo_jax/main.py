@@ -78,6 +78,7 @@ MODES = {
     'dpo_jax.run.reference',
     "fills the cache for reference.mode='cache'",
     excludes=(('reference.mode', 'none', 'cache'),),
+    reads_run=True,
   ),
   'export': Mode(
     'dpo_jax.run.export',

@@ -221,6 +221,20 @@ class Checkpoints:
         ) from damage
     return step
 
+  def set_aside(self, step: int) -> None:
+    """Moves a step out of the way, if there is one: a restart passes it over.
+
+    For a state that is as it was saved, and leads to numbers that are not
+    finite.
+    """
+    failure = self._settle()
+    if failure:
+      self._log(str(failure))
+    if step in self.steps() and jax.process_index() == 0:
+      self._sound.discard(step)
+      self._set_aside(step)
+      self._manager.reload()
+
   def close(self) -> None:
     """Waits for the last save and ends Orbax's threads."""
     try:
