@@ -8,7 +8,6 @@ JSON has no NaN and no Infinity: such a value is null in its place, and the key
 'nonfinite' names it, as in "nonfinite": "loss=nan, grad_norm=inf".
 """
 
-import hashlib
 import os
 import pathlib
 from collections.abc import Collection, Iterable, Mapping
@@ -79,19 +78,21 @@ class Seal:
 
   def __init__(self, entries: Iterable[Mapping[str, Any]] = ()):
     """Takes the lines that a file has already."""
-    self._hash, self._count = hashlib.sha256(), 0
+    self._digest, self._count = '', 0
     for entry in entries:
       self.add(entry)
 
   def add(self, entry: Mapping[str, Any]) -> None:
     """Takes one more line."""
     kept = {k: v for k, v in entry.items() if not k.endswith('_per_second')}
-    self._hash.update(files.canonical(kept))
+    # A chain: the digest of the lines before is part of the next one.
+    parts = self._digest.encode(), files.canonical(kept)
+    self._digest = files.bytes_digest(parts)
     self._count += 1
 
   def value(self) -> dict[str, Any]:
     """Returns the number of lines and their digest, as JSON types."""
-    return {'lines': self._count, 'sha256': self._hash.hexdigest()}
+    return {'lines': self._count, 'sha256': self._digest}
 
 
 def check(path: str | os.PathLike, seal: Mapping[str, Any], step: int) -> bool:
