@@ -20,6 +20,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import errors
+from dpo_jax.data.batches import evidence
 from dpo_jax.data.sources import mixture
 from dpo_jax.data.text import encode
 from dpo_jax.data.text import ledger as ledger_lib
@@ -41,6 +42,7 @@ _FACTS = {
   'held_out': 'records that are held out for evaluation',
   'surplus': 'records of the last held-out prompt beyond data.eval_pairs: '
   'neither trained on nor evaluated',
+  **evidence.COUNTS,
 }
 
 
@@ -305,6 +307,8 @@ def _judged(record: EncodedRecord, k: int) -> list[str]:
     words.append('desirable' if record.labels[k] else 'undesirable')
   if record.scores is not None:
     words.append(f'score {record.scores[k]:g}')
+  if record.quantiles is not None:
+    words.append(f'quantile {record.quantiles[k]:g}')
   return words
 
 

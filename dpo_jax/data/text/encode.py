@@ -384,6 +384,7 @@ class _Encoder:
         record.labels,
         record.scores,
         trained=trained,
+        quantiles=record.quantiles,
       )
     )
 
