@@ -27,19 +27,21 @@ explained in [losses.md](../losses.md).
 _EXAMPLE = f"""## The example
 
 Every page evaluates the real objective, with default hyper-parameters, on one
-comparison: answers of {curves.TOKENS[0]:g} (chosen) and {curves.TOKENS[1]:g} \
-tokens, each with {curves.LOGP:g} nats per
-token under the reference; data scores {curves.SCORES[0]:g} and \
-{curves.SCORES[1]:g}; a data margin of {curves.MARGIN:g};
-sums of KL(ref, pi) of {curves.KL[0]:g} and {curves.KL[1]:g} nats; a log of \
-the sum of squared probabilities of
-{curves.LOG_SUM_SQ:g} per token; a baseline of 0 from mismatched answers; \
-running means after
-that one batch. D moves by the policy's log-probabilities: the chosen reward is
-D/2 above the mean of both, the rejected one D/2 below. `d loss / d r_w` and
-`d loss / d r_l` are the gradients by the two rewards, so a negative number
-raises that answer. Losses of labelled completions read the two as a desirable
-and an undesirable answer, losses of lists as the two answers to a prompt.
+comparison: answers of {curves.TOKENS[0]:g} (chosen) and \
+{curves.TOKENS[1]:g} tokens, each with a log-probability of
+{curves.LOGP:g} nats under the reference; data scores \
+{curves.SCORES[0]:g} and {curves.SCORES[1]:g}; a data margin of \
+{curves.MARGIN:g}; sums of
+KL(ref, pi) of {curves.KL[0]:g} and {curves.KL[1]:g} nats; a baseline of 0 \
+from mismatched answers; running
+means after {curves.NUM_BATCHES} batches at D = 0, and this one. \
+`tests/manual/curves.py` and
+`tests/losses/harness.py` have the rest. D moves by the policy's
+log-probabilities: the chosen reward is D/2 above the mean of both, the rejected
+one D/2 below. `d loss / d r_w` and `d loss / d r_l` are the gradients by the
+two rewards, so a negative number raises that answer. Losses of labelled
+completions read the two as a desirable and an undesirable answer, losses of
+lists as the two answers to a prompt.
 """
 _CONFIGS = """## Which paper, which config
 
