@@ -46,8 +46,8 @@ lists as the two answers to a prompt.
 _CONFIGS = """## Which paper, which config
 
 The arguments choose the loss, with its own default beta, in the files of
-`experiments/`, whose own term is `sigmoid` with beta 0.1. The pages have the
-hyper-parameters, their keys and their usual grids.
+`experiments/`, whose own term is `sigmoid` with beta 0.1. Usual values are the
+grids of papers and their code, or the default where one value is usual.
 """
 _RECIPES = """## Published settings
 
@@ -109,20 +109,33 @@ def _configs() -> list[str]:
     entry = page.entry(name)
     kind = '' if name in losses.names() else ' (option)'
     label = f'[{entry.label}]({name}.md){kind}'
-    rows.append((label, entry.paper, page.flags(name)))
+    rows.append((label, entry.paper, page.flags(name), _usual(entry)))
     if name == 'sigmoid':
       smoothed = f'{page.flags(name)} --config.loss.label_smoothing=0.1'
       paper = 'Mitchell 2023, ericmitchell.ai/cdpo.pdf'
-      rows.append((f'[cDPO]({name}.md)', paper, smoothed))
+      rows.append((f'[cDPO]({name}.md)', paper, smoothed, _usual(entry)))
   for name, (terms, paper) in losses.MIXES.items():
     words = [f'--config.loss.terms.{term}={w:g}' for term, w in terms.items()]
-    rows.append((f'{name.upper()} (mix)', paper, ' '.join(words)))
+    rows.append((f'{name.upper()} (mix)', paper, ' '.join(words), '-'))
   rows.sort(key=lambda row: (_year(row[1]), row[0].lower()))
-  head = ('name', 'paper', 'arguments')
+  head = ('name', 'paper', 'usual values', 'arguments')
   cells = [
-    (name, page.link(paper), f'`{words}`') for name, paper, words in rows
+    (name, page.link(paper), usual, f'`{words}`')
+    for name, paper, words, usual in rows
   ]
   return page.table([head, *cells])
+
+
+def _usual(entry) -> str:
+  """The usual grid of each hyper-parameter, or its default."""
+  grid = getattr(entry, 'grid', {})
+  return (
+    '; '.join(
+      f'{key} {", ".join(f"{v:g}" for v in grid.get(key, (value,)))}'
+      for key, value in entry.hyper.items()
+    )
+    or '-'
+  )
 
 
 def _year(paper: str) -> str:
