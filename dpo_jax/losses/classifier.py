@@ -107,7 +107,7 @@ def savage(pairs: PairScores, *, beta: float = 0.1) -> Array:
 @register(
   label='SymPO',
   paper='Nishimori et al. 2025, arXiv:2505.24709',
-  formula='s(-D) (sigmoid), or D in [-1, 1]: (1 - D)/2, else its ends (ramp)',
+  formula='s(-D) (sigmoid) or min(1, max(0, 1/2 - D/2)) (ramp)',
   needs=('reference',),
   kind='difference',
   grid={'beta': (0.05, 0.1, 0.5)},

@@ -73,7 +73,7 @@ def softmax(lists: ListScores, *, beta: float = 0.1) -> Array:
 
   Returns:
     Losses [C] in nats, one per prompt; log K where policy and reference agree,
-    the sigmoid loss for K = 2.
+    the sigmoid loss for K = 2. 0 if all scores of a prompt are equal.
   """
   best = _top(lists, lists.scores) == lists.scores
   best = (best & (lists.prompt >= 0)).astype(lists.policy.dtype)
@@ -106,7 +106,8 @@ def plackett_luce(lists: ListScores, *, beta: float = 0.1) -> Array:
 
   Returns:
     Losses [C] in nats, one per prompt; log K! where policy and reference agree
-    and no scores are equal, the sigmoid loss for K = 2.
+    and no scores are equal, the sigmoid loss for K = 2. 0 if all scores of a
+    prompt are equal.
   """
   return lists.sum(_log_loss_to_lower(lists, beta * lists.log_ratio))
 
