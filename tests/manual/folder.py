@@ -8,6 +8,7 @@ import importlib.util
 import pathlib
 import re
 import types
+from collections.abc import Iterable
 
 from manual import curves, page
 
@@ -47,7 +48,7 @@ _CONFIGS = """## Which paper, which config
 
 The arguments choose the loss, with its own default beta, in the files of
 `experiments/`, whose own term is `sigmoid` with beta 0.1. Usual values are the
-grids of papers and their code, or the default where one value is usual.
+grid of the registry, or the default.
 """
 _RECIPES = """## Published settings
 
@@ -57,10 +58,10 @@ from. None was run here at full size, so no result is claimed.
 """
 
 
-def files() -> dict[str, str]:
-  """{file name: text} of the whole folder."""
+def files(chosen: Iterable[str]) -> dict[str, str]:
+  """{file name: text} of the index and of the chosen losses and options."""
   texts = {INDEX: index()}
-  for name in names():
+  for name in chosen:
     written = page.write(name)
     texts |= {f'{name}.md': written.text, f'{name}.svg': written.plot}
   return texts
@@ -113,7 +114,9 @@ def _configs() -> list[str]:
     if name == 'sigmoid':
       smoothed = f'{page.flags(name)} --config.loss.label_smoothing=0.1'
       paper = 'Mitchell 2023, ericmitchell.ai/cdpo.pdf'
-      rows.append((f'[cDPO]({name}.md)', paper, smoothed, _usual(entry)))
+      rows.append(
+        (f'[cDPO]({name}.md)', paper, smoothed, 'label_smoothing 0.1')
+      )
   for name, (terms, paper) in losses.MIXES.items():
     words = [f'--config.loss.terms.{term}={w:g}' for term, w in terms.items()]
     rows.append((f'{name.upper()} (mix)', paper, ' '.join(words), '-'))
