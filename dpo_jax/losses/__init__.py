@@ -15,12 +15,14 @@ import importlib
 # The files with registered functions.
 FAMILIES = (
   'absolute',
+  'adaptive',
   'batch_options',
   'classifier',
   'likelihood',
   'listwise',
   'options',
   'pairwise',
+  'quantile',
   'reference_free',
   'token_level',
   'transport',

@@ -80,6 +80,9 @@ _NOT_CACHED = {
   'heads': 'which reads sums over the first tokens',
   'mismatched': 'whose mismatched answers change with every batch',
 }
+# Needs that are columns of the data: in every row, or in some.
+_EVERY_ROW = frozenset(('scores', 'reference_scores'))
+_DATA_NEEDS = _EVERY_ROW | {'margin'}
 # {view of a loss: columns of the data, any one of which is enough}
 _COLUMNS = {
   'comparisons': {'comparisons'},
@@ -269,8 +272,8 @@ def check_data(
   Args:
     losses: the chosen terms by name.
     columns: the columns of the data: any of 'comparisons', 'labels',
-      'scores', 'margin' and 'lists' (a prompt with two completions or more),
-      see length_table.columns.
+      'undesirable answers', 'scores', 'reference_scores', 'margin' and 'lists'
+      (a prompt with two completions or more), see length_table.columns.
     where: the config key of the data, for the message.
 
   Raises:
@@ -279,13 +282,15 @@ def check_data(
   has = set(columns)
   for name, loss in losses.items():
     wanted = _COLUMNS[loss.view]
+    if loss.normaliser == 'undesirable':
+      wanted = {'undesirable answers'}
     missing = [] if wanted & has else [' or '.join(sorted(wanted))]
-    missing += sorted({'scores', 'margin'} & loss.needs - has)
+    missing += sorted(_DATA_NEEDS & loss.needs - has)
     if missing:
       raise errors.refuse(
         f'config.loss.terms.{name}',
         f'needs {missing[0]}, which {where} has not in '
-        f'{"every" if missing[0] == "scores" else "any"} row',
+        f'{"every" if missing[0] in _EVERY_ROW else "any"} row',
         f'use data with {missing[0]}, or another loss',
       )
 

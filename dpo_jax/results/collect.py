@@ -19,7 +19,7 @@ import numpy as np
 from dpo_jax import errors
 from dpo_jax.config import stored
 from dpo_jax.results import measures
-from dpo_jax.storage import files, metrics_file, run_dir
+from dpo_jax.storage import example_file, files, metrics_file, run_dir
 from dpo_jax.types import InputError
 
 # Folders of a run that hold thousands of files and no runs.
@@ -31,6 +31,7 @@ class Examples(NamedTuple):
 
   step: int
   uid: np.ndarray  # [P], the record of each
+  prompt: np.ndarray  # [P], its prompt; `uid` itself if none were saved
   arrays: dict[str, np.ndarray]  # field -> [P], float64 or bool
 
 
@@ -275,7 +276,8 @@ def parse_examples(data: bytes, step: int, where: Any) -> Examples | None:
       f'{uid.size} uids but scores of shapes {shapes}',
       'evaluate the run again',
     )
-  return Examples(step, uid, _as_numbers(arrays)) if uid.size else None
+  prompt = arrays.pop('prompt_id', uid)
+  return Examples(step, uid, prompt, _as_numbers(arrays)) if uid.size else None
 
 
 def read_arrays(data: bytes, where: Any) -> dict[str, np.ndarray]:
@@ -288,7 +290,8 @@ def read_arrays(data: bytes, where: Any) -> dict[str, np.ndarray]:
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
       if set(archive.files) <= {'uid'}:
         return {}
-      return {name: archive[name] for name in archive.files}
+      names = [n for n in archive.files if not example_file.is_whole(n)]
+      return {name: archive[name] for name in names}
   except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
     problem = str(error).splitlines()[0]
     raise errors.refuse(

@@ -60,8 +60,18 @@ def write_data(shared, folder):
   with gzip.open(path, 'rt', encoding='utf-8') as file:
     rows = [row for row in map(json.loads, file) if row['margin'] >= 3]
   rows = rows[: 4 * NUM_STEPS + NUM_HELD_OUT]
+  for row in rows:
+    # As if the reference wrote answers of these scores: quantiles 1 and 1/2.
+    scores = [row['reward_rejected'], row['reward_chosen']]
+    row['reference_scores'] = scores
   unpaired = [
-    {'prompt': row['prompt'], 'completion': row[side], 'label': label}
+    {
+      'prompt': row['prompt'],
+      'completion': row[side],
+      'label': label,
+      'score': row[f'reward_{side}'],
+      'reference_scores': row['reference_scores'],
+    }
     for row in rows
     for side, label in (('chosen', True), ('rejected', False))
   ]
@@ -115,9 +125,7 @@ def train_each(config, names, folder):
   quickly = {'xla_backend_optimization_level': 0 if len(names) < 9 else 2}
   step = job.train_step.lower(state, reference, batches[0], job.hyper)
   step = step.compile(compiler_options=quickly)
-  eval_step = job.eval_step.lower(
-    first, reference, held_out, job.hyper, state.loss_state
-  )
+  eval_step = job.eval_step.lower(first, reference, held_out)
   eval_step = eval_step.compile(compiler_options=quickly)
 
   def metrics_of(state, hyper):

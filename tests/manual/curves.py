@@ -10,7 +10,6 @@ whole batch has three more comparisons.
 """
 
 import functools
-import inspect
 from typing import NamedTuple
 
 import harness
@@ -26,6 +25,7 @@ OTHERS = (-1.0, 0.0, 1.0)  # D of the other comparisons of a batch
 TOKENS = (20.0, 30.0)  # of the chosen and of the rejected answer
 LOGP = -50.0  # of an answer under the reference, nats
 SCORES = (2.0, 0.0)  # of the data
+QUANTILES = (1.0, 0.25)  # of these scores among those of the reference
 MARGIN = 0.5  # of the data
 KL = (1.0, 3.0)  # sums of KL(reference, policy), nats
 STEP = (1.0, -1.0, 0.0, 0.0)  # epsilon-DPO's d of each comparison
@@ -108,7 +108,9 @@ def curve(label: str, name: str, options=(), *, whole=False, **values) -> Curve:
   # Of four comparisons only the first counts, unless the loss reads them all.
   others = float(whole or objective.whole_batch)
   weight = (1.0, *(others,) * len(OTHERS))
-  batch = harness.batch_of(scores=SCORES, margin=MARGIN, weight=weight)
+  batch = harness.batch_of(
+    scores=SCORES, quantiles=QUANTILES, margin=MARGIN, weight=weight
+  )
 
   chosen, rejected = _sides(
     'mean_log_prob' if loss.reward == 'none' else loss.reward,
@@ -200,19 +202,17 @@ def moving_reference(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _scores(a_w, a_l):
   """Scores of policy and reference at log-ratios [4], nats."""
-  given = {
-    'tokens': TOKENS,
-    'policy': (LOGP + a_w, LOGP + a_l),
-    'mismatched': 0.0,
-    'kl': KL,
-    # The aligned log-probability of WPO is 0 where policy and reference agree.
-    'log_sum_sq': (LOGP, LOGP),
-    'away': (np.array(STEP), 0.0),
-    'toward': (-np.array(STEP), 0.0),
-  }
-  known = inspect.signature(harness.scores_of).parameters
   return harness.scores_of(
-    a_w, a_l, **{key: value for key, value in given.items() if key in known}
+    a_w,
+    a_l,
+    tokens=TOKENS,
+    policy=(LOGP + a_w, LOGP + a_l),
+    mismatched=0.0,
+    kl=KL,
+    # The aligned log-probability of WPO is 0 where policy and reference agree.
+    log_sum_sq=(LOGP, LOGP),
+    away=(np.array(STEP), 0.0),
+    toward=(-np.array(STEP), 0.0),
   )
 
 

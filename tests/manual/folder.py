@@ -34,10 +34,11 @@ comparison: answers of {curves.TOKENS[0]:g} (chosen) and \
 {curves.SCORES[0]:g} and {curves.SCORES[1]:g}; a data margin of \
 {curves.MARGIN:g}; sums of
 KL(ref, pi) of {curves.KL[0]:g} and {curves.KL[1]:g} nats; a baseline of 0 \
-from mismatched answers; running
-means after {curves.NUM_BATCHES} batches at D = 0, and this one. \
-`tests/manual/curves.py` and
-`tests/losses/harness.py` have the rest. D moves by the policy's
+from mismatched answers; quantiles
+{curves.QUANTILES[0]:g} and {curves.QUANTILES[1]:g} among the reference's \
+own answers; running means after
+{curves.NUM_BATCHES} batches at D = 0, and this one. \
+`tests/manual/curves.py` has the rest. D moves by the policy's
 log-probabilities: the chosen reward is D/2 above the mean of both, the rejected
 one D/2 below. `d loss / d r_w` and `d loss / d r_l` are the gradients by the
 two rewards, so a negative number raises that answer. Losses of labelled
