@@ -10,7 +10,7 @@ import re
 import types
 from collections.abc import Iterable
 
-from manual import curves, page
+from manual import curves, page, source
 
 from dpo_jax import losses
 
@@ -25,20 +25,16 @@ _HEAD = """# Losses: one page each
 `tests/test_loss_pages.py` fails if it is stale. Notation and needs are
 explained in [losses.md](../losses.md).
 """
-_EXAMPLE = f"""## The example
-
+_EXAMPLE = f"""
 Every page evaluates the real objective, with default hyper-parameters, on one
-comparison: answers of {curves.TOKENS[0]:g} (chosen) and \
-{curves.TOKENS[1]:g} tokens, each with a log-probability of
-{curves.LOGP:g} nats under the reference; data scores \
-{curves.SCORES[0]:g} and {curves.SCORES[1]:g}; a data margin of \
-{curves.MARGIN:g}; sums of
-KL(ref, pi) of {curves.KL[0]:g} and {curves.KL[1]:g} nats; a baseline of 0 \
-from mismatched answers; quantiles
-{curves.QUANTILES[0]:g} and {curves.QUANTILES[1]:g} among the reference's \
-own answers; running means after
-{curves.NUM_BATCHES} batches at D = 0, and this one. \
-`tests/manual/curves.py` has the rest. D moves by the policy's
+comparison: answers of {curves.TOKENS[0]:g} (chosen) and {curves.TOKENS[1]:g}
+tokens, each with a log-probability of {curves.LOGP:g} nats under the reference;
+data scores {curves.SCORES[0]:g} and {curves.SCORES[1]:g}, whose quantiles among
+the reference's own answers are {curves.QUANTILES[0]:g} and
+{curves.QUANTILES[1]:g}; a data margin of {curves.MARGIN:g}; sums of
+KL(ref, pi) of {curves.KL[0]:g} and {curves.KL[1]:g} nats; a baseline of 0 from
+mismatched answers; running means after {curves.NUM_BATCHES} batches at D = 0,
+and this one. `tests/manual/curves.py` has the rest. D moves by the policy's
 log-probabilities: the chosen reward is D/2 above the mean of both, the rejected
 one D/2 below. `d loss / d r_w` and `d loss / d r_l` are the gradients by the
 two rewards, so a negative number raises that answer. Losses of labelled
@@ -76,7 +72,9 @@ def names() -> tuple[str, ...]:
 def index() -> str:
   """The text of the index."""
   lines = [_HEAD, _count(), '', _CONFIGS, *_configs(), '', _RECIPES]
-  return '\n'.join([*lines, *presets(), '', _EXAMPLE])
+  example = source.wrap(' '.join(_EXAMPLE.split()))
+  lines += [*presets(), '', '## The example', '', *example, '']
+  return '\n'.join(lines)
 
 
 def presets() -> list[str]:
