@@ -66,7 +66,8 @@ def make_train_step(
   def train_step(
     state: TrainState, reference: types.Frozen, batch: types.Batch, hyper
   ):
-    forward = _make_forward(score, objective, reference, batch)
+    epsilon = hyper.get('epsilon')
+    forward = _make_forward(score, objective, reference, batch, epsilon)
     # The balance loss is not a sum over microbatches: each would balance only
     # its tokens. Shapes and keys are static, so one branch is compiled.
     balances_parts = (
@@ -103,7 +104,9 @@ def make_train_step(
   return train_step
 
 
-def make_eval_step(score: Callable, objective: Objective) -> Callable:
+def make_eval_step(
+  score: Callable, objective: Objective, epsilon: float | None = None
+) -> Callable:
   """Makes `eval_step(params, reference, batch) -> (policy, reference) scores`.
 
   Losses and metrics are computed later, from the scores of the whole held-out
@@ -112,6 +115,7 @@ def make_eval_step(score: Callable, objective: Objective) -> Callable:
   Args:
     score: as in `make_train_step`.
     objective: the losses; only their needs are read.
+    epsilon: for the tilted sums, see scoring.make_pair_score.
 
   Returns:
     A pure function that returns CompletionScores [C] of the policy, and of the
@@ -119,7 +123,7 @@ def make_eval_step(score: Callable, objective: Objective) -> Callable:
   """
 
   def eval_step(params, reference: types.Frozen, batch: types.Batch):
-    forward = _make_forward(score, objective, reference, batch)
+    forward = _make_forward(score, objective, reference, batch, epsilon)
     policy, ref = _sum_over_microbatches(
       lambda rows: forward(params, rows), batch.rows
     )
@@ -148,7 +152,7 @@ def reference_scores(
   return jax.lax.stop_gradient(score(frozen, rows, num_completions, heads))
 
 
-def _make_forward(score, objective, reference: types.Frozen, batch):
+def _make_forward(score, objective, reference: types.Frozen, batch, epsilon):
   """Makes `forward(params, rows) -> (policy scores, reference scores)`."""
   num_completions = batch.labels.shape[0]
   # Token counts of the whole batch, known before any model runs.
@@ -160,7 +164,7 @@ def _make_forward(score, objective, reference: types.Frozen, batch):
     params = reference.policy(params)
     if 'distributions' in objective.needs:
       frozen = reference.reference()
-      return score(params, frozen, rows, num_completions, heads)
+      return score(params, frozen, rows, num_completions, heads, epsilon)
     policy = score(params, rows, num_completions, heads)
     return policy, reference_scores(
       score, objective, reference, batch, rows, heads

@@ -52,7 +52,7 @@ def stepper(name, num_devices=0):
     chunk=7,
     full_logits=mesh is None,  # quick to compile; test_scoring compares both
     mesh=mesh,
-    wanted=objective.needs & {'sum_sq_probs'},
+    wanted=objective.needs & {*scoring.SUMS},
   )
   optimizer = optax.identity()
   step = train_step.make_train_step(

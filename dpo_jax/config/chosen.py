@@ -46,7 +46,7 @@ def row_needs(config: ConfigDict) -> list[str]:
   """Columns that every row must give for the losses, if any row does."""
   known = catalogue.read()
   needs = set().union(*(known[name].needs for name in loss_terms(config)))
-  return sorted(needs & {'margin', 'scores'})
+  return sorted(needs & {'margin', 'scores', 'reference_scores'})
 
 
 def loss_hyper(config: ConfigDict) -> dict[str, float]:

@@ -18,12 +18,14 @@ NEEDS = {
   'margin': "the data's margin column",
   'scores': "the data's score of every completion",
   'score_order': 'the higher score on the chosen answer; others are counted',
+  'reference_scores': "scores of the reference's own answers to each prompt",
   'labels': 'completions that are desirable or not',
   'mismatched': "every prompt scored with another prompt's answer",
   'state': 'running means in the checkpoint',
   'heads': 'sums over the first tokens',
   'sum_sq_probs': 'sum of squared probabilities per token',
   'distributions': "the reference's full distribution per token",
+  'tilted': 'the policy, moved away from the reference and toward it',
 }
 # The first argument of a loss (PairScores, LabelledScores, ListScores of
 # views.py), and what sums of its values are divided by, over the global batch:

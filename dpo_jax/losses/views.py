@@ -38,6 +38,8 @@ class PairScores(NamedTuple):
   chosen_kl: Array | None = None  # sum of KL(ref, pi) over the vocabulary
   rejected_kl: Array | None = None
   policy_best: Array | None = None  # log pi of the best answer, see `best`
+  away_gap: Array | None = None  # h's gain, the policy a step away from ref
+  toward_gap: Array | None = None  # the same, a step toward it
 
   @property
   def chosen_log_ratio(self) -> Array:
@@ -75,6 +77,8 @@ class LabelledScores(NamedTuple):
   weight: Array  # 0 = padding
   mismatched_log_ratio: Array  # scalar: mean log-ratio of the mismatched
   # completions of the batch; 0 if the batch has none
+  # share of the reference's own answers that score no better; None = not given
+  quantile: Array | None = None
 
   @property
   def log_ratio(self) -> Array:
@@ -188,6 +192,7 @@ def gather_labelled(
     ),
     weight=jnp.concatenate([pair_weight, pair_weight, label_weight]),
     mismatched_log_ratio=_mismatched(policy, ref_logps, batch.mismatched),
+    quantile=None if batch.quantiles is None else batch.quantiles[index],
   )
 
 
@@ -297,6 +302,9 @@ def _token_sums(policy, reference, winner, loser) -> dict[str, Array]:
   if policy.kl is not None:
     sums['chosen_kl'] = policy.kl[winner]
     sums['rejected_kl'] = policy.kl[loser]
+  if policy.away is not None:
+    sums['away_gap'] = policy.away[winner] - policy.away[loser]
+    sums['toward_gap'] = policy.toward[winner] - policy.toward[loser]
   for side, scores in (('policy', policy), ('reference', reference)):
     if scores is not None and scores.heads_2P is not None:
       chosen, rejected = scores.heads_2P

@@ -14,7 +14,7 @@ import io
 import itertools
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +41,7 @@ _HAS = {
   'heads': lambda scored: scored.policy.heads_2P is not None,
   'sum_sq_probs': lambda scored: scored.policy.log_sum_sq_probs is not None,
   'distributions': lambda scored: scored.policy.kl is not None,
+  'tilted': lambda scored: scored.policy.away is not None,
 }
 
 
@@ -120,6 +121,7 @@ def recompute(
         objective, hyper = loss_config.make(config)
         try:
           _check(objective, scored, columns, path)
+          _check_epsilon(objective, hyper, run, path)
         except InputError as error:
           left_out.setdefault(json.dumps(setting), []).append(error)
           continue
@@ -248,6 +250,21 @@ def _check(
         )
   chosen = {loss.name: loss for loss in objective.losses}
   rules.check_data(chosen, columns, str(path))
+
+
+def _check_epsilon(
+  objective: Objective, hyper: Mapping[str, Any], run: collect.Run, path: Any
+) -> None:
+  """Refuses another epsilon than that of the saved tilted sums."""
+  wanted = loss_config.epsilon(objective, hyper)
+  _, own = loss_config.make(_configure(run, {}))
+  if wanted is not None and wanted != loss_config.epsilon(objective, own):
+    raise errors.refuse(
+      path,
+      f'epsilon {wanted:g} needs sums that were computed with '
+      f'{loss_config.epsilon(objective, own):g}',
+      'leave epsilon out, or train with the other one',
+    )
 
 
 def _state(

@@ -89,7 +89,9 @@ def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
     _make_schedule(config, num_steps),
   )
   eval_step = train_step.make_eval_step(
-    make_score(scored, wanted=('entropy',)), scored
+    make_score(scored, wanted=('entropy',)),
+    scored,
+    loss_config.epsilon(scored, hyper),
   )
   score = scoring.make_score(
     model, chunk=config.precision.head_chunk, mesh=mesh

@@ -5,9 +5,11 @@ traced hyper-parameters. Knows no data and no model.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
+import numpy as np
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
@@ -50,3 +52,23 @@ def with_names(
     terms=tuple(dict.fromkeys((*objective.terms, *terms))),
     options=tuple(dict.fromkeys((*objective.options, *extra))),
   )
+
+
+def epsilon(
+  objective: losses.Objective, hyper: Mapping[str, Any]
+) -> float | None:
+  """Returns the step of the tilted sums, see scoring.make_pair_score.
+
+  Args:
+    objective: whose scores are wanted.
+    hyper: of the run; a loss that is only scored for has its default.
+
+  Returns:
+    The step; None if no loss reads tilted sums.
+  """
+  defaults = [loss.hyper.get('epsilon') for loss in objective.losses]
+  default = next((value for value in defaults if value is not None), None)
+  if default is None:
+    return None
+  # Every hyper-parameter has the digits of a float32, a default too.
+  return float(np.float32(hyper.get('epsilon', default)))

@@ -249,6 +249,8 @@ def _judged(record: EncodedRecord, k: int) -> list[str]:
     words.append('desirable' if record.labels[k] else 'undesirable')
   if record.scores is not None:
     words.append(f'score {record.scores[k]:g}')
+  if record.quantiles is not None:
+    words.append(f'quantile {record.quantiles[k]:g}')
   return words
 
 

@@ -28,6 +28,8 @@ def make(num=200, pairs=5, seed=0):
     fields |= {f'policy_{name}': policy, f'reference_{name}': reference}
     fields[f'score_{name}'] = rng.integers(0, 4, shape).astype(float)
     fields[f'{name}_aligned'] = count * rng.normal(0, 0.5, shape)
+    for tilt in ('away', 'toward'):
+      fields[f'{name}_{tilt}'] = rng.choice([-0.5, 0.0, 0.25, 1.0], shape)
   # Ties: policy and reference agree, or both log-ratios do.
   for name in ('chosen', 'rejected'):
     fields[f'policy_{name}'][:, 1] = fields[f'reference_{name}'][:, 1]
@@ -126,11 +128,14 @@ def _scores(fields, needs):
       '{}_tokens',
       'score_{}',
       '{}_aligned',
+      *(('{}_away', '{}_toward') if 'tilted' in needs else ()),
     )
   }
   policy = types.CompletionScores(both['policy_{}'], both['{}_tokens'])
   if 'sum_sq_probs' in needs:
     policy = policy._replace(log_sum_sq_probs=policy.logps - both['{}_aligned'])
+  if 'tilted' in needs:
+    policy = policy._replace(away=both['{}_away'], toward=both['{}_toward'])
   reference = types.CompletionScores(both['reference_{}'], both['{}_tokens'])
   batch = types.Batch(
     rows=None,

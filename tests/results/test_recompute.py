@@ -16,7 +16,14 @@ from dpo_jax.run import held_out
 from dpo_jax.storage import example_file
 from dpo_jax.types import InputError
 
-COLUMNS = ('comparisons', 'labels', 'lists', 'margin', 'scores')
+COLUMNS = (
+  'comparisons',
+  'labels',
+  'lists',
+  'margin',
+  'reference_scores',
+  'scores',
+)
 OWN = {'terms': {'sigmoid': 1.0, 'nll': 0.25}, 'beta': 0.3}
 
 
@@ -230,3 +237,11 @@ def test_evaluations_come_in_order(tmp_path):
     make(tmp_path, name=name)
   got = [line.evaluation for line in lines(tmp_path, 'beta=.1')]
   assert got == ['eval_0', 'eval_9', 'eval_10', 'test']
+
+
+def test_another_epsilon_than_that_of_the_sums_is_refused(run):
+  with jax.disable_jit():
+    (line,) = lines(run, 'loss=epsilon_dpo,beta=.5')
+  assert line.metrics['loss'] > 0
+  with pytest.raises(InputError, match='epsilon 0.3 needs sums .* with 0.01'):
+    lines(run, 'loss=epsilon_dpo,epsilon=.3')

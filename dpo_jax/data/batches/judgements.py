@@ -82,6 +82,9 @@ def make_batch(
     else _pick(
       np.repeat(list_weights, np.diff(table.offsets)), c, 0, np.float32
     ),
+    quantiles=None
+    if np.isnan(table.quantiles).all()
+    else np.nan_to_num(_pick(table.quantiles, c, 0, np.float32)),
   )
 
 

@@ -37,6 +37,7 @@ class LengthTable(NamedTuple):
   scores: np.ndarray  # float64, flat over completions; NaN = none
   uids: np.ndarray  # bytes 'S16' [N]
   prompts: np.ndarray  # bytes 'S32' [N]: hex of sha256(prompt tokens)
+  quantiles: np.ndarray  # float64, flat over completions; NaN = none
 
 
 def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
@@ -46,6 +47,7 @@ def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
   comparisons: list[Comparison] = []
   labels: list[int] = []
   scores: list[float] = []
+  quantiles: list[float] = []
   for record in records:
     count = len(record.completions)
     prompt_lengths.append(len(record.prompt))
@@ -61,6 +63,7 @@ def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
     # Sentinels keep the flat arrays aligned with the completions.
     labels.extend(record.labels or [-1] * count)
     scores.extend(record.scores or [math.nan] * count)
+    quantiles.extend(record.quantiles or [math.nan] * count)
     uids.append(record.uid.encode())
     prompts.append(prompt_id(record.prompt))
   winner, loser, weight, margin = zip(*comparisons) if comparisons else [()] * 4
@@ -79,6 +82,7 @@ def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
     scores=np.array(scores, np.float64),
     uids=np.array(uids, 'S16'),
     prompts=np.array(prompts, 'S32'),
+    quantiles=np.array(quantiles, np.float64),
   )
 
 
@@ -91,15 +95,20 @@ def columns(table: LengthTable, indices: np.ndarray) -> frozenset[str]:
 
   Returns:
     'comparisons', 'labels', 'margin' (other than 0): some record has one.
+    'undesirable answers': some record has one by its label, or a loser.
     'lists': some record has two or more completions.
-    'scores': every completion has one, since a missing one would be read as 0.
+    'scores', 'reference_scores': every completion has a score, or a quantile,
+    since a missing one would be read as 0.
   """
   used, completions, comparisons = masks(table, indices)
   margins = table.margin[comparisons]
   has = {
     'comparisons': len(margins) > 0,
     'labels': (table.labels[completions] >= 0).any(),
+    'undesirable answers': len(margins) > 0
+    or (table.labels[completions] == 0).any(),
     'scores': not np.isnan(table.scores[completions]).any(),
+    'reference_scores': not np.isnan(table.quantiles[completions]).any(),
     'margin': margins.any(),
     'lists': (np.diff(table.offsets)[used] > 1).any(),
   }
