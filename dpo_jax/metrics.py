@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from dpo_jax import types
-from dpo_jax.losses import views
+from dpo_jax.losses import divisors, rules, views
 from dpo_jax.losses.objective import LossState, Objective
 from dpo_jax.losses.reference_free import alpha_reward
 from dpo_jax.losses.views import LabelledScores, PairScores
@@ -129,8 +129,8 @@ def label_sums(completions: LabelledScores, rewards: Array) -> Sums:
 
   Undesirable ones are reported as `rejected`. No completion is compared with a
   particular other one, so `rewards/accuracies` is the share of all (desirable,
-  undesirable) pairs of a batch that the rewards put in order: 1/2 by chance, as
-  for comparisons. `kl` and `displacement` are as in `preference_sums`.
+  undesirable) pairs that the rewards put in order: 1/2 by chance, as for
+  comparisons. `kl` and `displacement` are as in `preference_sums`.
 
   Args:
     completions: scores, weight 0 = padding.
@@ -139,16 +139,14 @@ def label_sums(completions: LabelledScores, rewards: Array) -> Sums:
   # E completions: winners and losers of the comparisons, then labelled ones.
   good = completions.weight * completions.desirable
   bad = completions.weight - good
-  ahead_EE = rewards[:, None] > rewards[None, :]
-  pairs_EE = good[:, None] * bad[None, :]
-  ordered = jnp.sum(jnp.where(ahead_EE, pairs_EE, 0.0))
+  ordered = Mean(_ordered(rewards, good, bad), jnp.sum(good) * jnp.sum(bad))
   drift = Mean(
     -_sum(completions.weight, completions.log_ratio),
     jnp.sum(completions.weight),
   )
   fell = _as_float(completions.log_ratio < 0)
   sums = {
-    'rewards/accuracies': Mean(ordered, jnp.sum(pairs_EE)),
+    'rewards/accuracies': ordered,
     'kl': drift,
     'displacement': Mean(_sum(good, fell), jnp.sum(good)),
   }
@@ -263,15 +261,18 @@ def examples(
     state: the running numbers of the losses.
 
   Returns:
-    Examples. `loss` is absent if the loss is not a mean over comparisons (or
-    over labelled completions), rewards are absent in SFT.
+    Examples. The weighted mean of `loss` is the loss; it is absent if the
+    loss is no sum over comparisons (or over labelled completions), as those
+    that sort the batch. Rewards are absent in SFT.
     `labelled['mismatched_log_ratio']`, KTO's baseline, is that of the batch.
   """
   pairs = objective.pairs(policy, reference, batch, hyper)
   each = objective.values(policy, reference, batch, hyper, state)
+  counts = objective.denominators(batch, policy.num_tokens)
+  losses_of = functools.partial(_losses, objective, each, counts, hyper)
   comparisons = _fields(pairs)
   num_pairs = pairs.weight.shape[0]
-  comparisons |= _losses(objective, each, hyper, slice(num_pairs))
+  comparisons |= losses_of(slice(num_pairs))
   if objective.reward != 'none':
     chosen, rejected = _pair_rewards(objective, pairs, hyper)
     comparisons |= {'reward_chosen': chosen, 'reward_rejected': rejected}
@@ -290,37 +291,63 @@ def examples(
     name: values[2 * num_pairs :]
     for name, values in (_fields(gathered) | {'reward': reward}).items()
   }
-  labelled |= _losses(objective, each, hyper, slice(2 * num_pairs, None))
+  labelled |= losses_of(slice(2 * num_pairs, None))
   return Examples(comparisons, labelled)
 
 
-def _losses(objective, each, hyper, part: slice) -> dict[str, Array]:
+def _losses(objective, each, counts, hyper, part: slice) -> dict[str, Array]:
   """{'loss': the weighted sum of the terms' values}, or {} if undefined.
 
-  For a loss of completions, a comparison gets the sum of its two values. A loss
-  that sorts the batch, ranks lists or divides by tokens has no value per
-  comparison. A labelled completion has one only under a loss whose mean is over
-  all completions.
+  For a loss of completions, a comparison gets the mean of its two values. A
+  loss that sorts the batch, ranks lists or is no weighted mean has no value per
+  comparison.
   """
   total, num_pairs = 0.0, part.stop
   for loss in objective.losses:
-    _, values = each[loss.name]
-    if loss.kind == 'transport' or loss.normaliser in (
-      'chosen_tokens',
-      'lists',
+    view, parts = each[loss.name]
+    is_single = loss.view == 'completions'
+    # num_pairs None: `part` is the labelled completions.
+    if not _has_values(objective, loss) or (
+      num_pairs is None and not is_single
     ):
       return {}
-    if num_pairs is None:  # `part` is the labelled completions
-      if loss.normaliser != 'completions':
-        return {}
+    values = sum(
+      _linear(view, divisor, of_part, counts[divisor])
+      for divisor, of_part in parts.items()
+    )
+    if num_pairs is None:
       values = values[part]
-    elif loss.view == 'completions':
-      values = values[part] + values[num_pairs : 2 * num_pairs]
-      # Divided by completions, of which a comparison has two.
-      if loss.normaliser == 'completions':
-        values = values / 2
+    elif is_single:
+      values = (values[part] + values[num_pairs : 2 * num_pairs]) / 2
     total = total + hyper[f'weight/{loss.name}'] * values
   return {'loss': total}
+
+
+def _linear(view, divisor: str, values: Array, count: Array) -> Array:
+  """Values whose weighted mean over the view is a part's mean R, [P] or [E].
+
+  The part may be divided by tokens or by the completions of one label, u_i of
+  example i: R = sum(w v) / sum(w u). R + (v_i - R u_i) sum(w) / sum(w u) has
+  that mean too, and the variance of a ratio (the delta method), which intervals
+  need. It is v_i itself where the divisor is the view's number.
+  """
+  weight = divisors.weight(view, divisor)
+  units = (weight > 0).astype(weight.dtype)
+  if divisor == 'chosen_tokens':
+    units = units * view.chosen_tokens
+  mean = divisors.mean(values, weight, count)
+  scale = jnp.sum(view.weight) / jnp.where(count > 0, count, 1.0)
+  return jnp.where(view.weight > 0, mean + scale * (values - mean * units), 0.0)
+
+
+def _has_values(objective, loss) -> bool:
+  """Whether a loss is a sum of one value per comparison or completion."""
+  options = objective.transforms
+  return (
+    loss.kind != 'transport'
+    and loss.view != 'lists'
+    and not any(o.changes == 'mean' and rules.accepts(o, loss) for o in options)
+  )
 
 
 def _pair_rewards(objective, pairs, hyper) -> tuple[Array, Array]:
@@ -337,6 +364,19 @@ def _pair_rewards(objective, pairs, hyper) -> tuple[Array, Array]:
 def _fields(scores: NamedTuple) -> dict[str, Array]:
   """The fields that are present, by name."""
   return {k: v for k, v in scores._asdict().items() if v is not None}
+
+
+def _ordered(rewards: Array, good: Array, bad: Array) -> Array:
+  """Sum of good_i bad_j over all i, j whose reward i is larger than reward j.
+
+  By sorting, in memory of order E: a held-out set has E^2 of these pairs.
+  """
+  # Padding may hold NaN; at infinity, with weight 0, it is below no reward.
+  keys = jnp.where(bad > 0, rewards, jnp.inf)
+  order = jnp.argsort(keys)
+  below = jnp.cumsum(jnp.append(jnp.zeros((), bad.dtype), bad[order]))
+  # 'left': a reward that ties is not below.
+  return _sum(good, below[jnp.searchsorted(keys[order], rewards, side='left')])
 
 
 def _weighted(weight: Array, values: Mapping[str, Array]) -> Sums:

@@ -18,8 +18,9 @@ from dpo_jax import types
 from dpo_jax.types import ROW_AXES, Array
 
 # Optional sums over tokens, beside `logps`. The names are those of
-# losses.rules.NEEDS; the metrics ask for the entropy.
-SUMS = ('entropy', 'sum_sq_probs')
+# losses.records.NEEDS; the metrics ask for the entropy. Only `make_pair_score`
+# has the tilted sums.
+SUMS = ('entropy', 'sum_sq_probs', 'tilted')
 
 
 def make_score(
@@ -77,7 +78,8 @@ def make_pair_score(
 
   For losses that compare whole distributions: both models' logits of a chunk
   exist side by side, and the policy's scores have `kl`, the sum over tokens
-  of KL(reference, policy), whose gradient flows to the policy.
+  of KL(reference, policy), whose gradient flows to the policy. For the tilted
+  sums, `score_both` has one more argument: `epsilon`, a traced scalar.
 
   Args:
     model: as in `make_score`; one architecture for both sets of parameters.
@@ -92,7 +94,9 @@ def make_pair_score(
   """
   project = _make_project(chunk, full_logits, mesh)
 
-  def score_both(params, reference, rows, num_completions, heads=None):
+  def score_both(
+    params, reference, rows, num_completions, heads=None, epsilon=None
+  ):
     # Stopping the gradient at the parameters keeps autodiff out of the
     # reference's layers, so none of their activations are stored.
     reference = jax.lax.stop_gradient(reference)
@@ -103,7 +107,8 @@ def make_pair_score(
       _pair_chunk_scores, frozenset(wanted), head.scale, head.softcap
     )
     weights = (head.weight_VD, head.bias)
-    frozen = (frozen_head.weight_VD, frozen_head.bias), frozen_RLD
+    frozen = (frozen_head.weight_VD, frozen_head.bias), epsilon
+    frozen = frozen, frozen_RLD
     tokens = project(fn, rows, weights, hidden_RLD, frozen)
     frozen_tokens = {'logps': tokens.pop('reference_logps')}
     policy, frozen_scores = (
@@ -200,13 +205,21 @@ def _chunk_scores(wanted, scale, softcap, head, hidden_ND, frozen, targets):
 def _pair_chunk_scores(
   wanted, scale, softcap, head, hidden_ND, frozen, targets
 ):
-  """As `_chunk_scores`, with KL(frozen, policy) and the reference's logps."""
+  """As `_chunk_scores`, with the reference's logps and what compares both."""
+  (frozen_head, epsilon), frozen_ND = frozen
   logits_NV = _logits(scale, softcap, head, hidden_ND)
+  frozen_NV = _logits(scale, softcap, frozen_head, frozen_ND)
+  # One formula for both models: where their weights are equal, so are their
+  # log-probabilities, bit by bit, and every log-ratio is 0.
   scores = _token_scores(wanted, logits_NV, targets)
-  frozen_NV = jax.nn.log_softmax(_logits(scale, softcap, *frozen), axis=-1)
-  ratio_NV = frozen_NV - jax.nn.log_softmax(logits_NV, axis=-1)
-  scores['kl'] = jnp.sum(jnp.exp(frozen_NV) * ratio_NV, axis=-1)
-  scores['reference_logps'] = _pick(frozen_NV, targets)
+  scores['reference_logps'] = _token_scores((), frozen_NV, targets)['logps']
+  log_ref_NV, log_pi_NV = map(jax.nn.log_softmax, (frozen_NV, logits_NV))
+  scores['kl'] = jnp.sum(jnp.exp(log_ref_NV) * (log_ref_NV - log_pi_NV), -1)
+  if 'tilted' in wanted:
+    for name, step in (('away', epsilon), ('toward', -epsilon)):
+      tilted_NV = logits_NV + step * (logits_NV - frozen_NV)
+      logps = _token_scores((), tilted_NV, targets)['logps']
+      scores[name] = jax.lax.stop_gradient(logps - scores['logps'])
   return scores
 
 

@@ -14,7 +14,6 @@ from dpo_jax import errors, scoring, types
 from dpo_jax import metrics as metrics_lib
 from dpo_jax.losses import rules
 from dpo_jax.losses.objective import Objective
-from dpo_jax.metrics import Mean
 from dpo_jax.models import experts
 from dpo_jax.types import Params, TrainState
 
@@ -67,7 +66,8 @@ def make_train_step(
   def train_step(
     state: TrainState, reference: types.Frozen, batch: types.Batch, hyper
   ):
-    forward = _make_forward(score, objective, reference, batch)
+    epsilon = hyper.get('epsilon')
+    forward = _make_forward(score, objective, reference, batch, epsilon)
     # The balance loss is not a sum over microbatches: each would balance only
     # its tokens. Shapes and keys are static, so one branch is compiled.
     balances_parts = (
@@ -104,49 +104,31 @@ def make_train_step(
   return train_step
 
 
-def make_eval_step(score: Callable, objective: Objective) -> Callable:
-  """Makes `eval_step(params, reference, batch, hyper, loss_state=None)`.
+def make_eval_step(
+  score: Callable, objective: Objective, epsilon: float | None = None
+) -> Callable:
+  """Makes `eval_step(params, reference, batch) -> (policy, reference) scores`.
+
+  Losses and metrics are computed later, from the scores of the whole held-out
+  set: a loss of the whole batch must not depend on the evaluation's batches.
 
   Args:
     score: as in `make_train_step`.
-    objective: the losses.
+    objective: the losses; only their needs are read.
+    epsilon: for the tilted sums, see scoring.make_pair_score.
 
   Returns:
-    A pure function that returns (metrics.Sums, which add up over batches;
-    metrics.Examples). `terms/NAME` is the mean of each loss. The whole batch
-    of a whole-batch term is one evaluation batch. `loss_state` comes from the
-    train state; None = the initial one.
+    A pure function that returns CompletionScores [C] of the policy, and of the
+    reference or None.
   """
 
-  def eval_step(
-    params,
-    reference: types.Frozen,
-    batch: types.Batch,
-    hyper,
-    loss_state=None,
-  ):
-    forward = _make_forward(score, objective, reference, batch)
+  def eval_step(params, reference: types.Frozen, batch: types.Batch):
+    forward = _make_forward(score, objective, reference, batch, epsilon)
     policy, ref = _sum_over_microbatches(
       lambda rows: forward(params, rows), batch.rows
     )
-    denominators = objective.denominators(batch, policy.num_tokens)
-    _, terms = objective(policy, ref, batch, hyper, denominators, loss_state)
-    sums = metrics_lib.score_sums(objective, policy, ref, batch, hyper)
-    # A term is a mean. Times its denominator it is a sum, which adds up over
-    # batches of unequal counts.
-    for loss in objective.losses:
-      count = denominators[loss.normaliser]
-      sums[f'terms/{loss.name}'] = Mean(terms[loss.name] * count, count)
-    if policy.entropy is not None:
-      # A mismatched answer is scored for KTO's baseline only: it is not data.
-      extra = batch.mismatched
-      own = 1.0 if extra is None else (extra == 0).astype(jnp.float32)
-      sums['entropy'] = Mean(
-        jnp.sum(own * policy.entropy), jnp.sum(own * policy.num_tokens)
-      )
-    return sums, metrics_lib.examples(
-      objective, policy, ref, batch, hyper, loss_state
-    )
+    # Router sums count positions, not completions: no metric reads them.
+    return policy._replace(router=None), ref and ref._replace(router=None)
 
   return eval_step
 
@@ -170,7 +152,7 @@ def reference_scores(
   return jax.lax.stop_gradient(score(frozen, rows, num_completions, heads))
 
 
-def _make_forward(score, objective, reference: types.Frozen, batch):
+def _make_forward(score, objective, reference: types.Frozen, batch, epsilon):
   """Makes `forward(params, rows) -> (policy scores, reference scores)`."""
   num_completions = batch.labels.shape[0]
   # Token counts of the whole batch, known before any model runs.
@@ -182,7 +164,7 @@ def _make_forward(score, objective, reference: types.Frozen, batch):
     params = reference.policy(params)
     if 'distributions' in objective.needs:
       frozen = reference.reference()
-      return score(params, frozen, rows, num_completions, heads)
+      return score(params, frozen, rows, num_completions, heads, epsilon)
     policy = score(params, rows, num_completions, heads)
     return policy, reference_scores(
       score, objective, reference, batch, rows, heads

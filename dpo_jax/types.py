@@ -52,6 +52,8 @@ class PreferenceRecord(NamedTuple):
   tools: tuple[dict, ...] | None = None  # function schemas, for the template
   # The prompt's last message is an assistant's turn that the answers continue.
   continues: bool = False
+  # Per completion: share of the reference's own answers that score no better.
+  quantiles: tuple[float, ...] | None = None
 
 
 class EncodedRecord(NamedTuple):
@@ -64,6 +66,7 @@ class EncodedRecord(NamedTuple):
   labels: tuple[bool, ...] | None = None
   scores: tuple[float, ...] | None = None
   uid: str = ''  # 16 hex digits: sha256 of tokens, comparisons, labels, scores
+  quantiles: tuple[float, ...] | None = None  # as in PreferenceRecord
   # bool [n_k] each: which tokens are targets; None = all. The other tokens (a
   # user's turn inside the answer) are input only.
   trained: tuple[Array, ...] | None = None
@@ -109,6 +112,10 @@ class CompletionScores(NamedTuple):
   log_sum_sq_probs: Array | None = None  # sum of log sum_v p_v^2; no gradient
   kl: Array | None = None  # sum of KL(reference, policy) over the vocabulary
   heads_2P: Array | None = None  # logps of the first tokens, see Heads
+  # Sums of log p - log pi, p the policy with its logits one step further away
+  # from the reference's, or toward them; no gradient
+  away: Array | None = None
+  toward: Array | None = None
   # Present only for models with experts; counts prompt positions too:
   router: RouterSums | None = None
 
@@ -146,6 +153,10 @@ class Batch(NamedTuple):
   # int32 [C]: 1 = another prompt's answer, scored after this prompt for KTO's
   # baseline; its label is -1 and its score 0.
   mismatched: Array | None = None
+  # float32 [C]: weight of its prompt as a list of completions; None = the mean
+  # weight of the prompt's comparisons, or 1.
+  list_weight: Array | None = None
+  quantiles: Array | None = None  # float32 [C]: see PreferenceRecord; 0 = none
 
 
 class Head(NamedTuple):

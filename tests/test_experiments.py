@@ -74,7 +74,7 @@ PUBLISHED = {
   'simpo_mistral_instruct': (SIMPO, 2.5, 2.5 * 0.1, 5e-7, 128, 1, *COSINE),
   'simpo_llama3_base': (SIMPO, 2, 2 * 0.5, 6e-7, 128, 1, *COSINE),
   'simpo_llama3_instruct': (SIMPO, 2.5, 2.5 * 0.55, 1e-6, 128, 1, *COSINE),
-  'mpo': ({'sigmoid': 0.8, 'bco_pair': 0.2, 'nll': 1}, 0.1, None)
+  'mpo': ({'sigmoid': 0.8, 'bco': 0.2, 'nll': 1}, 0.1, None)
   + (5e-7, 128, 1, *COSINE),
   'rpo': ({'sigmoid': 1, 'nll': 1}, 0.1, None, 5e-7, 128, 1, *COSINE),
 }
@@ -96,6 +96,19 @@ def test_a_preset_has_its_published_settings(name):
   # A loss that reads no reference gets none.
   assert (config.reference.mode == 'none') == ('simpo' in loss.terms)
   config_lib.validate(config_lib.load(f'{PRESETS}:{name},runlocal'))
+
+
+def test_simpo_presets_have_the_lengths_of_their_authors():
+  # princeton-nlp/SimPO, training_configs/*.yaml: max_length and
+  # max_prompt_length.
+  lengths = {
+    name: (config.data.max_length, config.data.prompt_max_length)
+    for name in PUBLISHED
+    if name.startswith('simpo')
+    for config in (config_lib.load(f'{PRESETS}:{name}'),)
+  }
+  assert lengths.pop('simpo_mistral_base') == (1024, 512)
+  assert set(lengths.values()) == {(2048, 1800)} and len(lengths) == 3
 
 
 def test_every_published_mix_is_a_preset():

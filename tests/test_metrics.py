@@ -1,5 +1,7 @@
 """metrics: by hand on two comparisons and a padded one; per-example values."""
 
+import itertools
+
 import harness
 import jax
 import jax.numpy as jnp
@@ -91,6 +93,53 @@ def test_label_metrics_by_hand():
     np.testing.assert_allclose(got[name], value, rtol=1e-6, err_msg=name)
 
 
+def test_accuracy_of_labels_is_that_of_all_pairs():
+  rng = np.random.default_rng(0)
+  sums = jax.jit(metrics.label_sums)
+  for _ in range(200):
+    # Few values: many ties. A quarter is padding, which may hold anything.
+    rewards = rng.integers(-3, 4, 16).astype(np.float32)
+    desirable = rng.integers(0, 2, 16).astype(np.float32)
+    weight = rng.uniform(0.5, 2, 16).astype(np.float32)
+    weight[rng.random(16) < 0.25] = 0
+    rewards[weight == 0] = rng.choice([np.nan, np.inf, -np.inf, 0])
+    one = np.ones(16, np.float32)
+    view = LabelledScores(one, one, one, desirable, weight, np.float32(0))
+    ordered = total = 0.0
+    for i, j in itertools.product(np.flatnonzero(weight), repeat=2):
+      if desirable[i] > desirable[j]:
+        total += weight[i] * weight[j]
+        ordered += weight[i] * weight[j] * (rewards[i] > rewards[j])
+    got = sums(view, rewards)['rewards/accuracies']
+    np.testing.assert_allclose(got, (ordered, total), rtol=1e-5)
+
+
+def test_a_hundred_thousand_answers_take_a_moment():
+  # An array of all pairs of them would take 160 GB.
+  num = 100_000
+  rng = np.random.default_rng(0)
+  completions = LabelledScores(
+    *rng.normal(size=(2, num)),
+    np.full(num, 9.0),
+    rng.integers(0, 2, num).astype(float),
+    np.ones(num),
+    np.zeros(()),
+  )
+  sums = jax.jit(metrics.label_sums)(completions, completions.policy)
+  np.testing.assert_allclose(
+    metrics.means(sums)['rewards/accuracies'], 0.5, atol=0.01
+  )
+
+
+def test_one_label_has_no_accuracy_and_no_other_side():
+  one = jnp.ones(3)
+  view = LabelledScores(one, one, one, one, one, jnp.zeros(()))
+  got = metrics.means(metrics.label_sums(view, one))
+  assert 'rewards/chosen' in got
+  absent = ('accuracies', 'rejected', 'margins')
+  assert not {f'rewards/{name}' for name in absent} & got.keys()
+
+
 def test_comparisons_come_before_labels():
   paired = metrics.preference_sums(PAIRS, *rewards(PAIRS, 0.5))
   ones = LabelledScores(*(jnp.ones(2) for _ in LabelledScores._fields))
@@ -126,13 +175,12 @@ def test_a_mean_over_nothing_is_absent_and_scalars_stay():
   assert got == {'loss': 2.0}
 
 
-# Losses without a value per comparison: sorted, of lists, over tokens.
-WITHOUT = {'aot', 'aot_unpaired', 'infonca', 'nll', 'sft'}
-# One loss of every kind, view and normaliser.
-ONE_OF_EACH = {
-  (loss.kind, loss.view, loss.normaliser): loss.name
+# Losses without a value per comparison: those that sort, those of lists.
+WITHOUT = {
+  loss.name
   for loss in map(losses.get, losses.names())
-}.values()
+  if loss.kind == 'transport' or loss.view == 'lists'
+}
 WEIGHTS = (1.0, 0.5, 2.0, 0.0)
 
 
@@ -140,7 +188,7 @@ def gather(terms, batch):
   """(loss of a batch, its Examples); all log-ratios differ."""
   steps = np.arange(harness.NUM)
   policy, reference = harness.scores_of(
-    0.4 + steps, -0.3 - 0.1 * steps, policy=(-7.0 - steps, -11.0)
+    0.4 + steps, -0.3 - 0.1 * steps, policy=(-7.0 - steps, -11.0 - steps / 4)
   )
   objective = losses.make_objective(tuple(terms))
   hyper = losses.default_hyper(terms)
@@ -150,7 +198,7 @@ def gather(terms, batch):
     return objective(*arguments)[0], examples
 
 
-@pytest.mark.parametrize('name', ONE_OF_EACH)
+@pytest.mark.parametrize('name', losses.names())
 def test_the_losses_mean_is_the_loss(name):
   value, examples = gather({name: 2.0}, harness.batch_of(weight=WEIGHTS))
   each = examples.comparisons.get('loss')
@@ -168,10 +216,33 @@ def test_terms_are_summed_with_their_weights():
   mixed = gather({'sigmoid': 0.5, 'kto': 2.0}, batch)[1].comparisons['loss']
   parts = [gather(terms, batch)[1].comparisons['loss'] for terms in (one, two)]
   np.testing.assert_allclose(mixed, 0.5 * parts[0] + 2 * parts[1], rtol=1e-6)
-  assert (
-    gather({'sigmoid': 1.0, 'nll': 0.2}, batch)[1].comparisons.get('loss')
-    is None
+  unsortable = {'sigmoid': 1.0, 'aot': 0.2}
+  assert 'loss' not in gather(unsortable, batch)[1].comparisons
+
+
+def test_a_value_over_tokens_has_the_variance_of_a_ratio():
+  # cpo's NLL over tokens: R + (v - R t) n / sum t, R = sum v / sum t.
+  values, tokens = (
+    np.array([2.0, 9.0, 4.0, 7.0]),
+    np.array([1.0, 4.0, 2.0, 5.0]),
   )
+  view = PAIRS._replace(
+    chosen_tokens=jnp.array(tokens), weight=jnp.array([1.0, 2.0, 1.0, 1.0])
+  )
+  weight = np.asarray(view.weight)
+  total = (weight * tokens).sum()
+  ratio = (weight * values).sum() / total
+  got = metrics._linear(view, 'chosen_tokens', jnp.array(values), total)
+  np.testing.assert_allclose(
+    got, ratio + (values - ratio * tokens) * weight.sum() / total, rtol=1e-6
+  )
+  np.testing.assert_allclose(np.average(got, weights=weight), ratio, rtol=1e-6)
+  # Equal nats per token: a ratio without variance, whatever the lengths.
+  got = metrics._linear(view, 'chosen_tokens', jnp.array(1.5 * tokens), total)
+  np.testing.assert_allclose(got, 1.5, rtol=1e-6)
+  # A mean over the comparisons is left as it is.
+  got = metrics._linear(view, 'comparisons', jnp.array(values), weight.sum())
+  np.testing.assert_allclose(got, values, rtol=1e-6)
 
 
 def test_labelled_completions_come_with_their_batchs_baseline():
@@ -195,7 +266,7 @@ def test_saved_rewards_are_the_metrics_rewards(name):
   _, examples = gather(terms, batch)
   steps = np.arange(harness.NUM)
   policy, reference = harness.scores_of(
-    0.4 + steps, -0.3 - 0.1 * steps, policy=(-7.0 - steps, -11.0)
+    0.4 + steps, -0.3 - 0.1 * steps, policy=(-7.0 - steps, -11.0 - steps / 4)
   )
   sums = metrics.score_sums(
     losses.make_objective(tuple(terms)),

@@ -208,3 +208,57 @@ def test_kl_to_the_reference_and_its_gradient(options):
   np.testing.assert_allclose(
     other.logps, plain(reference, ROWS, NUM).logps, rtol=1e-5
   )
+
+
+OPTIONS = {'chunked': {'chunk': 7}, 'full': {'full_logits': True}}
+
+
+@pytest.mark.parametrize('how', OPTIONS)
+def test_equal_models_get_equal_scores(how):
+  # TDPO's first update: every log-ratio and divergence is 0, not rounding.
+  score = scoring.make_pair_score(toy.ToyModel(), ('tilted',), **OPTIONS[how])
+  run = jax.jit(lambda p, q, e: score(p, q, ROWS, NUM, None, e))
+  policy, reference = run(toy.params(), toy.params(), 0.01)
+  np.testing.assert_array_equal(policy.logps, reference.logps)
+  for values in (policy.kl, policy.away, policy.toward):
+    np.testing.assert_array_equal(values, 0)
+
+
+@pytest.mark.parametrize('how', [*OPTIONS, 'split'])
+def test_tilted_sums_equal_the_brute_force(how):
+  options = OPTIONS.get(how) or {
+    'chunk': 5,
+    'mesh': sharding.make_mesh(data=4, fsdp=2),
+  }
+  score = scoring.make_pair_score(toy.ToyModel(), ('tilted',), **options)
+  policy, reference, epsilon = toy.params(), toy.params(5), 0.3
+
+  def total(params, epsilon):
+    scores, _ = score(params, reference, ROWS, NUM, None, epsilon)
+    return jnp.sum(scores.away + 2 * scores.toward), scores
+
+  grad = jax.jit(jax.grad(total, has_aux=True))
+  for_policy, scores = grad(policy, jnp.float32(epsilon))
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(for_policy))
+  exact = [
+    {k: v.astype(np.float64) for k, v in p.items()} for p in (policy, reference)
+  ]
+  own = brute_force(exact[0], ROWS)[0]
+  for values, step in ((scores.away, epsilon), (scores.toward, -epsilon)):
+    expected = tilted_logps(*exact, step) - own
+    np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)
+
+
+def tilted_logps(policy, reference, step):
+  """Sums of log softmax(z + step (z - z_ref)) [C], in float64."""
+  sums = np.zeros(NUM)
+  for r, t in np.argwhere(ROWS.completion_id >= 0):
+    token, position = ROWS.tokens[r, t], ROWS.positions[r, t]
+    z, z_ref = (
+      p['head'] @ (p['embed'][token] + p['pos'][position]) + p['bias']
+      for p in (policy, reference)
+    )
+    z = z + step * (z - z_ref)
+    logp = z[ROWS.targets[r, t]] - np.log(np.sum(np.exp(z)))
+    sums[ROWS.completion_id[r, t]] += logp
+  return sums

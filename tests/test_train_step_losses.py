@@ -24,13 +24,13 @@ QUICKLY = {
   'xla_llvm_disable_expensive_passes': True,
 }
 OPTIONS = ('f_divergence', 'ld_alpha', 'wpo')
-# (terms, options); the last two differ by beta_dpo, which needs two passes.
+# (terms, options); the last two differ by options that need two passes.
 SETS = {
   'separate': (tuple(SEPARATE), ()),
   # TDPO here too: its KL is a field of the scores that has a cotangent.
   'whole': ((*WHOLE, 'tdpo1', 'tdpo2'), ()),
   'changed': (('sigmoid', 'hinge'), OPTIONS),
-  'filtered': (('sigmoid', 'hinge'), ('beta_dpo', *OPTIONS)),
+  'filtered': (('sigmoid', 'hinge'), ('beta_dpo', 'dr_dpo', *OPTIONS)),
 }
 
 
@@ -52,7 +52,7 @@ def stepper(name, num_devices=0):
     chunk=7,
     full_logits=mesh is None,  # quick to compile; test_scoring compares both
     mesh=mesh,
-    wanted=objective.needs & {'sum_sq_probs'},
+    wanted=objective.needs & {*scoring.SUMS},
   )
   optimizer = optax.identity()
   step = train_step.make_train_step(
@@ -112,7 +112,7 @@ def test_accumulation_is_exact(name, term):
 )
 def test_one_pass_and_two_passes_agree(one, two, term):
   # Every field of the scores that has a gradient, not only logps.
-  nothing = {'beta_dpo_a': 0.0, 'beta_dpo_rho': 0.0}
+  nothing = {'beta_dpo_a': 0.0, 'beta_dpo_rho': 0.0, 'dr_beta': 1e9}
   a, b = gradients(one, term), gradients(two, term, **nothing)
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5),

@@ -23,7 +23,7 @@ def unpaired():
 
 
 def train(name, batch, num_steps, **values):
-  """(state, metrics of every step, metrics of an evaluation at the end)."""
+  """(state, metrics of every step)."""
   objective = losses.make_objective((name,))
   score = scoring.make_score(toy.ToyModel())
   optimizer = optim.make_optimizer('rmsprop')
@@ -38,14 +38,12 @@ def train(name, batch, num_steps, **values):
   for _ in range(num_steps):
     state, sums = step(state, reference, batch, hyper)
     trace.append(metrics.means(jax.device_get(sums)))
-  evaluate = jax.jit(train_step.make_eval_step(score, objective))
-  sums, _ = evaluate(state.params, reference, batch, hyper, state.loss_state)
-  return state, trace, sums
+  return state, trace
 
 
 @pytest.mark.parametrize('name', ['kto', 'bco', 'infonca'])
 def test_data_without_comparisons_trains(name):
-  state, trace, sums = train(name, unpaired(), 5)
+  _, trace = train(name, unpaired(), 5)
   losses_seen = [float(step['loss']) for step in trace]
   assert losses_seen == sorted(losses_seen, reverse=True)
   first, last = trace[0], trace[-1]
@@ -53,28 +51,13 @@ def test_data_without_comparisons_trains(name):
     # At step 0 every reward is 0; later those of desirable answers are larger.
     assert first['rewards/margins'] == 0 and last['rewards/margins'] > 0
     assert last['rewards/accuracies'] > 0.6
-    assert sums['rewards/chosen'].count == 8
-  assert np.isfinite(sums[f'terms/{name}'].total)
 
 
-def test_bco_state_is_carried_and_evaluation_leaves_it():
-  state, _, sums = train('bco', unpaired(), 3, beta=0.5)
+def test_bco_state_is_carried():
+  state, _ = train('bco', unpaired(), 3, beta=0.5)
   assert state.loss_state['bco']['num_desirable'] == 3 * 8
   assert state.loss_state['bco']['desirable'] > 0
   assert state.loss_state['bco']['undesirable'] < 0
-
-
-def test_entropy_is_of_the_prompts_own_answers():
-  objective = losses.make_objective(('kto',))
-  score = scoring.make_score(toy.ToyModel(), wanted=('entropy',))
-  batch, params = toy.zoo(), toy.params()
-  hyper = losses.default_hyper({'kto': 1.0})
-  evaluate = train_step.make_eval_step(score, objective)
-  reference = types.Frozen(weights=params)
-  sums, _ = evaluate(params, reference, batch, hyper)
-  own = np.isin(batch.rows.completion_id % 3, (0, 1))
-  own &= batch.rows.completion_id >= 0
-  assert sums['entropy'].count == own.sum()
 
 
 def test_kto_without_mismatched_completions_is_refused():
@@ -94,13 +77,12 @@ def test_what_the_cache_does_not_hold_is_refused(terms, options):
   batch = toy.zoo()
   rows = jax.tree.map(lambda x: x[0], batch.rows)
   cached = batch._replace(reference=plain(toy.params(5), rows, 24))
-  hyper = losses.default_hyper(dict.fromkeys(terms, 1.0), options)
   with pytest.raises(InputError, match='precomputed scores do not serve'):
-    eval_step(toy.params(), types.Frozen(), cached, hyper)
+    eval_step(toy.params(), types.Frozen(), cached)
 
 
 def test_reference_free_losses_report_rewards_without_a_reference():
-  _, trace, sums = train('simpo', toy.zoo(), 1)
+  _, trace = train('simpo', toy.zoo(), 1)
   assert 'kl' not in trace[0]  # there is no reference to drift from
   pairs_reward = trace[0]['rewards/chosen']
   assert pairs_reward < -1  # beta times a mean log-probability, not a ratio

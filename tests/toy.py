@@ -84,6 +84,7 @@ def zoo(microbatches=1, length=16, seed=1, row_multiple=1):
     scores=scores.reshape(-1),
     prompt_index=np.repeat(np.arange(8), 3).astype(np.int32),
     mismatched=np.tile([0, 0, 1], 8).astype(np.int32),
+    quantiles=np.tile([1.0, 0.25, 0.0], 8).astype(np.float32),
   )
 
 

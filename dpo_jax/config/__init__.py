@@ -1,6 +1,6 @@
 """Every knob of a run, its checks, and the reading of experiment files."""
 
-from dpo_jax.config.check import validate
+from dpo_jax.config.check import check_losses, validate
 from dpo_jax.config.chosen import (
   loss_hyper,
   loss_options,
@@ -11,6 +11,7 @@ from dpo_jax.config.chosen import (
   proportions,
   row_needs,
   schedule_options,
+  scored_for,
   source_names,
   template_args,
 )
@@ -21,6 +22,7 @@ from dpo_jax.config.stored import resolve
 
 __all__ = [
   'base',
+  'check_losses',
   'help_text',
   'load',
   'loss_hyper',
@@ -35,6 +37,7 @@ __all__ = [
   'resolve',
   'row_needs',
   'schedule_options',
+  'scored_for',
   'shrink',
   'source_names',
   'template_args',

@@ -41,7 +41,7 @@ def validate(config: ConfigDict, num_devices: int | None = None) -> None:
     if not rule.holds(value):
       raise rules.refused(key, value, rule)
   # Every value has its type now; the checks of combinations rely on it.
-  _check_losses(config)
+  check_losses(config)
   _check_reference(config)
   _check_data(config)
   _check_model(config)
@@ -95,7 +95,7 @@ def check_paths(
     _check_path('data.chat_template', template, 'file', os.path.isfile)
 
 
-def _check_losses(config: ConfigDict) -> None:
+def check_losses(config: ConfigDict) -> None:
   """Refuses losses that are unknown, and keys that none of them can use."""
   known = catalogue.read()
   for name in config.loss.terms:
@@ -140,7 +140,16 @@ def _check_loss_keys(config: ConfigDict, used: tuple[str, ...]) -> None:
 
 def _check_reference(config: ConfigDict) -> None:
   mode = config.reference.mode
-  losses = {name: catalogue.read()[name] for name in chosen.loss_terms(config)}
+  known = {**catalogue.read(), **catalogue.read_options()}
+  for name in chosen.scored_for(config):
+    if name not in known:
+      raise errors.refuse(
+        'config.eval.score_for',
+        f'there is no loss and no option {name!r}',
+        f'{loss_rules.hint(name, known)}use any of {", ".join(known)}',
+      )
+  losses = [*chosen.loss_terms(config), *chosen.scored_for(config)]
+  losses = {name: known[name] for name in losses}
   needing = [n for n, loss in losses.items() if 'reference' in loss.needs]
   if needing and mode == 'none':
     raise errors.refuse(
@@ -160,8 +169,7 @@ def _check_reference(config: ConfigDict) -> None:
       f"{config.reference.init_from!r} is not used with reference.mode 'none'",
       'leave it empty, or use params',
     )
-  options = chosen.loss_options(config)
-  transforms = {name: catalogue.read_options()[name] for name in options}
+  transforms = {name: known[name] for name in chosen.loss_options(config)}
   loss_rules.check_reference(mode, losses, transforms)
 
 

@@ -46,7 +46,7 @@ def row_needs(config: ConfigDict) -> list[str]:
   """Columns that every row must give for the losses, if any row does."""
   known = catalogue.read()
   needs = set().union(*(known[name].needs for name in loss_terms(config)))
-  return sorted(needs & {'margin', 'scores'})
+  return sorted(needs & {'margin', 'scores', 'reference_scores'})
 
 
 def loss_hyper(config: ConfigDict) -> dict[str, float]:
@@ -74,6 +74,11 @@ def loss_options(config: ConfigDict) -> tuple[str, ...]:
     for name in catalogue.read_options()
     if config.loss[name] is not None and config.loss[name] is not False
   )
+
+
+def scored_for(config: ConfigDict) -> tuple[str, ...]:
+  """Losses and options of eval.score_for, whose needs evaluations serve too."""
+  return rules.split_names(config.eval.score_for)
 
 
 def optimizer_options(config: ConfigDict) -> dict[str, float]:

@@ -149,6 +149,8 @@ def _data() -> Section:
   data.truncation = choice(*truncation.POLICIES, default='keep_prompt_end')
   data.drop_duplicates = flag(True)  # of whole records; encode
   data.strict = flag(False)  # refuse unusable rows, drop none; encode
+  # a prompt's comparisons weigh one together; prompt_weights
+  data.weigh_prompts = flag(False)
   data.layout = choice(*rows.LAYOUTS)  # how completions lie in rows; rows
   data.row_length = whole(0, zero='data.max_length')  # tokens per row; rows
   data.max_shapes = whole(4, least=1)  # compiled row counts per epoch; pipeline
@@ -199,7 +201,8 @@ def _loss() -> Section:
   for key in catalogue.hyper_names():
     loss.add(key, number(None))
   for key, choices in catalogue.static_choices().items():
-    loss.add(key, choice(*choices, default=None))
+    is_flag = set(choices) == {True, False}
+    loss.add(key, flag(None) if is_flag else choice(*choices, default=None))
   for key in catalogue.switches():
     loss.add(key, flag(None))
   # Two of them, by narrower rules.
@@ -248,6 +251,8 @@ def _eval() -> Section:
   evaluation.batch_size = whole(32, least=1)  # prompts per step; evaluate
   evaluation.max_comparisons = whole(0, zero='all')  # held out; datasets
   evaluation.num_samples = whole(0, zero='none')  # held-out prompts; sample
+  # '' = what the run's losses read; `results --recompute` can do the rest; job
+  evaluation.score_for = names('losses and options, e.g. kto,wpo')
   return evaluation
 
 

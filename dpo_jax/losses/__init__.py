@@ -15,13 +15,18 @@ import importlib
 # The files with registered functions.
 FAMILIES = (
   'absolute',
+  'adaptive',
+  'batch_options',
+  'classifier',
   'likelihood',
   'listwise',
   'options',
   'pairwise',
+  'quantile',
   'reference_free',
   'token_level',
   'transport',
+  'unlearning',
   'unpaired',
 )
 # {public name: the module that has it}

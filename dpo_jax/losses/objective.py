@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from dpo_jax import types
-from dpo_jax.losses import registry, rules, views
+from dpo_jax.losses import divisors, registry, rules, views
 from dpo_jax.losses.records import Loss, Option
 from dpo_jax.losses.views import PairScores
 from dpo_jax.types import Array
@@ -28,7 +28,9 @@ class Objective:
   """The losses of a run; hashable, so that equal objectives share compiles."""
 
   terms: tuple[str, ...]  # names of the losses that are summed
-  static: tuple[tuple[str, str], ...] = ()  # choices such as ipo's reduction
+  static: tuple[
+    tuple[str, str | bool], ...
+  ] = ()  # choices such as ipo's reduction
   options: tuple[str, ...] = ()  # names of the options that are on
 
   def __call__(
@@ -62,8 +64,11 @@ class Objective:
     each = self.values(policy, reference, batch, hyper, state)
     total, terms = jnp.zeros((), policy.logps.dtype), {}
     for loss in self.losses:
-      view, values = each[loss.name]
-      terms[loss.name] = _mean(loss, view, values, denominators)
+      view, parts = each[loss.name]
+      terms[loss.name] = sum(
+        self._mean(loss, divisor, values, view, denominators, hyper)
+        for divisor, values in parts.items()
+      )
       total = total + hyper[f'weight/{loss.name}'] * terms[loss.name]
     return total, terms
 
@@ -74,12 +79,12 @@ class Objective:
     batch: types.Batch,
     hyper: Mapping[str, Array],
     state: LossState | None = None,
-  ) -> dict[str, tuple[Any, Array]]:
+  ) -> dict[str, tuple[Any, dict[str, Array]]]:
     """Values of each term before the mean; arguments as in `__call__`.
 
     Returns:
-      {term: (its view, one value per comparison, completion or list)}; values
-      are 0 where the view has weight 0.
+      {term: (its view, {divisor: one value per comparison, completion or
+      list})}; values are 0 where divisors.weight is 0.
     """
     state = self.init_state() if state is None else state
     gathered, each = self._gather(policy, reference, batch, hyper), {}
@@ -96,11 +101,20 @@ class Objective:
       for option in self._options(loss, 'log_ratios'):
         scores = self._bound(option, hyper)(scores)
       numbers = (state[loss.name],) if loss.state else ()
-      values = loss.fn(scores, *numbers, **keywords)
+      parts = loss.fn(scores, *numbers, **keywords)
+      if not isinstance(parts, dict):
+        parts = {loss.normaliser: parts}
       for option in self._options(loss, 'values'):
-        values = self._bound(option, hyper)(values, view)
+        change = self._bound(option, hyper)
+        parts = {key: change(values, view) for key, values in parts.items()}
       # Padding may hold any value; 0 times NaN would be NaN in the mean.
-      each[loss.name] = view, jnp.where(view.weight > 0, values, 0.0)
+      each[loss.name] = (
+        view,
+        {
+          key: jnp.where(divisors.weight(view, key) > 0, values, 0.0)
+          for key, values in parts.items()
+        },
+      )
     return each
 
   def prepare(
@@ -161,33 +175,8 @@ class Objective:
   def denominators(
     self, batch: types.Batch, num_tokens: Array
   ) -> dict[str, Array]:
-    """Divisors of the sums, which follow from the data alone.
-
-    Args:
-      batch: the whole batch.
-      num_tokens: float [C], tokens of each completion of the whole batch.
-
-    Returns:
-      {normaliser: float32 scalar >= a tiny positive number}, and the numbers
-      of `desirable` and `undesirable` completions.
-    """
-    comparisons = views.present(batch.comparisons, num_tokens)
-    weight = comparisons.weight
-    sums = {
-      'comparisons': jnp.sum(weight),
-      'chosen_tokens': jnp.sum(weight * num_tokens[comparisons.winner]),
-    }
-    # The weights of a view do not depend on the log-probabilities.
-    counts = types.CompletionScores(jnp.zeros_like(num_tokens), num_tokens)
-    if 'completions' in self.views:
-      view = views.gather_labelled(counts, None, batch)
-      sums['desirable'] = jnp.sum(view.weight * view.desirable)
-      sums['completions'] = sums['labels'] = jnp.sum(view.weight)
-      sums['undesirable'] = sums['labels'] - sums['desirable']
-    if 'lists' in self.views:
-      sums['lists'] = jnp.sum(views.gather_lists(counts, None, batch).weight)
-    tiny = jnp.finfo(jnp.float32).tiny
-    return {name: jnp.maximum(total, tiny) for name, total in sums.items()}
+    """Divisors of a batch for these terms, see divisors.counts."""
+    return divisors.counts(batch, num_tokens, self.views)
 
   def move_reference(
     self,
@@ -264,7 +253,7 @@ class Objective:
 
   @property
   def views(self) -> frozenset[str]:
-    """Views of the terms, keys of records.NORMALISERS; no likelihoods."""
+    """Views of the terms, keys of records.DIVISORS; no likelihoods."""
     return frozenset(
       loss.view for loss in self.losses if loss.kind != 'likelihood'
     )
@@ -279,6 +268,14 @@ class Objective:
     }
     wanted = sorted({loss.reads for loss in self.losses})
     return {name: gather[name](policy, reference, batch) for name in wanted}
+
+  def _mean(self, loss, divisor, values, view, denominators, hyper) -> Array:
+    """The mean of one part of a loss, or what an option has in its place."""
+    weight = divisors.weight(view, divisor)
+    if divisor == 'comparisons':
+      for option in self._options(loss, 'mean'):
+        return self._bound(option, hyper)(values, weight)
+    return divisors.mean(values, weight, denominators[divisor])
 
   def _options(self, loss, changes) -> list[Option]:
     """The options of one kind of change that apply to a loss."""
@@ -300,7 +297,7 @@ class Objective:
 
 def make_objective(
   terms: tuple[str, ...],
-  static: Mapping[str, str] | None = None,
+  static: Mapping[str, str | bool] | None = None,
   options: tuple[str, ...] = (),
 ) -> Objective:
   """Makes the objective of the named losses and options.
@@ -326,7 +323,7 @@ def make_objective(
 def default_hyper(
   terms: Mapping[str, float],
   options: tuple[str, ...] = (),
-  **values: float | str,
+  **values: float | str | bool,
 ) -> dict[str, Array]:
   """Hyper-parameters of terms and options: defaults, overridden by `values`.
 
@@ -349,21 +346,6 @@ def default_hyper(
   hyper = {}
   for entry in (*losses.values(), *chosen.values()):
     hyper |= entry.hyper
-  hyper |= {k: v for k, v in values.items() if not isinstance(v, str)}
+  hyper |= {k: v for k, v in values.items() if not isinstance(v, (str, bool))}
   hyper |= {f'weight/{name}': weight for name, weight in terms.items()}
   return {k: jnp.asarray(v, jnp.float32) for k, v in hyper.items()}
-
-
-def _mean(
-  loss: Loss, view: Any, values: Array, denominators: Mapping[str, Array]
-) -> Array:
-  """The weighted mean of a loss's values, as its normaliser defines it."""
-  weighted = view.weight * values
-  if loss.normaliser != 'labels':
-    return jnp.sum(weighted) / denominators[loss.normaliser]
-  desirable = jnp.sum(weighted * view.desirable)
-  undesirable = jnp.sum(weighted) - desirable
-  return (
-    desirable / denominators['desirable']
-    + undesirable / denominators['undesirable']
-  )

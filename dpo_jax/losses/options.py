@@ -1,12 +1,15 @@
 """Options: transforms of the scores, beta, values or reference of losses.
 
-Comes in: what the loss would read or return. Goes out: the same, changed. The
-form of an option follows from what it changes; options of one kind of change
-apply in the order of this file:
+Comes in: what the loss would read or return. Goes out: the same, changed.
+batch_options.py has those that read the whole batch. The form of an option
+follows from what it changes; options of one kind of change apply in the order
+of registration:
   scores      fn(pairs, ...) -> pairs, for the losses and the metrics
   log_ratios  fn(pairs, ...) -> pairs, for the losses alone
   beta        fn(beta, pairs, state, ...) -> beta [P]
   values      fn(values, pairs, ...) -> values [P]
+  mean        fn(values, weight, ...) -> scalar, in place of the weighted mean
+              over comparisons; parts over tokens keep theirs
   reference   fn(reference, policy, step, ...) -> reference, between updates
 """
 
@@ -20,8 +23,8 @@ from dpo_jax.losses.views import PairScores
 from dpo_jax.types import Array, Params
 
 _LARGEST_EXPONENT = 40.0  # e^40: its square is finite in float32
-_SMALLEST_STD = 1e-6  # nats; if all gaps are equal, so are all chances
-_MOST_DRAWS = 2**31 - 1  # fits a uint32; counting starts again after it
+_LARGEST_SQUARED = 36.0  # of f_divergence=squared: 37 e^36 is about e^40
+_LINEAR = 10.0  # length of the linear continuation, in units of the exponent
 
 
 @register_option(
@@ -61,9 +64,11 @@ def ld_alpha(pairs: PairScores, *, ld_alpha: float = 1.0) -> PairScores:
 
 @register_option(
   label='f-DPO',
-  paper='Wang et al. 2023, arXiv:2309.16240',
+  paper='Wang et al. 2023, arXiv:2309.16240; squared: Pipano et al. 2026, '
+  'arXiv:2602.06788',
   formula="a -> f'(ratio): 1 - exp(-a) (forward_kl), log 2 + log s(a) "
-  '(js_divergence), (exp((f_alpha-1) a) - 1)/(f_alpha-1) (alpha_divergence)',
+  '(js_divergence), (exp((f_alpha-1) a) - 1)/(f_alpha-1) (alpha_divergence), '
+  'a exp(-a) (squared)',
   changes='log_ratios',
   accepts=('difference',),
   needs=('reference',),
@@ -73,16 +78,22 @@ def f_divergence(
   pairs: PairScores,
   *,
   f_divergence: Literal[
-    'reverse_kl', 'forward_kl', 'js_divergence', 'alpha_divergence'
+    'reverse_kl', 'forward_kl', 'js_divergence', 'alpha_divergence', 'squared'
   ] = 'reverse_kl',
   f_alpha: float = 0.5,
 ) -> PairScores:
   """f-DPO: another divergence from the reference than the reverse KL.
 
   In place of `a`: `1 - exp(-a)` (forward_kl), `log 2 + log s(a)`
-  (js_divergence), `(exp((f_alpha-1) a) - 1)/(f_alpha-1)` (alpha_divergence).
+  (js_divergence), `(exp((f_alpha-1) a) - 1)/(f_alpha-1)` (alpha_divergence),
+  `a exp(-a)` (squared: f = 1/2 log^2, not convex, so that nothing pulls a
+  chosen completion beyond a = 1).
 
-  Source: arXiv:2309.16240.
+  An exponential goes on past the exponent 40 (squared: 36) as a line, and 10
+  further as a logarithm: no gradient is 0 where the formula's is not, and
+  squares of the values are finite in float32 up to log-ratios of +-1e4.
+
+  Source: arXiv:2309.16240; squared: arXiv:2602.06788.
 
   Args:
     pairs: scores of the comparisons.
@@ -90,14 +101,14 @@ def f_divergence(
     f_alpha: order of the alpha-divergence; 1 is the reverse KL.
 
   Returns:
-    The pairs whose log-ratios are f'(exp(a)); 0 at a = 0. Exponents are at
-    most 40, beyond which the gradient is 0.
+    The pairs whose log-ratios are f'(exp(a)); 0 at a = 0.
   """
   transforms = {
     'reverse_kl': lambda a: a,
-    'forward_kl': lambda a: -_exp_minus_1(-a),
+    'forward_kl': lambda a: -_exp_minus_1(-a, _LARGEST_EXPONENT),
     'js_divergence': lambda a: jnp.log(2.0) + jax.nn.log_sigmoid(a),
     'alpha_divergence': lambda a: _alpha_divergence(a, f_alpha),
+    'squared': _log_over_ratio,
   }
   transform = transforms[f_divergence]
   # The reference becomes 0, so that the policy's field is the log-ratio.
@@ -109,148 +120,40 @@ def f_divergence(
   )
 
 
-def update_beta_dpo(
-  state: dict[str, Array],
-  pairs: PairScores,
-  *,
-  beta_dpo_momentum: Array,
-  **_: Array,
-) -> dict[str, Array]:
-  """Updates the moving mean and deviation of the gap h with a batch.
-
-  Args:
-    state: `mean` and `std` in nats, which start at 0 as in the authors' code
-      (every gap is 0 if the policy starts at its reference); `num_draws`.
-    pairs: scores of the comparisons.
-    beta_dpo_momentum: weight of the old value in [0, 1).
-
-  Returns:
-    The new state, this batch included.
-  """
-  is_real = (pairs.weight > 0).astype(pairs.weight.dtype)
-  count = jnp.sum(is_real)
-  gap = jnp.where(is_real > 0, pairs.log_ratio_gap, 0.0)
-  mean = jnp.sum(gap) / jnp.maximum(count, 1)
-  squares = jnp.sum(is_real * (gap - mean) ** 2)
-  # The unbiased deviation, as in the authors' code.
-  std = jnp.sqrt(squares / jnp.maximum(count - 1, 1))
-
-  def mixed(old, new):
-    return beta_dpo_momentum * old + (1 - beta_dpo_momentum) * new
-
-  return {
-    'mean': mixed(state['mean'], mean),
-    'std': mixed(state['std'], std),
-    'num_draws': state['num_draws'] + 1,
-  }
-
-
-def select_beta_dpo(
-  state: dict[str, Array], pairs: PairScores, *, beta_dpo_rho: Array, **_: Array
-) -> Array:
-  """Draws the comparisons that a training step keeps.
-
-  It keeps floor((1 - rho) count) of them, at least one, drawn without
-  replacement with chances proportional to exp(-((h - mean) / std)^2 / 2):
-  those with the largest log-chance plus Gumbel noise. The noise depends on
-  the number of draws so far alone, so that a resumed run draws the same.
-
-  Args:
-    state: of `update_beta_dpo`, this batch included.
-    pairs: scores of the comparisons.
-    beta_dpo_rho: share of the comparisons to leave out.
-
-  Returns:
-    Bool [P], True for the comparisons that are kept.
-  """
-  is_real = pairs.weight > 0
-  scaled = (pairs.log_ratio_gap - state['mean']) / jnp.maximum(
-    state['std'], _SMALLEST_STD
-  )
-  draw = jnp.mod(state['num_draws'], _MOST_DRAWS).astype(jnp.uint32)
-  key = jax.random.fold_in(jax.random.key(0), draw)
-  noise = jax.random.gumbel(key, is_real.shape, pairs.weight.dtype)
-  score = jnp.where(is_real, noise - scaled**2 / 2, -jnp.inf)
-  rank = jnp.argsort(jnp.argsort(-score))
-  # A float32 product such as 0.8 * 5 may lie just below the integer.
-  num_kept = jnp.floor((1 - beta_dpo_rho) * jnp.sum(is_real) + 1e-3)
-  return is_real & (rank < jnp.maximum(num_kept, 1))
-
-
-@register_option(
-  label='beta-DPO',
-  paper='Wu et al. 2024, arXiv:2407.08639; beta of each comparison',
-  formula='beta -> max(beta (1 + a (h - EMA h)), 1e-3), on the (1-rho) '
-  'fraction drawn by a Gaussian weight',
-  changes='beta',
-  accepts=('difference',),
-  needs=('reference', 'whole_batch', 'state'),
-  bounds={'beta_dpo_rho': '[0, 1)', 'beta_dpo_momentum': '[0, 1)'},
-  state={'mean': 0.0, 'std': 0.0, 'num_draws': 0.0},
-  update=update_beta_dpo,
-  select=select_beta_dpo,
-)
-def beta_dpo(
-  beta: Array,
-  pairs: PairScores,
-  state: dict[str, Array],
-  *,
-  beta_dpo_a: float = 0.6,
-  beta_dpo_rho: float = 0.2,
-  beta_dpo_momentum: float = 0.9,
-) -> Array:
-  """beta-DPO: beta grows with the gap h over its moving mean.
-
-  `beta_i = max(beta (1 + a (h_i - EMA h)), 1e-3)`, without gradient; h is in
-  nats, as in the authors' code. A training step keeps only the comparisons
-  that `select_beta_dpo` draws; an evaluation keeps all.
-
-  Source: arXiv:2407.08639.
-
-  Args:
-    beta: the loss's beta, per nat.
-    pairs: scores of the comparisons.
-    state: of `update_beta_dpo`, this batch included.
-    beta_dpo_a: the paper's alpha, per nat; 0 changes no beta.
-    beta_dpo_rho: share of comparisons that a training step leaves out.
-    beta_dpo_momentum: weight of the old mean and deviation.
-
-  Returns:
-    Betas [P].
-  """
-  del beta_dpo_rho, beta_dpo_momentum  # read by select and update
-  lead = pairs.log_ratio_gap - state['mean']
-  scaled = jnp.maximum(beta * (1 + beta_dpo_a * lead), 1e-3)
-  return jax.lax.stop_gradient(scaled)
-
-
 @register_option(
   label='WPO',
-  paper='Zhou et al. 2024, arXiv:2406.11827, eq. 2, sampled alignment',
-  formula='x sg[exp(mean aligned lp_w) exp(mean aligned lp_l)], '
+  paper='Zhou et al. 2024, arXiv:2406.11827, eq. 2, sampled alignment, and '
+  'its code',
+  formula='x sg[min(1, exp(mean aligned lp_w) exp(mean aligned lp_l))], '
   'aligned = log p - log sum p^2',
   changes='values',
   accepts=('difference', 'absolute', 'reference_free'),
   needs=('sum_sq_probs',),
 )
-def wpo(values: Array, pairs: PairScores) -> Array:
+def wpo(values: Array, pairs: PairScores, *, wpo_clamp: bool = True) -> Array:
   """WPO: comparisons that the policy is likely to write itself count more.
 
-  Factor `sg[exp(mean aligned lp_w) exp(mean aligned lp_l)]`, means over
-  tokens, aligned = `log p - log sum p^2`.
+  Factor `sg[min(1, exp(mean aligned lp_w) exp(mean aligned lp_l))]`, means over
+  tokens, aligned = `log p - log sum p^2`. Greedy answers exceed 1 before the
+  minimum.
 
-  Source: arXiv:2406.11827, eq. 2.
+  Source: arXiv:2406.11827, eq. 2, and its code for the minimum.
 
   Args:
     values: losses [P].
     pairs: scores of the comparisons, with aligned log-probabilities.
+    wpo_clamp: whether the factor is at most 1, as in the authors' code; TRL
+      leaves that out.
 
   Returns:
     Losses [P] times that factor.
   """
   chosen = pairs.chosen_aligned / pairs.chosen_tokens
   rejected = pairs.rejected_aligned / pairs.rejected_tokens
-  return values * jax.lax.stop_gradient(jnp.exp(chosen + rejected))
+  log_weight = chosen + rejected
+  if wpo_clamp:
+    log_weight = jnp.minimum(log_weight, 0.0)
+  return values * jax.lax.stop_gradient(jnp.exp(log_weight))
 
 
 @register_option(
@@ -296,13 +199,33 @@ def tr_dpo(
   )
 
 
-def _exp_minus_1(x: Array) -> Array:
-  """exp(x) - 1, with x cut to at most 40."""
-  return jnp.expm1(jnp.minimum(x, _LARGEST_EXPONENT))
+def _exp_minus_1(x: Array, largest: Array) -> Array:
+  """exp(x) - 1, continued beyond `largest`."""
+  slope = jnp.exp(largest)
+  return jnp.expm1(jnp.minimum(x, largest)) + slope * _beyond(x, largest)
+
+
+def _log_over_ratio(a: Array) -> Array:
+  """a exp(-a), continued below -36."""
+  inside = jnp.maximum(a, -_LARGEST_SQUARED)
+  slope = (1 + _LARGEST_SQUARED) * jnp.exp(_LARGEST_SQUARED)
+  return inside * jnp.exp(-inside) - slope * _beyond(-a, _LARGEST_SQUARED)
+
+
+def _beyond(x: Array, largest: Array) -> Array:
+  """What a continuation of unit slope adds: a line, then a logarithm.
+
+  A line alone would reach 1e21 at a log-ratio of -1e4, whose square is
+  infinite in float32.
+  """
+  over = jax.nn.relu(x - largest)
+  return jnp.minimum(over, _LINEAR) + jnp.log1p(jax.nn.relu(over - _LINEAR))
 
 
 def _alpha_divergence(a: Array, order: Array) -> Array:
   """(exp((order - 1) a) - 1) / (order - 1); a itself at order 1."""
   near_1 = jnp.abs(order - 1) < 1e-6
   scale = jnp.where(near_1, 1.0, order - 1)
-  return jnp.where(near_1, a, _exp_minus_1(scale * a) / scale)
+  # A small scale, which divides, leaves less room below the largest float.
+  largest = _LARGEST_EXPONENT + jnp.minimum(jnp.log(2 * jnp.abs(scale)), 0.0)
+  return jnp.where(near_1, a, _exp_minus_1(scale * a, largest) / scale)

@@ -17,21 +17,25 @@ NEEDS = {
   'whole_batch': 'the whole batch at once',
   'margin': "the data's margin column",
   'scores': "the data's score of every completion",
+  'score_order': 'the higher score on the chosen answer; others are counted',
+  'reference_scores': "scores of the reference's own answers to each prompt",
   'labels': 'completions that are desirable or not',
   'mismatched': "every prompt scored with another prompt's answer",
   'state': 'running means in the checkpoint',
   'heads': 'sums over the first tokens',
   'sum_sq_probs': 'sum of squared probabilities per token',
   'distributions': "the reference's full distribution per token",
+  'tilted': 'the policy, moved away from the reference and toward it',
 }
 # The first argument of a loss (PairScores, LabelledScores, ListScores of
-# views.py), and what the sum of its values is divided by, over the global
-# batch: the sum of the weights; tokens of the winners times the weights; or
-# 'labels', where desirable and undesirable completions are each divided by
-# their own number. {view: normalisers, the default first}
-NORMALISERS = {
-  'comparisons': ('comparisons', 'chosen_tokens'),
-  'completions': ('completions', 'labels'),
+# views.py), and what sums of its values are divided by, over the global batch:
+# 'chosen_tokens' is tokens of the winners times their weights, every other one
+# a sum of weights, 'desirable' and 'undesirable' of one label only. A loss
+# returns an array, which its `normaliser` divides, or parts that are added,
+# {divisor: array}. {view: divisors, the default normaliser first}
+DIVISORS = {
+  'comparisons': ('comparisons', 'chosen_tokens', 'best_tokens'),
+  'completions': ('completions', 'desirable', 'undesirable'),
   'lists': ('lists',),
 }
 # What a loss reads, for the options to accept or refuse.
@@ -46,7 +50,7 @@ KINDS = (
 # The reward in the metrics of a loss: metrics.implicit_reward has formulas.
 REWARDS = ('log_ratio', 'log_prob', 'mean_log_prob', 'alpha_log_prob', 'none')
 # What an option changes; options.py has the form of each.
-CHANGES = ('scores', 'log_ratios', 'beta', 'values', 'reference')
+CHANGES = ('scores', 'log_ratios', 'beta', 'values', 'mean', 'reference')
 
 # The default of a keyword that has none.
 REQUIRED = inspect.Parameter.empty
@@ -68,16 +72,16 @@ class Loss(NamedTuple):
   paper: str  # citation with equation
   formula: str  # one line, for the table in docs/losses.md
   hyper: Mapping[str, float]  # traced hyper-parameters and their defaults
-  static: Mapping[str, tuple[str, ...]]  # choices, the default first
+  static: Mapping[str, tuple]  # choices, the default first
   needs: frozenset[str] = frozenset()  # subset of NEEDS
-  view: str = 'comparisons'  # key of NORMALISERS: the first argument of fn
+  view: str = 'comparisons'  # key of DIVISORS: the first argument of fn
   kind: str = 'other'  # one of KINDS: which options apply
   reward: str = 'log_ratio'  # one of REWARDS
-  normaliser: str = ''  # one of NORMALISERS[view]; '' = the first
+  normaliser: str = ''  # one of DIVISORS[view]; '' = the first
   grid: Mapping[str, tuple[float, ...]] = {}  # usual grid of hyper
   bounds: Mapping[str, str] = {}  # '[0, 0.5)'; a key without: any number
   state: Mapping[str, float] = {}  # initial running numbers; fn's 2nd argument
-  fn: Callable | None = None  # fn(view, *, hyper...) -> values
+  fn: Callable | None = None  # fn(view, *, hyper...) -> values or parts
   update: Callable | None = None  # update(state, view, *, hyper...) -> state
 
   @property
@@ -96,7 +100,7 @@ class Option(NamedTuple):
   changes: str  # one of CHANGES
   accepts: tuple[str, ...]  # kinds of losses; the others are refused
   hyper: Mapping[str, float]  # as in Loss
-  static: Mapping[str, tuple[str, ...]]  # as in Loss
+  static: Mapping[str, tuple]  # as in Loss
   needs: frozenset[str] = frozenset()  # subset of NEEDS
   bounds: Mapping[str, str] = {}  # as in Loss
   only_with: Mapping[str, tuple[str, str]] = {}  # keyword: (choice key, choice)
@@ -118,7 +122,7 @@ def make_loss(
     name: the function's name.
     fields: keywords of `@register(...)`: fields of Loss, `needs` as a tuple.
     keywords: the function's keyword-only arguments: a float default makes a
-      traced hyper-parameter, a Literal annotation a static choice.
+      traced hyper-parameter, a Literal annotation or a bool a static choice.
     fn: the function itself, if it was imported.
 
   Raises:
@@ -126,8 +130,8 @@ def make_loss(
     TypeError: a field that Loss does not have, or one that is missing.
   """
   loss = Loss(**_prepared(name, fields, keywords), fn=fn)
-  _check_words(name, {loss.view}, NORMALISERS)
-  divisors = NORMALISERS[loss.view]
+  _check_words(name, {loss.view}, DIVISORS)
+  divisors = DIVISORS[loss.view]
   loss = loss._replace(normaliser=loss.normaliser or divisors[0])
   _check_words(name, loss.needs, NEEDS)
   _check_words(name, {loss.kind}, KINDS)
@@ -165,6 +169,8 @@ def _prepared(
       raise ValueError(f'{name}: {key} has no default')
     if isinstance(default, float):
       hyper[key] = default
+    elif isinstance(default, bool):
+      static[key] = (default, not default)
     elif default in choices:
       others = tuple(choice for choice in choices if choice != default)
       static[key] = (default, *others)

@@ -1,7 +1,8 @@
 """Losses of the policy's likelihoods alone, without a reference.
 
-Comes in: PairScores [P]. Goes out: one value per comparison [P], not reduced.
-Notation: log pi_w, log pi_l sums over |w|, |l| tokens; NLL_w = -log pi_w/|w|.
+Comes in: PairScores [P]. Goes out: one value per comparison [P], not reduced
+(cpo, orpo: one per divisor). Notation: log pi_w, log pi_l sums over |w|, |l|
+tokens; NLL_w = -log pi_w/|w|.
 """
 
 import jax
@@ -113,62 +114,151 @@ def alphapo(
 
 
 @register(
+  label='SimPER',
+  paper='Xiao et al. 2025, arXiv:2502.00883',
+  formula='-exp(log pi_w/|w|) + exp(log pi_l/|l|)',
+  kind='reference_free',
+  reward='mean_log_prob',
+)
+def simper(pairs: PairScores) -> Array:
+  """SimPER: inverse perplexities of both completions, nothing to tune.
+
+  `-exp(log pi_w/|w|) + exp(log pi_l/|l|)`. An unlikely completion has a small
+  gradient, whichever side it is on.
+
+  Source: arXiv:2502.00883.
+
+  Args:
+    pairs: scores of the comparisons.
+
+  Returns:
+    Losses [P] in (-1, 1): differences of geometric mean token probabilities.
+  """
+  return jnp.exp(_mean_rejected(pairs)) - jnp.exp(_mean_chosen(pairs))
+
+
+@register(
   label='CPO',
   paper='Xu et al. 2024, arXiv:2401.08417',
-  formula='-log s(beta (log pi_w - log pi_l)) + alpha NLL_w',
+  formula='-log s(beta (log pi_w - log pi_l)) + alpha NLL',
   kind='reference_free',
   reward='log_prob',
   grid={'beta': (0.01, 0.05, 0.1)},
   bounds={'beta': '(0, inf)', 'alpha': '[0, inf)'},
 )
-def cpo(pairs: PairScores, *, beta: float = 0.1, alpha: float = 1.0) -> Array:
+def cpo(
+  pairs: PairScores, *, beta: float = 0.1, alpha: float = 1.0
+) -> dict[str, Array]:
   """CPO: DPO with a uniform reference, and a cross-entropy anchor.
 
-  `-log s(beta (log pi_w - log pi_l)) + alpha NLL_w`.
+  `-log s(beta (log pi_w - log pi_l)) + alpha NLL`, NLL the mean over all
+  tokens of the batch's chosen completions: the term `nll` with weight alpha.
 
   Source: arXiv:2401.08417.
 
   Args:
     pairs: scores of the comparisons.
     beta: per nat.
-    alpha: weight of the negative log-likelihood of the chosen completion,
-      in nats per token.
+    alpha: weight of the negative log-likelihood, in nats per token.
 
   Returns:
-    Losses [P] in nats.
+    Losses [P] in nats: the contrast, and the likelihood over tokens.
   """
   gap = pairs.policy_chosen - pairs.policy_rejected
-  return -jax.nn.log_sigmoid(beta * gap) - alpha * _mean_chosen(pairs)
+  return {
+    'comparisons': -jax.nn.log_sigmoid(beta * gap),
+    'chosen_tokens': -alpha * pairs.policy_chosen,
+  }
 
 
 @register(
   label='ORPO',
-  paper='Hong et al. 2024, arXiv:2403.07691, eqs. 6 and 7',
-  formula='NLL_w - odds_weight log s(log odds_w - log odds_l), '
+  paper='Hong et al. 2024, arXiv:2403.07691, eqs. 6 and 7; beta: '
+  'arXiv:2502.01237',
+  formula='NLL - odds_weight log s(beta (log odds_w - log odds_l)), '
   'odds = P/(1-P), P = exp(log pi/|y|)',
   kind='reference_free',
   reward='mean_log_prob',
   grid={'odds_weight': (0.1, 0.5, 1.0)},
-  bounds={'odds_weight': '(0, inf)'},
+  bounds={'beta': '(0, inf)', 'odds_weight': '(0, inf)'},
 )
-def orpo(pairs: PairScores, *, odds_weight: float = 0.1) -> Array:
+def orpo(
+  pairs: PairScores, *, beta: float = 1.0, odds_weight: float = 0.1
+) -> dict[str, Array]:
   """ORPO: cross-entropy of the chosen completion, and a log odds ratio.
 
-  `NLL_w - odds_weight log s(log odds_w - log odds_l)`, odds = `P/(1-P)`,
-  P = `exp(log pi/|y|)`.
+  `NLL - odds_weight log s(beta (log odds_w - log odds_l))`, odds = `P/(1-P)`,
+  P = `exp(log pi/|y|)`, NLL the mean over all tokens of the batch's chosen
+  completions.
 
-  Source: arXiv:2403.07691, eqs. 6 and 7.
+  Source: arXiv:2403.07691, eqs. 6 and 7; beta: arXiv:2502.01237.
 
   Args:
     pairs: scores of the comparisons.
+    beta: scale of the log odds ratio; 1 is the paper's.
     odds_weight: the paper's lambda.
 
   Returns:
-    Losses [P] in nats; finite also where a completion is certain.
+    Losses [P] in nats, the likelihood over tokens and the odds ratio; finite
+    also where a completion is certain.
   """
   chosen, rejected = _mean_chosen(pairs), _mean_rejected(pairs)
   ratio = _log_odds(chosen) - _log_odds(rejected)
-  return -chosen - odds_weight * jax.nn.log_sigmoid(ratio)
+  return {
+    'chosen_tokens': -pairs.policy_chosen,
+    'comparisons': -odds_weight * jax.nn.log_sigmoid(beta * ratio),
+  }
+
+
+@register(
+  label='ASFT',
+  paper='Wang et al. 2024, arXiv:2409.10571; beta: Gorbatovski et al. 2025, '
+  'arXiv:2502.01237',
+  formula='nll_weight NLL + odds_weight [-log s(beta o_w) - log s(-beta o_l)], '
+  'o = log(P/(1-P)), P = exp(log pi/|y|)',
+  kind='reference_free',
+  reward='mean_log_prob',
+  grid={'odds_weight': (0.1, 0.5, 1.0)},
+  bounds={
+    'beta': '(0, inf)',
+    'odds_weight': '(0, inf)',
+    'nll_weight': '[0, inf)',
+  },
+)
+def asft(
+  pairs: PairScores,
+  *,
+  beta: float = 1.0,
+  odds_weight: float = 1.0,
+  nll_weight: float = 1.0,
+) -> dict[str, Array]:
+  """ASFT: cross-entropy, and the log odds of each completion by itself.
+
+  `nll_weight NLL + odds_weight [-log s(beta o_w) - log s(-beta o_l)]`, o =
+  `log(P/(1-P))`, P = `exp(log pi/|y|)`. At beta 1 the bracket is
+  `-log P_w - log(1 - P_l)`: binary cross-entropy of both completions. NLL is
+  over all chosen tokens of the batch, as in orpo.
+
+  Source: arXiv:2409.10571; beta: arXiv:2502.01237, which has nll_weight 0
+  after a separate SFT.
+
+  Args:
+    pairs: scores of the comparisons.
+    beta: scale of the log odds; 1 in the first paper.
+    odds_weight: the papers' lambda.
+    nll_weight: weight of the negative log-likelihood of the chosen completions,
+      per token.
+
+  Returns:
+    {divisor: losses [P]}: the odds over comparisons and the NLL over chosen
+    tokens, in nats; finite also where a completion is certain.
+  """
+  chosen = -jax.nn.log_sigmoid(beta * _log_odds(_mean_chosen(pairs)))
+  rejected = -jax.nn.log_sigmoid(-beta * _log_odds(_mean_rejected(pairs)))
+  return {
+    'comparisons': odds_weight * (chosen + rejected),
+    'chosen_tokens': -nll_weight * pairs.policy_chosen,
+  }
 
 
 def alpha_reward(mean_logps: Array, alpha: Array) -> Array:

@@ -26,7 +26,7 @@ def register(**fields) -> Callable:
   """Registers the decorated loss under its own name.
 
   Its keyword-only arguments are its hyper-parameters: a float default makes
-  a traced one, a `Literal` annotation a static choice.
+  a traced one, a `Literal` annotation or a bool a static choice.
 
   Args:
     **fields: fields of records.Loss; label, paper and formula are required.

@@ -22,7 +22,8 @@ MIXES = {
     'Pang et al. 2024, arXiv:2404.19733; Liu et al. 2024, arXiv:2405.16436',
   ),
   'mpo': (
-    {'sigmoid': 0.8, 'bco_pair': 0.2, 'nll': 1.0},
+    # Its quality part has bco's reward shift; TRL's has not (bco_pair).
+    {'sigmoid': 0.8, 'bco': 0.2, 'nll': 1.0},
     'Wang et al. 2024, arXiv:2411.10442',
   ),
 }
@@ -34,6 +35,17 @@ _ALIASES = {
   **dict.fromkeys(('robust_dpo', 'rdpo_robust'), 'robust'),
   **dict.fromkeys(('dpo_positive', 'smaug'), 'dpop'),
   **dict.fromkeys(('slic', 'slichf'), 'slic_hf'),
+  **dict.fromkeys(('s_dpo', 'sdpo', 'softmax_dpo'), 'softmax'),
+  **dict.fromkeys(('pl', 'dpo_pl', 'pl_dpo', 'plackettluce'), 'plackett_luce'),
+  **dict.fromkeys(('exp', 'gpo_exponential'), 'exponential'),
+  **dict.fromkeys(('dposhift', 'shift'), 'dpo_shift'),
+  **dict.fromkeys(('symmetric', 'symmetric_po'), 'sympo'),
+  **dict.fromkeys(('unlearning', 'negative_preference'), 'npo'),
+  'aligned_sft': 'asft',
+  'sim_npo': 'simnpo',
+  'sim_per': 'simper',
+  'squared_hinge': 'truncated_quadratic',
+  'gpo_savage': 'savage',
   'r_dpo': 'rdpo',
   'kto_pair': 'kto',
   'nca': 'nca_pair',
@@ -52,9 +64,15 @@ _RECIPES = {
   'fdpo': 'sigmoid with config.loss.f_divergence=forward_kl',
   'wpo': 'sigmoid with config.loss.wpo=True',
   'beta_dpo': 'sigmoid with config.loss.beta_dpo=True',
+  **dict.fromkeys(('dr_dpo', 'drdpo'), 'sigmoid with config.loss.dr_dpo=True'),
+  **dict.fromkeys(
+    ('squaredpo', 'squared_po'),
+    'sigmoid with config.loss.f_divergence=squared',
+  ),
   'tr_dpo': 'sigmoid with config.loss.tr_dpo=True',
   'tdpo': 'tdpo1 or tdpo2',
   'ld_dpo': 'sigmoid with config.loss.ld_alpha=0.5',
+  'gpo': 'exponential, truncated_quadratic or savage',
 }
 # {need: why precomputed scores of the reference cannot serve it}
 _NOT_CACHED = {
@@ -62,6 +80,9 @@ _NOT_CACHED = {
   'heads': 'which reads sums over the first tokens',
   'mismatched': 'whose mismatched answers change with every batch',
 }
+# Needs that are columns of the data: in every row, or in some.
+_EVERY_ROW = frozenset(('scores', 'reference_scores'))
+_DATA_NEEDS = _EVERY_ROW | {'margin'}
 # {view of a loss: columns of the data, any one of which is enough}
 _COLUMNS = {
   'comparisons': {'comparisons'},
@@ -185,7 +206,7 @@ def check_values(
         raise errors.refuse(
           f'config.loss.{key}',
           f'{value!r} is not allowed with {name}',
-          f'use one of {", ".join(choices)}',
+          f'use one of {", ".join(map(str, choices))}',
         )
       bounds = chosen[name].bounds.get(key)
       if bounds and not within(value, bounds):
@@ -251,8 +272,8 @@ def check_data(
   Args:
     losses: the chosen terms by name.
     columns: the columns of the data: any of 'comparisons', 'labels',
-      'scores', 'margin' and 'lists' (a prompt with two completions or more),
-      see length_table.columns.
+      'undesirable answers', 'scores', 'reference_scores', 'margin' and 'lists'
+      (a prompt with two completions or more), see length_table.columns.
     where: the config key of the data, for the message.
 
   Raises:
@@ -261,13 +282,15 @@ def check_data(
   has = set(columns)
   for name, loss in losses.items():
     wanted = _COLUMNS[loss.view]
+    if loss.normaliser == 'undesirable':
+      wanted = {'undesirable answers'}
     missing = [] if wanted & has else [' or '.join(sorted(wanted))]
-    missing += sorted({'scores', 'margin'} & loss.needs - has)
+    missing += sorted(_DATA_NEEDS & loss.needs - has)
     if missing:
       raise errors.refuse(
         f'config.loss.terms.{name}',
         f'needs {missing[0]}, which {where} has not in '
-        f'{"every" if missing[0] == "scores" else "any"} row',
+        f'{"every" if missing[0] in _EVERY_ROW else "any"} row',
         f'use data with {missing[0]}, or another loss',
       )
 

@@ -1,9 +1,9 @@
 """Losses of single completions that are desirable or not.
 
 Comes in: LabelledScores [E]. Goes out: one value per completion [E], not
-reduced. A comparison is read as a desirable and an undesirable completion.
-Notation: a the log-ratio to the reference, r = beta a, s the logistic
-function, sg stop-gradient.
+reduced (bco: one per divisor). A comparison is read as a desirable and an
+undesirable completion. Notation: a the log-ratio to the reference, r = beta a,
+s the logistic function, sg stop-gradient.
 """
 
 import jax
@@ -86,7 +86,7 @@ def update_bco(
     num = state[f'num_{label}'] + jnp.sum(weight)
     # Padding may hold infinities; 0 times them would be NaN.
     off = jnp.where(weight > 0, weight * (rewards - state[label]), 0.0)
-    new[label] = state[label] + jnp.sum(off) / jnp.maximum(num, 1e-6)
+    new[label] = state[label] + jnp.sum(off) / jnp.where(num > 0, num, 1.0)
     new[f'num_{label}'] = num
   return new
 
@@ -98,7 +98,6 @@ def update_bco(
   'd = running mean of (E r_w + E r_l)/2',
   needs=('reference', 'labels', 'whole_batch', 'state'),
   view='completions',
-  normaliser='labels',
   grid={'beta': (0.01, 0.1)},
   bounds={'beta': '(0, inf)'},
   state={
@@ -111,7 +110,7 @@ def update_bco(
 )
 def bco(
   completions: LabelledScores, state: dict[str, Array], *, beta: float = 0.1
-) -> Array:
+) -> dict[str, Array]:
   """Binary classifier optimisation (BCO) with the reward shift.
 
   `E_D[-log s(r - d)] + E_U[-log s(-(r - d))]`, E_D and E_U the means over
@@ -126,9 +125,13 @@ def bco(
     beta: strength of the pull to the reference, per nat.
 
   Returns:
-    Losses [E] in nats; ln 2 at step 0, where policy and reference agree.
+    Losses [E] in nats by label, each divided by the completions of its own
+    label: 2 ln 2 at step 0, where policy and reference agree; ln 2 if the
+    batch has one label only.
   """
   shift = jax.lax.stop_gradient(state['desirable'] + state['undesirable']) / 2
   above = beta * completions.log_ratio - shift
-  sign = 2 * completions.desirable - 1
-  return -jax.nn.log_sigmoid(sign * above)
+  return {
+    'desirable': -jax.nn.log_sigmoid(above),
+    'undesirable': -jax.nn.log_sigmoid(-above),
+  }

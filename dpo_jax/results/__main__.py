@@ -3,19 +3,24 @@
     python -m dpo_jax.results RUNS... --out=DIR    tables and curves into DIR
     python -m dpo_jax.results RUNS... --out=DIR --metrics=loss,kl,entropy
     python -m dpo_jax.results --verify DIR         do they still follow?
+    python -m dpo_jax.results RUNS... --recompute loss=ipo,beta=.05:.5
+                                                   other losses, same scores
 
 Comes in: run directories, or folders of them. Goes out: results.md, .tex and
 .csv, curves.pdf and .png, provenance.json; the Markdown on stdout. Exit code
 0; 1 if --verify finds a cell that no longer follows from its runs; 2 for bad
-input, with one line on stderr. Trains and evaluates nothing.
+input, with one line on stderr. Trains nothing and runs no model.
 """
 
 import argparse
+import os
+import pathlib
 import sys
 from collections.abc import Sequence
 
 from dpo_jax import errors
 from dpo_jax.results import cells, collect, measures, provenance
+from dpo_jax.storage import files
 from dpo_jax.types import InputError
 
 
@@ -36,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     if options.verify is not None:
       return _verify(options.verify)
+    if options.recompute is not None:
+      return _recompute(options)
     return _report(options.runs, options.out, options.metrics)
   except InputError as error:
     print(error, file=sys.stderr)
@@ -69,13 +76,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     '--verify', metavar='DIR', help='check the tables in DIR against their runs'
   )
+  parser.add_argument(
+    '--recompute',
+    metavar='SETTINGS',
+    help='losses and metrics of these settings from the saved scores, e.g. '
+    'loss=ipo:sigmoid,beta=.05:.5 (":" between the values of a key); with '
+    '--out also recompute.csv',
+  )
   options = parser.parse_args(arguments)
-  others = options.runs or options.out or options.metrics
+  others = options.runs or options.out or options.metrics or options.recompute
   if options.verify is not None and others:
-    parser.error('--verify takes one folder, no RUNS, no --out, no --metrics')
+    parser.error('--verify takes one folder, no RUNS and no other flag')
   if options.verify is None and not options.runs:
     parser.error('no runs given')
-  if options.verify is None and not options.out:
+  if options.verify is None and not options.out and options.recompute is None:
     parser.error('--out is missing: the folder for the files')
   return options
 
@@ -90,6 +104,25 @@ def _report(paths: Sequence[str], out: str, metrics) -> int:
   print(files['results.md'].decode(), end='')
   names = ', '.join([*files, provenance.FILE])
   print(f'{len(runs)} runs read; wrote {names} to {out}', file=sys.stderr)
+  return 0
+
+
+def _recompute(options: argparse.Namespace) -> int:
+  # Imports jax, which tables do not need, and needs no accelerator: another
+  # process may be training on it.
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+  from dpo_jax.results import recompute
+
+  settings = recompute.parse(options.recompute)
+  lines = recompute.recompute(options.runs, settings)
+  chosen = recompute.choose(options.metrics, lines)
+  print(recompute.markdown(lines, chosen), end='')
+  if options.out:
+    path = pathlib.Path(options.out) / 'recompute.csv'
+    text = recompute.comma_separated(lines, chosen)
+    with files.storage_errors(path), files.atomic_file(path) as file:
+      file.write(text.encode())
+    print(f'wrote {path}', file=sys.stderr)
   return 0
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from dpo_jax import errors
 from dpo_jax.config import stored
 from dpo_jax.results import measures
-from dpo_jax.storage import files, metrics_file, run_dir
+from dpo_jax.storage import example_file, files, metrics_file, run_dir
 from dpo_jax.types import InputError
 
 # Folders of a run that hold thousands of files and no runs.
@@ -290,7 +290,8 @@ def read_arrays(data: bytes, where: Any) -> dict[str, np.ndarray]:
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
       if set(archive.files) <= {'uid'}:
         return {}
-      return {name: archive[name] for name in archive.files}
+      names = [n for n in archive.files if not example_file.is_whole(n)]
+      return {name: archive[name] for name in names}
   except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
     problem = str(error).splitlines()[0]
     raise errors.refuse(

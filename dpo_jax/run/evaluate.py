@@ -2,30 +2,39 @@
 
 Comes in: a job, parameters, the reference, and a function that gives the
 batches. Goes out: mean metrics under TRL's names, and the values of every
-comparison and labelled completion, ready to be saved. Changes no state.
+comparison and labelled completion, ready to be saved. Changes no state. The
+devices score, batch by batch; held_out.py computes with all scores at once.
 """
 
 import json
 import pathlib
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
-from dpo_jax import metrics as metrics_lib
+from dpo_jax.data.batches import length_table
 from dpo_jax.data.sources import source as sources
-from dpo_jax.metrics import Examples, Mean
-from dpo_jax.run import finite
+from dpo_jax.run import finite, held_out
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import reference as reference_lib
 from dpo_jax.run import session as sessions
 from dpo_jax.run.datasets import Part
-from dpo_jax.storage import files, state_items
+from dpo_jax.run.held_out import HeldOut
+from dpo_jax.storage import example_file, files, state_items
 from dpo_jax.types import Frozen, Params
+
+
+class Evaluated(NamedTuple):
+  """What an evaluation saves beside its metrics, numpy arrays by name."""
+
+  comparisons: dict[str, np.ndarray]  # [P], see metrics.Examples
+  labelled: dict[str, np.ndarray]  # [E]
+  whole: dict[str, np.ndarray]  # see held_out.to_arrays
 
 
 def main(config: ConfigDict, workdir: str) -> int:
@@ -102,8 +111,8 @@ def evaluate(
   batches: Callable[[int], Any],
   poll: Callable[[], None] = lambda: None,
   loss_state=None,
-) -> tuple[dict[str, float], Examples]:
-  """Evaluates `params` once on every batch of the evaluation plan.
+) -> tuple[dict[str, float], Evaluated]:
+  """Scores the held-out set with `params`, then evaluates all of it at once.
 
   Args:
     job: its eval_step, eval_plan, objective and hyper are read.
@@ -114,86 +123,50 @@ def evaluate(
     loss_state: of the train state; None = the initial one.
 
   Returns:
-    (metrics; Examples as numpy arrays in the order of the data, without
-    padding). `loss` is the weighted sum of the terms' means over the set.
+    (metrics, see held_out.measure; what to save beside them).
   """
-  totals: metrics_lib.Sums = {}
-  parts: list[Examples] = []
-  pending = None
+  parts, pending = [], None
   for t in range(job.eval_plan.steps_per_epoch):
     poll()
-    outputs = job.eval_step(
-      params, reference, batches(t), job.hyper, loss_state
-    )
+    batch = batches(t)
+    scores = job.eval_step(params, reference, batch)
     if pending is not None:  # read one batch while the next one computes
-      _collect(pending, totals, parts)
-    pending = outputs
-  _collect(pending, totals, parts)
-  examples = jax.tree.map(lambda *fields: np.concatenate(fields), *parts)
-  return _means(totals, job), examples
+      parts.append(jax.device_get(pending))
+    pending = HeldOut(*scores, batch._replace(rows=None, reference=None))
+  parts.append(jax.device_get(pending))
+  whole = held_out.join(parts)
+  hyper, state = jax.device_get((job.hyper, loss_state))
+  metrics, examples = held_out.measure(job.objective, hyper, whole, state)
+  return metrics, Evaluated(*examples, held_out.to_arrays(whole, state))
 
 
-def per_example(part: Part, examples: Examples) -> dict[str, np.ndarray]:
+def per_example(part: Part, evaluated: Evaluated) -> dict[str, np.ndarray]:
   """Returns the arrays to save of an evaluation, each value with its ids.
 
   Args:
     part: the records that were evaluated.
-    examples: of all records in `part`, padding removed.
+    evaluated: of all records in `part`.
 
   Returns:
     Arrays per comparison, or per labelled completion if nothing is compared:
-    those of Examples, the record's `uid` and its `prompt_id` (hex of the
-    sha256 of the prompt's tokens).
+    those of metrics.Examples, the record's `uid` and its `prompt_id` (hex of
+    the sha256 of the prompt's tokens); and, named `whole.*`, the scores of the
+    whole set, from which any loss can be computed again.
   """
   table, indices = part.store.table, part.indices
-  values = examples.comparisons
+  values = evaluated.comparisons
   offsets, present = table.comparison_offsets, table.weight > 0
-  if examples.labelled and not len(values['weight']):
-    values = examples.labelled
+  if evaluated.labelled and not len(values['weight']):
+    values = evaluated.labelled
     offsets, present = table.offsets, table.labels >= 0
   # Values per record: a record may hold several comparisons or labels.
   counts = np.diff(np.concatenate([[0], np.cumsum(present)])[offsets])[indices]
+  # What losses ask the data for: a score that is missing is 0 in a batch.
+  columns = sorted(length_table.columns(table, indices))
+  whole = evaluated.whole | {'columns': np.array(columns, 'U')}
   return {
     'uid': np.repeat(table.uids[indices], counts),
     'prompt_id': np.repeat(table.prompts[indices], counts),
     **values,
+    **{f'{example_file.WHOLE}{k}': v for k, v in whole.items()},
   }
-
-
-def _collect(outputs, totals, parts) -> None:
-  """Adds a batch's sums to `totals`, and its examples to `parts`."""
-  # device_get waits for the batch. Python floats are float64: float32 sums over
-  # a large set would lose digits.
-  sums, examples = jax.device_get(outputs)
-  for name, value in sums.items():
-    before = totals.get(name, Mean(0.0, 0.0))
-    totals[name] = Mean(
-      before.total + float(value.total), before.count + float(value.count)
-    )
-  parts.append(Examples(*map(_present, examples)))
-
-
-def _present(values):
-  """The values with a weight above 0."""
-  if not values:
-    return {}
-  kept = values['weight'] > 0
-  return {name: array[kept] for name, array in values.items()}
-
-
-def _means(totals, job) -> dict[str, float]:
-  """Means over the whole set, from sums over its batches."""
-  means = metrics_lib.means(totals)
-  # Batches differ in their numbers of comparisons, so the loss comes from the
-  # terms' means over the set, never from a mean of the batches' losses.
-  terms = {
-    f'terms/{name}': means.pop(f'terms/{name}') for name in job.objective.terms
-  }
-  loss = sum(
-    float(job.hyper[f'weight/{name}']) * terms[f'terms/{name}']
-    for name in job.objective.terms
-  )
-  first = {'loss': loss} | (terms if len(terms) > 1 else {})
-  if 'entropy' in means:
-    first['entropy'] = means['entropy']  # nats per completion token
-  return first | {k: float(v) for k, v in means.items()}

@@ -18,6 +18,7 @@ from dpo_jax import config as config_lib
 from dpo_jax import errors, losses, optim, scoring, sharding, train_step, types
 from dpo_jax.data.batches import pipeline
 from dpo_jax.models import adapters, decoder, quantized
+from dpo_jax.run import loss_config
 from dpo_jax.run.datasets import Part
 from dpo_jax.run.inputs import Inputs
 from dpo_jax.sharding import Placed
@@ -34,13 +35,14 @@ class Job(NamedTuple):
   base: Placed | None  # of the frozen weights under an adapter, as stored
   mesh: jax.sharding.Mesh
   objective: losses.Objective
+  scored: losses.Objective  # what the scores of an evaluation serve
   hyper: dict[str, jax.Array]  # float32 scalars; traced, so one compile
   optimizer: Any  # optax transformation
   shardings: TrainState  # NamedSharding per leaf
   abstract: TrainState  # ShapeDtypeStruct per leaf, with its sharding
   score: Callable  # jitted (params, rows, C) -> CompletionScores, for caches
   train_step: Callable  # jitted, donates the state
-  eval_step: Callable  # jitted
+  eval_step: Callable  # jitted (params, reference, batch) -> scores
   move_reference: Callable | None  # donates the reference's weights
   reference_every: float  # updates between two moves of it; 0 = never
   train_plan: pipeline.Plan | None  # None = a part that is not read
@@ -69,7 +71,8 @@ def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
     mesh=mesh if mesh.size > 1 else None,
   )
   objective, hyper = _make_objective(config, inputs)
-  train_plan, eval_plan = _make_plans(config, inputs, mesh, objective)
+  scored = loss_config.with_names(objective, config_lib.scored_for(config))
+  train_plan, eval_plan = _make_plans(config, inputs, mesh, objective, scored)
   num_steps = _count_steps(config, inputs.train)
   optimizer = _make_optimizer(config)
   weights = _place_weights(mesh, model)
@@ -77,15 +80,19 @@ def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
   replicated = sharding.replicated(mesh)
   # Training needs no entropy; evaluation reports it.
   make_score = functools.partial(
-    _make_score, model, objective, config.precision.head_chunk, mesh
+    _make_score, model, chunk=config.precision.head_chunk, mesh=mesh
   )
   step = train_step.make_train_step(
-    make_score(),
+    make_score(objective),
     objective,
     optimizer,
     _make_schedule(config, num_steps),
   )
-  eval_step = train_step.make_eval_step(make_score(('entropy',)), objective)
+  eval_step = train_step.make_eval_step(
+    make_score(scored, wanted=('entropy',)),
+    scored,
+    loss_config.epsilon(scored, hyper),
+  )
   score = scoring.make_score(
     model, chunk=config.precision.head_chunk, mesh=mesh
   )
@@ -97,6 +104,7 @@ def build(config: ConfigDict, inputs: Inputs, mesh=None) -> Job:
     base=_place_base(config, mesh, model, weights) if inputs.adapter else None,
     mesh=mesh,
     objective=objective,
+    scored=scored,
     # An abstract mesh has no device to put numbers on.
     hyper=hyper if is_planned else jax.device_put(hyper, replicated),
     optimizer=optimizer,
@@ -187,19 +195,14 @@ def _make_objective(
   config: ConfigDict, inputs: Inputs
 ) -> tuple[losses.Objective, dict[str, jax.Array]]:
   """The objective of the config, and all traced hyper-parameters."""
-  terms = config_lib.loss_terms(config)
-  static = config_lib.loss_static(config)
-  options = config_lib.loss_options(config)
-  hyper = losses.default_hyper(
-    terms, options, **config_lib.loss_hyper(config), **static
-  )
+  objective, hyper = loss_config.make(config)
   hyper['learning_rate'] = jnp.float32(config.optim.learning_rate)
   # The key's presence also tells the train step that experts are balanced.
   if inputs.model.num_experts:
     given = config.model.router_aux_coef
     own = inputs.model.router_aux_coef
     hyper['router_aux_coef'] = jnp.float32(own if given is None else given)
-  return losses.make_objective(tuple(terms), static, options), hyper
+  return objective, hyper
 
 
 def _make_score(model, objective, chunk, mesh, wanted=()):
@@ -273,10 +276,9 @@ def _place_state(config, inputs, mesh, model, optimizer, objective) -> Placed:
   )
 
 
-def _make_plans(config, inputs: Inputs, mesh, objective):
+def _make_plans(config, inputs: Inputs, mesh, objective, scored):
   """The plans of training and of evaluation; None for a part not read."""
   data, model = config.data, inputs.model
-  is_mismatched = 'mismatched' in objective.needs
   longest = data.max_length
   if model.learned_positions:
     longest = min(longest, model.max_positions)
@@ -285,14 +287,19 @@ def _make_plans(config, inputs: Inputs, mesh, objective):
     'layout': data.layout,
     'row_multiple': sharding.row_multiple(mesh),
     'max_shapes': data.max_shapes,
-    'mismatched_length': longest if is_mismatched else 0,
+    'weigh_prompts': data.weigh_prompts,
   }
+
+  def mismatched_length(objective):
+    return longest if 'mismatched' in objective.needs else 0
+
   train = inputs.train and pipeline.make_plan(
     inputs.train.store.table,
     seed=config.seed,
     batch_size=config.train.batch_size,
     microbatches=config.train.microbatches,
     indices=inputs.train.indices,
+    mismatched_length=mismatched_length(objective),
     **common,
   )
   # Evaluation runs in the order of the data: it is the same for every seed.
@@ -302,6 +309,7 @@ def _make_plans(config, inputs: Inputs, mesh, objective):
     batch_size=config.eval.batch_size,
     shuffle=False,
     indices=inputs.evaluation.indices,
+    mismatched_length=mismatched_length(scored),
     # At most two row counts: each one compiles the evaluation step again.
     **(common | {'max_shapes': min(2, data.max_shapes)}),
   )

@@ -207,9 +207,9 @@ def on_device(abstract: Any) -> int:
 
 
 def has_reference(job) -> bool:
-  """Whether the step runs the reference model."""
+  """Whether the step, or an evaluation, runs the reference model."""
   in_step = job.config.reference.mode in ('params', 'adapter_off')
-  return job.objective.needs_reference and in_step
+  return job.scored.needs_reference and in_step
 
 
 def _bits(dtype) -> int:

@@ -42,7 +42,7 @@ def prepare(
     (job, reference). In mode 'cache' the job has the reference's scores in both
     parts of its inputs, and the reference has no model.
   """
-  needed = job.objective.needs_reference
+  needed = job.scored.needs_reference
   reference = weights.frozen(job, with_reference=needed, moved=moved)
   if job.config.reference.mode != 'cache' or not needed:
     return job, reference

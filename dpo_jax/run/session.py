@@ -145,7 +145,7 @@ def look_at_weights(session: Session) -> None:
   job, known = session.job, session.identity.known
   is_moved = bool(job.reference_every)
   is_read = job.inputs.adapter is not None or (
-    job.objective.needs_reference
+    job.scored.needs_reference
     and not is_moved
     and not job.config.reference.init_from
   )

@@ -14,10 +14,8 @@ import pathlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import IO, Any
 
-import numpy as np
-
 from dpo_jax import errors
-from dpo_jax.storage import environment, files
+from dpo_jax.storage import environment, example_file, files
 from dpo_jax.types import InputError
 
 _FIX = 'put back a copy, or give another --workdir'
@@ -280,16 +278,9 @@ class RunDir:
 
     Args:
       name: file name without its suffix, such as 'eval_100'.
-      arrays: one row per example; equal lengths, any dtype but object.
+      arrays: see example_file.write.
     """
-    arrays = {key: np.asarray(value) for key, value in arrays.items()}
-    rows = {key: value.shape[:1] for key, value in arrays.items()}
-    objects = [key for key, value in arrays.items() if value.dtype.hasobject]
-    if len(set(rows.values())) != 1 or objects:
-      raise ValueError(f'per_example/{name}: rows {rows}, objects {objects}')
-    path = self.path / 'per_example' / f'{name}.npz'
-    with files.storage_errors(path), files.atomic_file(path) as file:
-      np.savez(file, **arrays)
+    example_file.write(self.path / 'per_example' / f'{name}.npz', arrays)
 
   def write_evaluation(
     self, name: str, facts: Mapping[str, Any], arrays: Mapping[str, Any]

@@ -87,7 +87,10 @@ def open_store(folder: str | os.PathLike) -> 'TokenStore':
   for name, sha256 in fields['files'].items():
     _verify(folder / name, sha256)
   with np.load(folder / _TABLE, allow_pickle=False) as arrays:
-    table = length_table.LengthTable(**arrays)
+    columns = dict(arrays)
+  # A store without them, as every one was before there were any.
+  columns.setdefault('quantiles', np.full(columns['scores'].shape, np.nan))
+  table = length_table.LengthTable(**columns)
   return TokenStore(folder / _TOKENS, table, fields['digest'], fields['meta'])
 
 
@@ -145,7 +148,7 @@ class TokenStore:
     # Without a mask, every token is trained.
     mask = np.frombuffer(data, '?', offset=tokens.nbytes)
     labels = table.labels[own]
-    scores = table.scores[own]
+    scores, quantiles = table.scores[own], table.quantiles[own]
     return EncodedRecord(
       prompt=prompt,
       completions=tuple(completions),
@@ -156,6 +159,7 @@ class TokenStore:
       trained=tuple(np.split(mask, starts[1:-1] - starts[0]))
       if len(mask)
       else None,
+      quantiles=None if np.isnan(quantiles[0]) else tuple(quantiles.tolist()),
     )
 
   def _comparisons(self, i: int) -> tuple[Comparison, ...]:
@@ -176,7 +180,10 @@ def _write_files(
   """Writes the three files of a store; meta.json seals the other two."""
   digest = files.bytes_digest(_write_tokens(folder / _TOKENS, records))
   table = length_table.make_table(records)
-  np.savez(folder / _TABLE, allow_pickle=False, **table._asdict())
+  arrays = table._asdict()
+  if np.isnan(table.quantiles).all():
+    del arrays['quantiles']
+  np.savez(folder / _TABLE, allow_pickle=False, **arrays)
   seal = {
     'format': FORMAT,
     'digest': digest,

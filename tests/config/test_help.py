@@ -57,7 +57,7 @@ def test_help_of_a_key_holds_default_rule_comment():
 
 def test_help_of_the_losses_names_what_uses_a_key():
   assert 'sigmoid' in config.help_text('loss.terms')
-  assert 'used by ipo (default mean)' in config.help_text('loss.reduction')
+  assert 'used by ipo, uni_dpo (default' in config.help_text('loss.reduction')
   assert 'slic_hf (default 1.0)' in config.help_text('loss.delta')
   assert 'used by wpo' in config.help_text('loss.wpo')
   assert 'adamw, lion (default 0.9)' in config.help_text('optim.b1')

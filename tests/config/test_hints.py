@@ -46,7 +46,7 @@ def test_an_override_that_another_trainer_has(key, meant, quickstart):
     ('dpo', "fix: dpo is 'sigmoid' here; losses are "),
     ('DPO', "'sigmoid'"),
     ('rpo', 'config.loss.terms.sigmoid=1, config.loss.terms.nll=1'),
-    ('mpo', 'config.loss.terms.sigmoid=0.8, config.loss.terms.bco_pair=0.2'),
+    ('mpo', 'config.loss.terms.sigmoid=0.8, config.loss.terms.bco=0.2'),
     ('cdpo', 'config.loss.label_smoothing'),
     ('sppo', "'sppo_hard'"),
     ('ip0', "did you mean 'ipo'?"),

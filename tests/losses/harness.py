@@ -27,6 +27,8 @@ def scores_of(
   mismatched=0.5,
   kl=(0.3, 0.8),
   log_sum_sq=(-2.0, -4.0),
+  away=(0.2, 0.1),
+  toward=(-0.2, 0.1),
 ):
   """(policy, reference) CompletionScores [3 NUM]; numbers or arrays [NUM]."""
 
@@ -51,6 +53,8 @@ def scores_of(
     log_sum_sq_probs=spread(*log_sum_sq, 0.0),
     kl=spread(*kl, 0.0),
     heads_2P=pairs_of(heads),
+    away=spread(*away, 0.0),
+    toward=spread(*toward, 0.0),
   )
   reference = types.CompletionScores(
     logps - log_ratio, num_tokens, heads_2P=pairs_of(heads - drift)
@@ -58,7 +62,9 @@ def scores_of(
   return policy, reference
 
 
-def batch_of(*, scores=(2.5, 1.0), margin=0.5, weight=(1, 1, 1, 1)):
+def batch_of(
+  *, scores=(4.0, 2.5), quantiles=(1.0, 0.25), margin=0.5, weight=(1, 1, 1, 1)
+):
   """The batch that belongs to the completions of `scores_of`."""
   winner = 3 * jnp.arange(NUM)
   weight = jnp.asarray(weight, jnp.float32)
@@ -70,6 +76,7 @@ def batch_of(*, scores=(2.5, 1.0), margin=0.5, weight=(1, 1, 1, 1)):
     scores=jnp.tile(jnp.array([*scores, 0.0], jnp.float32), NUM),
     prompt_index=jnp.repeat(jnp.arange(NUM), 3),
     mismatched=jnp.tile(jnp.array([0, 0, 1]), NUM),
+    quantiles=jnp.tile(jnp.array([*quantiles, 0.0], jnp.float32), NUM),
   )
 
 
@@ -80,7 +87,7 @@ def evaluate(name, scores, batch=None, options=(), **values):
   hyper-parameters and static choices that differ from the defaults.
   """
   hyper = losses.default_hyper({name: 1.0}, options, **values)
-  static = {k: v for k, v in values.items() if isinstance(v, str)}
+  static = {k: v for k, v in values.items() if isinstance(v, (str, bool))}
   run = _program(name, options, tuple(static.items()))
   return run(*scores, batch_of() if batch is None else batch, hyper)
 

@@ -80,7 +80,7 @@ def test_keys_are_those_of_the_registry():
 
 
 def test_switches_have_no_keyword_of_their_name():
-  assert set(catalogue.switches()) == {'wpo', 'beta_dpo', 'tr_dpo'}
+  assert set(catalogue.switches()) == {'wpo', 'beta_dpo', 'tr_dpo', 'dr_dpo'}
 
 
 def test_read_functions_of_a_file(tmp_path):

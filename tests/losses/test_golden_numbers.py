@@ -35,6 +35,8 @@ def make_objective(setting):
   terms = ['nll' if t == 'sft' else t for t in setting['loss_types']]
   static = {k: setting[k] for k in ('f_divergence',) if k in setting}
   options = [name for name in OPTIONS if name in setting]
+  if 'wpo' in options:
+    static['wpo_clamp'] = False  # TRL has none
   return losses.make_objective(tuple(terms), static, tuple(options))
 
 

@@ -2,6 +2,7 @@
 
 import harness
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -25,7 +26,7 @@ def log_odds(mean_logp):
 
 
 # One comparison with a_w = 2, a_l = -1: h = 3; log pi -7 and -11 over 3 and 5
-# tokens; scores 2.5 and 1; margin .5; mismatched log-ratio .5; K .3 and .8.
+# tokens; scores 4 and 2.5; margin .5; mismatched log-ratio .5; K .3 and .8.
 # (loss, keywords, expected); numbers by hand, formula and source beside.
 GOLDEN = [
   # -log s(.1 * 3)
@@ -55,7 +56,7 @@ GOLDEN = [
   # rewards .2 and -.1
   ('nca_pair', {}, nls(0.2) + 0.5 * nls(-0.2) + 0.5 * nls(0.1)),
   ('bco_pair', {}, nls(0.2) + nls(0.1)),
-  # scores 2.5 and 1 at temperature 1.5: target s(1); rewards as in sigmoid
+  # scores 4 and 2.5 at temperature 1.5: target s(1); rewards as in sigmoid
   ('infonca', {'alpha': 1.5}, s(1) * nls(0.3) + s(-1) * nls(-0.3)),
   # first step: d = (.2 - .1) / 2 = .05
   ('bco', {}, 2 * nls(0.15)),
@@ -113,6 +114,37 @@ GOLDEN = [
     s(0.3) * np.log(s(0.3) / s(1.5)) + s(-0.3) * np.log(s(-0.3) / s(-1.5)),
   ),
   ('reward_aware_rpo', {'distance': 'squared'}, (0.3 - 1.5) ** 2),
+  # simpo: one comparison has no deviation from its mean
+  ('alpha_dpo', {}, nls(2.5 * (-7 / 3 + 11 / 5) - 1.5)),
+  ('amapo', {}, nls(2 * (-7 / 3 + 11 / 5))),
+  # eq. 11, q = 1 and 1/4; beta log Z = beta log beta + 1; two completions
+  (
+    'qrpo',
+    {'beta': 0.2},
+    ((0.2 * np.log(5) - 0.4) ** 2 + (-0.75 + 0.2 * np.log(5) + 0.2) ** 2) / 2,
+  ),
+  # d = 1: the first beta over 1.01, times 3
+  ('epsilon_dpo', {}, nls(0.03 / 1.01)),
+  # s(.7 (4 - 2.5)) s(.8 - 2 (-7/3 + 11/5))^3 nls(2 (2/3 + 1/5))
+  ('uni_dpo', {}, s(1.05) * s(0.8 + 4 / 15) ** 3 * nls(26 / 15)),
+  # D = .3: arXiv:2402.05749 and arXiv:2505.24709
+  ('exponential', {}, np.exp(-0.3)),
+  ('truncated_quadratic', {}, 0.49),
+  ('savage', {}, s(-0.3) ** 2),
+  ('sympo', {}, s(-0.3)),
+  ('sympo', {'shape': 'ramp'}, 0.35),
+  # .1 (2 + .95)
+  ('dpo_shift', {}, nls(0.295)),
+  # one over both perplexities
+  ('simper', {}, np.exp(-11 / 5) - np.exp(-7 / 3)),
+  # two answers: the sigmoid loss
+  ('softmax', {}, nls(0.3)),
+  ('plackett_luce', {}, nls(0.3)),
+  # the chosen answer's NLL, and both log odds
+  ('asft', {}, 7 / 3 + nls(log_odds(-7 / 3)) + nls(-log_odds(-11 / 5))),
+  # the undesirable answer has a log-ratio of -1, 11 nats over 5 tokens
+  ('npo', {}, 20 * nls(0.1)),
+  ('simnpo', {}, 0.8 * nls(2.5 * 11 / 5)),
 ]
 
 
@@ -150,6 +182,12 @@ AT_STEP_0 = [
   ('bco_pair', {}, 2 * LN2),
   ('bco', {}, 2 * LN2),
   ('aot', {}, LN2),
+  ('exponential', {}, 1.0),
+  ('truncated_quadratic', {}, 1.0),
+  ('savage', {}, 0.25),
+  ('sympo', {}, 0.5),
+  ('dpo_shift', {}, LN2),
+  ('npo', {}, 20 * LN2),
 ]
 # Two losses with one value: (loss, keywords, loss, keywords, batch, given).
 SAME = [
@@ -167,6 +205,10 @@ SAME = [
   # Scores far apart are one-hot.
   ('infonca', {'alpha': 0.01}, 'sigmoid', {}, {}, {}),
   ('sft', {}, 'nll', {}, {}, {}),
+  ('epsilon_dpo', {'epsilon': 0.0}, 'sigmoid', {'beta': 0.01}, {}, {}),
+  ('dpo_shift', {'rejected_weight': 1.0}, 'sigmoid', {}, {}, {}),
+  ('softmax', {}, 'sigmoid', {}, {}, {}),
+  ('plackett_luce', {}, 'sigmoid', {}, {}, {}),
 ]
 
 
@@ -228,7 +270,13 @@ class TestEveryLoss:
       np.testing.assert_allclose(after, before, rtol=1e-5)
     # Every hyper-parameter changes the value.
     for key in loss.hyper:
-      assert abs(hyper[key]) > 1e-9 or abs(moved_hyper[key]) > 1e-9, key
+      if abs(hyper[key]) < 1e-9 and abs(moved_hyper[key]) < 1e-9:
+        # A threshold of the data's scores has no slope: it passes one here.
+        first, second = (
+          harness.evaluate(name, scores, **{key: number})[0]
+          for number in (loss.hyper[key], 4.5)
+        )
+        assert first != second, key
 
   def test_finite_at_extremes(self, name):
     high, long = np.array([1e4, 1e4, -1e4, -1e4]), np.array([1, 4096, 1, 4096])
@@ -243,8 +291,17 @@ class TestEveryLoss:
       assert np.isfinite(leaf).all()
 
   def test_static_choices_differ(self, name):
+    # Two comparisons per prompt, with unequal winners.
+    batch = harness.batch_of()._replace(
+      prompt_index=jnp.repeat(jnp.arange(2), 6)
+    )
+    likely = np.array([-7.0, -9.0, -8.0, -5.0])
+    scores = harness.scores_of(2.0, -1.0, policy=(likely, -11.0))
     for key, choices in losses.get(name).static.items():
-      values = {float(value(name, {key: choice})) for choice in choices}
+      values = {
+        float(harness.evaluate(name, scores, batch, **{key: choice})[0])
+        for choice in choices
+      }
       assert len(values) == len(choices)
 
   def test_what_it_does_not_use_is_refused(self, name):

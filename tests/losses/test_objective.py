@@ -79,7 +79,7 @@ def test_the_published_mixes_can_be_made():
   for terms, source in losses.MIXES.values():
     losses.make_objective(tuple(terms))
     assert 'arXiv' in source
-  assert losses.MIXES['mpo'][0] == {'sigmoid': 0.8, 'bco_pair': 0.2, 'nll': 1}
+  assert losses.MIXES['mpo'][0] == {'sigmoid': 0.8, 'bco': 0.2, 'nll': 1}
 
 
 def test_unknown_names_and_unused_hyper_are_refused():
@@ -191,7 +191,8 @@ def test_bco_shifts_by_the_running_mean_of_both_labels():
   np.testing.assert_allclose(state['desirable'], 1.5, rtol=1e-6)
   np.testing.assert_allclose(state['undesirable'], -0.5, rtol=1e-6)
   value = unpaired.bco(labelled([2.0, -1.0], [1.0, 0.0]), state, beta=0.5)
-  np.testing.assert_allclose(value, [nls(0.5), nls(1.0)], rtol=1e-6)
+  each = [value['desirable'][0], value['undesirable'][1]]
+  np.testing.assert_allclose(each, [nls(0.5), nls(1.0)], rtol=1e-6)
 
 
 def test_bco_gives_either_label_the_same_say():
@@ -202,6 +203,29 @@ def test_bco_gives_either_label_the_same_say():
   batch = batch_of(labels=[1, 1, 1, 0])
   value = term('bco', policy, reference, batch, state)
   np.testing.assert_allclose(value, nls(0.1) + nls(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize('label,sign', [(1, -1), (0, 1)])
+def test_bco_learns_from_one_label(label, sign):
+  # d loss / d log-ratio at 0, shift 0: -+beta s(0) / 4 of four completions.
+  zeros = scores([0.0] * 4, [2] * 4)
+  state = losses.make_objective(('bco',)).init_state()
+  batch = batch_of(labels=[label] * 4)
+  value, gradient = jax.value_and_grad(
+    lambda logps: term('bco', zeros._replace(logps=logps), zeros, batch, state)
+  )(zeros.logps)
+  np.testing.assert_allclose(value, np.log(2), rtol=1e-6)
+  np.testing.assert_allclose(gradient[:4], sign * 0.0125, rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', losses.names())
+def test_a_batch_of_nothing_is_zero_and_has_no_gradient(name):
+  batch = harness.batch_of(weight=(0, 0, 0, 0))._replace(
+    prompt_index=jnp.arange(C)
+  )
+  value, policy, _ = harness.evaluate(name, harness.scores_of(2, -1), batch)
+  for leaf in jax.tree.leaves((value, policy)):
+    np.testing.assert_array_equal(leaf, 0)
 
 
 def test_infonca_ranks_lists_of_different_lengths():

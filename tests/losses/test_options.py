@@ -45,6 +45,13 @@ GOLDEN = [
     {'f_divergence': 'js_divergence'},
     nls(0.1 * (nls(-1) - nls(2))),
   ),
+  # a -> a e^-a
+  (
+    'sigmoid',
+    'f_divergence',
+    {'f_divergence': 'squared'},
+    nls(0.1 * (2 * np.exp(-2) + np.e)),
+  ),
   # a -> (e^(a/2) - 1) / (1/2)
   (
     'sigmoid',
@@ -54,6 +61,8 @@ GOLDEN = [
   ),
   # eq. 2: exp((-7 + 2)/3 + (-11 + 4)/5)
   ('sigmoid', 'wpo', {}, np.exp(-5 / 3 - 7 / 5) * nls(0.3)),
+  # -2 log exp(-L / 2) of one comparison
+  ('sigmoid', 'dr_dpo', {'dr_beta': 2.0}, nls(0.3)),
   # First batch, h = 3: EMA .1 * 3; beta .1 (1 + .6 (3 - .3))
   ('sigmoid', 'beta_dpo', {}, nls(0.1 * (1 + 0.6 * 2.7) * 3)),
 ]
@@ -76,6 +85,14 @@ def test_every_option_of_losses_has_a_golden_row():
     ('f_divergence', {'f_divergence': 'reverse_kl'}),
     ('f_divergence', {'f_divergence': 'alpha_divergence', 'f_alpha': 1.0}),
     ('beta_dpo', {'beta_dpo_a': 0.0, 'beta_dpo_rho': 0.0}),
+    (
+      'beta_dpo',
+      {
+        'beta_dpo_a': 0.0,
+        'beta_dpo_rho': 0.0,
+        'beta_dpo_per': 'comparison',
+      },
+    ),
   ],
 )
 def test_what_changes_nothing(option, keywords):
@@ -121,6 +138,7 @@ TAKES = {
   'f_divergence': ['sigmoid'],
   'wpo': ['sigmoid', 'dpop', 'simpo'],
   'beta_dpo': ['robust'],
+  'dr_dpo': ['sigmoid', 'sppo_hard', 'cpo'],
 }
 
 
@@ -180,6 +198,8 @@ def test_every_other_combination_is_refused(option, name):
     ('wpo', 'aot'),
     ('wpo', 'kto'),
     ('beta_dpo', 'sppo_hard'),
+    ('dr_dpo', 'aot'),
+    ('dr_dpo', 'nll'),
     ('beta_dpo', 'infonca'),
     ('tr_dpo', 'orpo'),
   ],
@@ -194,60 +214,6 @@ def test_refusals_in_plain_sight(option, name):
 def test_a_keyword_that_counts_with_another_choice_is_refused():
   with pytest.raises(InputError, match='only with f_divergence=alpha'):
     losses.default_hyper({'sigmoid': 1}, ('f_divergence',), f_alpha=0.3)
-
-
-def pairs_of(gaps):
-  scores = harness.scores_of(np.asarray(gaps), 0.0)
-  objective = losses.make_objective(('sigmoid',))
-  return objective.pairs(*scores, harness.batch_of(), {})
-
-
-STATE = losses.make_objective(('sigmoid',), options=('beta_dpo',)).init_state()
-
-
-def test_beta_dpo_moves_its_mean_and_deviation():
-  first = options.update_beta_dpo(
-    STATE['beta_dpo'], pairs_of([1.0, 2.0, 3.0, 6.0]), beta_dpo_momentum=0.9
-  )
-  # Mean 3; deviation, unbiased: sqrt((4 + 1 + 0 + 9) / 3).
-  np.testing.assert_allclose(first['mean'], 0.1 * 3, rtol=1e-5)
-  np.testing.assert_allclose(first['std'], 0.1 * np.sqrt(14 / 3), rtol=1e-5)
-  second = options.update_beta_dpo(
-    first, pairs_of([5.0] * 4), beta_dpo_momentum=0.75
-  )
-  np.testing.assert_allclose(second['mean'], 0.75 * 0.3 + 0.25 * 5, rtol=1e-5)
-  assert second['num_draws'] == 2
-
-
-def test_beta_dpo_keeps_a_share_and_drops_outliers():
-  state = {'mean': jnp.float32(1.0), 'std': jnp.float32(0.1)}
-  pairs = pairs_of([1.0, 9.0, 1.1, 0.9])
-  kept = []
-  for draw in range(20):
-    mask = options.select_beta_dpo(
-      state | {'num_draws': jnp.float32(draw)}, pairs, beta_dpo_rho=0.5
-    )
-    kept.append(np.asarray(mask))
-  kept = np.stack(kept)
-  assert (kept.sum(1) == 2).all()
-  assert not kept[:, 1].any()  # 80 deviations away
-  assert kept[:, [0, 2, 3]].any(0).all()  # the others take turns
-  without_padding = options.select_beta_dpo(
-    state | {'num_draws': jnp.float32(0)},
-    pairs._replace(weight=jnp.array([1.0, 1.0, 0.0, 2.0])),
-    beta_dpo_rho=0.0,
-  )
-  assert without_padding.tolist() == [True, True, False, True]
-
-
-def test_beta_dpo_has_a_least_beta_and_no_gradient():
-  def of(gap):
-    pairs = pairs_of([0.0] * 4)
-    pairs = pairs._replace(policy_chosen=pairs.policy_chosen + gap)
-    return options.beta_dpo(0.1, pairs, STATE['beta_dpo'])[0]
-
-  np.testing.assert_allclose(of(-100.0), 1e-3, rtol=1e-6)
-  assert jax.grad(of)(5.0) == 0
 
 
 def test_tr_dpo_moves_the_reference_when_due():

@@ -13,47 +13,51 @@ import toy
 import dpo_jax
 from dpo_jax import losses, scoring, train_step
 from dpo_jax import main as main_lib
-from dpo_jax.run import evaluate, weights
+from dpo_jax.results import recompute
+from dpo_jax.run import evaluate, held_out, weights
 from dpo_jax.run import job as job_lib
 
 TERMS = {'sigmoid': 1.0, 'nll': 0.25}
 
 
 def run(num_batches, poll=lambda: None):
+  """Evaluates eight pairs of the toy; every batch has their rows."""
   objective = losses.make_objective(tuple(TERMS))
   score = scoring.make_score(toy.ToyModel(), wanted=('entropy',))
   step = jax.jit(train_step.make_eval_step(score, objective))
-  everything = toy.batch(num_pairs=8)
   size = 8 // num_batches
+  whole = toy.batch(num_pairs=8)
 
   def batches(t):
-    c = everything.comparisons
-    mask = (np.arange(8) // size) == t
-    return everything._replace(
-      comparisons=c._replace(weight=np.where(mask, c.weight, 0))
+    is_here = np.arange(16) // (2 * size) == t
+    ids = whole.rows.completion_id
+    return whole._replace(
+      rows=whole.rows._replace(
+        completion_id=np.where((ids >= 0) & is_here[ids], ids, -1)
+      )
     )
 
-  hyper = losses.default_hyper(TERMS)
   job = types.SimpleNamespace(
     eval_step=step,
     objective=objective,
     eval_plan=types.SimpleNamespace(steps_per_epoch=num_batches),
-    hyper=hyper,
+    hyper=losses.default_hyper(TERMS),
   )
   return evaluate.evaluate(job, toy.params(), toy.reference(5), batches, poll)
 
 
 def test_means_and_scores_do_not_depend_on_the_batches():
-  one, pairs_one = run(1)
-  four, pairs_four = run(4)
-  assert set(one) == set(four)
+  one, saved_one = run(1)
+  four, saved_four = run(4)
+  assert list(one) == list(four)
   for name in one:
-    np.testing.assert_allclose(one[name], four[name], rtol=1e-5, err_msg=name)
-  assert pairs_one.comparisons['policy_chosen'].shape == (8,)
+    np.testing.assert_allclose(one[name], four[name], rtol=1e-6, err_msg=name)
+  assert saved_one.comparisons['policy_chosen'].shape == (8,)
+  assert saved_one.whole['policy.logps'].shape == (16,)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
-    pairs_one,
-    pairs_four,
+    saved_one,
+    saved_four,
   )
   np.testing.assert_allclose(
     one['loss'], one['terms/sigmoid'] + 0.25 * one['terms/nll'], rtol=1e-6
@@ -105,6 +109,34 @@ def test_every_value_is_saved_with_its_record_and_prompt(tmp_path):
     )
   loss = np.average(arrays['loss'], weights=arrays['weight'])
   np.testing.assert_allclose(loss, metrics['loss'], rtol=1e-5)
+
+
+def test_an_evaluation_can_score_for_other_losses(tmp_path):
+  names = 'kto,tdpo2,wpo,ld_alpha'
+  job = commands.build(tmp_path, [('eval.score_for', names)])
+  assert job.eval_plan.is_mismatched and not job.train_plan.is_mismatched
+  assert job.objective.terms == ('sigmoid',)
+  part = job.inputs.evaluation
+  reference = weights.frozen(job, with_reference=True)
+  policy = jax.tree.map(lambda leaf: 1.1 * leaf, reference.weights)
+  batches = job_lib.batch_source(job, job.eval_plan, part)
+  metrics, saved = evaluate.evaluate(job, policy, reference, batches)
+  scored, _ = held_out.from_arrays(saved.whole, 'x')
+  hyper = jax.device_get(job.hyper)
+  # The further scores change no metric of the run's own loss.
+  assert held_out.measure(job.objective, hyper, scored)[0] == metrics
+  assert scored.policy.heads_2P.shape == (2, 16)
+  assert (scored.policy.kl[scored.batch.mismatched == 0] > 0).all()
+  assert (scored.policy.log_sum_sq_probs < 0).all()
+  for name, options in (
+    ('kto', ()),
+    ('tdpo2', ()),
+    ('sigmoid', ('wpo', 'ld_alpha')),
+  ):
+    objective = losses.make_objective((name,), options=options)
+    hyper = losses.default_hyper({name: 1.0}, options)
+    got, _ = held_out.measure(objective, jax.device_get(hyper), scored)
+    assert got['loss'] > 0
 
 
 @pytest.mark.parametrize(
@@ -167,6 +199,15 @@ def test_each_evaluation_stays_beside_the_runs_own(tmp_path, capsys):
     )
   for name, data in own.items():
     assert (run / 'per_example' / name).read_bytes() == data
+  # Every evaluation can be computed again from its file, to the last bit.
+  lines = recompute.recompute([str(run)], recompute.parse('beta=0.1'))
+  reported = {
+    f'eval_{step}': {
+      k: v[i] for k, v in record.metrics['eval'].items() if k != 'step'
+    }
+    for i, step in enumerate(record.metrics['eval']['step'])
+  } | {name: facts['metrics'] for name, facts in record.evaluations.items()}
+  assert {line.evaluation: line.metrics for line in lines} == reported
   # The run's own data again gives the run's own numbers.
   assert measure() == pytest.approx(
     {k: v[-1] for k, v in record.metrics['eval'].items() if k != 'step'},

@@ -24,6 +24,7 @@ RECORDS = [
     labels=None,
     scores=(0.1, -2.0),
     uid='00ff00ff00ff00ff',
+    quantiles=(0.75, 0.0),
   ),
   EncodedRecord(array(7), (array(8, 9),), (), labels=(True,), uid='a' * 16),
   EncodedRecord(array(7), (array(8), array(9)), (), labels=(False, True)),

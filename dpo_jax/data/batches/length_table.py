@@ -37,6 +37,7 @@ class LengthTable(NamedTuple):
   scores: np.ndarray  # float64, flat over completions; NaN = none
   uids: np.ndarray  # bytes 'S16' [N]
   prompts: np.ndarray  # bytes 'S32' [N]: hex of sha256(prompt tokens)
+  quantiles: np.ndarray  # float64, flat over completions; NaN = none
 
 
 def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
@@ -46,6 +47,7 @@ def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
   comparisons: list[Comparison] = []
   labels: list[int] = []
   scores: list[float] = []
+  quantiles: list[float] = []
   for record in records:
     count = len(record.completions)
     prompt_lengths.append(len(record.prompt))
@@ -61,6 +63,7 @@ def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
     # Sentinels keep the flat arrays aligned with the completions.
     labels.extend(record.labels or [-1] * count)
     scores.extend(record.scores or [math.nan] * count)
+    quantiles.extend(record.quantiles or [math.nan] * count)
     uids.append(record.uid.encode())
     prompts.append(prompt_id(record.prompt))
   winner, loser, weight, margin = zip(*comparisons) if comparisons else [()] * 4
@@ -79,6 +82,7 @@ def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
     scores=np.array(scores, np.float64),
     uids=np.array(uids, 'S16'),
     prompts=np.array(prompts, 'S32'),
+    quantiles=np.array(quantiles, np.float64),
   )
 
 
@@ -91,16 +95,20 @@ def columns(table: LengthTable, indices: np.ndarray) -> frozenset[str]:
 
   Returns:
     'comparisons', 'labels', 'margin' (other than 0): some record has one.
+    'undesirable answers': some record has one by its label, or a loser.
     'lists': some record has two or more completions.
-    'scores': every completion has one, since a missing one would be read as 0.
+    'scores', 'reference_scores': every completion has a score, or a quantile,
+    since a missing one would be read as 0.
   """
-  # Masks of all N records: repeating them reaches the flat arrays.
-  used, completions = _used(table, indices)
-  margins = table.margin[np.repeat(used, table.num_comparisons)]
+  used, completions, comparisons = masks(table, indices)
+  margins = table.margin[comparisons]
   has = {
     'comparisons': len(margins) > 0,
     'labels': (table.labels[completions] >= 0).any(),
+    'undesirable answers': len(margins) > 0
+    or (table.labels[completions] == 0).any(),
     'scores': not np.isnan(table.scores[completions]).any(),
+    'reference_scores': not np.isnan(table.quantiles[completions]).any(),
     'margin': margins.any(),
     'lists': (np.diff(table.offsets)[used] > 1).any(),
   }
@@ -116,7 +124,25 @@ def text_lengths(table: LengthTable, indices: np.ndarray) -> np.ndarray:
   """Returns the tokens of each prompt + completion of these records."""
   counts = np.diff(table.offsets)
   text = np.repeat(table.prompt_lengths, counts) + table.completion_lengths
-  return text[_used(table, indices)[1]]
+  return text[masks(table, indices)[1]]
+
+
+def masks(
+  table: LengthTable, indices: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns which entries of the table belong to these records, as bool arrays.
+
+  Args:
+    table: of the store.
+    indices: int [n], the records.
+
+  Returns:
+    (records [N]; flat over completions; flat over comparisons).
+  """
+  used = np.zeros(len(table.prompt_lengths), bool)
+  used[indices] = True
+  completions = np.repeat(used, np.diff(table.offsets))
+  return used, completions, np.repeat(used, table.num_comparisons)
 
 
 def prompt_id(prompt: np.ndarray) -> bytes:
@@ -124,15 +150,6 @@ def prompt_id(prompt: np.ndarray) -> bytes:
   # A fixed byte order: the digest must not depend on the machine.
   tokens = np.ascontiguousarray(prompt, '<i4')
   return files.bytes_digest([tokens])[:32].encode()
-
-
-def _used(
-  table: LengthTable, indices: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Masks of these records [N], and of their completions in the flat arrays."""
-  used = np.zeros(len(table.prompt_lengths), bool)
-  used[indices] = True
-  return used, np.repeat(used, np.diff(table.offsets))
 
 
 def _starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:

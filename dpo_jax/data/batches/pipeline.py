@@ -16,7 +16,13 @@ import grain
 import numpy as np
 
 from dpo_jax import errors
-from dpo_jax.data.batches import judgements, length_table, limits, mismatch
+from dpo_jax.data.batches import (
+  judgements,
+  length_table,
+  limits,
+  mismatch,
+  prompt_weights,
+)
 from dpo_jax.data.batches import rows as rows_lib
 from dpo_jax.data.batches.length_table import LengthTable
 from dpo_jax.types import Batch, EncodedRecord
@@ -34,9 +40,8 @@ class StepPlan(NamedTuple):
   rows: tuple[_Placed, ...]  # [M]; without the empty rows
   num_rows: int  # R: rows of each microbatch, including the empty ones
   filled_slots: int  # slots in use, of M * R * L
-  # int64 [B]: the record whose first completion is the mismatched answer of
-  # each place; -1 = none. None if the plan has no mismatched answers.
-  others: np.ndarray | None = None
+  # [B]: the mismatched answer of each place. None if the plan has none.
+  others: mismatch.Answers | None = None
 
 
 def make_plan(
@@ -52,6 +57,7 @@ def make_plan(
   shuffle: bool = True,
   indices: Sequence[int] | np.ndarray | None = None,
   mismatched_length: int = 0,
+  weigh_prompts: bool = False,
 ) -> 'Plan':
   """Plans all batches and chooses the row counts that will be compiled.
 
@@ -69,20 +75,29 @@ def make_plan(
     indices: the records to use, in this order; None = all.
     mismatched_length: if above 0, every prompt is also read with another
       prompt's answer (mismatch.py). Most tokens of the two together.
+    weigh_prompts: the comparisons of a prompt weigh one (prompt_weights.py).
 
   Raises:
     InputError: a value cannot be planned; names the config key.
   """
   indices = np.arange(len(table.prompt_lengths)) if indices is None else indices
   indices = np.asarray(indices, np.int64)
-  _check(len(indices), batch_size, microbatches, layout, max_shapes, shuffle)
+  _check_layout(layout)
+  limits.check_sizes(
+    len(indices), batch_size, microbatches, max_shapes, one_pass=not shuffle
+  )
   # A text of n tokens takes n - 1 slots: its last token predicts nothing.
   longest = length_table.longest_text(table, indices)
   limits.check_row_length(longest - 1, row_length)
   if mismatched_length and shuffle:
     mismatch.check(table, indices, batch_size)
+  lists = prompt_weights.of_lists(table)
+  if weigh_prompts:
+    weight, lists = prompt_weights.by_prompt(table, indices)
+    table = table._replace(weight=weight)
   plan = Plan(
     table,
+    lists,
     indices,
     seed=seed if shuffle else None,
     batch_size=batch_size,
@@ -114,6 +129,7 @@ class Plan:
   def __init__(
     self,
     table: LengthTable,
+    list_weights: np.ndarray,
     indices: np.ndarray,
     *,
     seed: int | None,
@@ -126,6 +142,7 @@ class Plan:
   ):
     """See make_plan. seed None: a single pass in the given order."""
     self.table = table
+    self.list_weights = list_weights
     self.batch_size = batch_size
     self.microbatches = microbatches
     self.row_length = row_length
@@ -146,6 +163,10 @@ class Plan:
     self._most_comparisons = max(1, int(table.num_comparisons[indices].max()))
     self.num_completions = batch_size * self._most_completions
     self.num_comparisons = batch_size * self._most_comparisons
+    # Those of an evaluation follow from the whole set, not from its batches.
+    self._others = None
+    if self.is_mismatched and seed is None:
+      self._others = mismatch.of_set(table, indices, mismatched_length)
     # Asked for several times per step: by step(), batch() and summary().
     self._placed = functools.lru_cache(maxsize=16)(self._place)
 
@@ -225,9 +246,10 @@ class Plan:
     batch = judgements.make_batch(
       self.table,
       plan.records,
-      plan.others,
+      plan.others and plan.others.records,
       most_completions=self._most_completions,
       most_comparisons=self._most_comparisons,
+      list_weights=self.list_weights,
     )
     return batch._replace(rows=rows_MRL)
 
@@ -239,10 +261,9 @@ class Plan:
 
     Returns:
       Counts by name. `packing_efficiency` is `num_tokens` (filled slots) over
-      `num_slots` (M * R * L, all steps). `num_separate_tokens` is the number
-      of tokens with one sequence per completion and no padding.
-      `num_mismatched`, only of a plan with mismatched answers, is the number
-      of prompts that have one.
+      `num_slots` (M * R * L, all steps), `num_separate_tokens` the number of
+      tokens with one sequence per completion and no padding, `num_mismatched`
+      the number of prompts with a mismatched answer, if the plan has any.
     """
     if num_steps is None:
       num_steps = min(self.steps_per_epoch, _SIMULATED_STEPS)
@@ -257,7 +278,7 @@ class Plan:
     tokens = sum(plan.filled_slots for plan in plans)
     counts = {}
     if self.is_mismatched:
-      marks = [int((plan.others >= 0).sum()) for plan in plans]
+      marks = [int((plan.others.records >= 0).sum()) for plan in plans]
       counts['num_mismatched'] = sum(marks)
     return counts | {
       'num_steps': num_steps,
@@ -279,33 +300,35 @@ class Plan:
     for plan in plans:
       total += of_record[plan.records[plan.records >= 0]].sum()
       if plan.others is not None:
-        total += num[starts[plan.others[plan.others >= 0]]].sum()
+        answers = plan.others.completions
+        total += num[answers[answers >= 0]].sum()
     return int(total)
 
   def _read(self, plan: StepPlan, i: int, store) -> EncodedRecord:
     """The record in place i, with its mismatched answer as last completion."""
     record = store[int(plan.records[i])]
-    if plan.others is None or plan.others[i] < 0:
+    if plan.others is None or plan.others.records[i] < 0:
       return record
-    other = store[int(plan.others[i])]
-    return mismatch.with_answer(record, other, self._most_completions - 1)
+    other, answer = (int(field[i]) for field in plan.others)
+    k = answer - int(self.table.offsets[other])
+    place = self._most_completions - 1
+    return mismatch.with_answer(record, store[other], k, place)
 
   def _place(
     self, t: int
-  ) -> tuple[np.ndarray, np.ndarray | None, tuple[_Placed, ...]]:
+  ) -> tuple[np.ndarray, mismatch.Answers | None, tuple[_Placed, ...]]:
     """StepPlan's records, others and rows of step t."""
-    records, others = self.records(t), None
-    if self.is_mismatched:
-      others = mismatch.choose(self.table, records, self.mismatched_length)
+    records = self.records(t)
+    others = self._mismatched(t, records)
     units = []
     for i, record in enumerate(records.tolist()):
       if record >= 0:
-        other = -1 if others is None else int(others[i])
+        answer = -1 if others is None else int(others.completions[i])
         units.append(
           rows_lib.make_units(
             i,
             int(self.table.prompt_lengths[record]),
-            self._lengths(record, other),
+            self._lengths(record, answer),
             row_length=self.row_length,
             layout=self.layout,
           )
@@ -328,14 +351,22 @@ class Plan:
       ),
     )
 
-  def _lengths(self, record: int, other: int) -> list[int]:
+  def _mismatched(self, t: int, records: np.ndarray) -> mismatch.Answers | None:
+    """The mismatched answers of step t [B]; None if the plan has none."""
+    if not self.is_mismatched:
+      return None
+    if self._others is None:
+      return mismatch.of_batch(self.table, records, t, self.mismatched_length)
+    return mismatch.part(self._others, t * self.batch_size, self.batch_size)
+
+  def _lengths(self, record: int, answer: int) -> list[int]:
     """Tokens of a record's completions, then of its mismatched answer."""
     lengths, offsets = self.table.completion_lengths, self.table.offsets
     own = lengths[offsets[record] : offsets[record + 1]].tolist()
-    if other >= 0:
+    if answer >= 0:
       # Length 0: a completion that the record does not have.
       own += [0] * (self._most_completions - 1 - len(own))
-      own.append(int(lengths[offsets[other]]))
+      own.append(int(lengths[answer]))
     return own
 
   def _round_up(self, num_rows: int) -> int:
@@ -343,35 +374,11 @@ class Plan:
     return max(1, -(-num_rows // self.row_multiple)) * self.row_multiple
 
 
-def _check(
-  num_records: int,
-  batch_size: int,
-  microbatches: int,
-  layout: str,
-  max_shapes: int,
-  shuffle: bool,
-) -> None:
-  """Refuses values that cannot be planned, naming the config key."""
+def _check_layout(layout: str) -> None:
+  """Refuses an unknown layout."""
   if layout not in rows_lib.LAYOUTS:
     raise errors.refuse(
       'config.data.layout',
       f'{layout!r} is not among {", ".join(rows_lib.LAYOUTS)}',
       f'{errors.did_you_mean(layout, rows_lib.LAYOUTS)}use one of them',
     )
-  if num_records < 1:
-    raise errors.refuse(
-      'config.data.max_length',
-      'no record is left to train or evaluate on',
-      'see the counts of dropped records, raise it or change the data',
-    )
-  if batch_size < 1:
-    raise errors.refuse('config.train.batch_size', f'{batch_size}', '1 or more')
-  limits.check_microbatches(batch_size, microbatches)
-  if shuffle and num_records < batch_size:
-    raise errors.refuse(
-      'config.train.batch_size',
-      f'{batch_size} prompts, but the data has only {num_records}',
-      f'at most {num_records}, or more data',
-    )
-  if max_shapes < 1:
-    raise errors.refuse('config.data.max_shapes', f'{max_shapes}', '1 or more')

@@ -37,6 +37,8 @@ OPTIONAL = frozenset(
     'score_rejected',
     'reward_chosen',
     'reward_rejected',
+    'score',
+    'reference_scores',
     'tools',
     *COLUMNS - {'label'},
   )

@@ -20,12 +20,15 @@ from dpo_jax.types import Comparison, PreferenceRecord
 # Optional columns of every format. A misspelt one is refused: unnoticed, it
 # would change how much a record counts.
 OPTIONAL = ('weight', 'margin')
+_LEAST_WEIGHT = 1e-30  # above 0
 
 # Optional columns of pairs. The first two names that a row has are read.
 SCORES = (
   ('score_chosen', 'score_rejected'),
   ('reward_chosen', 'reward_rejected'),
 )
+# Optional column of every format with scores: those of the reference's answers.
+REFERENCE_SCORES = 'reference_scores'
 
 
 class Form(NamedTuple):
@@ -133,7 +136,12 @@ def _pair_record(
     margin = row.number('margin')
   comparison = Comparison(0, 1, _weight(row), margin)
   return PreferenceRecord(
-    prompt, (chosen, rejected), (comparison,), scores=scores, where=row.where
+    prompt,
+    (chosen, rejected),
+    (comparison,),
+    scores=scores,
+    where=row.where,
+    quantiles=_quantiles(row, scores, ' and '.join(SCORES[0])),
   )
 
 
@@ -157,7 +165,12 @@ def _ranked(row: Row, chat: bool = False) -> PreferenceRecord:
     if scores[i] > scores[j]
   )
   return PreferenceRecord(
-    prompt, answers, comparisons, scores=scores, where=row.where
+    prompt,
+    answers,
+    comparisons,
+    scores=scores,
+    where=row.where,
+    quantiles=_quantiles(row, scores, 'scores'),
   )
 
 
@@ -169,7 +182,14 @@ def _unpaired(row: Row, chat: bool = False) -> PreferenceRecord:
   if not isinstance(label, bool) and label not in (0, 1):
     raise errors.wrong_type('label', label, 'true or false', row.where)
   _refuse_column(row, 'weight', 'unpaired')
-  return record._replace(comparisons=(), labels=(bool(label),))
+  # A score alone is provenance.
+  has_both = REFERENCE_SCORES in row and 'score' in row
+  score = (row.number('score'),) if has_both else None
+  return record._replace(
+    comparisons=(),
+    labels=(bool(label),),
+    quantiles=_quantiles(row, score, 'score'),
+  )
 
 
 def _demonstration(row: Row, chat: bool = False) -> PreferenceRecord:
@@ -199,6 +219,30 @@ def _imitate(row: Row, prompt: Any, answer: Any) -> PreferenceRecord:
   return PreferenceRecord(prompt, (answer,), (comparison,), where=row.where)
 
 
+def _quantiles(
+  row: Row, scores: tuple[float, ...] | None, missing: str
+) -> tuple[float, ...] | None:
+  """For each score, the share of `reference_scores` that are no better.
+
+  Args:
+    row: with or without the column.
+    scores: of the row's answers; None if it gives none.
+    missing: the columns that would give them, for the message.
+  """
+  if REFERENCE_SCORES not in row:
+    return None
+  reference = row.each(REFERENCE_SCORES, columns.number)
+  if scores is None:
+    raise row.refuse(
+      f'{REFERENCE_SCORES!r} and no score of the row itself',
+      f'give {missing}, or remove {REFERENCE_SCORES!r}',
+    )
+  return tuple(
+    sum(other <= score for other in reference) / len(reference)
+    for score in scores
+  )
+
+
 def _weight(row: Row) -> float:
   if 'weight' not in row:
     return 1.0
@@ -206,6 +250,12 @@ def _weight(row: Row) -> float:
   if weight < 0:
     raise row.refuse(
       f"'weight' is negative: {weight}", 'give a weight of 0 or more'
+    )
+  # float32 has numbers from 1e-38; a weight is multiplied by small values too.
+  if 0 < weight < _LEAST_WEIGHT:
+    raise row.refuse(
+      f"'weight' is {weight:g}, which vanishes in float32",
+      f'give 0, or at least {_LEAST_WEIGHT:g}',
     )
   return weight
 
@@ -268,7 +318,7 @@ FORMATS = (
       ),
     ),
     choose=_pairs_form,
-    optional=('prompt', *sum(SCORES, ())),
+    optional=('prompt', *sum(SCORES, ()), REFERENCE_SCORES),
   ),
   Format(
     shape='',  # taken only where config.data.use_token_ids asks for it
@@ -281,7 +331,7 @@ FORMATS = (
         _token_ids,
       ),
     ),
-    optional=sum(SCORES, ()),
+    optional=(*sum(SCORES, ()), REFERENCE_SCORES),
   ),
   Format(
     shape='prompt, completions, scores',
@@ -294,6 +344,7 @@ FORMATS = (
       _ranked,
     ),
     choose=_completions_form,
+    optional=(REFERENCE_SCORES,),
   ),
   Format(
     shape='prompt, completion, label',
@@ -307,6 +358,7 @@ FORMATS = (
       _unpaired,
     ),
     choose=_completion_form,
+    optional=('score', REFERENCE_SCORES),
   ),
   Format(
     shape='prompt, completion',

@@ -13,6 +13,8 @@ The columns of every format are in formats.FORMATS. Optional columns:
           the difference of the scores, or 0 without scores. Ranked rows have
           score differences and refuse it
   score_chosen, score_rejected (or reward_chosen, reward_rejected)  pairs only
+  reference_scores  numbers: scores of the reference's own answers to the
+          prompt. The row's answers need scores: `score` in unpaired rows
   tools   a list of function schemas, or its JSON text, for the chat template;
           rows of messages only
 A null in an optional column counts as absent. Shapes of other trainers become
@@ -66,6 +68,8 @@ def names_unread(row: dict[str, Any], row_format: str, where: str) -> list[str]:
   """Returns the columns of a row that its format does not read."""
   row = foreign.ours(row, where, row_format)
   read = _READ[row_format]
+  if row.get(formats.REFERENCE_SCORES) is None:
+    read -= {'score'}  # read together, or not at all
   is_chat = _FORMS[row_format].is_chat
   return [
     key
@@ -94,7 +98,14 @@ def check_prompt(
 
 
 def lacks(row: dict[str, Any], need: str) -> tuple[bool, bool]:
-  """Returns whether a row lacks 'margin' or 'scores', and whether by a null."""
+  """Returns whether a row lacks what a loss needs, and whether by a null.
+
+  Args:
+    row: column name -> value.
+    need: 'margin', 'scores' or 'reference_scores'.
+  """
+  if need == formats.REFERENCE_SCORES:
+    return row.get(need) is None, need in row and row[need] is None
   scored = (*formats.SCORES, ('scores',))
   if any(all(row.get(k) is not None for k in names) for names in scored):
     return False, False

@@ -55,8 +55,8 @@ def open_source(
     use_token_ids: if the first row has `*_ids` columns, train on these and
       ignore the text.
     columns: renames of a file's columns, see foreign.parse_renames.
-    needs: 'margin', 'scores' or both: a row that lacks one is refused if it
-      is null there, or if other rows have it.
+    needs: any of 'margin', 'scores' and 'reference_scores': a row that lacks
+      one is refused if it is null there, or if other rows have it.
     log: takes a line that names columns that are not read.
     manual_dir: the folder with the downloaded files of public sets; by
       default `downloads/manual` in data_dir.

@@ -382,6 +382,7 @@ class _Encoder:
         record.labels,
         record.scores,
         trained=trained,
+        quantiles=record.quantiles,
       )
     )
 

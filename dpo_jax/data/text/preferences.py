@@ -84,8 +84,8 @@ def with_uid(record: EncodedRecord) -> EncodedRecord:
   """Returns the record with the uid of its content.
 
   The uid is the first 16 hex digits of the sha256 over lengths, token ids,
-  comparisons, labels, scores and, if it has any, masks. The source of the
-  record and its place there do not enter.
+  comparisons, labels, scores and, if it has any, quantiles and masks. The
+  source of the record and its place there do not enter.
   """
   # Numbers are converted, so that 1 and 1.0 give the same uid.
   known = [
@@ -97,6 +97,9 @@ def with_uid(record: EncodedRecord) -> EncodedRecord:
     None if record.scores is None else [float(x) for x in record.scores],
     [len(record.prompt), *map(len, record.completions)],
   ]
+  # Records without quantiles keep the uid that they always had.
+  if record.quantiles is not None:
+    known.append([float(x) for x in record.quantiles])
   pieces = [(ids, '<i4') for ids in (record.prompt, *record.completions)]
   pieces += [(mask, '?') for mask in record.trained or ()]
   digest = files.bytes_digest(
@@ -137,4 +140,5 @@ def _only(
     comparisons=tuple(Comparison(i, i, weight) for i in range(len(kept))),
     labels=None,
     scores=None,
+    quantiles=None,
   )

@@ -45,6 +45,21 @@ def test_completion_index_points_into_the_table():
     assert num_tokens == expected
 
 
+def test_quantiles_lie_beside_their_completions():
+  records = make_records(8)
+  plan = plan_of(records)
+  assert plan.batch(0, records).quantiles is None
+  given = [
+    record._replace(quantiles=tuple(np.linspace(0.5, 1, n)))
+    for record in records
+    for n in [len(record.completions)]
+  ]
+  batch, table = plan_of(given).batch(0, given), length_table.make_table(given)
+  index = plan.completion_index(0)
+  expected = np.where(index < 0, 0, table.quantiles[index])
+  np.testing.assert_array_equal(batch.quantiles, expected.astype(np.float32))
+
+
 def make_records(num_records, seed=0, most=3, longest=12):
   """Records of random lengths, with comparisons, labels, scores or none."""
   rng = np.random.default_rng(seed)

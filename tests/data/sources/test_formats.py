@@ -167,6 +167,16 @@ def test_token_ids_are_taken_only_when_asked_for():
   assert record.scores == (2.0, 0.0)
 
 
+@pytest.mark.parametrize('weight', [1e-46, 5e-324, 9e-31])
+def test_a_weight_that_vanishes_in_float32_is_refused(weight):
+  words = f"f:3: 'weight' is {weight:g}, which vanishes in float32; fix: give 0"
+  with pytest.raises(types.InputError, match=words):
+    records.parse_row(PAIR | {'weight': weight}, where='f:3')
+  for kept in (0, 1e-30):
+    row = records.parse_row(PAIR | {'weight': kept}, where='f:3')
+    assert row.comparisons[0].weight == kept
+
+
 def test_weight_margin_and_scores():
   row = PAIR | {'score_chosen': 8, 'score_rejected': 5.5, 'weight': 0.5}
   record = records.parse_row(row, where='f:1')
@@ -176,6 +186,47 @@ def test_weight_margin_and_scores():
   assert (
     record.comparisons[0].margin == 1.0
   )  # a given margin replaces the derived one
+
+
+QUANTILES = [
+  (PAIR | {'score_chosen': 8, 'score_rejected': 5}, (0.75, 0.5)),
+  (PAIR | {'reward_chosen': 9, 'reward_rejected': 4.5}, (1.0, 0.25)),
+  (
+    {'prompt': 'p', 'completions': ['a', 'b', 'c'], 'scores': [1, 5, 1.0]},
+    (0.0, 0.5, 0.0),
+  ),
+  ({'prompt': 'p', 'completion': 'a', 'label': False, 'score': 6}, (0.5,)),
+]
+
+
+@pytest.mark.parametrize('row,quantiles', QUANTILES)
+def test_quantiles_are_shares_of_the_reference_scores(row, quantiles):
+  # An equal score counts: `ref_rewards <= rewards`, as in QRPO's code.
+  row = row | {'reference_scores': [2, 5, 8, 9]}
+  assert records.parse_row(row, where='f:1').quantiles == quantiles
+  row['reference_scores'] = None
+  assert records.parse_row(row, where='f:1').quantiles is None
+
+
+@pytest.mark.parametrize(
+  'more,words',
+  [
+    (
+      {'reference_scores': [1, 2]},
+      'no score of the row itself; fix: give scor',
+    ),
+    (
+      {'reference_scores': []},
+      "'reference_scores' is .*list that is not empty",
+    ),
+    ({'reference_scores': 3}, "'reference_scores' is .*list that is not empty"),
+    ({'reference_scores': [1, 'x']}, r"'reference_scores\[1\]' is .* a number"),
+    ({'reference_scores': [1, float('nan')]}, 'not a finite number'),
+  ],
+)
+def test_reference_scores_that_are_none_are_refused(more, words):
+  with pytest.raises(types.InputError, match=words):
+    records.parse_row(PAIR | more, where='f:1')
 
 
 def test_every_format_is_reached_by_a_sign_or_by_its_name():

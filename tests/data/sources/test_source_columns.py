@@ -10,6 +10,11 @@ from dpo_jax import types
 from dpo_jax.data.sources import source as sources
 
 PAIR = {'prompt': 'p', 'chosen': 'c', 'rejected': 'r'}
+SCORED = PAIR | {
+  'score_chosen': 2,
+  'score_rejected': 0,
+  'reference_scores': [0, 1.5, 3],
+}
 
 
 def _write(path, rows):
@@ -34,6 +39,22 @@ def test_renamed_columns_are_read_from_every_format(tmp_path, name):
   assert plain.fingerprint != renamed.fingerprint
   with pytest.raises(types.InputError, match="no column 'x' to rename"):
     sources.open_source(path, columns='margin=x')
+
+
+@pytest.mark.parametrize('name', ['a.jsonl', 'a.parquet'])
+def test_reference_scores_are_read_from_every_format(tmp_path, name):
+  source = sources.open_source(_write(tmp_path / name, [SCORED]))
+  (record,) = source.records()
+  assert record.quantiles == (2 / 3, 1 / 3)
+  # The score of one answer is read beside them, and provenance without them.
+  single = {'prompt': 'p', 'completion': 'c', 'label': True, 'score': 2.0}
+  lines = []
+  for more in ({'reference_scores': [1.0, 2.0, 3.0, 4.0]}, {}):
+    path = _write(tmp_path / f'{len(more)}{name}', [single | more])
+    (record,) = sources.open_source(path, log=lines.append).records()
+    assert record.quantiles == ((0.5,) if more else None)
+    assert record.scores is None and record.labels == (True,)
+  assert lines == [f"{path}: columns that are not read: 'score'"]
 
 
 @pytest.mark.parametrize('name', ['a.jsonl', 'a.parquet'])
@@ -75,6 +96,8 @@ def test_columns_of_later_rows_are_named_too(tmp_path):
     ([PAIR | {'score_chosen': 1, 'score_rejected': 0}, PAIR], 'scores', 2),
     ([PAIR | {'margin': 1}, PAIR], 'scores', 0),
     ([PAIR, PAIR], 'margin', 0),
+    ([SCORED, SCORED | {'reference_scores': None}], 'reference_scores', 2),
+    ([PAIR, SCORED], 'reference_scores', 1),
     (
       [PAIR | {'margin': 1}, PAIR | {'score_chosen': 1, 'score_rejected': 0}],
       'margin',

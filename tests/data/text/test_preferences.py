@@ -13,12 +13,13 @@ def test_duplicates_and_uids():
     pair(comparisons=(Comparison(0, 1, 2.0),)),
     pair(scores=(1.0, 0.0)),
     pair(labels=(True, False)),
+    pair(quantiles=(1.0, 0.5)),
     pair('a', 'bc'),
     pair('ab', 'c', 'e'),
   ]
   encoded, counts = run(first, again, *others)
-  assert counts.duplicates == 1 and len(encoded) == 7
-  assert len({record.uid for record in encoded}) == 7
+  assert counts.duplicates == 1 and len(encoded) == 8
+  assert len({record.uid for record in encoded}) == 8
   assert all(len(record.uid) == 16 for record in encoded)
   encoded, counts = run(first, again, drop_duplicates=False)
   assert counts.duplicates == 0 and encoded[0].uid == encoded[1].uid
@@ -56,6 +57,7 @@ def test_sft_takes_the_best_completion():
     Comparison(0, 0, 0.5),
   ]
   assert counts.duplicates == 1 and counts.dropped == {'undesirable': 1}
+  assert run(pair(quantiles=(1.0, 0.5)), stage='sft')[0][0].quantiles is None
   # The other completion may be empty.
   assert len(run(pair(rejected=''), stage='sft')[0]) == 1
 
