@@ -42,14 +42,14 @@ def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8):
 
 
 @optimizer
-def rmsprop(*, b2: float = 0.999, eps: float = 1e-8):
-  """RMSprop as in torch, whose default is b2=0.99 (the DPO paper's too)."""
+def rmsprop(*, b2: float = 0.99, eps: float = 1e-8):
+  """RMSprop as in torch, with its defaults (the DPO paper's code has them)."""
   # As in torch, eps is added after the root and moments start at zero.
   return optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False)
 
 
 @optimizer
-def lion(*, b1: float = 0.9, b2: float = 0.999):
+def lion(*, b1: float = 0.9, b2: float = 0.99):
   """Lion, Chen et al. 2023, arXiv:2302.06675, algorithm 2."""
   return optax.scale_by_lion(b1, b2)
 

@@ -154,6 +154,9 @@ class Batch(NamedTuple):
   # baseline; its label is -1 and its score 0.
   mismatched: Array | None = None
   quantiles: Array | None = None  # float32 [C]: see PreferenceRecord; 0 = none
+  # float32 [C]: weight of its prompt as a list of completions; None = the mean
+  # weight of the prompt's comparisons, or 1.
+  list_weight: Array | None = None
 
 
 class Head(NamedTuple):

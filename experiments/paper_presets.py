@@ -128,6 +128,8 @@ PRESETS = {
     'loss.beta': 2.0,
     'loss.gamma': 2.0 * 0.8,
     'optim.learning_rate': 3e-7,
+    'data.max_length': 1024,
+    'data.prompt_max_length': 512,
     'model.init_from': 'models/zephyr-7b-sft-full',
   },
   # The Instruct settings train on answers of the model itself.

@@ -98,6 +98,19 @@ def test_a_preset_has_its_published_settings(name):
   config_lib.validate(config_lib.load(f'{PRESETS}:{name},runlocal'))
 
 
+def test_simpo_presets_have_the_lengths_of_their_authors():
+  # princeton-nlp/SimPO, training_configs/*.yaml: max_length and
+  # max_prompt_length.
+  lengths = {
+    name: (config.data.max_length, config.data.prompt_max_length)
+    for name in PUBLISHED
+    if name.startswith('simpo')
+    for config in (config_lib.load(f'{PRESETS}:{name}'),)
+  }
+  assert lengths.pop('simpo_mistral_base') == (1024, 512)
+  assert set(lengths.values()) == {(2048, 1800)} and len(lengths) == 3
+
+
 def test_every_published_mix_is_a_preset():
   assert set(loss_rules.MIXES) <= set(PUBLISHED)
   assert set(PUBLISHED) == set(load(PRESETS).PRESETS)

@@ -42,8 +42,23 @@ def test_rmsprop_is_torchs():
   np.testing.assert_allclose(got, g / (np.sqrt(v) + 1e-3), rtol=1e-5)
 
 
+def test_rmsprop_has_torchs_decay_by_default():
+  # A constant gradient g from v = 0: v_t = (1 - .99^t) g^2, so that update t
+  # is sign(g) / sqrt(1 - .99^t).
+  for steps, size in ((1, 10.0), (2, 7.088812), (3, 5.802491)):
+    got = updates('rmsprop', steps)['w']
+    np.testing.assert_allclose(got, [size, -size], rtol=1e-5)
+
+
 def test_lion_moves_by_signs():
   np.testing.assert_array_equal(updates('lion')['w'], [1.0, -1.0])
+
+
+def test_lion_keeps_its_papers_moment_by_default():
+  # arXiv:2302.06675, algorithm 2: m <- b2 m + (1 - b2) g, with b2 = .99.
+  optimizer = optim.make_optimizer('lion')
+  _, (lion,) = optimizer.update(GRADS, optimizer.init(PARAMS), PARAMS)
+  np.testing.assert_allclose(lion.mu['w'], [0.005, -0.001], rtol=1e-5)
 
 
 def test_adafactor_is_bounded_by_its_block_rms():

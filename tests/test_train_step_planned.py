@@ -19,6 +19,7 @@ from dpo_jax.data.batches import length_table, pipeline
 from dpo_jax.train_step import init_state
 
 BETA = 0.3
+STEP = 2  # of the plan; one at which KTO has a baseline above 0
 # {name: (terms, options)}: every loss and option that needs the whole batch.
 SETS = {
   'losses': (tuple(test_train_step_losses.WHOLE), ()),
@@ -62,7 +63,7 @@ def run(name, microbatches=1, num_devices=1):
   terms, options = SETS[name]
   objective = losses.make_objective(terms, options=options)
   plan = plan_of(microbatches, num_devices)
-  batch = plan.batch(1, records())
+  batch = plan.batch(STEP, records())
   mesh = sharding.make_mesh(devices=jax.devices()[:num_devices])
   is_alone = num_devices == 1
   score = scoring.make_score(
@@ -121,12 +122,15 @@ def test_kto_is_that_of_the_paper_over_the_global_batch():
       toy.params(5), record.prompt, completion
     )
 
-  chosen = [records()[i] for i in plan_of().records(1)]
+  chosen = [records()[i] for i in plan_of().records(STEP)]
   drift = []
   for i, record in enumerate(chosen):
-    for other in chosen[i + 1 :] + chosen[:i]:
+    for place in (*range(i + 1, 8), *range(i)):
+      other = chosen[place]
       if other.prompt.tolist() != record.prompt.tolist():
-        drift.append(log_ratio(record, other.completions[0]))
+        # Its completions take turns, by place and step.
+        k = (place + STEP) % len(other.completions)
+        drift.append(log_ratio(record, other.completions[k]))
         break
   assert len(drift) == 8
   z = max(0, BETA * np.mean(drift))

@@ -149,6 +149,8 @@ def _data() -> Section:
   data.truncation = choice(*truncation.POLICIES, default='keep_prompt_end')
   data.drop_duplicates = flag(True)  # of whole records; encode
   data.strict = flag(False)  # refuse unusable rows, drop none; encode
+  # a prompt's comparisons weigh one together; prompt_weights
+  data.weigh_prompts = flag(False)
   data.layout = choice(*rows.LAYOUTS)  # how completions lie in rows; rows
   data.row_length = whole(0, zero='data.max_length')  # tokens per row; rows
   data.max_shapes = whole(4, least=1)  # compiled row counts per epoch; pipeline

@@ -30,13 +30,14 @@ def counts(
 
   Returns:
     {divisor: float32 scalar >= 0}, sums of weights (of weights times tokens
-    for `chosen_tokens`).
+    for `chosen_tokens` and `best_tokens`).
   """
   pairs = views_lib.present(batch.comparisons, num_tokens)
   tokens = num_tokens[pairs.winner]
   sums = {
     'comparisons': jnp.sum(pairs.weight),
     'chosen_tokens': jnp.sum(pairs.weight * tokens),
+    'best_tokens': jnp.sum(pairs.weight * num_tokens[views_lib.best(batch)]),
   }
   # The weights of a view do not depend on the log-probabilities.
   scores = types.CompletionScores(jnp.zeros_like(num_tokens), num_tokens)

@@ -3,6 +3,8 @@
 Comes in: PairScores [P]. Goes out: one value per comparison [P], not reduced.
 """
 
+from typing import Literal
+
 from dpo_jax.losses.registry import register
 from dpo_jax.losses.views import PairScores
 from dpo_jax.types import Array
@@ -16,21 +18,30 @@ from dpo_jax.types import Array
   reward='none',
   normaliser='chosen_tokens',
 )
-def nll(pairs: PairScores) -> Array:
+def nll(
+  pairs: PairScores, *, nll_of: Literal['chosen', 'best'] = 'chosen'
+) -> Array | dict[str, Array]:
   """Negative log-likelihood of the chosen completion, `-log pi_w`.
 
-  The objective divides the sum over the batch by the number of chosen tokens
+  The objective divides the sum over the batch by the number of these tokens
   in the global batch. So every token has the same weight, also under
   accumulation.
+
+  Of K ranked answers, `chosen` imitates the best in K - 1 comparisons, the
+  next one in K - 2, and so on. `best` imitates the best answer of the prompt in
+  each of its comparisons, as RPO and MPO, whose data are pairs.
 
   Source: maximum likelihood; as a term beside DPO, arXiv:2404.19733.
 
   Args:
     pairs: scores of the comparisons; for SFT winner and loser are the same.
+    nll_of: whose likelihood: the winner's, or the prompt's best answer's.
 
   Returns:
     Losses [P] in nats, each a sum over tokens.
   """
+  if nll_of == 'best':
+    return {'best_tokens': -pairs.policy_best}
   return -pairs.policy_chosen
 
 
@@ -42,15 +53,18 @@ def nll(pairs: PairScores) -> Array:
   reward='none',
   normaliser='chosen_tokens',
 )
-def sft(pairs: PairScores) -> Array:
+def sft(
+  pairs: PairScores, *, nll_of: Literal['chosen', 'best'] = 'chosen'
+) -> Array | dict[str, Array]:
   """TRL's name for `nll`, `-log pi_w`.
 
   Source: maximum likelihood.
 
   Args:
     pairs: scores of the comparisons.
+    nll_of: as in `nll`.
 
   Returns:
     Losses [P] in nats.
   """
-  return nll(pairs)
+  return nll(pairs, nll_of=nll_of)

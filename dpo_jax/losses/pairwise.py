@@ -274,7 +274,7 @@ def rdpo(pairs: PairScores, *, beta: float = 0.1, alpha: float = 0.01) -> Array:
   label='ODPO',
   paper='Amini et al. 2024, arXiv:2402.10571',
   formula='-log s(D - alpha log(score_w - score_l))',
-  needs=('reference', 'scores'),
+  needs=('reference', 'scores', 'score_order'),
   kind='difference',
   grid={'alpha': (0.1, 0.5, 1.0)},
   bounds={'beta': '(0, inf)'},

@@ -18,6 +18,7 @@ NEEDS = {
   'margin': "the data's margin column",
   'scores': "the data's score of every completion",
   'reference_scores': "scores of the reference's own answers to each prompt",
+  'score_order': 'the higher score on the chosen answer; others are counted',
   'labels': 'completions that are desirable or not',
   'mismatched': "every prompt scored with another prompt's answer",
   'state': 'running means in the checkpoint',
@@ -33,7 +34,7 @@ NEEDS = {
 # returns an array, which its `normaliser` divides, or parts that are added,
 # {divisor: array}. {view: divisors, the default normaliser first}
 DIVISORS = {
-  'comparisons': ('comparisons', 'chosen_tokens'),
+  'comparisons': ('comparisons', 'chosen_tokens', 'best_tokens'),
   'completions': ('completions', 'desirable', 'undesirable'),
   'lists': ('lists',),
 }

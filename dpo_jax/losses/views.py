@@ -39,6 +39,7 @@ class PairScores(NamedTuple):
   rejected_kl: Array | None = None
   away_gap: Array | None = None  # h's gain, the policy a step away from ref
   toward_gap: Array | None = None  # the same, a step toward it
+  policy_best: Array | None = None  # log pi of the best answer, see `best`
 
   @property
   def chosen_log_ratio(self) -> Array:
@@ -96,7 +97,7 @@ class ListScores(NamedTuple):
   reference: Array  # log ref(y | x); 0 without a reference
   scores: Array  # the data's score
   prompt: Array  # int32: prompt in the batch; -1 = none
-  weight: Array  # of each prompt; 0 = less than two completions
+  weight: Array  # of each prompt, by the data; 0 = less than two completions
 
   @property
   def log_ratio(self) -> Array:
@@ -147,6 +148,7 @@ def gather_pairs(
     margin=comparisons.margin,
     score_chosen=batch.scores[winner],
     score_rejected=batch.scores[loser],
+    policy_best=policy.logps[best(batch)],
   )
   return pairs._replace(**_token_sums(policy, reference, winner, loser))
 
@@ -207,7 +209,7 @@ def gather_lists(
     batch: scores, prompt_index and mismatched completions are read.
 
   Returns:
-    ListScores [C]; prompts with one completion have weight 0.
+    ListScores [C]; a prompt has the data's weight, or 0 with one completion.
   """
   member = _is_present(policy)
   # A mismatched completion answers another prompt: it is in no list.
@@ -220,8 +222,28 @@ def gather_lists(
     reference=_reference_logps(policy, reference),
     scores=batch.scores,
     prompt=prompt,
-    weight=(count >= 2).astype(policy.logps.dtype),
+    weight=jnp.where(count >= 2, _list_weights(batch, prompt), 0.0),
   )
+
+
+def best(batch: types.Batch) -> Array:
+  """The best completion of the prompt of each comparison, int32 [P].
+
+  The one with the most comparisons won minus lost, as in SFT
+  (data/text/preferences.py); the first of several. Of a comparison of a
+  completion with itself, that completion.
+  """
+  winner, loser = batch.comparisons.winner, batch.comparisons.loser
+  prompt, num = batch.prompt_index, batch.prompt_index.shape[0]
+  is_real = winner != loser
+  one = is_real.astype(jnp.int32)
+  points = jax.ops.segment_sum(one, winner, num)
+  points = points - jax.ops.segment_sum(one, loser, num)
+  # Completions of no prompt (-1) enter no segment.
+  top = jax.ops.segment_max(points, prompt, num)
+  numbers = jnp.where(points == top[prompt], jnp.arange(num), num - 1)
+  first = jax.ops.segment_min(numbers, prompt, num)
+  return jnp.where(is_real, first[prompt[winner]], winner)
 
 
 def present(
@@ -237,6 +259,20 @@ def present(
   both = is_present[comparisons.winner] & is_present[comparisons.loser]
   weight = jnp.where(both, comparisons.weight, 0.0)
   return comparisons._replace(weight=weight)
+
+
+def _list_weights(batch: types.Batch, prompt: Array) -> Array:
+  """Weight of each prompt's list [C], as Batch.list_weight has it."""
+  num, weight = prompt.shape[0], batch.comparisons.weight
+  if batch.list_weight is not None:
+    # Equal for all completions of a prompt.
+    return jax.ops.segment_max(batch.list_weight, prompt, num)
+  winner, loser = batch.comparisons.winner, batch.comparisons.loser
+  # Padding compares a completion with itself.
+  real = (winner != loser).astype(weight.dtype)
+  count = jax.ops.segment_sum(real, prompt[winner], num)
+  total = jax.ops.segment_sum(real * weight, prompt[winner], num)
+  return jnp.where(count > 0, total / jnp.maximum(count, 1), 1.0)
 
 
 def _reference_logps(policy, reference) -> Array:

@@ -23,7 +23,13 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import errors
-from dpo_jax.data.batches import length_table, mismatch, overlap, split
+from dpo_jax.data.batches import (
+  evidence,
+  length_table,
+  mismatch,
+  overlap,
+  split,
+)
 from dpo_jax.data.sources import (
   files,
   foreign,
@@ -113,7 +119,7 @@ def read(
     read['eval'] = encode_part('eval', names, (1.0,) * len(names))
     ledger['eval'] = dict(read['eval'].ledger)
     limit = config.eval.max_comparisons
-    indices['eval'] = _first(read['eval'].table, limit)
+    indices['eval'] = split.first(read['eval'].table, limit)
   if len(read) == 2 and not is_split:
     overlap_counts, lines = overlap.report(
       *(overlap.Chosen(p.records, p.table, indices[u]) for u, p in read.items())
@@ -123,8 +129,14 @@ def read(
       log(line)
   counts = {use: len(indices[use]) for use in read}
   log('prompts: ' + ', '.join(f'{n} {_USES[u]}' for u, n in counts.items()))
-  _check_losses(config, read, indices)
+  ordered = _check_losses(config, read, indices)
   for use, part in read.items():
+    counts, lines = evidence.report(part.table, indices[use], ordered)
+    for line in lines:
+      log(f'{use}: {line}')
+    # Held-out records of the training data have no ledger of their own.
+    if use in ledger:
+      ledger[use] |= counts
     if check:
       check(use, part.table, indices[use])
   # All checks are done: only now is anything written.
@@ -293,30 +305,26 @@ def _split(
   return kept, held_out
 
 
-def _first(table: length_table.LengthTable, max_comparisons: int):
-  """Indices of the first records with `max_comparisons` in total; 0 = all.
-
-  A record without comparisons counts as one, as in the split.
-  """
-  if not max_comparisons:
-    return np.arange(len(table.prompt_lengths))
-  counts = np.cumsum(np.maximum(table.num_comparisons, 1))
-  return np.arange(max(1, int((counts <= max_comparisons).sum())))
-
-
 def _check_losses(
   config, parts: dict[str, _Encoded], indices: dict[str, np.ndarray]
-) -> None:
-  """Refuses data that lacks what a chosen loss needs."""
+) -> list[str]:
+  """Refuses data that lacks what a chosen loss needs.
+
+  Returns:
+    The chosen losses that need the higher score on the chosen answer.
+  """
   known = catalogue.read()
   chosen = {name: known[name] for name in config_lib.loss_terms(config)}
   is_mismatched = any('mismatched' in loss.needs for loss in chosen.values())
   if is_mismatched and 'train' in parts:
     size = config.train.batch_size
     mismatch.check(parts['train'].table, indices['train'], size)
+  if 'train' in parts:
+    evidence.check(parts['train'].table, indices['train'])
   for use, part in parts.items():
     columns = length_table.columns(part.table, indices[use])
     loss_rules.check_data(chosen, columns, f'config.data.{use}')
+  return [k for k, loss in chosen.items() if 'score_order' in loss.needs]
 
 
 def _polled(

@@ -31,6 +31,12 @@ from dpo_jax.losses.objective import LossState, Objective
 from dpo_jax.metrics import Examples, Mean
 
 _AGAIN = 'evaluate the run again'
+# Fields of types.Batch with one value per completion.
+_DATA = tuple(
+  name
+  for name in types.Batch._fields
+  if name not in ('rows', 'comparisons', 'reference')
+)
 
 
 class HeldOut(NamedTuple):
@@ -163,10 +169,6 @@ def from_arrays(
   return held_out, states
 
 
-# Fields of types.Batch with one value per completion.
-_DATA = ('labels', 'scores', 'prompt_index', 'mismatched', 'quantiles')
-
-
 def _shifted(part: HeldOut, first: int) -> HeldOut:
   """The batch with the indices that it has in the whole set."""
   batch, prompt = part.batch, part.batch.prompt_index
@@ -182,11 +184,15 @@ def _shifted(part: HeldOut, first: int) -> HeldOut:
 
 
 def _without_padding(held_out: HeldOut) -> HeldOut:
-  """The set without completions of no token and comparisons of no weight."""
+  """The set without the places of batches that hold nothing."""
   policy, reference, batch = held_out
   kept = _not_empty(policy.num_tokens > 0)
   winner, loser, weight, margin = batch.comparisons
-  real = _not_empty((weight > 0) & kept[winner] & kept[loser])
+  # A comparison of weight 0 still tells which answer of a prompt is best;
+  # padding compares a completion with itself.
+  real = _not_empty(
+    ((weight > 0) | (winner != loser)) & kept[winner] & kept[loser]
+  )
   # The new index of each completion that is kept.
   number = np.maximum(np.cumsum(kept) - 1, 0).astype(winner.dtype)
 

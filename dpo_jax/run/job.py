@@ -287,6 +287,7 @@ def _make_plans(config, inputs: Inputs, mesh, objective, scored):
     'layout': data.layout,
     'row_multiple': sharding.row_multiple(mesh),
     'max_shapes': data.max_shapes,
+    'weigh_prompts': data.weigh_prompts,
   }
 
   def mismatched_length(objective):

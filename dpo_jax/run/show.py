@@ -19,6 +19,7 @@ import numpy as np
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import errors
+from dpo_jax.data.batches import evidence
 from dpo_jax.data.text import ledger as ledger_lib
 from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.run import inputs as inputs_lib
@@ -37,6 +38,7 @@ _FACTS = {
   'held_out': 'records that are held out for evaluation',
   'surplus': 'records of the last held-out prompt beyond data.eval_pairs: '
   'neither trained on nor evaluated',
+  **evidence.COUNTS,
 }
 
 

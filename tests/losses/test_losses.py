@@ -2,6 +2,7 @@
 
 import harness
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -263,8 +264,17 @@ class TestEveryLoss:
       assert np.isfinite(leaf).all()
 
   def test_static_choices_differ(self, name):
+    # Two comparisons per prompt, with unequal winners.
+    batch = harness.batch_of()._replace(
+      prompt_index=jnp.repeat(jnp.arange(2), 6)
+    )
+    likely = np.array([-7.0, -9.0, -8.0, -5.0])
+    scores = harness.scores_of(2.0, -1.0, policy=(likely, -11.0))
     for key, choices in losses.get(name).static.items():
-      values = {float(value(name, {key: choice})) for choice in choices}
+      values = {
+        float(harness.evaluate(name, scores, batch, **{key: choice})[0])
+        for choice in choices
+      }
       assert len(values) == len(choices)
 
   def test_what_it_does_not_use_is_refused(self, name):

@@ -128,7 +128,8 @@ def test_lists_group_the_completions_of_a_prompt():
   lists = views.gather_lists(POLICY, FROZEN, BATCH)
   # Prompt 2 has only the absent completion.
   assert lists.prompt.tolist() == [0, 0, 0, 1, 1, -1]
-  assert lists.weight.tolist() == [1, 1, 0, 0, 0, 0]
+  # Prompt 0 has the mean weight of its comparisons.
+  assert lists.weight.tolist() == [(2 + 1) / 2, 1, 0, 0, 0, 0]
   assert lists.sum(lists.log_ratio).tolist() == [2, 4.5, 0, 0, 0, 0]
   shares = np.exp(lists.log_softmax(lists.scores))
   np.testing.assert_allclose(
@@ -138,7 +139,21 @@ def test_lists_group_the_completions_of_a_prompt():
   # Prompt 0 keeps three, prompt 1 one completion without the mismatched.
   batch = BATCH._replace(mismatched=jnp.array([0, 0, 0, 0, 1, 0]))
   lists = views.gather_lists(POLICY, FROZEN, batch)
-  assert lists.weight.tolist() == [1, 0, 0, 0, 0, 0]
+  assert lists.weight.tolist() == [1.5, 0, 0, 0, 0, 0]
+
+
+def test_lists_have_the_weights_of_the_data():
+  def weights(batch):
+    return views.gather_lists(POLICY, FROZEN, batch).weight.tolist()
+
+  # Padding compares completion 0 with itself.
+  padded = batch_of([(0, 1, 4, 0), (4, 3, 0, 0), (0, 0, 0, 0)])
+  assert weights(padded) == [4, 0, 0, 0, 0, 0]
+  # Prompts without a comparison count once.
+  assert weights(batch_of([(0, 1, 4, 0)])) == [4, 1, 0, 0, 0, 0]
+  given = [0.5, 0.5, 0.5, 0, 0, 9]  # prompt 2 has no completion
+  batch = BATCH._replace(list_weight=jnp.array(given))
+  assert weights(batch) == [0.5, 0, 0, 0, 0, 0]
 
 
 def test_present_keeps_the_weights_of_comparisons_that_are_complete():

@@ -10,7 +10,7 @@ from commands import CONFIG
 
 from dpo_jax import main as main_lib
 from dpo_jax import train
-from dpo_jax.run import evaluate, finite
+from dpo_jax.run import finite, held_out
 from dpo_jax.run.preemption import Diverged
 from dpo_jax.storage import checkpoints
 
@@ -90,14 +90,15 @@ def test_a_running_number_of_a_loss_is_tested_too(
 def test_a_held_out_metric_that_is_not_finite_ends_the_run(
   tmp_path, monkeypatch, capsys, metric
 ):
-  means = evaluate._means
+  measure = held_out.measure
 
-  def spoil(totals, job):
-    return means(totals, job) | {metric: float('nan')}
+  def spoil(*arguments):
+    metrics, examples = measure(*arguments)
+    return metrics | {metric: float('nan')}, examples
 
   assert main(tmp_path / 'sound') == 0
   capsys.readouterr()
-  monkeypatch.setattr(evaluate, '_means', spoil)
+  monkeypatch.setattr(held_out, 'measure', spoil)
   assert main(tmp_path / 'run') == 1
   error = one_line(capsys)
   assert error.startswith(f'step 0, held out: {metric} is nan')

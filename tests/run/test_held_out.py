@@ -239,6 +239,11 @@ def test_a_set_without_weight_has_no_loss():
   comparisons = comparisons._replace(weight=np.zeros(8, np.float32))
   scored = held_out.join([zoo(comparisons=comparisons)] * 2)
   assert measure('sigmoid', scored) == {}
+  # They are no padding: they say which answer of a prompt is the best.
+  assert len(scored.batch.comparisons.weight) == 16
+  nothing = comparisons._replace(loser=comparisons.winner)
+  scored = held_out.join([zoo(comparisons=nothing)] * 2)
+  assert measure('sigmoid', scored) == {}
   assert len(scored.batch.comparisons.weight) == 1
 
 

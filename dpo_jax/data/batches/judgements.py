@@ -40,6 +40,7 @@ def make_batch(
   *,
   most_completions: int,
   most_comparisons: int,
+  list_weights: np.ndarray | None = None,
 ) -> Batch:
   """Returns the batch of these records, without its rows.
 
@@ -50,6 +51,8 @@ def make_batch(
       None if the plan has no mismatched answers.
     most_completions: completions per place, a mismatched answer included.
     most_comparisons: comparisons per place.
+    list_weights: float [N], of each record's list of completions, see
+      prompt_weights.py; None leaves them out of the batch.
   """
   c = flat_index(table.offsets, records, most_completions)
   p = flat_index(table.comparison_offsets, records, most_comparisons)
@@ -77,6 +80,11 @@ def make_batch(
     quantiles=None
     if np.isnan(table.quantiles).all()
     else np.nan_to_num(_pick(table.quantiles, c, 0, np.float32)),
+    list_weight=list_weights
+    if list_weights is None
+    else _pick(
+      np.repeat(list_weights, np.diff(table.offsets)), c, 0, np.float32
+    ),
   )
 
 

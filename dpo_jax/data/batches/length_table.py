@@ -99,9 +99,8 @@ def columns(table: LengthTable, indices: np.ndarray) -> frozenset[str]:
     'scores', 'reference_scores': every completion has a score, or a quantile,
     since a missing one would be read as 0.
   """
-  # Masks of all N records: repeating them reaches the flat arrays.
-  used, completions = _used(table, indices)
-  margins = table.margin[np.repeat(used, table.num_comparisons)]
+  used, completions, comparisons = masks(table, indices)
+  margins = table.margin[comparisons]
   has = {
     'comparisons': len(margins) > 0,
     'labels': (table.labels[completions] >= 0).any(),
@@ -122,7 +121,25 @@ def text_lengths(table: LengthTable, indices: np.ndarray) -> np.ndarray:
   """Returns the tokens of each prompt + completion of these records."""
   counts = np.diff(table.offsets)
   text = np.repeat(table.prompt_lengths, counts) + table.completion_lengths
-  return text[_used(table, indices)[1]]
+  return text[masks(table, indices)[1]]
+
+
+def masks(
+  table: LengthTable, indices: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns which entries of the table belong to these records, as bool arrays.
+
+  Args:
+    table: of the store.
+    indices: int [n], the records.
+
+  Returns:
+    (records [N]; flat over completions; flat over comparisons).
+  """
+  used = np.zeros(len(table.prompt_lengths), bool)
+  used[indices] = True
+  completions = np.repeat(used, np.diff(table.offsets))
+  return used, completions, np.repeat(used, table.num_comparisons)
 
 
 def prompt_id(prompt: np.ndarray) -> bytes:
@@ -130,15 +147,6 @@ def prompt_id(prompt: np.ndarray) -> bytes:
   # A fixed byte order: the digest must not depend on the machine.
   tokens = np.ascontiguousarray(prompt, '<i4')
   return files.bytes_digest([tokens])[:32].encode()
-
-
-def _used(
-  table: LengthTable, indices: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Masks of these records [N], and of their completions in the flat arrays."""
-  used = np.zeros(len(table.prompt_lengths), bool)
-  used[indices] = True
-  return used, np.repeat(used, np.diff(table.offsets))
 
 
 def _starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:

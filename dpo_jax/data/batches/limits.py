@@ -38,3 +38,31 @@ def check_microbatches(batch_size: int, microbatches: int) -> None:
       f'{microbatches} do not divide train.batch_size={batch_size}',
       f'use one of {", ".join(map(str, divisors))}',
     )
+
+
+def check_sizes(
+  num_records: int,
+  batch_size: int,
+  microbatches: int,
+  max_shapes: int,
+  *,
+  one_pass: bool,
+) -> None:
+  """Refuses sizes that cannot be planned; a single pass may be short."""
+  if num_records < 1:
+    raise errors.refuse(
+      'config.data.max_length',
+      'no record is left to train or evaluate on',
+      'see the counts of dropped records, raise it or change the data',
+    )
+  if batch_size < 1:
+    raise errors.refuse('config.train.batch_size', f'{batch_size}', '1 or more')
+  check_microbatches(batch_size, microbatches)
+  if not one_pass and num_records < batch_size:
+    raise errors.refuse(
+      'config.train.batch_size',
+      f'{batch_size} prompts, but the data has only {num_records}',
+      f'at most {num_records}, or more data',
+    )
+  if max_shapes < 1:
+    raise errors.refuse('config.data.max_shapes', f'{max_shapes}', '1 or more')

@@ -16,7 +16,13 @@ import grain
 import numpy as np
 
 from dpo_jax import errors
-from dpo_jax.data.batches import judgements, length_table, limits, mismatch
+from dpo_jax.data.batches import (
+  judgements,
+  length_table,
+  limits,
+  mismatch,
+  prompt_weights,
+)
 from dpo_jax.data.batches import rows as rows_lib
 from dpo_jax.data.batches.length_table import LengthTable
 from dpo_jax.types import Batch, EncodedRecord
@@ -51,6 +57,7 @@ def make_plan(
   shuffle: bool = True,
   indices: Sequence[int] | np.ndarray | None = None,
   mismatched_length: int = 0,
+  weigh_prompts: bool = False,
 ) -> 'Plan':
   """Plans all batches and chooses the row counts that will be compiled.
 
@@ -68,20 +75,29 @@ def make_plan(
     indices: the records to use, in this order; None = all.
     mismatched_length: if above 0, every prompt is also read with another
       prompt's answer (mismatch.py). Most tokens of the two together.
+    weigh_prompts: the comparisons of a prompt weigh one (prompt_weights.py).
 
   Raises:
     InputError: a value cannot be planned; names the config key.
   """
   indices = np.arange(len(table.prompt_lengths)) if indices is None else indices
   indices = np.asarray(indices, np.int64)
-  _check(len(indices), batch_size, microbatches, layout, max_shapes, shuffle)
+  _check_layout(layout)
+  limits.check_sizes(
+    len(indices), batch_size, microbatches, max_shapes, one_pass=not shuffle
+  )
   # A text of n tokens takes n - 1 slots: its last token predicts nothing.
   longest = length_table.longest_text(table, indices)
   limits.check_row_length(longest - 1, row_length)
   if mismatched_length and shuffle:
     mismatch.check(table, indices, batch_size)
+  lists = prompt_weights.of_lists(table)
+  if weigh_prompts:
+    weight, lists = prompt_weights.by_prompt(table, indices)
+    table = table._replace(weight=weight)
   plan = Plan(
     table,
+    lists,
     indices,
     seed=seed if shuffle else None,
     batch_size=batch_size,
@@ -113,6 +129,7 @@ class Plan:
   def __init__(
     self,
     table: LengthTable,
+    list_weights: np.ndarray,
     indices: np.ndarray,
     *,
     seed: int | None,
@@ -125,6 +142,7 @@ class Plan:
   ):
     """See make_plan. seed None: a single pass in the given order."""
     self.table = table
+    self.list_weights = list_weights
     self.batch_size = batch_size
     self.microbatches = microbatches
     self.row_length = row_length
@@ -231,6 +249,7 @@ class Plan:
       plan.others and plan.others.records,
       most_completions=self._most_completions,
       most_comparisons=self._most_comparisons,
+      list_weights=self.list_weights,
     )
     return batch._replace(rows=rows_MRL)
 
@@ -242,10 +261,9 @@ class Plan:
 
     Returns:
       Counts by name. `packing_efficiency` is `num_tokens` (filled slots) over
-      `num_slots` (M * R * L, all steps). `num_separate_tokens` is the number
-      of tokens with one sequence per completion and no padding.
-      `num_mismatched`, only of a plan with mismatched answers, is the number
-      of prompts that have one.
+      `num_slots` (M * R * L, all steps), `num_separate_tokens` the number of
+      tokens with one sequence per completion and no padding, `num_mismatched`
+      the number of prompts with a mismatched answer, if the plan has any.
     """
     if num_steps is None:
       num_steps = min(self.steps_per_epoch, _SIMULATED_STEPS)
@@ -356,35 +374,11 @@ class Plan:
     return max(1, -(-num_rows // self.row_multiple)) * self.row_multiple
 
 
-def _check(
-  num_records: int,
-  batch_size: int,
-  microbatches: int,
-  layout: str,
-  max_shapes: int,
-  shuffle: bool,
-) -> None:
-  """Refuses values that cannot be planned, naming the config key."""
+def _check_layout(layout: str) -> None:
+  """Refuses an unknown layout."""
   if layout not in rows_lib.LAYOUTS:
     raise errors.refuse(
       'config.data.layout',
       f'{layout!r} is not among {", ".join(rows_lib.LAYOUTS)}',
       f'{errors.did_you_mean(layout, rows_lib.LAYOUTS)}use one of them',
     )
-  if num_records < 1:
-    raise errors.refuse(
-      'config.data.max_length',
-      'no record is left to train or evaluate on',
-      'see the counts of dropped records, raise it or change the data',
-    )
-  if batch_size < 1:
-    raise errors.refuse('config.train.batch_size', f'{batch_size}', '1 or more')
-  limits.check_microbatches(batch_size, microbatches)
-  if shuffle and num_records < batch_size:
-    raise errors.refuse(
-      'config.train.batch_size',
-      f'{batch_size} prompts, but the data has only {num_records}',
-      f'at most {num_records}, or more data',
-    )
-  if max_shapes < 1:
-    raise errors.refuse('config.data.max_shapes', f'{max_shapes}', '1 or more')

@@ -71,3 +71,14 @@ def split_by_prompt_hash(
     np.asarray(sorted(held), np.int64),
     sum(sizes[i] for i in surplus),
   )
+
+
+def first(table: LengthTable, max_comparisons: int) -> np.ndarray:
+  """Returns the first records with `max_comparisons` in total; 0 = all.
+
+  A record without comparisons counts as one, as in the split.
+  """
+  if not max_comparisons:
+    return np.arange(len(table.prompt_lengths))
+  counts = np.cumsum(np.maximum(table.num_comparisons, 1))
+  return np.arange(max(1, int((counts <= max_comparisons).sum())))

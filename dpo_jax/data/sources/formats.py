@@ -20,6 +20,7 @@ from dpo_jax.types import Comparison, PreferenceRecord
 # Optional columns of every format. A misspelt one is refused: unnoticed, it
 # would change how much a record counts.
 OPTIONAL = ('weight', 'margin')
+_LEAST_WEIGHT = 1e-30  # above 0
 
 # Optional columns of pairs. The first two names that a row has are read.
 SCORES = (
@@ -249,6 +250,12 @@ def _weight(row: Row) -> float:
   if weight < 0:
     raise row.refuse(
       f"'weight' is negative: {weight}", 'give a weight of 0 or more'
+    )
+  # float32 has numbers from 1e-38; a weight is multiplied by small values too.
+  if 0 < weight < _LEAST_WEIGHT:
+    raise row.refuse(
+      f"'weight' is {weight:g}, which vanishes in float32",
+      f'give 0, or at least {_LEAST_WEIGHT:g}',
     )
   return weight
 

@@ -167,6 +167,16 @@ def test_token_ids_are_taken_only_when_asked_for():
   assert record.scores == (2.0, 0.0)
 
 
+@pytest.mark.parametrize('weight', [1e-46, 5e-324, 9e-31])
+def test_a_weight_that_vanishes_in_float32_is_refused(weight):
+  words = f"f:3: 'weight' is {weight:g}, which vanishes in float32; fix: give 0"
+  with pytest.raises(types.InputError, match=words):
+    records.parse_row(PAIR | {'weight': weight}, where='f:3')
+  for kept in (0, 1e-30):
+    row = records.parse_row(PAIR | {'weight': kept}, where='f:3')
+    assert row.comparisons[0].weight == kept
+
+
 def test_weight_margin_and_scores():
   row = PAIR | {'score_chosen': 8, 'score_rejected': 5.5, 'weight': 0.5}
   record = records.parse_row(row, where='f:1')
