@@ -153,10 +153,10 @@ class Batch(NamedTuple):
   # int32 [C]: 1 = another prompt's answer, scored after this prompt for KTO's
   # baseline; its label is -1 and its score 0.
   mismatched: Array | None = None
-  quantiles: Array | None = None  # float32 [C]: see PreferenceRecord; 0 = none
   # float32 [C]: weight of its prompt as a list of completions; None = the mean
   # weight of the prompt's comparisons, or 1.
   list_weight: Array | None = None
+  quantiles: Array | None = None  # float32 [C]: see PreferenceRecord; 0 = none
 
 
 class Head(NamedTuple):

@@ -188,7 +188,7 @@ def gather(terms, batch):
   """(loss of a batch, its Examples); all log-ratios differ."""
   steps = np.arange(harness.NUM)
   policy, reference = harness.scores_of(
-    0.4 + steps, -0.3 - 0.1 * steps, policy=(-7.0 - steps, -11.0)
+    0.4 + steps, -0.3 - 0.1 * steps, policy=(-7.0 - steps, -11.0 - steps / 4)
   )
   objective = losses.make_objective(tuple(terms))
   hyper = losses.default_hyper(terms)
@@ -266,7 +266,7 @@ def test_saved_rewards_are_the_metrics_rewards(name):
   _, examples = gather(terms, batch)
   steps = np.arange(harness.NUM)
   policy, reference = harness.scores_of(
-    0.4 + steps, -0.3 - 0.1 * steps, policy=(-7.0 - steps, -11.0)
+    0.4 + steps, -0.3 - 0.1 * steps, policy=(-7.0 - steps, -11.0 - steps / 4)
   )
   sums = metrics.score_sums(
     losses.make_objective(tuple(terms)),

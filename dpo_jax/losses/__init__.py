@@ -17,6 +17,7 @@ FAMILIES = (
   'absolute',
   'adaptive',
   'batch_options',
+  'classifier',
   'likelihood',
   'listwise',
   'options',
@@ -25,6 +26,7 @@ FAMILIES = (
   'reference_free',
   'token_level',
   'transport',
+  'unlearning',
   'unpaired',
 )
 # {public name: the module that has it}

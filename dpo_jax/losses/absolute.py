@@ -179,6 +179,39 @@ def cal_dpo(pairs: PairScores, *, beta: float = 0.1) -> Array:
 
 
 @register(
+  label='DPO-Shift',
+  paper='Yang et al. 2025, arXiv:2502.07599',
+  formula='-log s(beta (a_w - rejected_weight a_l))',
+  needs=('reference',),
+  kind='absolute',
+  grid={'rejected_weight': (0.55, 0.75, 0.95)},
+  bounds={'beta': '(0, inf)', 'rejected_weight': '[0, 1]'},
+)
+def dpo_shift(
+  pairs: PairScores, *, beta: float = 0.1, rejected_weight: float = 0.95
+) -> Array:
+  """DPO-Shift: the rejected completion counts less than the chosen one.
+
+  `-log s(beta (a_w - rejected_weight a_l))`. The gradient of the rejected
+  completion is smaller by that factor, so the chosen one loses less of its
+  likelihood, at the price of a smaller margin.
+
+  Source: arXiv:2502.07599.
+
+  Args:
+    pairs: scores of the comparisons.
+    beta: strength of the pull to the reference, per nat.
+    rejected_weight: the paper's f(lambda), fixed over the run; the sigmoid
+      loss at 1.
+
+  Returns:
+    Losses [P] in nats; ln 2 where policy and reference agree.
+  """
+  lost = rejected_weight * pairs.rejected_log_ratio
+  return -jax.nn.log_sigmoid(beta * (pairs.chosen_log_ratio - lost))
+
+
+@register(
   label='DPO-Positive',
   paper='Pal et al. 2024 (Smaug), arXiv:2402.13228',
   formula='-log s(beta (h - penalty max(0, -a_w)))',

@@ -114,6 +114,30 @@ def alphapo(
 
 
 @register(
+  label='SimPER',
+  paper='Xiao et al. 2025, arXiv:2502.00883',
+  formula='-exp(log pi_w/|w|) + exp(log pi_l/|l|)',
+  kind='reference_free',
+  reward='mean_log_prob',
+)
+def simper(pairs: PairScores) -> Array:
+  """SimPER: inverse perplexities of both completions, nothing to tune.
+
+  `-exp(log pi_w/|w|) + exp(log pi_l/|l|)`. An unlikely completion has a small
+  gradient, whichever side it is on.
+
+  Source: arXiv:2502.00883.
+
+  Args:
+    pairs: scores of the comparisons.
+
+  Returns:
+    Losses [P] in (-1, 1): differences of geometric mean token probabilities.
+  """
+  return jnp.exp(_mean_rejected(pairs)) - jnp.exp(_mean_chosen(pairs))
+
+
+@register(
   label='CPO',
   paper='Xu et al. 2024, arXiv:2401.08417',
   formula='-log s(beta (log pi_w - log pi_l)) + alpha NLL',
@@ -183,6 +207,57 @@ def orpo(
   return {
     'chosen_tokens': -pairs.policy_chosen,
     'comparisons': -odds_weight * jax.nn.log_sigmoid(beta * ratio),
+  }
+
+
+@register(
+  label='ASFT',
+  paper='Wang et al. 2024, arXiv:2409.10571; beta: Gorbatovski et al. 2025, '
+  'arXiv:2502.01237',
+  formula='nll_weight NLL + odds_weight [-log s(beta o_w) - log s(-beta o_l)], '
+  'o = log(P/(1-P)), P = exp(log pi/|y|)',
+  kind='reference_free',
+  reward='mean_log_prob',
+  grid={'odds_weight': (0.1, 0.5, 1.0)},
+  bounds={
+    'beta': '(0, inf)',
+    'odds_weight': '(0, inf)',
+    'nll_weight': '[0, inf)',
+  },
+)
+def asft(
+  pairs: PairScores,
+  *,
+  beta: float = 1.0,
+  odds_weight: float = 1.0,
+  nll_weight: float = 1.0,
+) -> dict[str, Array]:
+  """ASFT: cross-entropy, and the log odds of each completion by itself.
+
+  `nll_weight NLL + odds_weight [-log s(beta o_w) - log s(-beta o_l)]`, o =
+  `log(P/(1-P))`, P = `exp(log pi/|y|)`. At beta 1 the bracket is
+  `-log P_w - log(1 - P_l)`: binary cross-entropy of both completions. NLL is
+  over all chosen tokens of the batch, as in orpo.
+
+  Source: arXiv:2409.10571; beta: arXiv:2502.01237, which has nll_weight 0
+  after a separate SFT.
+
+  Args:
+    pairs: scores of the comparisons.
+    beta: scale of the log odds; 1 in the first paper.
+    odds_weight: the papers' lambda.
+    nll_weight: weight of the negative log-likelihood of the chosen completions,
+      per token.
+
+  Returns:
+    {divisor: losses [P]}: the odds over comparisons and the NLL over chosen
+    tokens, in nats; finite also where a completion is certain.
+  """
+  chosen = -jax.nn.log_sigmoid(beta * _log_odds(_mean_chosen(pairs)))
+  rejected = -jax.nn.log_sigmoid(-beta * _log_odds(_mean_rejected(pairs)))
+  return {
+    'comparisons': odds_weight * (chosen + rejected),
+    'chosen_tokens': -nll_weight * pairs.policy_chosen,
   }
 
 

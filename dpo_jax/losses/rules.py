@@ -35,6 +35,17 @@ _ALIASES = {
   **dict.fromkeys(('robust_dpo', 'rdpo_robust'), 'robust'),
   **dict.fromkeys(('dpo_positive', 'smaug'), 'dpop'),
   **dict.fromkeys(('slic', 'slichf'), 'slic_hf'),
+  **dict.fromkeys(('s_dpo', 'sdpo', 'softmax_dpo'), 'softmax'),
+  **dict.fromkeys(('pl', 'dpo_pl', 'pl_dpo', 'plackettluce'), 'plackett_luce'),
+  **dict.fromkeys(('exp', 'gpo_exponential'), 'exponential'),
+  **dict.fromkeys(('dposhift', 'shift'), 'dpo_shift'),
+  **dict.fromkeys(('symmetric', 'symmetric_po'), 'sympo'),
+  **dict.fromkeys(('unlearning', 'negative_preference'), 'npo'),
+  'aligned_sft': 'asft',
+  'sim_npo': 'simnpo',
+  'sim_per': 'simper',
+  'squared_hinge': 'truncated_quadratic',
+  'gpo_savage': 'savage',
   'r_dpo': 'rdpo',
   'kto_pair': 'kto',
   'nca': 'nca_pair',
@@ -61,6 +72,7 @@ _RECIPES = {
   'tr_dpo': 'sigmoid with config.loss.tr_dpo=True',
   'tdpo': 'tdpo1 or tdpo2',
   'ld_dpo': 'sigmoid with config.loss.ld_alpha=0.5',
+  'gpo': 'exponential, truncated_quadratic or savage',
 }
 # {need: why precomputed scores of the reference cannot serve it}
 _NOT_CACHED = {

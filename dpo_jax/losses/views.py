@@ -37,9 +37,9 @@ class PairScores(NamedTuple):
   rejected_aligned: Array | None = None
   chosen_kl: Array | None = None  # sum of KL(ref, pi) over the vocabulary
   rejected_kl: Array | None = None
+  policy_best: Array | None = None  # log pi of the best answer, see `best`
   away_gap: Array | None = None  # h's gain, the policy a step away from ref
   toward_gap: Array | None = None  # the same, a step toward it
-  policy_best: Array | None = None  # log pi of the best answer, see `best`
 
   @property
   def chosen_log_ratio(self) -> Array:

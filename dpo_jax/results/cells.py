@@ -7,7 +7,7 @@ computes no reward and no loss: measures.py reads what the runs saved.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,12 @@ class Difference(NamedTuple):
   baseline: int  # the row that is subtracted
   metric: str  # label of the measure
   interval: statistics.Interval
+  num_seeds: tuple[int, int]  # of the row and of the baseline
+
+  @property
+  def over(self) -> str:
+    """What varies in the interval: 'seeds and prompts', or 'prompts'."""
+    return 'seeds and prompts' if min(self.num_seeds) > 1 else 'prompts'
 
 
 class Table(NamedTuple):
@@ -159,71 +165,115 @@ def _value(run: collect.Run, measure, when: str) -> float | None:
 
 def _over_prompts(run, measure, when, value) -> statistics.Interval | None:
   """Interval from the saved values, if they give this very value."""
-  examples = run.examples
   step = 0 if when == 'before' else max(run.records['eval'])
+  jack = _saved(run, measure, step, value)
+  if jack is None:
+    return None
+  if measure.is_share:
+    interval = _of_share(run.examples, measure, jack, step)
+  else:
+    interval = statistics.interval(jack)
+  # One prompt alone tells nothing.
+  return interval if interval and math.isfinite(interval.low) else None
+
+
+def _of_share(examples, measure, jack, step) -> statistics.Interval | None:
+  """Wilson's interval; None if policy = reference, so that all pairs tie."""
+  each = measures.per_example(measure, examples.arrays)
+  if each is None:  # labelled completions: a share of pairs that overlap
+    tie = is_tie(step, measure.name, jack.mean)
+    return None if tie else statistics.share_interval(jack)
+  if np.array_equal(*(examples.arrays[field] for field in measure.fields)):
+    return None
+  weight = examples.arrays.get('weight')
+  return statistics.clustered_share(each, examples.prompt, weight)
+
+
+def _saved(run, measure, step, value) -> statistics.Jackknife | None:
+  """The mean of the values that a run saved; None if it is not `value`."""
+  examples = run.examples
   if examples is None or examples.step != step:
     return None
-  each = measures.per_example(measure, examples.arrays)
-  if each is None or _is_weighted(examples):
-    return None
+  jack = measures.jackknife(measure, examples.arrays, examples.prompt)
   # The run summed float32 in another order; another quantity under the same
   # name differs by far more than the tolerance.
-  if not math.isclose(np.mean(each), value, rel_tol=1e-3, abs_tol=1e-4):
+  if jack is None or not math.isclose(
+    jack.mean, value, rel_tol=1e-3, abs_tol=1e-4
+  ):
     return None
-  if not measure.is_share:
-    return statistics.clustered_mean(each, examples.uid)
-  rewards = [examples.arrays[field] for field in measure.fields]
-  if np.array_equal(*rewards):
-    return None  # policy = reference: every comparison is a tie
-  return statistics.clustered_share(each, examples.uid)
+  return jack
 
 
-def _is_weighted(examples: collect.Examples) -> bool:
-  """Whether comparisons count differently; no interval here knows weights."""
-  weight = examples.arrays.get('weight')
-  return weight is not None and bool(np.ptp(weight) > 0)
+class _Scored(NamedTuple):
+  """A row's values on the evaluation data, of one measure."""
+
+  row: int
+  uid: np.ndarray  # [P], sorted
+  prompt: np.ndarray  # [P]
+  # seed -> (value in the metrics, arrays by field, [P] each) of each run
+  seeds: dict[Any, list[tuple[float, dict[str, np.ndarray]]]]
 
 
 def _differences(rows: Sequence[Row], columns) -> tuple[Difference, ...]:
   """Rows minus the first one that has per-example values.
 
-  A comparison's number is its mean over seeds, so the interval says how far
-  other prompts would move the difference, not other seeds.
+  The difference is that of the cells. Its interval is over prompts, and over
+  seeds too if both rows have several.
   """
   differences = []
   for measure in columns:
     if not measure.compared:
       continue
     scored = [
-      (index, *values)
+      values
       for index, row in enumerate(rows)
-      if (values := _group_examples(row, measure))
+      if (values := _scored(index, row, measure)) is not None
     ]
     # Rows on other comparisons than the first have no difference.
-    for index, uid, values in scored[1:]:
-      first, first_uid, baseline = scored[0]
-      if np.array_equal(uid, first_uid):
-        interval = statistics.paired_difference(values, baseline, uid)
-        differences.append(Difference(index, first, measure.label, interval))
+    for other in scored[1:]:
+      first = scored[0]
+      if np.array_equal(other.uid, first.uid):
+        interval = statistics.difference(
+          _per_seed(other, measure, first.prompt),
+          _per_seed(first, measure, first.prompt),
+          paired=list(other.seeds) == list(first.seeds),
+        )
+        seeds = len(other.seeds), len(first.seeds)
+        differences.append(
+          Difference(other.row, first.row, measure.label, interval, seeds)
+        )
   return tuple(sorted(differences, key=lambda difference: difference.row))
 
 
-def _group_examples(row: Row, measure: measures.Measure):
-  """(uid [P] sorted, mean over seeds [P]), or None if a run has none."""
-  uids, values = [], []
-  for runs in row.group.by_seed():
-    for run in runs:
-      value = row.cells[measure.label, 'after'].value
-      if run.examples is None or value is None or run.examples.step == 0:
-        return None
-      each = measures.per_example(measure, run.examples.arrays)
-      if each is None:
-        return None
-      # Runs may hold the comparisons in another order. Those of one record
-      # keep theirs.
-      order = np.argsort(run.examples.uid, kind='stable')
-      uids.append(run.examples.uid[order])
-      values.append(each[order] / len(runs))  # a seed counts once
-  if any(not np.array_equal(uid, uids[0]) for uid in uids):
+def _scored(index: int, row: Row, measure: measures.Measure) -> _Scored | None:
+  """The row's values; None if a run that the cell counts has none."""
+  ids, seeds = [], {}
+  for run in row.group.runs:
+    value = _value(run, measure, 'after')
+    if value is None:
+      continue  # as in the cell
+    if _saved(run, measure, max(run.records['eval']), value) is None:
+      return None
+    # Runs may hold the comparisons in another order. Those of one record keep
+    # theirs.
+    order = np.argsort(run.examples.uid, kind='stable')
+    ids.append((run.examples.uid[order], run.examples.prompt[order]))
+    arrays = {name: array[order] for name, array in run.examples.arrays.items()}
+    seeds.setdefault(run.config.get('seed'), []).append((value, arrays))
+  if not ids or any(not np.array_equal(uid, ids[0][0]) for uid, _ in ids):
     return None
-  return uids[0], np.sum(values, axis=0) / len(row.group.seeds)
+  return _Scored(index, *ids[0], seeds)
+
+
+def _per_seed(scored: _Scored, measure, prompt) -> list[statistics.Jackknife]:
+  """One Jackknife per seed, over these prompts [P]; the means are the cell's.
+
+  Runs that repeat a seed count once.
+  """
+  return [
+    statistics.average(
+      measures.jackknife(measure, arrays, prompt)._replace(mean=value)
+      for value, arrays in runs
+    )
+    for runs in scored.seeds.values()
+  ]

@@ -31,6 +31,7 @@ class Examples(NamedTuple):
 
   step: int
   uid: np.ndarray  # [P], the record of each
+  prompt: np.ndarray  # [P], its prompt; `uid` itself if none were saved
   arrays: dict[str, np.ndarray]  # field -> [P], float64 or bool
 
 
@@ -275,7 +276,8 @@ def parse_examples(data: bytes, step: int, where: Any) -> Examples | None:
       f'{uid.size} uids but scores of shapes {shapes}',
       'evaluate the run again',
     )
-  return Examples(step, uid, _as_numbers(arrays)) if uid.size else None
+  prompt = arrays.pop('prompt_id', uid)
+  return Examples(step, uid, prompt, _as_numbers(arrays)) if uid.size else None
 
 
 def read_arrays(data: bytes, where: Any) -> dict[str, np.ndarray]:

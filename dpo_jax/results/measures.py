@@ -1,7 +1,8 @@
 """Metric name -> how results label it, read it per example, and show it.
 
 Comes in: names of metrics.jsonl, and the arrays of a per-example file. Goes
-out: `Measure`s, and one value per comparison. Computes no reward and no loss:
+out: `Measure`s, one value per comparison, and the mean's dependence on each
+prompt. Computes no reward and no loss:
 those are read as the run saved them.
 
 `MEASURES` is the one list of metrics that results know; every table and figure
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dpo_jax import errors
+from dpo_jax.results import labelled, statistics
 
 
 def _kl(policy_chosen, policy_rejected, reference_chosen, reference_rejected):
@@ -81,6 +83,7 @@ _KNOWN = (
 )
 MEASURES = {measure.name: measure for measure in _KNOWN}
 LOSS, ACCURACY = MEASURES['loss'], MEASURES['rewards/accuracies']
+KL = MEASURES['kl']
 
 
 def choose(
@@ -136,3 +139,28 @@ def per_example(
   if not all(field in arrays for field in measure.fields):
     return None
   return measure.each(*(arrays[field] for field in measure.fields))
+
+
+def jackknife(
+  measure: Measure, arrays: Mapping[str, np.ndarray], prompts: np.ndarray
+) -> statistics.Jackknife | None:
+  """Returns the weighted mean and its dependence on each prompt.
+
+  Args:
+    measure: the metric.
+    arrays: of a per-example file of comparisons or of labelled completions, by
+      field, [P] each.
+    prompts: [P], the prompt of each.
+
+  Returns:
+    Jackknife; None if a field is missing, or the mean is over nothing.
+  """
+  each = per_example(measure, arrays)
+  if each is None:
+    if 'desirable' not in arrays:
+      return None
+    return labelled.jackknife(measure.name, arrays, prompts)
+  weight = arrays.get('weight', np.ones(len(each)))
+  if not weight.sum() > 0:
+    return None
+  return statistics.leave_out(each, prompts, weight)

@@ -28,7 +28,7 @@ from dpo_jax.storage import files
 from dpo_jax.types import InputError
 
 FILE = 'provenance.json'
-_VERSION = 1
+_VERSION = 2
 
 
 def report(
@@ -338,6 +338,8 @@ def _entries(table: cells.Table, folder) -> dict[str, Any]:
         'row': tables.row_name(table, each.row),
         'minus': tables.row_name(table, each.baseline),
         'metric': each.metric,
+        'seeds': each.num_seeds,
+        'over': each.over,
         **_rounded(each.interval._asdict()),
       }
       for each in table.differences

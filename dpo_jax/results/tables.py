@@ -106,7 +106,10 @@ def notes(table: cells.Table, relative_to: str | os.PathLike) -> list[str]:
   lines = ['before: step 0; after: the last evaluation (step); n: seeds.']
   overs = {cell.over for row in table.rows for cell in row.cells.values()}
   if 'seeds' in overs:
-    lines.append("± is half of the 95% interval over seeds (Student's t).")
+    lines.append(
+      "± is half of the 95% interval over seeds (Student's t); it does not "
+      'cover other evaluation prompts.'
+    )
   if 'prompts' in overs:
     lines.append(
       'n = 1: ± is half of the 95% interval over evaluation prompts (clustered '
@@ -116,10 +119,24 @@ def notes(table: cells.Table, relative_to: str | os.PathLike) -> list[str]:
   before = [row.cells.get(column) for row in table.rows]
   if any(cell is not None and cell.value == 0 for cell in before):
     lines.append('accuracy 0 before: policy = reference, all comparisons tie.')
-  if table.differences:
+  if any(
+    cell.value is not None
+    for row in table.rows
+    for (metric, _), cell in row.cells.items()
+    if metric == measures.KL.label
+  ):
     lines.append(
-      'Differences: ± is half of the 95% interval over evaluation prompts, '
-      "paired; margins are in units of each run's own reward."
+      'KL: mean of log reference - log policy over both answers, in nats: '
+      'negative if the policy made them more likely. It estimates the '
+      'divergence only if the reference wrote the answers; else it is a drift.'
+    )
+  lines += _difference_notes(table.differences)
+  if any(
+    run.examples and run.examples.prompt is run.examples.uid for run in runs
+  ):
+    lines.append(
+      'Runs of an older version saved no prompts: each of their records counts '
+      'as a prompt of its own.'
     )
   losses = {repr(run.config.get('loss')) for run in runs}
   if len(losses) > 1:
@@ -134,6 +151,29 @@ def run_name(run: collect.Run, relative_to: str | os.PathLike) -> str:
   """The run's path from the output folder."""
   base = pathlib.Path(relative_to).resolve()
   return pathlib.Path(os.path.relpath(run.path, base)).as_posix()
+
+
+def _difference_notes(differences) -> list[str]:
+  """Sentences on the intervals of the differences."""
+  if not differences:
+    return []
+  lines = [
+    'Differences are those of the cells, paired by evaluation prompt; margins '
+    "are in units of each run's own reward."
+  ]
+  overs = {each.over for each in differences}
+  if 'seeds and prompts' in overs:
+    lines.append(
+      'Differences of rows with several seeds: ± is half of the 95% interval '
+      'over seeds and evaluation prompts (two-way); seeds are paired if both '
+      'rows have the same.'
+    )
+  if 'prompts' in overs:
+    lines.append(
+      'Differences with a row of one seed: ± is half of the 95% interval over '
+      'evaluation prompts (clustered); it does not cover the seed.'
+    )
+  return lines
 
 
 def _run_notes(runs, table: cells.Table, relative_to) -> list[str]:
@@ -195,22 +235,26 @@ def _difference_grid(table: cells.Table) -> list[list[str]]:
   metrics = list(dict.fromkeys(each.metric for each in table.differences))
   pairs = {}
   for each in table.differences:
-    pairs.setdefault((each.row, each.baseline), {})[each.metric] = each.interval
+    pairs.setdefault((each.row, each.baseline), {})[each.metric] = each
   rows = []
-  for (index, baseline), intervals in pairs.items():
+  for (index, baseline), differences in pairs.items():
     names = [row_name(table, i) for i in (index, baseline)]
-    num = next(iter(intervals.values())).num
+    some = next(iter(differences.values()))
+    # 3, or 3, 5 if the rows have unequal numbers of seeds.
+    seeds = ', '.join(str(num) for num in dict.fromkeys(some.num_seeds))
     texts = []
     for metric in metrics:
-      interval = intervals.get(metric)
+      each = differences.get(metric)
       # Not every pair has every metric: a run may lack its rewards.
       texts.append(
         '-'
-        if interval is None
-        else _plus_minus(interval.mean, interval.low, interval.high, '+')
+        if each is None
+        else _plus_minus(
+          each.interval.mean, each.interval.low, each.interval.high, '+'
+        )
       )
-    rows.append([' minus '.join(names), str(num), *texts])
-  return [['rows', 'prompts', *metrics], *rows]
+    rows.append([' minus '.join(names), seeds, str(some.interval.num), *texts])
+  return [['rows', 'seeds', 'prompts', *metrics], *rows]
 
 
 def row_name(table: cells.Table, index: int) -> str:

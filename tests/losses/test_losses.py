@@ -127,6 +127,24 @@ GOLDEN = [
   ('epsilon_dpo', {}, nls(0.03 / 1.01)),
   # s(.7 (4 - 2.5)) s(.8 - 2 (-7/3 + 11/5))^3 nls(2 (2/3 + 1/5))
   ('uni_dpo', {}, s(1.05) * s(0.8 + 4 / 15) ** 3 * nls(26 / 15)),
+  # D = .3: arXiv:2402.05749 and arXiv:2505.24709
+  ('exponential', {}, np.exp(-0.3)),
+  ('truncated_quadratic', {}, 0.49),
+  ('savage', {}, s(-0.3) ** 2),
+  ('sympo', {}, s(-0.3)),
+  ('sympo', {'shape': 'ramp'}, 0.35),
+  # .1 (2 + .95)
+  ('dpo_shift', {}, nls(0.295)),
+  # one over both perplexities
+  ('simper', {}, np.exp(-11 / 5) - np.exp(-7 / 3)),
+  # two answers: the sigmoid loss
+  ('softmax', {}, nls(0.3)),
+  ('plackett_luce', {}, nls(0.3)),
+  # the chosen answer's NLL, and both log odds
+  ('asft', {}, 7 / 3 + nls(log_odds(-7 / 3)) + nls(-log_odds(-11 / 5))),
+  # the undesirable answer has a log-ratio of -1, 11 nats over 5 tokens
+  ('npo', {}, 20 * nls(0.1)),
+  ('simnpo', {}, 0.8 * nls(2.5 * 11 / 5)),
 ]
 
 
@@ -164,6 +182,12 @@ AT_STEP_0 = [
   ('bco_pair', {}, 2 * LN2),
   ('bco', {}, 2 * LN2),
   ('aot', {}, LN2),
+  ('exponential', {}, 1.0),
+  ('truncated_quadratic', {}, 1.0),
+  ('savage', {}, 0.25),
+  ('sympo', {}, 0.5),
+  ('dpo_shift', {}, LN2),
+  ('npo', {}, 20 * LN2),
 ]
 # Two losses with one value: (loss, keywords, loss, keywords, batch, given).
 SAME = [
@@ -182,6 +206,9 @@ SAME = [
   ('infonca', {'alpha': 0.01}, 'sigmoid', {}, {}, {}),
   ('sft', {}, 'nll', {}, {}, {}),
   ('epsilon_dpo', {'epsilon': 0.0}, 'sigmoid', {'beta': 0.01}, {}, {}),
+  ('dpo_shift', {'rejected_weight': 1.0}, 'sigmoid', {}, {}, {}),
+  ('softmax', {}, 'sigmoid', {}, {}, {}),
+  ('plackett_luce', {}, 'sigmoid', {}, {}, {}),
 ]
 
 

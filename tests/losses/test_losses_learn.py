@@ -21,13 +21,18 @@ from dpo_jax.run import job as job_lib
 NUM_STEPS, NUM_HELD_OUT = 20, 32
 NEEDS = {name: losses.get(name).needs for name in losses.names()}
 UNPAIRED = [n for n in NEEDS if losses.get(n).view == 'completions']
+# What these forget is the training data; a mean over other completions of the
+# same kind moves by chance alone.
+FORGETS = [n for n in UNPAIRED if losses.get(n).normaliser == 'undesirable']
 WHOLE = {'whole_batch', 'distributions'}
 PAIRED = [n for n in NEEDS if n not in UNPAIRED]
+LEARNS = [n for n in UNPAIRED if n not in FORGETS]
 # group -> (data, losses, options).
 GROUPS = {
   'separate': ('pairs', [n for n in PAIRED if not NEEDS[n] & WHOLE], {}),
   'whole': ('pairs', [n for n in PAIRED if NEEDS[n] & WHOLE], {}),
-  'unpaired': ('unpaired', UNPAIRED, {}),
+  'unpaired': ('unpaired', LEARNS, {}),
+  'forgetting': ('unpaired', FORGETS, {}),
   'options': (
     'pairs',
     ['sigmoid'],
@@ -80,7 +85,10 @@ def make_config(shared, folder, data, names, options):
   config = config_lib.base()
   config.data.train = str(folder / f'{data}.jsonl')
   config.data.use_token_ids = data == 'pairs'
-  config.data.eval_pairs = NUM_HELD_OUT
+  if set(names) <= set(FORGETS):
+    config.data.eval = config.data.train
+  else:
+    config.data.eval_pairs = NUM_HELD_OUT
   config.data.max_length = 64
   config.data.truncation = 'keep_completion_start'
   config.data.row_length = 104  # a prompt of 25 tokens with two answers

@@ -82,30 +82,41 @@ def make_run(tmp_path):
 def make_scored_run(make_run):
   """A run whose last metrics are the means of the values that it saved.
 
-  make_scored_run(name, changes, margins=, uids=, beta=, without=, **make_run's)
-  -> path. Log-ratios are 3/4 and -1/4 of the margins, rewards beta times as
-  much, the loss is DPO's. `without` names fields that the file lacks.
+  make_scored_run(name, changes, margins=, uids=, prompts=, beta=, weight=,
+  without=, **make_run's) -> path. Log-ratios are 3/4 and -1/4 of the margins,
+  rewards beta times as much, the loss is DPO's. `without` names fields that the
+  file lacks.
   """
 
   def make(
-    name, changes=(), *, margins, uids=None, beta=0.1, without=(), **more
+    name,
+    changes=(),
+    *,
+    margins,
+    uids=None,
+    prompts=None,
+    beta=0.1,
+    weight=None,
+    without=(),
+    **more,
   ):
     gap = np.asarray(margins, np.float64)
     chosen, rejected = 0.75 * gap, -0.25 * gap
     reference = np.full(len(gap), -40.0)
     loss = np.log1p(np.exp(-beta * gap))
+    uids = [f'{i:016x}' for i in range(len(gap))] if uids is None else uids
+    weight = np.ones(len(gap)) if weight is None else np.asarray(weight)
     arrays = {
-      'uid': np.array(
-        [f'{i:016x}' for i in range(len(gap))] if uids is None else uids
-      ),
-      'prompt_id': np.array([b'%016x' % i for i in range(len(gap))]),
+      'uid': np.array(uids),
+      # A prompt of its own for each record, unless `prompts` says otherwise.
+      'prompt_id': np.array(uids if prompts is None else prompts),
       'policy_chosen': reference + chosen,
       'policy_rejected': reference + rejected,
       'reference_chosen': reference,
       'reference_rejected': reference,
       'chosen_tokens': np.full(len(gap), 7),
       'rejected_tokens': np.full(len(gap), 9),
-      'weight': np.ones(len(gap)),
+      'weight': weight,
       'margin': np.zeros(len(gap)),
       'score_chosen': np.full(len(gap), np.nan),
       'score_rejected': np.full(len(gap), np.nan),
@@ -115,12 +126,12 @@ def make_scored_run(make_run):
     }
     arrays = {k: v for k, v in arrays.items() if k not in without}
     end = _entry(
-      float(np.mean(loss)),
-      float(np.mean(gap > 0)),
-      float(np.mean(beta * gap)),
-      float(np.mean(-0.5 * (chosen + rejected))),
+      *(
+        float(np.average(each, weights=weight))
+        for each in (loss, gap > 0, beta * gap, -0.5 * (chosen + rejected))
+      )
     )
-    end['rewards/chosen'] = float(np.mean(beta * chosen))
+    end['rewards/chosen'] = float(np.average(beta * chosen, weights=weight))
     lines = [
       {'step': 0, 'split': 'eval', **_entry(float(np.log(2)), 0.0, 0.0, 0.0)},
       {'step': 10, 'split': 'eval', **end},

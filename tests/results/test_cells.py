@@ -69,8 +69,9 @@ def test_one_seed_has_the_interval_of_its_prompts(make_scored_run):
 
 def test_comparisons_of_one_prompt_are_clustered(make_scored_run):
   gap = np.repeat(_margins(20), 3)
-  uids = np.repeat([f'{i:016x}' for i in range(20)], 3)
-  (row,) = _table(make_scored_run('a', margins=gap, uids=uids)).rows
+  # Each comparison is a record of its own: 60 records of 20 prompts.
+  prompts = np.repeat([f'{i:032x}' for i in range(20)], 3)
+  (row,) = _table(make_scored_run('a', margins=gap, prompts=prompts)).rows
   cell = row.cells['margin', 'after']
   assert cell.num == 20
   assert cell.se == pytest.approx(stats.sem(0.1 * gap[::3]))
@@ -137,15 +138,56 @@ def test_a_field_that_an_older_run_lacks_is_no_interval(
   assert compared == labels & {'accuracy', 'margin'}
 
 
-def test_weights_that_differ_give_no_interval(make_scored_run):
-  gap = _margins()
-  path = make_scored_run('a', margins=gap)
-  _save(path, weight=np.full(64, 0.5))  # all alike: a plain mean
+def test_weights_are_used_in_values_and_intervals(make_scored_run):
+  gap, weight = _margins(), np.linspace(0.5, 1.5, 64)
+  path = make_scored_run('a', margins=gap, weight=weight)
   (row,) = _table(path).rows
-  assert row.cells['margin', 'after'].se == pytest.approx(stats.sem(0.1 * gap))
-  _save(path, weight=np.linspace(0.5, 1.5, 64))
+  loss, accuracy, margin, _ = (row.cells[column] for column in AFTER)
+  for cell, each in (
+    (loss, np.logaddexp(0, -0.1 * gap)),
+    (margin, 0.1 * gap),
+  ):
+    # The weighted least-squares fit of a constant, by hand.
+    mean = np.average(each, weights=weight)
+    pulls = weight * (each - mean) / (weight.sum() - weight)
+    assert cell.value == pytest.approx(mean)
+    assert cell.se == pytest.approx(np.sqrt(63 / 64 * np.sum(pulls**2)))
+    assert cell.num == 64 and cell.over == 'prompts'
+  want = statistics.clustered_share(gap > 0, np.arange(64), weight)
+  assert (accuracy.low, accuracy.high) == (want.low, want.high)
+  _save(path, weight=np.full(64, 0.5))  # all alike: another mean
   (row,) = _table(path).rows
-  assert {row.cells[column].over for column in AFTER} == {''}
+  assert row.cells['margin', 'after'].over == ''
+  _save(path, weight=np.zeros(64))
+  (row,) = _table(path).rows
+  assert row.cells['margin', 'after'].over == ''
+
+
+def test_a_mean_over_nothing_is_absent(make_run):
+  # Labelled data of one label: no undesirable answer, no pair to put in order.
+  end = {'loss': 0.4, 'rewards/chosen': 1.5, 'kl': 0.25}
+  lines = [{'step': step, 'split': 'eval', **end} for step in (0, 10)]
+  arrays = {
+    'uid': np.arange(8).astype('S16'),
+    'prompt_id': np.arange(8).astype('S32'),
+    'weight': np.ones(8),
+    'loss': np.full(8, 0.4),
+    'desirable': np.ones(8, bool),
+  }
+  path = make_run('a', lines=lines, arrays=arrays)
+  runs = collect.collect([path])
+  names = ['loss', 'rewards/accuracies', 'rewards/rejected', 'kl']
+  table = cells.make_table(runs, names)
+  for label in ('accuracy', 'rewards/rejected'):
+    assert table.rows[0].cells[label, 'after'] == cells.Cell(None)
+  line = tables.markdown(table, '/').splitlines()[2]
+  assert [part.strip() for part in line.split('|')[4:-1]] == [
+    *['0.400'] * 2,
+    *['-'] * 4,
+    *['0.250'] * 2,
+  ]
+  by_default = cells.make_table(runs)
+  assert {name for name, _ in by_default.columns} == {'loss', 'KL'}
 
 
 def test_scores_that_do_not_give_the_value_give_no_interval(make_scored_run):
@@ -168,39 +210,3 @@ def test_a_seed_that_diverged_is_not_hidden(make_run, tmp_path):
   (row,) = [line for line in text.splitlines() if line.startswith('| 0')]
   cut = [part.strip() for part in row.split('|')]
   assert cut[5] == 'nan' and cut[11] == 'inf'
-
-
-def test_rows_are_compared_on_the_same_prompts(make_scored_run):
-  gap = _margins()
-  other = gap + np.random.default_rng(9).normal(0.5, 1.0, 64)
-  first = make_scored_run('a', margins=gap)
-  # the same comparisons in another order
-  order = np.random.default_rng(1).permutation(64)
-  uids = np.array([f'{i:016x}' for i in range(64)])
-  second = make_scored_run(
-    'b', {'optim.name': 'lion'}, margins=other[order], uids=uids[order]
-  )
-  foreign = make_scored_run(
-    'c', {'optim.name': 'sgd'}, margins=gap, uids=[f'x{i}' for i in range(64)]
-  )
-  table = _table(first, second, foreign)
-  differences = {(each.row, each.metric): each for each in table.differences}
-  assert set(differences) == {(1, 'accuracy'), (1, 'margin')}
-  want = stats.ttest_rel(0.1 * other, 0.1 * gap).confidence_interval(0.95)
-  got = differences[1, 'margin'].interval
-  np.testing.assert_allclose((got.low, got.high), want)
-  text = tables.markdown(table, '/')
-  assert 'name=lion minus name=adamw' in text and ' +0.0' in text
-
-
-def test_seeds_are_averaged_before_rows_are_compared(make_scored_run):
-  gap = _margins()
-  base = make_scored_run('a', margins=gap)
-  changes = {'optim.name': 'lion'}
-  paths = [
-    make_scored_run(f'b{i}', {**changes, 'seed': i}, margins=gap + shift)
-    for i, shift in enumerate((1.0, 3.0))
-  ]
-  table = _table(base, *paths)
-  (margin,) = [d for d in table.differences if d.metric == 'margin']
-  assert margin.interval.mean == pytest.approx(0.1 * 2)

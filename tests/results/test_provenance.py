@@ -133,9 +133,9 @@ def test_verify_notices_an_edited_provenance_and_foreign_figures(paper, capsys):
     '{}',
     '[]',
     '{"version": 9}',
-    '{"version": 1, "rows": [1]}',
-    '{"version": 1, "rows": [], "runs": [], "metrics": 3}',
-    '{"version": 1, "rows": [], "runs": [], "metrics": [3]}',
+    '{"version": 2, "rows": [1]}',
+    '{"version": 2, "rows": [], "runs": [], "metrics": 3}',
+    '{"version": 2, "rows": [], "runs": [], "metrics": [3]}',
   ],
 )
 def test_a_foreign_provenance_is_2(tmp_path, capsys, text):

@@ -50,19 +50,58 @@ def test_clustered_se_with_one_value_a_cluster_is_the_usual_one():
 
 
 def test_clustered_se_is_the_double_sum_over_pairs_of_one_cluster():
-  # sum_g (sum_i e_i)^2 = sum over i, j of the same cluster of e_i e_j
+  # sum_g (sum_i e_i)^2 = sum over i, j of the same cluster of e_i e_j; clusters
+  # of one size
   rng = np.random.default_rng(2)
-  values = rng.normal(size=30)
-  clusters = rng.choice(['a', 'b', 'c', 'dd'], 30)
+  values = rng.normal(size=32)
+  clusters = rng.permutation(np.repeat(['a', 'b', 'c', 'dd'], 8))
   errors = values - values.mean()
   total = sum(
     errors[i] * errors[j]
-    for i in range(30)
-    for j in range(30)
+    for i in range(32)
+    for j in range(32)
     if clusters[i] == clusters[j]
   )
-  want = math.sqrt(4 / 3 * total) / 30
+  want = math.sqrt(4 / 3 * total) / 32
   assert statistics.clustered_se(values, clusters) == pytest.approx(want)
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+def test_clustered_se_leaves_out_each_prompt_in_turn(weighted):
+  # The definition of the jackknife, by brute force; prompts of unequal size.
+  rng = np.random.default_rng(2)
+  values = rng.normal(size=30)
+  clusters = rng.choice(['a', 'b', 'c', 'dd', 'e'], 30, p=[0.6, *[0.1] * 4])
+  weights = rng.uniform(0.1, 4, 30) if weighted else np.ones(30)
+  mean = np.average(values, weights=weights)
+  without = [
+    np.average(values[clusters != each], weights=weights[clusters != each])
+    for each in 'a b c dd e'.split()
+  ]
+  want = math.sqrt(4 / 5 * np.sum((mean - np.array(without)) ** 2))
+  got = statistics.clustered_mean(values, clusters, weights)
+  assert got.mean == pytest.approx(mean) and got.num == 5
+  assert got.se == pytest.approx(want, rel=1e-12)
+  assert got.se == statistics.clustered_se(values, clusters, weights)
+  share = np.array([weights[clusters == e].sum() for e in np.unique(clusters)])
+  df = weights.sum() ** 2 / np.sum(share**2) - 1  # Kish
+  assert got.high - mean == pytest.approx(want * stats.t.ppf(0.975, df))
+
+
+def test_a_weight_is_a_number_of_copies_and_0_is_none():
+  values = np.random.default_rng(6).normal(size=12)
+  prompts = np.arange(12) // 2
+  weights = np.tile([1, 2, 3, 0], 3)
+  copied = np.repeat(np.arange(12), weights)
+  for interval in (statistics.clustered_mean, statistics.clustered_share):
+    each = values > 0 if interval is statistics.clustered_share else values
+    got = interval(each, prompts, weights)
+    want = interval(each[copied], prompts[copied])
+    assert got[:2] == pytest.approx(want[:2]) and got.num == want.num == 6
+  got = statistics.clustered_mean(values, prompts, np.arange(12) < 6)
+  assert got == pytest.approx(
+    statistics.clustered_mean(values[:6], prompts[:6])
+  )
 
 
 def test_copies_of_a_comparison_add_no_certainty():
@@ -110,37 +149,40 @@ def test_clustered_share_of_copies_is_no_narrower_than_of_the_originals():
   copied = statistics.clustered_share(
     np.repeat(hits, 3), np.repeat(np.arange(40), 3)
   )
-  # Kish: n_eff = p (1 - p) / se^2 = G - 1 for copies (se has G / (G - 1))
+  # Kish: n_eff = p (1 - p) / se^2 = G - 1 for copies (se has G / (G - 1)); it
+  # is an estimate, so t with 39 degrees of freedom is in place of z
   assert (copied.low, copied.high) == pytest.approx(
-    statistics.wilson(0.75, 39), rel=1e-12
+    statistics.wilson(0.75, 39, df=39), rel=1e-12
   )
   assert copied.num == 40
   assert copied.high - copied.low >= once.high - once.low
 
 
+def test_wilson_with_t_solves_its_equation():
+  share, num = 0.3, 40.0
+  for end in statistics.wilson(share, num, df=9):
+    score = abs(share - end) / math.sqrt(end * (1 - end) / num)
+    assert score == pytest.approx(stats.t.ppf(0.975, 9))
+
+
+def test_clustered_share_never_counts_more_than_its_comparisons():
+  # One hit and one miss per prompt: the share is 1/2 whatever the prompts, but
+  # no more than 40 comparisons were seen.
+  hits, prompts = np.arange(40) % 2, np.arange(40) // 2
+  got = statistics.clustered_share(hits, prompts)
+  assert (got.low, got.high) == statistics.wilson(0.5, 40)
+  # Kish's size of weights 1 and 3: 160 ** 2 / (20 * 1 + 20 * 9) / 2 = 64 / 2
+  weights = np.repeat([1, 3], 20)
+  got = statistics.clustered_share(hits, prompts, weights)
+  assert (got.low, got.high) == statistics.wilson(0.5, 80**2 / 200)
+
+
+def test_a_share_of_one_prompt_has_no_interval():
+  got = statistics.clustered_share([True, False, True], ['a'] * 3)
+  assert got.mean == pytest.approx(2 / 3) and math.isnan(got.low)
+
+
 def test_clustered_share_of_all_hits_counts_prompts():
   got = statistics.clustered_share(np.ones(30), np.repeat(np.arange(10), 3))
-  assert (got.low, got.high) == statistics.wilson(1.0, 10)
-
-
-def test_paired_difference_is_the_paired_t_test():
-  rng = np.random.default_rng(4)
-  baseline = rng.normal(size=60)
-  values = baseline + rng.normal(0.2, 0.3, 60)
-  got = statistics.paired_difference(values, baseline, np.arange(60))
-  want = stats.ttest_rel(values, baseline).confidence_interval(0.95)
-  np.testing.assert_allclose((got.low, got.high), want, rtol=1e-10)
-  apart = stats.ttest_ind(values, baseline).confidence_interval(0.95)
-  assert got.high - got.low < 0.6 * (apart.high - apart.low)
-
-
-def test_paired_difference_of_dependent_pairs_agrees_with_a_bootstrap():
-  # whole prompts are drawn again, 4,000 times: its standard deviation is the
-  # standard error, to 1 / sqrt(2 * 4000) = 1.1 % and the G / (G - 1) of 80
-  rng = np.random.default_rng(5)
-  prompts = np.repeat(np.arange(80), 3)
-  difference = rng.normal(size=80)[prompts] + rng.normal(0, 0.5, 240)
-  got = statistics.paired_difference(difference, np.zeros(240), prompts)
-  means = difference.reshape(80, 3).mean(1)
-  draws = means[rng.integers(0, 80, (4000, 80))].mean(1)
-  assert got.se == pytest.approx(draws.std(), rel=0.05)
+  want = statistics.wilson(1.0, 10)
+  assert (got.low, got.high) == pytest.approx(want, rel=1e-12)

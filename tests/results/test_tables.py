@@ -152,3 +152,30 @@ def test_csv_has_every_number(make_scored_run, tmp_path):
 )
 def test_digits_follow_the_interval(numbers, want):
   assert tables._plus_minus(*numbers) == want
+
+
+def test_the_notes_say_what_the_intervals_cover(make_scored_run, tmp_path):
+  alone = make_scored_run('a/0', margins=_margins())
+  text = tables.markdown(_table(alone), '/')
+  assert 'neither covers the seed' in text and 'Differences' not in text
+  for seed in range(2):
+    for name in ('adamw', 'lion'):
+      changes = {'optim.name': name, 'seed': seed}
+      make_scored_run(f'b/{name}{seed}', changes, margins=_margins() + seed)
+  text = tables.markdown(_table(tmp_path / 'b'), '/')
+  assert 'it does not cover other evaluation prompts' in text
+  assert 'Differences of rows with several seeds' in text
+  assert 'with a row of one seed' not in text
+
+
+def test_the_sign_of_kl_is_explained_where_there_is_one(
+  make_scored_run, make_run
+):
+  table = _table(make_scored_run('a', margins=_margins()))
+  # The fixture's policy made both answers of a positive margin more likely.
+  assert table.rows[0].cells['KL', 'after'].value < 0
+  for text in (tables.markdown(table, '/'), tables.latex(table, '/')):
+    assert 'negative if the policy made them more likely' in text
+  lines = [{'step': 1, 'split': 'eval', 'loss': 0.4}]
+  table = _table(make_run('b', lines=lines))
+  assert 'KL' not in tables.markdown(table, '/')

@@ -77,14 +77,14 @@ def make_batch(
       is_present, np.arange(len(c)) // most_completions, -1
     ).astype(np.int32),
     mismatched=marks,
-    quantiles=None
-    if np.isnan(table.quantiles).all()
-    else np.nan_to_num(_pick(table.quantiles, c, 0, np.float32)),
     list_weight=list_weights
     if list_weights is None
     else _pick(
       np.repeat(list_weights, np.diff(table.offsets)), c, 0, np.float32
     ),
+    quantiles=None
+    if np.isnan(table.quantiles).all()
+    else np.nan_to_num(_pick(table.quantiles, c, 0, np.float32)),
   )
 
 
