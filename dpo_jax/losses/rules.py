@@ -273,8 +273,8 @@ def check_data(
   Args:
     losses: the chosen terms by name.
     columns: the columns of the data: any of 'comparisons', 'labels',
-      'scores', 'reference_scores', 'margin' and 'lists' (a prompt with two
-      completions or more), see length_table.columns.
+      'undesirable answers', 'scores', 'reference_scores', 'margin' and 'lists'
+      (a prompt with two completions or more), see length_table.columns.
     where: the config key of the data, for the message.
 
   Raises:
@@ -283,6 +283,8 @@ def check_data(
   has = set(columns)
   for name, loss in losses.items():
     wanted = _COLUMNS[loss.view]
+    if loss.normaliser == 'undesirable':
+      wanted = {'undesirable answers'}
     missing = [] if wanted & has else [' or '.join(sorted(wanted))]
     missing += sorted(_DATA_NEEDS & loss.needs - has)
     if missing:
