@@ -46,6 +46,7 @@ _ALIASES = {
   'sim_per': 'simper',
   'squared_hinge': 'truncated_quadratic',
   'gpo_savage': 'savage',
+  **dict.fromkeys(('e_dpo', 'edpo', 'eps_dpo'), 'epsilon_dpo'),
   'r_dpo': 'rdpo',
   'kto_pair': 'kto',
   'nca': 'nca_pair',
