@@ -29,101 +29,13 @@ from dpo_jax import errors
 from dpo_jax.config import check as config_check
 from dpo_jax.config import rules as config_rules
 from dpo_jax.config import stored
+from dpo_jax.config.modes import MODE_FLAGS, MODES, NUMBERS, SWITCHES
 from dpo_jax.run.preemption import Diverged, Preempted
 from dpo_jax.storage import caches
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import InputError
 
-
-class Mode(NamedTuple):
-  """One --mode: its function, its flags, and what it cannot work with."""
-
-  # Has `main(config, workdir, **flags) -> exit code`. A name, because importing
-  # jax takes seconds: a refusal must not wait for it.
-  module: str
-  what: str  # for --help
-  flags: tuple[str, ...] = ()  # besides --config and --workdir
-  needs: tuple[str, ...] = ('config', 'workdir')  # flags that must be given
-  # (config key, value with which the mode has nothing to do, value to use)
-  excludes: tuple[tuple[str, Any, str], ...] = ()
-  # --workdir alone opens the run there; flags may change what training did not
-  # depend on
-  reads_run: bool = False
-  # False: its function takes no config; that of a sweep loads one per point
-  configured: bool = True
-
-
-MODES = {
-  'train': Mode('dpo_jax.train', 'SFT or preference training', flags=('fork',)),
-  'evaluate': Mode(
-    'dpo_jax.run.evaluate',
-    'scores the held-out comparisons once more',
-    flags=('step',),
-    reads_run=True,
-  ),
-  'plan': Mode(
-    'dpo_jax.run.plan',
-    'what training would do: shapes, steps, memory',
-    flags=('plan_devices',),
-    needs=('config',),
-    reads_run=True,
-  ),
-  'show': Mode(
-    'dpo_jax.run.show',
-    'encoded records as text, trained tokens marked; the ledger explained',
-    flags=('record', 'num_records'),
-    needs=('config',),
-    reads_run=True,
-  ),
-  'sample': Mode(
-    'dpo_jax.run.sample',
-    'texts of the policy, to WORKDIR/samples',
-    flags=('step',),
-    reads_run=True,
-  ),
-  'precompute_reference': Mode(
-    'dpo_jax.run.reference',
-    "fills the cache for reference.mode='cache'",
-    excludes=(('reference.mode', 'none', 'cache'),),
-  ),
-  'export': Mode(
-    'dpo_jax.run.export',
-    'writes the policy as a Hugging Face or PEFT folder',
-    flags=('export_to', 'step'),
-    needs=('config', 'workdir', 'export_to'),
-    reads_run=True,
-  ),
-  'cache': Mode(
-    'dpo_jax.run.caches',
-    'lists what runs share on disk, or clears it',
-    flags=('clear',),
-    needs=(),
-    configured=False,
-  ),
-  'sweep': Mode(
-    'dpo_jax.sweeps.run',
-    'trains every point of a sweep, each in its own run directory',
-    flags=('dry_run', 'retry', 'status'),
-    needs=(),
-    configured=False,
-  ),
-}
-# Flags of single modes: {name: text for --help}.
-_MODE_FLAGS = {
-  'export_to': 'DIR, the folder to write',
-  'fork': 'RUN[@STEP], a run whose state and config a new run starts from',
-  'plan_devices': 'N, for so many devices in place of these',
-  'num_records': 'N, records to print; 3 by default',
-  'record': 'ID, a uid or prompt_id of per_example/*.npz, or its beginning',
-  'step': 'N or best (of train.keep_best); the newest checkpoint by default',
-  'clear': 'KIND,KIND or all: removes tokens, reference, compiled',
-  'dry_run': 'prints the points, what shares a compile, and the cost',
-  'retry': 'tries points again that failed',
-  'status': 'prints where every point stands',
-}
-_SWITCHES = {'dry_run', 'retry', 'status'}  # flags without a value
-_NUMBERS = {'plan_devices', 'num_records'}  # flags that are whole numbers
-_FLAGS = ('config', 'workdir', 'mode', *_MODE_FLAGS, 'help')
+_FLAGS = ('config', 'workdir', 'mode', *MODE_FLAGS, 'help')
 _CONTINUE = 'the same command, given again, continues the run'
 
 
@@ -179,7 +91,7 @@ def parse(argv: Sequence[str]) -> Command:
   """Reads and checks a command line; raises InputError for any mistake."""
   given, overrides, sweep = {}, [], []
   for name, value in _pairs(argv):
-    if name.replace('-', '_') in _SWITCHES and value is None:
+    if name.replace('-', '_') in SWITCHES and value is None:
       given[name.replace('-', '_')] = True
     elif name.startswith('sweep.'):
       sweep.append((name.removeprefix('sweep.'), value or ''))
@@ -216,7 +128,7 @@ def parse(argv: Sequence[str]) -> Command:
         f'use {fix}',
       )
   flags = {name: given[name] for name in MODES[mode].flags if name in given}
-  for name in _NUMBERS & flags.keys():
+  for name in NUMBERS & flags.keys():
     flags[name] = int(flags[name])
   return Command(mode, config, given.get('workdir', ''), flags)
 
@@ -278,7 +190,7 @@ def _help() -> str:
   for name, mode in MODES.items():
     lines.append(f'  --mode={name:<22}{mode.what}')
     for flag in mode.flags:
-      lines.append(f'      --{flag:<25}{_MODE_FLAGS[flag]}')
+      lines.append(f'      --{flag:<25}{MODE_FLAGS[flag]}')
   return '\n'.join([*lines, '', config_lib.help_text()])
 
 
@@ -333,7 +245,7 @@ def _check_flags(
       f'{sweep[0][1]!r} is not used by --mode={mode}',
       'leave it out, or use --mode=sweep',
     )
-  for flag in _MODE_FLAGS:
+  for flag in MODE_FLAGS:
     if flag in given and flag not in MODES[mode].flags:
       users = [name for name in MODES if flag in MODES[name].flags]
       raise errors.refuse(
@@ -341,7 +253,7 @@ def _check_flags(
         f'{given[flag]!r} is not used by --mode={mode}',
         f'leave it out, or use --mode={" or ".join(users)}',
       )
-  for flag in _NUMBERS & given.keys():
+  for flag in NUMBERS & given.keys():
     _check_number(flag, given[flag])
   step = given.get('step', 'best')
   if step != 'best' and not re.fullmatch('[0-9]{1,9}', step):

@@ -234,6 +234,9 @@ def report(run: Run, pending: Pending | None) -> None:
     run.writer.write(pending.step, 'train', metrics)
     records = f'the records of this batch: {_uids(run, pending.plan)}'
     fix = f'{finite.TOO_FAST}, or look at {records}'
+    # The state before, finite as it is, leads here again.
+    if run.origin is None or pending.step - 1 > run.origin.step:
+      run.saved.set_aside(pending.step - 1)
     finite.check_metrics(f'step {pending.step}', metrics, fix)
   plan = pending.plan
   # Slots are the positions of all rows, padding included.
@@ -320,6 +323,7 @@ def save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   items = state_items.items_of(state, run.trained.counts, moved)
   finite.check_state(f'step {step}', items, finite.TOO_FAST)
   meta = sessions.checkpoint_meta(run.session, run.trained.num_tokens)
+  meta |= {'metrics': run.writer.seal()}
   run.saved.save(step, items, meta)
 
 

@@ -1,7 +1,8 @@
-"""Writes docs/losses/: python scripts/loss_pages.py.
+"""Writes docs/losses/: python scripts/loss_pages.py [NAME ...].
 
-One page and one plot per registered loss and option, and the index. Files of
-losses that are no more are removed.
+One page and one plot per registered loss and option, and the index. With names,
+only their pages and the index; without, files of losses that are no more are
+removed.
 """
 
 import os
@@ -19,9 +20,10 @@ from manual import folder  # noqa: E402
 
 
 def main() -> None:
-  """Writes the folder anew."""
-  files = folder.files()
-  for path in (ROOT / folder.FOLDER).glob('*'):
+  """Writes the files; of all losses and options if none is named."""
+  names = sys.argv[1:]
+  files = folder.files(names or folder.names())
+  for path in () if names else (ROOT / folder.FOLDER).glob('*'):
     if path.name not in files:
       path.unlink()
   for name, text in files.items():

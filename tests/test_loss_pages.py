@@ -128,6 +128,11 @@ def test_a_loss_is_another_one_where_its_page_says_so(claim):
     np.testing.assert_allclose(x, y, rtol=claim.rtol, atol=1e-7)
 
 
+def test_every_claim_is_about_something_registered():
+  named = {name for c in reductions.REDUCTIONS for name in (c.name, c.other)}
+  assert named <= set(NAMES)
+
+
 def test_links_lead_somewhere():
   for path in FOLDER.glob('*.md'):
     text = path.read_text(encoding='utf-8')

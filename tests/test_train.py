@@ -14,7 +14,7 @@ import pytest
 
 from dpo_jax import main as main_lib
 from dpo_jax import tree
-from dpo_jax.run import evaluate, preemption
+from dpo_jax.run import evaluate, preemption, sample
 from dpo_jax.storage import checkpoints, writers
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -220,6 +220,38 @@ def test_an_evaluation_that_was_stopped_is_made_up_for(
   assert sorted(lines(tmp_path / 'run', 'eval')) == [0]
   assert train(tmp_path / 'run', *SIX_STEPS) == 0
   assert lines(tmp_path / 'run', 'eval') == lines(uninterrupted, 'eval')
+
+
+def test_samples_that_a_signal_stopped_are_made_up_for(tmp_path, monkeypatch):
+  calls = []
+
+  def stopped(*args, **kwargs):
+    calls.append(args)
+    if len(calls) == 2:
+      raise preemption.Preempted(signal.SIGTERM)
+    return finished(*args, **kwargs)
+
+  def names(workdir):
+    return sorted(path.name for path in (workdir / 'samples').iterdir())
+
+  finished = sample.sample
+  monkeypatch.setattr(sample, 'sample', stopped)
+  overrides = ('train.num_steps=3', 'train.save_every=1', 'train.eval_every=2')
+  overrides += ('eval.num_samples=2', 'sample.max_new_tokens=2')
+  workdir = tmp_path / 'run'
+  # The samples of step 2 are stopped: its metrics are written, they are not.
+  assert train(workdir, *overrides) == 143
+  assert sorted(lines(workdir, 'eval')) == [0, 2]
+  assert [name[:7] for name in names(workdir)] == ['eval_0_']
+  assert train(workdir, *overrides) == 0
+  assert [name[:7] for name in names(workdir)] == [
+    *('eval_0_', 'eval_2_', 'eval_3_')
+  ]
+  assert train(tmp_path / 'whole', *overrides) == 0
+  assert names(workdir) == names(tmp_path / 'whole')
+  for path in (workdir / 'samples').iterdir():
+    other = tmp_path / 'whole' / 'samples' / path.name
+    assert path.read_bytes() == other.read_bytes()
 
 
 def test_a_step_that_is_not_finite_stops_the_run(tmp_path, capsys):

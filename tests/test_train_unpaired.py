@@ -107,6 +107,9 @@ def test_evaluate_and_tables_work_on_them(folder, capsys):
   assert results_main.main([*runs, f'--out={folder / "paper"}']) == 0
   table = (folder / 'paper' / 'results.md').read_text()
   assert '| kto ' in table and '| infonca ' in table
+  # Labelled data have intervals over prompts: loss, accuracy, margin, KL.
+  row = next(line for line in table.splitlines() if line.startswith('| kto '))
+  assert row.count(' ± ') >= 3 and row.count(' [') == 1
 
 
 def test_a_run_goes_on_in_the_same_bits(folder):

@@ -46,6 +46,7 @@ _ALIASES = {
   'sim_per': 'simper',
   'squared_hinge': 'truncated_quadratic',
   'gpo_savage': 'savage',
+  **dict.fromkeys(('e_dpo', 'edpo', 'eps_dpo'), 'epsilon_dpo'),
   'r_dpo': 'rdpo',
   'kto_pair': 'kto',
   'nca': 'nca_pair',
@@ -272,8 +273,8 @@ def check_data(
   Args:
     losses: the chosen terms by name.
     columns: the columns of the data: any of 'comparisons', 'labels',
-      'scores', 'reference_scores', 'margin' and 'lists' (a prompt with two
-      completions or more), see length_table.columns.
+      'undesirable answers', 'scores', 'reference_scores', 'margin' and 'lists'
+      (a prompt with two completions or more), see length_table.columns.
     where: the config key of the data, for the message.
 
   Raises:
@@ -282,6 +283,8 @@ def check_data(
   has = set(columns)
   for name, loss in losses.items():
     wanted = _COLUMNS[loss.view]
+    if loss.normaliser == 'undesirable':
+      wanted = {'undesirable answers'}
     missing = [] if wanted & has else [' or '.join(sorted(wanted))]
     missing += sorted(_DATA_NEEDS & loss.needs - has)
     if missing:

@@ -7,6 +7,7 @@ the names of published families (families.py). Imports no jax.
 
 import dataclasses
 import math
+from collections.abc import Collection
 
 # Dimension letter (see types.py; here also N layers, T positions) -> logical
 # axis. sharding.py maps logical axes to mesh axes; None is never split.
@@ -175,6 +176,18 @@ class DecoderConfig:
       'K': self.head_size,
       'T': self.max_positions,
     }
+
+
+def differences(
+  before: DecoderConfig, now: DecoderConfig, ignored: Collection[str] = ()
+) -> list[str]:
+  """Returns a line per field in which two configs differ, with both values."""
+  old, new = dataclasses.asdict(before), dataclasses.asdict(now)
+  return [
+    f'{key} is {value!r} there and {new[key]!r} now'
+    for key, value in old.items()
+    if value != new[key] and key not in ignored
+  ]
 
 
 def param_dims(config: DecoderConfig) -> dict[str, str]:

@@ -26,12 +26,16 @@ _KEYS = {
   'adapter.init_from': 'adapter.init_from',
   'data': 'data.train',
   'eval_data': 'data.eval',
+  'judgements': 'data.train',
+  'eval_judgements': 'data.eval',
 }
 _DIFFERS = {
   'tokenizer': 'another tokenizer than',
   'template': 'another chat template than',
   'data': 'other records than',
   'eval_data': 'other held-out records than',
+  'judgements': 'other labels, weights, margins or scores than',
+  'eval_judgements': 'other labels, weights, margins or scores than',
 }
 
 
@@ -59,7 +63,7 @@ class Identity:
     self.seen: dict[str, str] = {}  # fingerprints of this session
     self._config = files.flatten(config)
     self._stored = files.flatten(stored or {})
-    self._known = dict(env.get('fingerprints') or {})
+    self._known = dict(env.get('fingerprints', {}))
     self._env = env
     self._trains = trains
     self._rounded: dict[str, str] = {}  # the run's own, where ours are rounded
@@ -68,10 +72,6 @@ class Identity:
   def fingerprints(self) -> dict[str, str]:
     """Returns what the run rests on, to keep with it."""
     return self.seen | self._rounded
-
-  def known(self, name: str) -> bool:
-    """Returns whether the run has a fingerprint of that name."""
-    return name in self._known
 
   def expect(self, fingerprints: Mapping[str, str]) -> None:
     """Takes a checkpoint's fingerprints: they count if env.json has none.
@@ -162,7 +162,7 @@ class Identity:
     source = f'{value!r} gives' if value else 'these are'
     return errors.refuse(
       f'config.{key}',
-      f'{source} {what} this run was started with (fingerprint {was[:12]} '
+      f'{source} {what} this run was started with (fingerprint {str(was)[:12]} '
       f'then, {now[:12]} now)',
       'put back what was there, or give a new --workdir',
     )

@@ -89,9 +89,13 @@ def read(
 
 
 def _digests(data: datasets.Data) -> dict[str, str]:
-  """The digests of the parts that were read."""
-  parts = {'data': data.train, 'eval_data': data.evaluation}
-  return {name: part.store.digest for name, part in parts.items() if part}
+  """The digests of the parts that were read: of tokens, and of the rest."""
+  digests = {}
+  for start, part in (('', data.train), ('eval_', data.evaluation)):
+    if part:
+      digests[f'{start}data'] = part.store.digest
+      digests[f'{start}judgements'] = part.store.judgements
+  return digests
 
 
 def _read_model(config: ConfigDict, tokenizer: Tokenizer) -> DecoderConfig:

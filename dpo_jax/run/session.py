@@ -6,7 +6,6 @@ against the run's own, job built, signals caught. Trains nothing.
 """
 
 import contextlib
-import dataclasses
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from ml_collections.config_dict import ConfigDict
 from dpo_jax import config as config_lib
 from dpo_jax import errors, optim
 from dpo_jax.config import stored
+from dpo_jax.models import decoder_config
 from dpo_jax.models.decoder_config import DecoderConfig
 from dpo_jax.run import best, weights
 from dpo_jax.run import identity as identities
@@ -177,18 +177,18 @@ def look_at_weights(session: Session) -> None:
   Raises:
     InputError: they are not those of the start.
   """
-  job, known = session.job, session.identity.known
+  job = session.job
   is_moved = bool(job.reference_every)
   is_read = job.inputs.adapter is not None or (
     job.scored.needs_reference
     and not is_moved
     and not job.config.reference.init_from
   )
-  if job.inputs.weights and known('model.init_from') and not is_read:
+  if job.inputs.weights and not is_read:
     weights.load(job, job.inputs.weights)
-  if is_moved and known('reference.init_from'):
+  if is_moved and job.config.reference.init_from:
     weights.load(job, job.config.reference.init_from, 'reference.init_from')
-  if job.config.adapter.init_from and known('adapter.init_from'):
+  if job.config.adapter.init_from:
     weights.initial(job)
 
 
@@ -264,12 +264,7 @@ def _check_model(directory: RunDir, model: DecoderConfig) -> None:
   recorded = initial_weights.recorded(directory.path)
   if recorded is None or recorded == model:
     return
-  before, now = dataclasses.asdict(recorded), dataclasses.asdict(model)
-  lines = [
-    f'{key} is {value!r} there and {now[key]!r} now'
-    for key, value in before.items()
-    if value != now[key]
-  ]
+  lines = decoder_config.differences(recorded, model)
   raise errors.refuse(
     'config.model',
     f'another model config than this run was started with: {"; ".join(lines)}',

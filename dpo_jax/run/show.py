@@ -18,10 +18,14 @@ from typing import Any
 import numpy as np
 from ml_collections.config_dict import ConfigDict
 
+from dpo_jax import config as config_lib
 from dpo_jax import errors
 from dpo_jax.data.batches import evidence
+from dpo_jax.data.sources import mixture
+from dpo_jax.data.text import encode
 from dpo_jax.data.text import ledger as ledger_lib
 from dpo_jax.data.text.encoders import Tokenizer
+from dpo_jax.run import datasets
 from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run.datasets import Part
 from dpo_jax.storage import caches
@@ -75,8 +79,14 @@ def main(
       chosen = [
         (n, int(i)) for n in names for i in parts[n].indices[:num_records]
       ]
+    texts = []
+    for name, i in chosen:
+      text = describe(inputs.tokenizer, parts[name], name, i, marks)
+      texts.append(text)
+    sources = _places(config, inputs.tokenizer, parts, chosen)
     texts = [
-      describe(inputs.tokenizer, parts[n], n, i, marks) for n, i in chosen
+      f'{text}\nsource: {sources.get(key, "not found again")}'
+      for text, key in zip(texts, chosen)
     ]
   for name, ledger in inputs.ledger.items():
     texts.append('\n'.join(explain(name, ledger)))
@@ -103,6 +113,54 @@ def find(parts: Mapping[str, Part], record: str) -> Iterator[tuple[str, int]]:
       uid, prompt = bytes(table.uids[i]), bytes(table.prompts[i])
       if uid.startswith(start) or prompt.startswith(start):
         yield name, int(i)
+
+
+def _places(
+  config: ConfigDict,
+  tokenizer: Tokenizer,
+  parts: Mapping[str, Part],
+  chosen: Sequence[tuple[str, int]],
+) -> dict[tuple[str, int], str]:
+  """The place in its source of each chosen record: `path:line`, by record.
+
+  The token cache holds no places, so the sources are read again, up to the
+  last of these records.
+  """
+  places = {}
+  for use in ('train', 'eval'):
+    is_split = config.data.eval == 'split'
+    wanted = {
+      parts[name].store.uids[i]: (name, i)
+      for name, i in chosen
+      if ('train' if is_split else name) == use
+    }
+    if wanted:
+      found_at = _find_in_sources(config, tokenizer, use, set(wanted))
+      places |= {wanted[uid]: place for uid, place in found_at.items()}
+  return places
+
+
+def _find_in_sources(
+  config: ConfigDict, tokenizer: Tokenizer, use: str, uids: set[str]
+) -> dict[str, str]:
+  """{uid: place} of records of data.train or data.eval."""
+  names = config_lib.source_names(config.data[use])
+  shares = (1.0,) * len(names)
+  shares = config_lib.proportions(config) if use == 'train' else shares
+  opened = [
+    datasets.open_source(config, name, lambda line: None) for name in names
+  ]
+  options = datasets.encode_options(config, tokenizer, shares)
+  options = options._replace(strict=False)
+  places: dict[str, str] = {}
+  for record in mixture.mix(opened, shares, config.seed):
+    for encoded in encode.encode_all([record], tokenizer, options)[0]:
+      # The first of equal records is the one that is kept.
+      if encoded.uid in uids:
+        places.setdefault(encoded.uid, record.where)
+    if len(places) == len(uids):
+      break
+  return places
 
 
 def describe(

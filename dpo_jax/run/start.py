@@ -11,8 +11,18 @@ from dpo_jax.run import fork as forks
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import session as sessions
 from dpo_jax.run import weights
-from dpo_jax.storage import checkpoints, state_items
+from dpo_jax.storage import checkpoints, metrics_file, state_items
+from dpo_jax.storage.checkpoint_record import Restored
+from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import Params, TrainState
+
+# Files of a continued run, and what it means that one is gone.
+_FILES = {
+  'config.json': "written anew, equal to the checkpoint's",
+  'env.json': "written anew, from what the checkpoint's is compared with",
+  'model.json': 'written anew',
+  'per_example/eval_0.npz': 'the examples before training are lost',
+}
 
 
 def from_own(
@@ -27,8 +37,11 @@ def from_own(
     sessions.look_at_weights(session)
   restored = saved.restore_latest(_abstract_items(job, trained))
   if restored is None:
+    if session.directory.config_or_none() is not None:
+      print('no checkpoint: starting over from step 0')
     return job_lib.initial_state(job, weights.initial(job)), None, 0
   sessions.check_maker(session, restored)
+  _say_missing(session.directory, restored)
   print(f'continuing from step {restored.step} of {job.num_steps}')
   return _take_up(restored, trained)
 
@@ -50,6 +63,21 @@ def from_fork(
   sessions.check_maker(session, restored, run)
   print(forks.describe(origin))
   return _take_up(restored, trained)
+
+
+def _say_missing(directory: RunDir, restored: Restored) -> None:
+  """Prints a line per file of the run that is gone; refuses other metrics.
+
+  Raises:
+    InputError: metrics.jsonl has not the lines that the run wrote.
+  """
+  seal, step = restored.meta.get('metrics'), restored.step
+  metrics = directory.path / 'metrics.jsonl'
+  for name, loss in _FILES.items():
+    if step and not (directory.path / name).exists():
+      print(f'{directory.path / name}: missing, {loss}')
+  if seal and not metrics_file.check(metrics, seal, step):
+    print(f'{metrics}: missing, it begins anew after step {step}')
 
 
 def _abstract_items(job: job_lib.Job, trained) -> dict[str, Any]:

@@ -11,11 +11,18 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from dpo_jax import sharding
-from dpo_jax.models import adapters, quantized
+from dpo_jax import errors, sharding
+from dpo_jax.models import adapters, decoder_config, quantized
+from dpo_jax.models.decoder_config import DecoderConfig
 from dpo_jax.run.job import Job
 from dpo_jax.storage import initial_weights, peft_checkpoint
 from dpo_jax.types import Adapted, Frozen, Params
+
+# Fields that change no number of given weights, or of which loading tells more.
+_NO_MATHS = (
+  *('family', 'init_scale', 'router_aux_coef'),
+  *('vocab_size', 'max_positions', 'tied'),
+)
 
 
 def initial(job: Job) -> Params:
@@ -51,6 +58,8 @@ def load(job: Job, source: str, key: str = 'model.init_from') -> Params:
   """
   placed = job.weights
   if source:
+    if key == 'reference.init_from':
+      _check_reference(source, job.inputs.model)
     params = initial_weights.load(
       source,
       job.inputs.model,
@@ -63,6 +72,19 @@ def load(job: Job, source: str, key: str = 'model.init_from') -> Params:
     params = init(jax.random.key(job.config.seed))
   job.take_weights(key, params)
   return params
+
+
+def _check_reference(source: str, model: DecoderConfig) -> None:
+  """Refuses a reference of another model: it is run as the policy's model."""
+  lines = decoder_config.differences(
+    initial_weights.read_config(source), model, _NO_MATHS
+  )
+  if lines:
+    raise errors.refuse(
+      'config.reference.init_from',
+      f"{source!r} is not the policy's model: {'; '.join(lines)}",
+      'use a reference of the same architecture',
+    )
 
 
 def frozen(

@@ -164,7 +164,7 @@ def trim(
   if removed:
     log(
       f'{path}: {len(removed)} entries removed, the longest unused ones '
-      f'(${LIMIT} is {show(most)})'
+      f'(${LIMIT} is {files.show_size(most)})'
     )
   return removed
 
@@ -181,15 +181,6 @@ def remove(entry: Entry) -> None:
   """Removes an entry; a process that has it open keeps what it reads."""
   files.remove(entry.path)
   _mark(entry.path).unlink(missing_ok=True)
-
-
-def show(num_bytes: float) -> str:
-  """A number of bytes in a readable unit, such as '1.2 GB'."""
-  for unit in ('B', 'kB', 'MB', 'GB'):
-    if num_bytes < 1000:
-      return f'{num_bytes:.3g} {unit}'
-    num_bytes /= 1000
-  return f'{num_bytes:.3g} TB'
 
 
 def _mark(path: pathlib.Path) -> pathlib.Path:

@@ -13,7 +13,7 @@ On disk: <folder>/<step>/<item>/, each leaf under its name ('a/b/c'), and
 import contextlib
 import logging
 import os
-import shutil
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from dpo_jax import errors, tree
-from dpo_jax.storage import checkpoint_record
+from dpo_jax.storage import checkpoint_record, files
 from dpo_jax.types import InputError
 
 _TRASH = 'trash'  # old steps are renamed into it at once, and deleted later
@@ -231,6 +231,20 @@ class Checkpoints:
         ) from damage
     return step
 
+  def set_aside(self, step: int) -> None:
+    """Moves a step out of the way, if there is one: a restart passes it over.
+
+    For a state that is as it was saved, and leads to numbers that are not
+    finite.
+    """
+    failure = self._settle()
+    if failure:
+      self._log(str(failure))
+    if step in self.steps() and jax.process_index() == 0:
+      self._sound.discard(step)
+      self._set_aside(step)
+      self._manager.reload()
+
   def close(self) -> None:
     """Waits for the last save and ends Orbax's threads."""
     try:
@@ -298,7 +312,8 @@ class Checkpoints:
     return errors.refuse(
       self.folder / str(step),
       f'the checkpoint was not written ({checkpoint_record.reason(error)}); '
-      f'needs {_size(self._pending_bytes)}, {_free(self.folder)} free',
+      f'needs {files.show_size(self._pending_bytes)}, '
+      f'{files.show_free(self.folder)} free',
       f'make room or mend the folder and run the same command again, it {then}',
     )
 
@@ -314,11 +329,7 @@ class Checkpoints:
       steps = self.steps()
       for old in steps:
         if old >= step and old not in self._sound:
-          aside = self.folder / _ASIDE / str(old)
-          _remove(aside)
-          aside.parent.mkdir(exist_ok=True)
-          (self.folder / str(old)).rename(aside)
-          self._log(f'{self.folder / str(old)}: moved to {_ASIDE}/{old}')
+          self._set_aside(old)
       _remove(self.folder / _TRASH)
       for unfinished in [] if self._saving else self._unfinished(steps):
         _remove(self.folder / str(unfinished))
@@ -327,6 +338,17 @@ class Checkpoints:
       multihost_utils.sync_global_devices('dpo_jax/checkpoints/make_room')
     self._manager.reload()
     self._saving = True
+
+  def _set_aside(self, step: int) -> None:
+    """Moves an unsound step out of the way of a new one."""
+    parent = self.folder / _ASIDE
+    # A link leads out of the run, where nothing is ours to replace.
+    while pathlib.Path(parent).is_symlink():
+      parent = parent.with_name(f'{parent.name}_here')
+    _remove(parent / str(step))
+    parent.mkdir(exist_ok=True)
+    (self.folder / str(step)).rename(parent / str(step))
+    self._log(f'{self.folder / str(step)}: moved to {parent.name}/{step}')
 
   def _unfinished(self, steps: list[int]) -> list[int]:
     """Returns the numbers of folders that are named like steps but are none."""
@@ -347,8 +369,15 @@ class _Step:
 
 
 def _remove(path: epath.Path) -> None:
-  """Removes a folder if it exists; the first process does it for all."""
-  if jax.process_index() == 0:
+  """Removes a folder if it exists; the first process does it for all.
+
+  Of a link only the link: what it leads to may be another run's.
+  """
+  if jax.process_index() != 0:
+    return
+  if pathlib.Path(path).is_symlink():
+    path.unlink()
+  else:
     path.rmtree(missing_ok=True)
 
 
@@ -358,25 +387,6 @@ def _flat(value: Any) -> dict[str, Any]:
     name: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
     for name, leaf in tree.flatten_with_names(value)
   }
-
-
-def _size(num_bytes: float) -> str:
-  """Returns a number of bytes in a readable unit, such as '1.2 GB'."""
-  for unit in ('B', 'kB', 'MB', 'GB'):
-    if num_bytes < 1000:
-      return f'{num_bytes:.3g} {unit}'
-    num_bytes /= 1000
-  return f'{num_bytes:.3g} TB'
-
-
-def _free(folder: epath.Path) -> str:
-  """Returns the free space of the nearest folder that exists."""
-  for path in (folder, *folder.parents):
-    try:
-      return _size(shutil.disk_usage(path).free)
-    except OSError:
-      continue
-  return 'an unknown amount'
 
 
 def _not_from_orbax(entry: logging.LogRecord) -> bool:

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from dpo_jax import errors
 from dpo_jax.storage import files
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
@@ -64,6 +65,30 @@ def describe(
     'host': platform.node(),
     'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
   }
+
+
+def check(env: Mapping[str, Any], where: Any, fix: str) -> None:
+  """Raises InputError if env.json has an entry of another kind than written.
+
+  Args:
+    env: its values; {} if there is no such file.
+    where: its path.
+    fix: in words.
+  """
+  prints = env.get('fingerprints', {})
+  if not isinstance(prints, Mapping):
+    raise errors.refuse(
+      where, f'fingerprints is {errors.show(prints)}, not an object', fix
+    )
+  continued = env.get('continued', [])
+  if not isinstance(continued, list) or not all(
+    isinstance(session, Mapping) for session in continued
+  ):
+    raise errors.refuse(
+      where,
+      f'continued is {errors.show(continued)}, not a list of sessions',
+      fix,
+    )
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -218,6 +218,25 @@ def remove(path: pathlib.Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def show_size(num_bytes: float) -> str:
+  """Returns a number of bytes in a readable unit, such as '1.2 GB'."""
+  for unit in ('B', 'kB', 'MB', 'GB'):
+    if num_bytes < 1000:
+      return f'{num_bytes:.3g} {unit}'
+    num_bytes /= 1000
+  return f'{num_bytes:.3g} TB'
+
+
+def show_free(folder: Any) -> str:
+  """Returns the free space of the nearest folder that exists."""
+  for path in (folder, *folder.parents):
+    try:
+      return show_size(shutil.disk_usage(path).free)
+    except OSError:
+      continue
+  return 'an unknown amount'
+
+
 def digest(value: Any) -> str:
   """Returns the sha256, in hex, of a value's canonical JSON.
 

@@ -10,7 +10,7 @@ JSON has no NaN and no Infinity: such a value is null in its place, and the key
 
 import os
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from dpo_jax import errors
@@ -68,6 +68,59 @@ def parse(
         raise
       return entries, 1
   return entries, 0
+
+
+class Seal:
+  """Digest of the lines so far: a checkpoint keeps it, a restart compares it.
+
+  Rates are left out. They depend on the clock, and equal runs have equal seals.
+  """
+
+  def __init__(self, entries: Iterable[Mapping[str, Any]] = ()):
+    """Takes the lines that a file has already."""
+    self._digest, self._count = '', 0
+    for entry in entries:
+      self.add(entry)
+
+  def add(self, entry: Mapping[str, Any]) -> None:
+    """Takes one more line."""
+    kept = {k: v for k, v in entry.items() if not k.endswith('_per_second')}
+    # A chain: the digest of the lines before is part of the next one.
+    parts = self._digest.encode(), files.canonical(kept)
+    self._digest = files.bytes_digest(parts)
+    self._count += 1
+
+  def value(self) -> dict[str, Any]:
+    """Returns the number of lines and their digest, as JSON types."""
+    return {'lines': self._count, 'sha256': self._digest}
+
+
+def check(path: str | os.PathLike, seal: Mapping[str, Any], step: int) -> bool:
+  """Compares the file with the seal of a checkpoint.
+
+  Args:
+    path: the file.
+    seal: `Seal.value` when the checkpoint was saved.
+    step: of the checkpoint. Only lines up to it count.
+
+  Returns:
+    Whether the lines are there; False if the file is gone or has none.
+
+  Raises:
+    InputError: the lines are not those that were written, or as `parse`.
+  """
+  entries = read(path) if os.path.exists(path) else []
+  entries = [entry for entry in entries if entry['step'] <= step]
+  if seal['lines'] and not entries:
+    return False
+  if Seal(entries[: seal['lines']]).value() != dict(seal):
+    raise errors.refuse(
+      path,
+      f'its first {seal["lines"]} lines are not those that were there when '
+      f'step {step} was saved',
+      f'put back a copy, or remove it: then it begins after step {step}',
+    )
+  return True
 
 
 def values(entry: Mapping[str, Any]) -> dict[str, float]:

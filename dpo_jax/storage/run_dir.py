@@ -259,8 +259,8 @@ class RunDir:
       voids a claim of equal bits.
     """
     now = environment.describe(fingerprints, argv)
-    first = self._read('env.json')
-    if first is None:
+    first = self.env()
+    if not first:
       files.write_json(self.path / 'env.json', now)
       return []
     # The first session is what the run's claim of equal bits rests on.
@@ -271,7 +271,9 @@ class RunDir:
 
   def env(self) -> dict[str, Any]:
     """Reads env.json, the first session's; {} if there is none."""
-    return self._read('env.json') or {}
+    env = self._read('env.json') or {}
+    environment.check(env, self.path / 'env.json', _FIX)
+    return env
 
   def write_per_example(self, name: str, arrays: Mapping[str, Any]) -> None:
     """Writes per_example/<name>.npz.

@@ -24,6 +24,11 @@ FORMAT = 2  # part of the key, so stores of other formats are not opened
 _TOKENS = 'tokens.array_record'
 _TABLE = 'table.npz'
 _META = 'meta.json'
+# Columns of the table that say which completion is better, and by how much.
+_JUDGEMENTS = (
+  *('comparison_offsets', 'winner', 'loser', 'weight', 'margin'),
+  *('labels', 'scores', 'quantiles'),
+)
 
 
 def key(
@@ -130,6 +135,23 @@ class TokenStore:
   def uids(self) -> list[str]:
     """Returns the records' uids, in order."""
     return [uid.decode() for uid in self.table.uids]
+
+  @property
+  def judgements(self) -> str:
+    """Returns a digest of what is said of the tokens.
+
+    That is comparisons, weights, margins, labels and scores: what `digest`
+    leaves out, except the uids.
+    """
+    table = self.table._asdict()
+
+    def parts() -> Iterator[bytes]:
+      for name in _JUDGEMENTS:
+        array = np.ascontiguousarray(table[name])
+        yield f'{name}{array.dtype.str}{array.shape}'.encode()
+        yield array.tobytes()
+
+    return files.bytes_digest(parts())
 
   def __getitem__(self, i: int) -> EncodedRecord:
     """Reads record i, equal to the one that was written."""

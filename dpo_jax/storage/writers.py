@@ -66,10 +66,12 @@ class MetricWriter:
     workdir = pathlib.Path(workdir)
     self._path = workdir / 'metrics.jsonl'
     with files.storage_errors(self._path):
-      self._written = _cut_back(self._path, start_step)
+      kept = _cut_back(self._path, start_step)
       self._file = open(self._path, 'a', encoding='utf-8')
       self._board = _Board(workdir / 'tensorboard', start_step)
     self._tracker = tracker
+    self._written = {(entry['step'], entry['split']) for entry in kept}
+    self._seal = metrics_file.Seal(kept)
     stream = sys.stdout if stream is None else stream
     self._progress = _Progress(
       stream, total_steps, start_step, comparisons_per_step
@@ -108,6 +110,7 @@ class MetricWriter:
     with files.storage_errors(self._path):
       self._file.write(json.dumps(line, allow_nan=False) + '\n')
       self._file.flush()
+      self._seal.add(line)
       finite = {f'{split}/{k}': v for k, v in values.items() if k not in bad}
       self._board.write(step, finite)
     self._written.add((step, split))
@@ -118,6 +121,12 @@ class MetricWriter:
   def has(self, step: int, split: str) -> bool:
     """Returns whether the file has that line, from any session."""
     return (step, split) in self._written
+
+  def seal(self) -> dict[str, Any]:
+    """Returns the digest of all lines, which are on disk from here on."""
+    with files.storage_errors(self._path):
+      os.fsync(self._file.fileno())
+    return self._seal.value()
 
   def write_text(self, step: int, name: str, text: str) -> None:
     """Shows a text in TensorBoard."""
@@ -140,15 +149,15 @@ class MetricWriter:
       self._board.close()
 
 
-def _cut_back(path: pathlib.Path, step: int) -> set[tuple[int, str]]:
-  """Drops lines after `step`; returns (step, split) of those that stay."""
+def _cut_back(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
+  """Drops lines after `step`; returns those that stay."""
   if not path.exists():
-    return set()
+    return []
   # Rewritten whole, so that a kill leaves the old lines or the new ones.
   kept = [entry for entry in metrics_file.read(path) if entry['step'] <= step]
   with files.atomic_file(path) as file:
     file.writelines(json.dumps(entry).encode() + b'\n' for entry in kept)
-  return {(entry['step'], entry['split']) for entry in kept}
+  return kept
 
 
 def _number(value: Any) -> float | int:

@@ -154,7 +154,54 @@ def forked(tmp_path):
   return 'the same last evaluation' if lines[0] == lines[1] else 'another'
 
 
+def judged(tmp_path, column, was, now):
+  """A column of every row, changed between two starts."""
+  path = tmp_path / 'pairs.jsonl'
+
+  def write(value):
+    write_pairs(path)
+    text = path.read_text().replace('{', f'{{"{column}": {value}, ')
+    path.write_text(text)
+
+  run = tmp_path / 'run'
+  flags = f'--config.data.train={path}', '--config.data.eval_pairs=4'
+  write(was)
+  assert words(run, *flags) == 'exit 0'
+  not_done(run)
+  write(now)
+  return words(run, *flags)
+
+
+def edited_file(tmp_path, name, old, new):
+  """A file of the run itself, edited or (old = '') removed."""
+  run = tmp_path / 'run'
+  assert words(run) == 'exit 0'
+  not_done(run)
+  path = run / name
+  if old:
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+  else:
+    path.unlink()
+  code, out, error = command(run)
+  said = name in out + error
+  return f'exit {code}, {"said" if said else "silent"}'
+
+
+def leads_nowhere(tmp_path):
+  """A finite state whose next scores are NaN, saved."""
+  run = tmp_path / 'run'
+  flags = (
+    *('--config.optim.learning_rate=1e15', '--config.optim.schedule=constant'),
+    *('--config.train.save_every=1', '--config.train.num_steps=2'),
+  )
+  code = words(run, *flags)[:6]
+  saved = any((run / 'checkpoints').glob('[0-9]*'))
+  return f'{code}, {"saved" if saved else "set aside"}'
+
+
 KEPT = 'another input between two starts'
+FILES = "a run's own file between two starts"
 CASES = [
   Case(
     KEPT,
@@ -191,6 +238,36 @@ CASES = [
     'one bit of the base under LoRA',
     'exit 2 config.model.init_from',
     lambda tmp: weights(tmp, '--config.adapter.rank=2'),
+  ),
+  Case(
+    KEPT,
+    'the weights of the same texts',
+    'exit 2 config.data.train',
+    lambda tmp: judged(tmp, 'weight', 1, 2),
+  ),
+  Case(
+    KEPT,
+    'the margins of the same texts',
+    'exit 2 config.data.train',
+    lambda tmp: judged(tmp, 'margin', 1, 2),
+  ),
+  Case(
+    FILES,
+    'a digit of metrics.jsonl',
+    'exit 2, said',
+    lambda tmp: edited_file(tmp, 'metrics.jsonl', '0.6931', '0.6831'),
+  ),
+  Case(
+    FILES,
+    'metrics.jsonl deleted',
+    'exit 0, said',
+    lambda tmp: edited_file(tmp, 'metrics.jsonl', '', ''),
+  ),
+  Case(
+    FILES,
+    'env.json deleted',
+    'exit 0, said',
+    lambda tmp: edited_file(tmp, 'env.json', '', ''),
   ),
   Case(
     'checkpoints of another run',
@@ -261,6 +338,12 @@ CASES = [
     'optim.learning_rate=1e15, one step',
     'exit 1, no DONE, not saved',
     broken_state,
+  ),
+  Case(
+    'a state that is not finite',
+    'optim.learning_rate=1e15, the state before it is finite',
+    'exit 1, set aside',
+    leads_nowhere,
   ),
   Case(
     'more steps',

@@ -92,6 +92,8 @@ def test_options_are_on_where_their_key_is_set():
     ('kto', ('scores',), 'comparisons or labels'),
     ('kto', ('labels',), ''),
     ('bco', ('comparisons',), ''),
+    ('npo', ('labels',), 'undesirable answers'),
+    ('npo', ('labels', 'undesirable answers'), ''),
     ('odpo', ('comparisons',), 'scores'),
     ('margin', ('comparisons', 'scores'), 'margin'),
     ('infonca', ('scores',), 'lists'),

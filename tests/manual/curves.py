@@ -23,11 +23,13 @@ from dpo_jax.losses import records, rules
 MARGINS = np.round(np.arange(-40, 41) / 10, 1)  # values of D
 OTHERS = (-1.0, 0.0, 1.0)  # D of the other comparisons of a batch
 TOKENS = (20.0, 30.0)  # of the chosen and of the rejected answer
-LOGP = -2.5  # of a token under the reference, nats
+LOGP = -50.0  # of an answer under the reference, nats
 SCORES = (2.0, 0.0)  # of the data
+QUANTILES = (1.0, 0.25)  # of these scores among those of the reference
 MARGIN = 0.5  # of the data
 KL = (1.0, 3.0)  # sums of KL(reference, policy), nats
-LOG_SUM_SQ = -2.5  # log of the sum of squared probabilities of a token
+STEP = (1.0, -1.0, 0.0, 0.0)  # epsilon-DPO's d of each comparison
+NUM_BATCHES = 20  # before the one that is shown, for losses with a state
 STEPS = np.arange(0, 2049, 8)  # of a run whose reference moves
 # Values that show an option, where its defaults would change nothing or only
 # a log-ratio of many nats: for f-divergences D is in nats.
@@ -106,7 +108,9 @@ def curve(label: str, name: str, options=(), *, whole=False, **values) -> Curve:
   # Of four comparisons only the first counts, unless the loss reads them all.
   others = float(whole or objective.whole_batch)
   weight = (1.0, *(others,) * len(OTHERS))
-  batch = harness.batch_of(scores=SCORES, margin=MARGIN, weight=weight)
+  batch = harness.batch_of(
+    scores=SCORES, quantiles=QUANTILES, margin=MARGIN, weight=weight
+  )
 
   chosen, rejected = _sides(
     'mean_log_prob' if loss.reward == 'none' else loss.reward,
@@ -120,6 +124,18 @@ def curve(label: str, name: str, options=(), *, whole=False, **values) -> Curve:
   )
   directions = _directions()
 
+  def after(policy, state):
+    """The state after a batch."""
+    return objective.prepare(policy, reference, batch, hyper, state)[1]
+
+  state = objective.init_state()
+  if state:
+    state = jax.jit(
+      lambda state: jax.lax.fori_loop(
+        0, NUM_BATCHES, lambda _, state: after(start, state), state
+      )
+    )(state)
+
   def loss_of(nats_w, nats_l):
     """The loss if the first comparison has these log-ratios."""
     policy = jax.tree.map(
@@ -127,9 +143,8 @@ def curve(label: str, name: str, options=(), *, whole=False, **values) -> Curve:
       start,
       *directions,
     )
-    state = objective.init_state()
-    _, state = objective.prepare(policy, reference, batch, hyper, state)
-    return objective(policy, reference, batch, hyper, state=state)[0]
+    new = after(policy, state)
+    return objective(policy, reference, batch, hyper, state=new)[0]
 
   nats_w, nats_l = chosen.nats[:num], rejected.nats[:num]
   with_slopes = _compiled(jax.value_and_grad(loss_of, (0, 1)))
@@ -191,10 +206,13 @@ def _scores(a_w, a_l):
     a_w,
     a_l,
     tokens=TOKENS,
-    policy=(LOGP * TOKENS[0] + a_w, LOGP * TOKENS[1] + a_l),
+    policy=(LOGP + a_w, LOGP + a_l),
     mismatched=0.0,
     kl=KL,
-    log_sum_sq=(LOG_SUM_SQ * TOKENS[0], LOG_SUM_SQ * TOKENS[1]),
+    # The aligned log-probability of WPO is 0 where policy and reference agree.
+    log_sum_sq=(LOGP, LOGP),
+    away=(np.array(STEP), 0.0),
+    toward=(-np.array(STEP), 0.0),
   )
 
 
@@ -237,10 +255,7 @@ def _sides(kind, divided, has_reference, hyper) -> tuple[_Side, _Side]:
   hyper = {key: jnp.float32(value) for key, value in hyper}
 
   def reward(nats, num_tokens):
-    start = LOGP * num_tokens
-    given = metrics.implicit_reward(
-      kind, start + nats, start, num_tokens, hyper
-    )
+    given = metrics.implicit_reward(kind, LOGP + nats, LOGP, num_tokens, hyper)
     return given / num_tokens if divided else given
 
   with_slope = _compiled(jax.value_and_grad(reward))
@@ -256,7 +271,7 @@ def _sides(kind, divided, has_reference, hyper) -> tuple[_Side, _Side]:
     given, slope = with_slope(nats, tokens)
     exists = jnp.abs(given - target) < 1e-4
     if not has_reference:
-      exists &= nats < -LOGP * num
+      exists &= nats < -LOGP
     nats = jnp.where(exists, nats, 0.0)
     sides.append(_Side(*map(np.asarray, (nats, slope, exists))))
   return tuple(sides)

@@ -8,8 +8,9 @@ import importlib.util
 import pathlib
 import re
 import types
+from collections.abc import Iterable
 
-from manual import curves, page
+from manual import curves, page, source
 
 from dpo_jax import losses
 
@@ -24,28 +25,27 @@ _HEAD = """# Losses: one page each
 `tests/test_loss_pages.py` fails if it is stale. Notation and needs are
 explained in [losses.md](../losses.md).
 """
-_EXAMPLE = f"""## The example
-
+_EXAMPLE = f"""
 Every page evaluates the real objective, with default hyper-parameters, on one
-comparison: answers of {curves.TOKENS[0]:g} (chosen) and {curves.TOKENS[1]:g} \
-tokens, each with {curves.LOGP:g} nats per
-token under the reference; data scores {curves.SCORES[0]:g} and \
-{curves.SCORES[1]:g}; a data margin of {curves.MARGIN:g};
-sums of KL(ref, pi) of {curves.KL[0]:g} and {curves.KL[1]:g} nats; a log of \
-the sum of squared probabilities of
-{curves.LOG_SUM_SQ:g} per token; a baseline of 0 from mismatched answers; \
-running means after
-that one batch. D moves by the policy's log-probabilities: the chosen reward is
-D/2 above the mean of both, the rejected one D/2 below. `d loss / d r_w` and
-`d loss / d r_l` are the gradients by the two rewards, so a negative number
-raises that answer. Losses of labelled completions read the two as a desirable
-and an undesirable answer, losses of lists as the two answers to a prompt.
+comparison: answers of {curves.TOKENS[0]:g} (chosen) and {curves.TOKENS[1]:g}
+tokens, each with a log-probability of {curves.LOGP:g} nats under the reference;
+data scores {curves.SCORES[0]:g} and {curves.SCORES[1]:g}, whose quantiles among
+the reference's own answers are {curves.QUANTILES[0]:g} and
+{curves.QUANTILES[1]:g}; a data margin of {curves.MARGIN:g}; sums of
+KL(ref, pi) of {curves.KL[0]:g} and {curves.KL[1]:g} nats; a baseline of 0 from
+mismatched answers; running means after {curves.NUM_BATCHES} batches at D = 0,
+and this one. `tests/manual/curves.py` has the rest. D moves by the policy's
+log-probabilities: the chosen reward is D/2 above the mean of both, the rejected
+one D/2 below. `d loss / d r_w` and `d loss / d r_l` are the gradients by the
+two rewards, so a negative number raises that answer. Losses of labelled
+completions read the two as a desirable and an undesirable answer, losses of
+lists as the two answers to a prompt.
 """
 _CONFIGS = """## Which paper, which config
 
 The arguments choose the loss, with its own default beta, in the files of
-`experiments/`, whose own term is `sigmoid` with beta 0.1. The pages have the
-hyper-parameters, their keys and their usual grids.
+`experiments/`, whose own term is `sigmoid` with beta 0.1. Usual values are the
+grid of the registry, or the default.
 """
 _RECIPES = """## Published settings
 
@@ -55,10 +55,10 @@ from. None was run here at full size, so no result is claimed.
 """
 
 
-def files() -> dict[str, str]:
-  """{file name: text} of the whole folder."""
+def files(chosen: Iterable[str]) -> dict[str, str]:
+  """{file name: text} of the index and of the chosen losses and options."""
   texts = {INDEX: index()}
-  for name in names():
+  for name in chosen:
     written = page.write(name)
     texts |= {f'{name}.md': written.text, f'{name}.svg': written.plot}
   return texts
@@ -72,7 +72,9 @@ def names() -> tuple[str, ...]:
 def index() -> str:
   """The text of the index."""
   lines = [_HEAD, _count(), '', _CONFIGS, *_configs(), '', _RECIPES]
-  return '\n'.join([*lines, *presets(), '', _EXAMPLE])
+  example = source.wrap(' '.join(_EXAMPLE.split()))
+  lines += [*presets(), '', '## The example', '', *example, '']
+  return '\n'.join(lines)
 
 
 def presets() -> list[str]:
@@ -107,20 +109,35 @@ def _configs() -> list[str]:
     entry = page.entry(name)
     kind = '' if name in losses.names() else ' (option)'
     label = f'[{entry.label}]({name}.md){kind}'
-    rows.append((label, entry.paper, page.flags(name)))
+    rows.append((label, entry.paper, page.flags(name), _usual(entry)))
     if name == 'sigmoid':
       smoothed = f'{page.flags(name)} --config.loss.label_smoothing=0.1'
       paper = 'Mitchell 2023, ericmitchell.ai/cdpo.pdf'
-      rows.append((f'[cDPO]({name}.md)', paper, smoothed))
+      rows.append(
+        (f'[cDPO]({name}.md)', paper, smoothed, 'label_smoothing 0.1')
+      )
   for name, (terms, paper) in losses.MIXES.items():
     words = [f'--config.loss.terms.{term}={w:g}' for term, w in terms.items()]
-    rows.append((f'{name.upper()} (mix)', paper, ' '.join(words)))
+    rows.append((f'{name.upper()} (mix)', paper, ' '.join(words), '-'))
   rows.sort(key=lambda row: (_year(row[1]), row[0].lower()))
-  head = ('name', 'paper', 'arguments')
+  head = ('name', 'paper', 'usual values', 'arguments')
   cells = [
-    (name, page.link(paper), f'`{words}`') for name, paper, words in rows
+    (name, page.link(paper), usual, f'`{words}`')
+    for name, paper, words, usual in rows
   ]
   return page.table([head, *cells])
+
+
+def _usual(entry) -> str:
+  """The usual grid of each hyper-parameter, or its default."""
+  grid = getattr(entry, 'grid', {})
+  return (
+    '; '.join(
+      f'{key} {", ".join(f"{v:g}" for v in grid.get(key, (value,)))}'
+      for key, value in entry.hyper.items()
+    )
+    or '-'
+  )
 
 
 def _year(paper: str) -> str:

@@ -23,6 +23,7 @@ COLUMNS = (
   'margin',
   'reference_scores',
   'scores',
+  'undesirable answers',
 )
 OWN = {'terms': {'sigmoid': 1.0, 'nll': 0.25}, 'beta': 0.3}
 

@@ -1,11 +1,13 @@
 """finite: no number that is not finite is saved, done, or exit 0."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
 from commands import CONFIG
 
 from dpo_jax import main as main_lib
@@ -127,6 +129,65 @@ def test_a_rate_that_breaks_the_only_update_is_no_run_that_is_done(
   assert all(json.loads(line) for line in lines) and 'NaN' not in str(lines)
 
 
+def test_a_finite_state_that_leads_to_none_is_not_the_newest(tmp_path, capsys):
+  # The first update leaves finite weights whose scores are NaN.
+  flags = (
+    '--config.optim.learning_rate=1e15',
+    '--config.optim.schedule=constant',
+  )
+  for _ in range(2):
+    assert main(tmp_path, *flags) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith('step 2: ')
+    assert 'checkpoints/1: moved to set_aside/1' in captured.out
+    assert steps(tmp_path) == [] and not (tmp_path / 'DONE').exists()
+
+
+@pytest.mark.parametrize('value', [1e30, 3e38])
+def test_moments_that_are_finite_and_too_large_are_not_the_newest(
+  tmp_path, monkeypatch, capsys, value
+):
+  save, keep = train._save, '--config.train.keep_checkpoints=9'
+
+  def spoil(run, state, reference, step):
+    if step == 2:
+      # Its square is no float32, the moment itself is.
+      state = state._replace(opt_state=spoilt(state.opt_state, value))
+    save(run, state, reference, step)
+
+  monkeypatch.setattr(train, '_save', spoil)
+  # The loop goes on with its own state: the restart takes the spoilt one.
+  assert main(tmp_path, keep) == 0
+  (tmp_path / 'DONE').unlink()
+  shutil.rmtree(tmp_path / 'checkpoints' / '3')
+  monkeypatch.undo()
+  capsys.readouterr()
+  assert main(tmp_path, keep) == 1
+  captured = capsys.readouterr()
+  assert captured.err.startswith('step 3: ') and 'not saved' not in captured.err
+  assert 'checkpoints/2: moved to set_aside/2' in captured.out
+  assert steps(tmp_path) == [1] and not (tmp_path / 'DONE').exists()
+  # From the sound step before, the run comes to its end.
+  assert main(tmp_path, keep) == 0
+
+
+def test_margins_whose_sum_overflows_are_no_run(tmp_path, capsys):
+  path = tmp_path / 'pairs.jsonl'
+  row = '{"prompt": "p%d", "chosen": "y%d", "rejected": "n", "margin": 9e37}\n'
+  path.write_text(''.join(row % (i, i) for i in range(24)))
+  flags = (
+    f'--config.data.train={path}',
+    '--config.data.eval_pairs=4',
+    '--config.loss.terms.sigmoid=0',
+    '--config.loss.terms.margin=1',
+  )
+  assert main(tmp_path / 'run', *flags) == 1
+  # Held out it is finite, in float64; the first update's is float32.
+  assert one_line(capsys).startswith('step 1: loss is inf')
+  assert steps(tmp_path / 'run') == []
+  assert not (tmp_path / 'run' / 'DONE').exists()
+
+
 def test_the_first_bad_leaf_is_named():
   good = {'a': jnp.ones(3), 'n': jnp.arange(3), 'empty': jnp.zeros((0, 2))}
   assert finite.bad_leaf(good) == '' and finite.bad_leaf({}) == ''
@@ -137,3 +198,19 @@ def test_the_first_bad_leaf_is_named():
   finite.check_metrics('x', {'loss': 1.0}, 'y')
   with pytest.raises(Diverged, match='x: kl is inf; .*; fix: y'):
     finite.check_metrics('x', {'loss': 1.0, 'kl': float('inf')}, 'y')
+
+
+@pytest.mark.parametrize('mode', ['evaluate', 'sample', 'train'])
+def test_given_weights_that_are_not_finite_leave_nothing(
+  tmp_path, capsys, mode
+):
+  flags = small_models.write(
+    tmp_path / 'model', spoil=('final_norm/scale', float('nan'))
+  )
+  workdir = tmp_path / 'deep' / 'run'
+  assert main(workdir, f'--mode={mode}', *flags) == 2
+  assert 'model.norm.weight holds numbers that are not finite' in one_line(
+    capsys
+  )
+  # No token cache, no folder, in the workdir or on the way to it.
+  assert not (tmp_path / 'deep').exists()

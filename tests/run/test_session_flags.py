@@ -105,6 +105,7 @@ ALLOWED = [
   ('plan', 'precision.compute', 'bfloat16'),
   ('plan', 'eval.batch_size', '8'),
   ('plan', 'mesh.fsdp', '2'),
+  ('precompute_reference', 'data.cache_dir', '{tmp}/cache'),
 ]
 
 
@@ -124,7 +125,9 @@ def test_an_allowed_flag_works(run, tmp_path, mode, key, value):
   assert (run / 'config.json').read_bytes() == before
 
 
-@pytest.mark.parametrize('mode', ['evaluate', 'sample', 'export', 'plan'])
+@pytest.mark.parametrize(
+  'mode', ['evaluate', 'sample', 'export', 'plan', 'precompute_reference']
+)
 def test_without_config_the_bytes_are_those_of_the_training_command(
   run, mode, tmp_path, capsys
 ):

@@ -100,8 +100,35 @@ def test_a_record_of_per_example_is_found_again(tmp_path, capsys):
     out = run(capsys, workdir, f'--record={record}')
     assert f'eval record 4 of 16: uid {uid}, prompt_id {prompt}' in out
     assert f'{tokens} trained, chosen over' in out
+    assert re.search(r'^source: synthetic\[\d+\]$', out, re.M)
     assert out.count(' record ') == 1
   assert sorted((tmp_path / 'run').rglob('*')) == before
+
+
+def test_the_source_line_of_a_record_is_named(tmp_path, capsys):
+  for name in ('a', 'b'):
+    rows = (
+      {'prompt': f'{name}{i % 9}', 'chosen': 'y', 'rejected': 'n'}
+      for i in range(12)
+    )
+    text = ''.join(json.dumps(row) + '\n' for row in rows)
+    (tmp_path / f'{name}.jsonl').write_text(text)
+  sources = f'--config.data.train={tmp_path}/a.jsonl,{tmp_path}/b.jsonl'
+  for flags in ((), ('--config.data.proportions=2,0.5',)):
+    out = run(
+      capsys,
+      *(sources, '--config.data.eval_pairs=2', '--num_records=99', *flags),
+    )
+    places = {}
+    for text in re.split('^train record', out, flags=re.M)[1:]:
+      prompt = re.search(r'\n  \| \S*?([ab]\d)\n', text)[1]
+      places[prompt] = re.search('^source: (.*)$', text, re.M)[1]
+    assert len(places) > 8
+    for prompt, place in places.items():
+      line = int(prompt[1]) + 1
+      path = f'{tmp_path}/{prompt[0]}.jsonl'
+      # Of equal rows (10 to 12 repeat 1 to 3) the first that was taken.
+      assert place in {f'{path}:{line}', f'{path}:{line + 9}'}
 
 
 def test_an_id_of_no_record_is_refused(capsys):

@@ -1,5 +1,6 @@
 """metrics_file.py: lines of metrics.jsonl, torn, broken and not finite."""
 
+import json
 import math
 
 import pytest
@@ -78,3 +79,25 @@ def test_a_file_is_read_without_its_torn_line(tmp_path):
   assert metrics_file.read(path) == [ENTRY]
   with pytest.raises(InputError, match='none: No such file'):
     metrics_file.read(tmp_path / 'none')
+
+
+def test_a_seal_is_of_the_lines_without_their_rates(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  entries = [
+    {'step': step, 'split': 'train', 'loss': 0.5, 'tokens_per_second': rate}
+    for step, rate in ((1, 3.0), (2, 4.0), (3, 5.0))
+  ]
+  path.write_text(''.join(json.dumps(entry) + '\n' for entry in entries))
+  seal = metrics_file.Seal(entries[:2]).value()
+  assert seal['lines'] == 2
+  # Later lines may follow, and rates are of the clock.
+  assert metrics_file.check(path, seal, 2)
+  path.write_text(path.read_text().replace('4.0', '9.0'))
+  assert metrics_file.check(path, seal, 3)
+  path.write_text(path.read_text().replace('0.5', '0.6'))
+  with pytest.raises(InputError, match='its first 2 lines are not those'):
+    metrics_file.check(path, seal, 2)
+  path.write_text('')
+  assert not metrics_file.check(path, seal, 2)
+  assert not metrics_file.check(tmp_path / 'none', seal, 2)
+  assert metrics_file.check(path, metrics_file.Seal().value(), 0)

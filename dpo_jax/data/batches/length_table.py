@@ -95,6 +95,7 @@ def columns(table: LengthTable, indices: np.ndarray) -> frozenset[str]:
 
   Returns:
     'comparisons', 'labels', 'margin' (other than 0): some record has one.
+    'undesirable answers': some record has one by its label, or a loser.
     'lists': some record has two or more completions.
     'scores', 'reference_scores': every completion has a score, or a quantile,
     since a missing one would be read as 0.
@@ -104,6 +105,8 @@ def columns(table: LengthTable, indices: np.ndarray) -> frozenset[str]:
   has = {
     'comparisons': len(margins) > 0,
     'labels': (table.labels[completions] >= 0).any(),
+    'undesirable answers': len(margins) > 0
+    or (table.labels[completions] == 0).any(),
     'scores': not np.isnan(table.scores[completions]).any(),
     'reference_scores': not np.isnan(table.quantiles[completions]).any(),
     'margin': margins.any(),

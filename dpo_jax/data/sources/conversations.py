@@ -28,6 +28,8 @@ _OTHER_NAMES = {
   'model': 'assistant',
   'observation': 'tool',
 }
+# Keys of a message with which other trainers select what is trained.
+_WEIGHTS = ('weight', 'train', 'loss', 'train_detail', 'training')
 # The beginning of messages in a text: as JSON, or as Python prints them.
 _TEXT_OF_MESSAGES = re.compile(
   r"""\s*\[?\s*\{\s*(["'])(role|content|from|value)\1\s*:"""
@@ -72,6 +74,9 @@ def messages(value: Any, key: str, where: str) -> Messages:
       text(message[part], f'{name}.{part}', where)
     if message['role'] not in ROLES:
       raise _unknown_role(message['role'], name, where)
+    # Nothing of a prompt is trained.
+    if key != 'prompt':
+      _check_weights(message, name, where)
   return tuple(
     _with_calls(message, f'{key}[{i}].tool_calls', where)
     for i, message in enumerate(value)
@@ -331,6 +336,26 @@ def _without(
     f'message {name} has no {part!r} (its keys: {keys or "none"})',
     "write messages as {'role': ..., 'content': ...}",
   )
+
+
+def _check_weights(message: dict[str, Any], name: str, where: str) -> None:
+  """Refuses a message that says of itself whether, or how much, it is trained.
+
+  The answers of the assistant are, and no others are: a key that says the same
+  is harmless.
+  """
+  is_answer = message['role'] == 'assistant'
+  for key in _WEIGHTS:
+    value = message.get(key)
+    if value is not None and value != is_answer:
+      raise errors.refuse(
+        where,
+        f'{name}.{key} is {errors.show(value, 20)}, and weights of single '
+        'messages are not read',
+        'split the row so that what is trained is its last answer '
+        "(data.train_on='last') and remove the key; the column 'weight' weighs "
+        'a comparison',
+      )
 
 
 def _unknown_role(role: str, name: str, where: str) -> InputError:

@@ -12,6 +12,7 @@ or at the end of the conversation rendered up to this turn.
 """
 
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -101,18 +102,63 @@ def join_prefill(record: PreferenceRecord) -> tuple[PreferenceRecord, str]:
 
 def omits_reasoning(record: PreferenceRecord, rendered: Rendered) -> bool:
   """Whether a message has reasoning that the rendering does not contain."""
-  messages = [*record.prompt, *itertools.chain(*record.completions)]
   thoughts = [
     message[key].strip()
-    for message in messages
+    for message in _all_messages(record)
     for key in templates.REASONING
     if isinstance(message.get(key), str)
   ]
   if not any(thoughts):
     return False
-  pieces = [*rendered.prompt, *itertools.chain(*rendered.completions)]
-  text = ''.join(piece.text for piece in pieces)
+  text = _text_of(rendered)
   return not all(thought in text for thought in thoughts)
+
+
+def quotes_arguments(record: PreferenceRecord, rendered: Rendered) -> bool:
+  """Whether JSON text of a call's arguments was written as a JSON string."""
+  quoted = [
+    json.dumps(arguments, ensure_ascii=False)
+    for arguments in _arguments(record)
+    if isinstance(arguments, str) and '"' in arguments
+  ]
+  if not quoted:
+    return False
+  text = _text_of(rendered)
+  return any(arguments in text for arguments in quoted)
+
+
+def has_nulls(record: PreferenceRecord) -> bool:
+  """Whether a tool call or a function schema holds a null, at any depth."""
+  stack = [*_arguments(record), *(record.tools or ())]
+  while stack:
+    value = stack.pop()
+    if value is None:
+      return True
+    if isinstance(value, dict):
+      stack += value.values()
+    elif isinstance(value, list):
+      stack += value
+  return False
+
+
+def _arguments(record: PreferenceRecord) -> list[Any]:
+  """The arguments of all tool calls, those that are given."""
+  out = []
+  for message in _all_messages(record):
+    for call in message.get('tool_calls') or ():
+      call = call.get('function', call)
+      if isinstance(call, dict) and call.get('arguments') is not None:
+        out.append(call['arguments'])
+  return out
+
+
+def _all_messages(record: PreferenceRecord) -> list[Mapping[str, Any]]:
+  return [*record.prompt, *itertools.chain(*record.completions)]
+
+
+def _text_of(rendered: Rendered) -> str:
+  pieces = [*rendered.prompt, *itertools.chain(*rendered.completions)]
+  return ''.join(piece.text for piece in pieces)
 
 
 def says_something(messages: Messages) -> bool:

@@ -222,6 +222,8 @@ class _Encoder:
       return Dropped('control_tokens')
     counters['chats'] += 1
     counters['reasoning_not_written'] += chat.omits_reasoning(record, rendered)
+    counters['arguments_quoted'] += chat.quotes_arguments(record, rendered)
+    counters['nulls_in_tools'] += chat.has_nulls(record)
     others_last = [c[-1]['role'] != 'assistant' for c in record.completions]
     return self.make_draft(record, 'chat', *rendered, others_last)
 

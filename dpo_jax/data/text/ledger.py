@@ -70,6 +70,10 @@ COUNTERS = {
   'prefilled': 'records whose answers continue the last turn of the prompt',
   'reasoning_not_written': 'records with reasoning that the chat template does '
   'not write',
+  'arguments_quoted': 'records with a tool call whose arguments are JSON text, '
+  'which the chat template quotes once more: objects are written plainly',
+  'nulls_in_tools': 'records with a null in a tool call or a function schema, '
+  'as in JSONL exported from Arrow, where it stands for a key of another row',
   'boundary_merges': 'records whose prompt and completion would share a token '
   'if they were tokenised together',
   'control_tokens_in_text': 'records whose text holds a control token',

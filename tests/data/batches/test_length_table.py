@@ -26,18 +26,21 @@ def test_columns_are_those_of_the_records_that_are_used():
     record(1, 1, 2, comparisons=(Comparison(0, 1, 1.0, 0.5),)),
   ]
   assert columns(records, [0]) == frozenset()
-  assert columns(records, [1]) == {'labels', 'scores'}
-  assert columns(records, [2]) == {'comparisons', 'lists', 'scores'}
-  assert columns(records, [3]) == {'comparisons', 'lists', 'margin'}
+  bad = 'undesirable answers'
+  assert columns(records, [1]) == {'labels', 'scores', bad}
+  assert columns(records, [2]) == {'comparisons', 'lists', 'scores', bad}
+  assert columns(records, [3]) == {'comparisons', 'lists', 'margin', bad}
+  desirable = record(1, 1, labels=(True,))
+  assert columns([desirable], [0]) == {'labels'}
   # A score that is missing anywhere would be read as 0.
-  every = {'comparisons', 'labels', 'lists', 'margin'}
+  every = {'comparisons', 'labels', 'lists', 'margin', bad}
   assert columns(records, range(4)) == every
 
 
 def test_reference_scores_are_given_by_every_record_or_by_none():
   records = [
-    record(1, 1, labels=(False,), quantiles=(0.5,)),
-    record(1, 1, labels=(False,)),
+    record(1, 1, labels=(True,), quantiles=(0.5,)),
+    record(1, 1, labels=(True,)),
   ]
   assert columns(records, [0]) == {'labels', 'reference_scores'}
   assert columns(records, [0, 1]) == {'labels'}

@@ -95,3 +95,47 @@ def test_sides_that_call_different_tools_share_no_turn():
   rejected = [*TURNS[:2], other, *TURNS[3:5]]
   row = {'chosen': chosen, 'rejected': rejected}
   assert records.parse_row(row, where='f:1').prompt == TURNS[:2]
+
+
+@pytest.mark.parametrize(
+  ['key', 'value'],
+  [
+    ('weight', 0),
+    ('weight', 0.5),
+    ('train', False),
+    ('loss', False),
+    ('train_detail', [{'begin_offset': 0, 'train': False}]),
+  ],
+)
+@pytest.mark.parametrize('column', ['messages', 'chosen', 'completion'])
+def test_the_weight_of_a_message_is_refused_by_name(column, key, value):
+  answer = A | {key: value}
+  row = {
+    'messages': {'messages': [U, answer]},
+    'chosen': {'prompt': [U], 'chosen': [answer], 'rejected': [B]},
+    'completion': {'prompt': [U], 'completion': [answer], 'label': True},
+  }[column]
+  with pytest.raises(types.InputError, match=rf'{column}\[\d\]\.{key} is '):
+    records.parse_row(row, where='f:1')
+
+
+def test_a_weight_that_changes_nothing_is_harmless():
+  user, answer = U | {'weight': 0, 'train': False}, A | {'weight': 1}
+  row = {'messages': [SYSTEM, user, answer | {'train': True, 'loss': None}]}
+  assert records.parse_row(row, where='f:1').completions[0][0]['content']
+  # Nothing of a prompt is trained, whatever it says.
+  prompt = [U, A | {'weight': 0}, U]
+  row = {'prompt': prompt, 'chosen': [answer], 'rejected': [B]}
+  assert len(records.parse_row(row, where='f:1').prompt) == 3
+  user = U | {'train': True}
+  with pytest.raises(types.InputError, match=r'messages\[0\]\.train is True'):
+    records.parse_row({'messages': [user, answer]}, where='f:1')
+
+
+def test_the_weight_of_a_turn_from_sharegpt_is_refused():
+  turns = [
+    {'from': 'human', 'value': 'Hi'},
+    {'from': 'gpt', 'value': 'Yes', 'weight': 0},
+  ]
+  with pytest.raises(types.InputError, match=r'\.weight is 0, and weights of'):
+    records.parse_row({'conversations': turns}, where='f:1')

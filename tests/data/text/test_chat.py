@@ -328,3 +328,38 @@ def test_sides_with_equal_trained_tokens_are_identical(tmp_path):
       pair = dict(zip(row, sides))
       with pytest.raises(InputError, match='f:1: .*identical_sides'):
         run(tokens, pair, stage='dpo')
+
+
+def call(arguments):
+  function = {'name': 'day', 'arguments': arguments}
+  return {'role': 'assistant', 'tool_calls': [{'function': function}]}
+
+
+def test_arguments_that_the_template_quotes_once_more_are_counted(tmp_path):
+  row = {'prompt': [TURNS[1]], 'chosen': [call('{"at": 1}')], 'rejected': [NO]}
+  _, ledger = run(load(tmp_path, 'chatml'), row, stage='dpo')
+  assert ledger.counters['arguments_quoted'] == 1
+  # As an object they are plain, and so is text that the template writes.
+  plain = row | {'chosen': [call({'at': 1})]}
+  _, ledger = run(load(tmp_path, 'chatml'), plain, stage='dpo')
+  assert ledger.counters['arguments_quoted'] == 0
+  source = TEMPLATES['chatml'].replace(
+    'm.tool_calls | tojson if', 'm.tool_calls[0].function.arguments if'
+  )
+  tokens = toy.load(tmp_path, toy.byte_level(), template=source)
+  _, ledger = run(tokens, row, stage='dpo')
+  assert ledger.counters['arguments_quoted'] == 0
+
+
+def test_nulls_in_calls_and_schemas_are_counted(tmp_path):
+  tokens = load(tmp_path, 'chatml')
+  for arguments, schema, count in (
+    ({'at': 1}, {'a': {'b': [1]}}, 0),
+    ({'at': 1, 'in': None}, {'a': {}}, 1),
+    ({'at': {'x': [{'y': None}]}}, {'a': {}}, 1),
+    ({'at': 1}, {'a': {'b': None}}, 1),
+  ):
+    row = {'prompt': [TURNS[1]], 'chosen': [call(arguments)], 'rejected': [NO]}
+    function = {'type': 'function', 'function': {'name': 'day'} | schema}
+    _, ledger = run(tokens, row | {'tools': [function]}, stage='dpo')
+    assert ledger.counters['nulls_in_tools'] == count
