@@ -155,7 +155,8 @@ def shown(template: str, messages: list[tuple[str, str]], *words: str):
       *words,
     )
     assert code == 0, err
-    return out.split('\n\n')[1].split('\n  | ')[-1]
+    completion = out.split('\n\n')[1].split('\n  | ')[-1]
+    return completion.partition('\nsource: ')[0]
 
   return ours
 

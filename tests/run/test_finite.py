@@ -55,14 +55,14 @@ def spoilt(tree, value):
 def test_a_state_that_is_not_finite_is_never_saved(
   tmp_path, monkeypatch, capsys, value, item, at
 ):
-  save = train._save
+  save = train.save
 
   def spoil(run, state, reference, step):
     if step == at:
       state = state._replace(**{item: spoilt(getattr(state, item), value)})
     save(run, state, reference, step)
 
-  monkeypatch.setattr(train, '_save', spoil)
+  monkeypatch.setattr(train, 'save', spoil)
   assert main(tmp_path) == 1
   error = one_line(capsys)
   assert error.startswith(f'step {at}: {item}/') and 'not finite' in error
@@ -74,7 +74,7 @@ def test_a_state_that_is_not_finite_is_never_saved(
 def test_a_running_number_of_a_loss_is_tested_too(
   tmp_path, monkeypatch, capsys
 ):
-  save = train._save
+  save = train.save
 
   def spoil(run, state, reference, step):
     state = state._replace(
@@ -82,7 +82,7 @@ def test_a_running_number_of_a_loss_is_tested_too(
     )
     save(run, state, reference, step)
 
-  monkeypatch.setattr(train, '_save', spoil)
+  monkeypatch.setattr(train, 'save', spoil)
   assert main(tmp_path) == 1
   assert 'loss_state/m is not finite' in one_line(capsys)
   assert steps(tmp_path) == []
@@ -147,7 +147,7 @@ def test_a_finite_state_that_leads_to_none_is_not_the_newest(tmp_path, capsys):
 def test_moments_that_are_finite_and_too_large_are_not_the_newest(
   tmp_path, monkeypatch, capsys, value
 ):
-  save, keep = train._save, '--config.train.keep_checkpoints=9'
+  save, keep = train.save, '--config.train.keep_checkpoints=9'
 
   def spoil(run, state, reference, step):
     if step == 2:
@@ -155,7 +155,7 @@ def test_moments_that_are_finite_and_too_large_are_not_the_newest(
       state = state._replace(opt_state=spoilt(state.opt_state, value))
     save(run, state, reference, step)
 
-  monkeypatch.setattr(train, '_save', spoil)
+  monkeypatch.setattr(train, 'save', spoil)
   # The loop goes on with its own state: the restart takes the spoilt one.
   assert main(tmp_path, keep) == 0
   (tmp_path / 'DONE').unlink()
