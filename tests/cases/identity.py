@@ -109,15 +109,16 @@ def contradicted(tmp_path, flag, *trained):
 
 
 def damaged_cache(tmp_path):
-  run, flag = tmp_path / 'run', '--config.reference.mode=cache'
-  assert words(run, flag) == 'exit 0'
+  run, cache = tmp_path / 'run', tmp_path / 'cache'
+  flags = '--config.reference.mode=cache', f'--config.data.cache_dir={cache}'
+  assert words(run, *flags) == 'exit 0'
   not_done(run)
-  path = next((run / 'cache' / 'reference').glob('*.npz'))
+  path = next((cache / 'reference').glob('*.npz'))
   path.write_bytes(path.read_bytes()[:-30])
-  code, _, error = command(run, flag)
+  code, _, error = command(run, *flags)
   assert 'fix: remove this file' in error, error
   path.unlink()
-  return f'exit {code}, then {words(run, flag)}'
+  return f'exit {code}, then {words(run, *flags)}'
 
 
 def broken_state(tmp_path):

@@ -279,10 +279,11 @@ def test_a_checkpoint_of_an_older_version_is_taken_and_said(
 
 
 def test_a_damaged_score_cache_says_what_helps(tmp_path, capsys):
-  flags = ['--config.reference.mode=cache']
+  cache = f'--config.data.cache_dir={tmp_path}/cache'
+  flags = ['--config.reference.mode=cache', cache]
   assert main(tmp_path / 'run', *flags) == 0
   not_done(tmp_path / 'run')
-  path = next((tmp_path / 'run' / 'cache' / 'reference').glob('*.npz'))
+  path = next((tmp_path / 'cache' / 'reference').glob('*.npz'))
   before = path.read_bytes()
   flip(path, len(before) // 2)
   error = refused(tmp_path / 'run', flags, capsys)

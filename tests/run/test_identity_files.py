@@ -12,6 +12,8 @@ import jax
 import pytest
 import trials
 
+from dpo_jax import main as main_lib
+
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
@@ -212,8 +214,10 @@ def test_done_of_another_run_does_not_count(run, other):
 
 
 @pytest.mark.parametrize('name', ['table.npz', 'meta.json'])
-def test_a_spoilt_token_cache_is_refused(run, name):
-  path = next((run.run / 'cache' / 'tokens').glob(f'*/{name}'))
+def test_a_spoilt_token_cache_is_refused(run, name, tmp_path, monkeypatch):
+  monkeypatch.setenv('DPO_JAX_CACHE', str(tmp_path / 'cache'))
+  assert main_lib.main(['--mode=evaluate', f'--workdir={run.run}']) == 0
+  path = next((tmp_path / 'cache' / 'tokens').glob(f'*/{name}'))
   trials.flip(path)
   error = run.refused()
   assert error.startswith(f'{path}: damaged') and 'made anew' in error
