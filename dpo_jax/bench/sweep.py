@@ -1,0 +1,105 @@
+"""Benchmark of a sweep against as many commands: time per run.
+
+Comes in: an experiment and the numbers of points. Goes out: a table of wall and
+CPU seconds of separate commands, and of sweeps of the same points in the modes
+that are asked for, each in processes of its own with empty caches. A few
+separate commands are measured and multiplied, which the table says. Writes to
+a scratch folder only.
+"""
+
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+
+class Options(NamedTuple):
+  """Flags of scripts/benchmark.py --sweep, one per field."""
+
+  config: str = 'experiments/stories_dpo.py'
+  steps: int = 20  # updates of a run
+  betas: int = 12
+  seeds: int = 5
+  commands: int = 6  # separate commands that are measured
+  modes: tuple[str, ...] = ('loop',)  # of --sweep.mode
+  extra: tuple[str, ...] = ()  # further --config.KEY=VALUE of all runs
+
+
+class _Cost(NamedTuple):
+  """Seconds of one or several processes."""
+
+  wall: float
+  cpu: float
+
+
+def run(options: Options) -> str:
+  """Runs the benchmark; returns the table as Markdown."""
+  points = options.betas * options.seeds
+  betas = [0.05 * (i + 1) for i in range(options.betas)]
+  common = [f'--config={options.config}', *options.extra]
+  common.append(f'--config.train.num_steps={options.steps}')
+  rows = []
+  with tempfile.TemporaryDirectory() as scratch:
+    root = pathlib.Path(scratch)
+    # Every command as a user would give it, with the default caches: those of
+    # the first one serve the others.
+    cost = _Cost(0.0, 0.0)
+    for i in range(options.commands):
+      beta, seed = betas[i % len(betas)], i % options.seeds
+      own = [f'--config.loss.beta={beta:g}', f'--config.seed={seed}']
+      more = _run([*common, *own], root / f'one{i}', root / 'caches')
+      cost = _Cost(cost.wall + more.wall, cost.cpu + more.cpu)
+    each = _Cost(cost.wall / options.commands, cost.cpu / options.commands)
+    apart = _Cost(each.wall * points, each.cpu * points)
+    name = f'{points} commands ({options.commands} measured)'
+    rows.append((name, apart, points))
+    swept = ['--mode=sweep', f'--sweep.seed=0:{options.seeds}']
+    swept.append(f'--sweep.loss.beta={",".join(f"{b:g}" for b in betas)}')
+    for mode in options.modes:
+      words = [*common, *swept, f'--sweep.mode={mode}']
+      cost = _run(words, root / mode, root / f'caches_{mode}')
+      rows.append((f'a sweep of {points} points, {mode}', cost, points))
+  return _table(rows)
+
+
+def _run(
+  words: list[str], workdir: pathlib.Path, caches: pathlib.Path
+) -> _Cost:
+  """The cost of one command; RuntimeError with its last line if it fails."""
+  environ = dict(os.environ, DPO_JAX_CACHE=str(caches))
+  command = [sys.executable, '-m', 'dpo_jax.main', *words]
+  before = resource.getrusage(resource.RUSAGE_CHILDREN)
+  began = time.perf_counter()
+  done = subprocess.run(
+    [*command, f'--workdir={workdir}'],
+    env=environ,
+    capture_output=True,
+    text=True,
+  )
+  wall = time.perf_counter() - began
+  after = resource.getrusage(resource.RUSAGE_CHILDREN)
+  if done.returncode:
+    last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+    raise RuntimeError(f'{" ".join(command)}: exit {done.returncode}, {last}')
+  user = after.ru_utime - before.ru_utime
+  return _Cost(wall, user + after.ru_stime - before.ru_stime)
+
+
+def _table(rows) -> str:
+  """The rows, with ratios to the first one."""
+  lines = [
+    '| way | wall s | CPU s | CPU s a run | cheaper (wall) | cheaper (CPU) |',
+    '|---|---|---|---|---|---|',
+  ]
+  _, first, _ = rows[0]
+  for name, cost, points in rows:
+    lines.append(
+      f'| {name} | {cost.wall:.0f} | {cost.cpu:.0f} | '
+      f'{cost.cpu / points:.2f} | {first.wall / cost.wall:.2f} | '
+      f'{first.cpu / cost.cpu:.2f} |'
+    )
+  return '\n'.join(lines)
