@@ -20,9 +20,17 @@ from dpo_jax.train_step import init_state
 
 BETA = 0.3
 STEP = 2  # of the plan; one at which KTO has a baseline above 0
-# {name: (terms, options)}: every loss and option that needs the whole batch.
+# {name: (terms, options)}: every loss and option that needs the whole batch, of
+# those that read no whole distributions (test_train_step_losses.py has them).
 SETS = {
-  'losses': (tuple(test_train_step_losses.WHOLE), ()),
+  'losses': (
+    tuple(
+      name
+      for name in test_train_step_losses.WHOLE
+      if 'distributions' not in losses.get(name).needs
+    ),
+    (),
+  ),
   'beta_dpo': (('sigmoid',), ('beta_dpo',)),
 }
 

@@ -129,9 +129,11 @@ def test_an_allowed_flag_works(run, tmp_path, mode, key, value):
   'mode', ['evaluate', 'sample', 'export', 'plan', 'precompute_reference']
 )
 def test_without_config_the_bytes_are_those_of_the_training_command(
-  run, mode, tmp_path, capsys
+  run, mode, tmp_path, capsys, monkeypatch
 ):
   def written(given, name):
+    if mode == 'precompute_reference':  # it writes to the shared caches
+      monkeypatch.setenv('DPO_JAX_CACHE', str(tmp_path / name))
     before = contents(run)
     flags = [*given, f'--mode={mode}', f'--workdir={run}']
     if mode == 'sample':
