@@ -197,9 +197,8 @@ class FileTokenizer(encoders.Tokenizer):
       *_as_list(files.generation.get('eos_token_id')),
       self.eos_id,
     ]
-    return frozenset(
-      i for i in ids if type(i) is int and 0 <= i < self.vocab_size
-    )
+    # An id in a gap of the vocabulary is no token: nothing writes it.
+    return frozenset(i for i in ids if type(i) is int and i in self.known_ids)
 
   def _make_special(self, names: Iterable[str]) -> None:
     """Makes the tokens that the configs name special, as in transformers."""

@@ -80,6 +80,19 @@ def test_ids_come_from_the_model_configs_where_names_are_missing(tmp_path):
   assert (loaded.bos_id, loaded.eos_id) == (258, 260)  # of generation_config
 
 
+def test_a_stop_in_a_gap_of_the_vocabulary_is_no_token(tmp_path):
+  toy.save(tmp_path, toy.byte_level(), eos_token='</s>')
+  path = tmp_path / 'tokenizer.json'
+  spec = json.loads(path.read_text())
+  # '!' is id 0: without it the ids have a gap.
+  del spec['model']['vocab']['!']
+  path.write_text(json.dumps(spec))
+  (tmp_path / 'config.json').write_text('{"eos_token_id": [0, 257]}')
+  loaded = tokenizer.load(str(tmp_path))
+  assert loaded.stop_ids == {257}
+  assert 0 not in loaded.known_ids
+
+
 @pytest.mark.parametrize(
   ('processor', 'setting', 'begin'),
   [
