@@ -30,6 +30,7 @@ from dpo_jax.config import check as config_check
 from dpo_jax.config import rules as config_rules
 from dpo_jax.config import stored
 from dpo_jax.config.modes import MODE_FLAGS, MODES, NUMBERS, SWITCHES
+from dpo_jax.run import best
 from dpo_jax.run.preemption import Diverged, Preempted
 from dpo_jax.storage import caches
 from dpo_jax.storage.run_dir import RunDir
@@ -255,11 +256,8 @@ def _check_flags(
       )
   for flag in NUMBERS & given.keys():
     _check_number(flag, given[flag])
-  step = given.get('step', 'best')
-  if step != 'best' and not re.fullmatch('[0-9]{1,9}', step):
-    raise errors.refuse(
-      '--step', f'{step!r} is not allowed', 'use a number of updates, or best'
-    )
+  if 'step' in given:
+    best.check_flag(given['step'])
   for flag in ('workdir', 'export_to'):
     if flag in given:
       _check_folder(flag, given[flag])

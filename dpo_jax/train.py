@@ -177,7 +177,7 @@ def _loop(
   job, train = run.job, run.job.config.train
   step, pending, evaluation = start, None, {}
   # A run that was stopped during an evaluation still owes what is missing.
-  is_owed = _is_due(step, train.eval_every) and not _has_evaluated(run, step)
+  is_owed = is_due(step, train.eval_every) and not _has_evaluated(run, step)
   if step in (0, job.num_steps) or is_owed:
     evaluation = evaluate_run(run, state, reference, step)
     if run.best.take(step, evaluation):
@@ -193,7 +193,7 @@ def _loop(
       run.trained.add(plan.records, plan.filled_slots)
       step += 1
       # TR-DPO: this also donates the old weights of the reference.
-      if _is_due(step, job.reference_every):
+      if is_due(step, job.reference_every):
         reference = job.move_reference(
           reference, state.params, state.step, job.hyper
         )
@@ -201,8 +201,8 @@ def _loop(
       report(run, pending)
       pending = Pending(step, metrics, run.trained.num_tokens, plan)
       is_last = step == job.num_steps
-      evaluates = is_last or _is_due(step, train.eval_every)
-      saves = is_last or _is_due(step, train.save_every)
+      evaluates = is_last or is_due(step, train.eval_every)
+      saves = is_last or is_due(step, train.save_every)
       # No evaluation and no checkpoint of a state that is not known finite.
       if evaluates or saves:
         report(run, pending)
@@ -357,5 +357,6 @@ def _uids(run: Run, plan) -> str:
   return ', '.join(uids[i] for i in plan.records[:4] if i >= 0) + ', ...'
 
 
-def _is_due(step: int, every: float) -> bool:
+def is_due(step: int, every: float) -> bool:
+  """Whether something is due at a step that comes every so many; 0 = never."""
   return every > 0 and step % every == 0

@@ -6,6 +6,7 @@ where the values are.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,6 +64,14 @@ class Best:
     return self.step == step
 
 
+def check_flag(text: str) -> None:
+  """Refuses a --step that is neither a number nor 'best'."""
+  if text != 'best' and not re.fullmatch('[0-9]{1,9}', text):
+    raise errors.refuse(
+      FLAG, f'{text!r} is not allowed', 'use a number of updates, or best'
+    )
+
+
 def parse_step(text: str, directory: RunDir, config: Any) -> int | None:
   """The step that a flag names: a number, 'best', or '' for the newest.
 
@@ -77,14 +86,11 @@ def parse_step(text: str, directory: RunDir, config: Any) -> int | None:
   Raises:
     InputError: neither, or the run has no best step.
   """
-  if text in ('', 'newest'):
+  if not text:
     return None
-  if text.isdecimal() and len(text) < 10:
-    return int(text)
+  check_flag(text)
   if text != 'best':
-    raise errors.refuse(
-      FLAG, f'{text!r} is not allowed', 'use a number of updates, or best'
-    )
+    return int(text)
   metric = config.train.keep_best
   if not metric:
     raise errors.refuse(

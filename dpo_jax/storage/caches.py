@@ -118,10 +118,12 @@ def touch(path: pathlib.Path) -> None:
     return
 
 
-def entries(path: pathlib.Path) -> list[Entry]:
-  """What a cache folder holds, the longest unused first."""
+def entries(
+  path: pathlib.Path, kinds: Collection[str] = tuple(KINDS)
+) -> list[Entry]:
+  """What a cache folder holds of these kinds, the longest unused first."""
   listed = []
-  for kind in KINDS:
+  for kind in kinds:
     for entry in _children(path / kind):
       try:
         listed.append(Entry(kind, entry, _size(entry), _last_use(entry)))
@@ -151,7 +153,7 @@ def trim(
     What was removed.
   """
   now = time.time() if now is None else now
-  listed = [e for e in entries(path) if e.kind != 'compiled']
+  listed = entries(path, ('tokens', 'reference'))
   total, removed = sum(entry.num_bytes for entry in listed), []
   for entry in listed:
     if total <= most:
@@ -171,7 +173,7 @@ def trim(
 
 def clear(path: pathlib.Path, kinds: Collection[str]) -> list[Entry]:
   """Removes all entries of these kinds; returns them."""
-  removed = [entry for entry in entries(path) if entry.kind in kinds]
+  removed = entries(path, kinds)
   for entry in removed:
     remove(entry)
   return removed

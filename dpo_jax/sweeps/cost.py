@@ -28,9 +28,10 @@ def describe(listed: Sequence[Point], folder: Folder | None = None) -> str:
   groups = [
     list(group) for _, group in itertools.groupby(listed, lambda p: p.graph)
   ]
+  stands = _states(listed, folder)
   with tempfile.TemporaryDirectory() as scratch:
     for number, group in enumerate(groups, 1):
-      states = [_state(point, folder) for point in group]
+      states = [stands.get(point.digest, '') for point in group]
       left = sum(state != 'done' for state in states)
       job = _job(group[0], pathlib.Path(scratch))
       counts, needed = plan.step_flops(job), plan.memory(job)
@@ -53,14 +54,15 @@ def describe(listed: Sequence[Point], folder: Folder | None = None) -> str:
   return '\n'.join(lines)
 
 
-def _state(point: Point, folder: Folder | None) -> str:
-  """Where a point stands; '' without a folder or before its start."""
+def _states(listed: Sequence[Point], folder: Folder | None) -> dict[str, str]:
+  """{digest: where a point stands}; '' without a folder or before its start."""
   if folder is None:
-    return ''
-  known = folder.known()
-  names = [n for n, facts in known.items() if facts['digest'] == point.digest]
-  state = folder.state(names[0] if names else point.name, point).state
-  return '' if state == 'waiting' else state
+    return {}
+  named = {facts['digest']: name for name, facts in folder.known().items()}
+  states = {
+    p.digest: folder.state(named.get(p.digest, p.name), p).state for p in listed
+  }
+  return {k: '' if state == 'waiting' else state for k, state in states.items()}
 
 
 def _job(point: Point, scratch: pathlib.Path) -> job_lib.Job:

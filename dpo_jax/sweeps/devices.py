@@ -22,22 +22,17 @@ _VISIBLE = {
 }
 
 
-def count() -> int:
-  """The number of devices of this host, asked of another process."""
-  return _ask()[1]
-
-
-def split(total: int, per_point: int) -> int:
+def split(backend: str, total: int, per_point: int) -> int:
   """Runs this command once for every `per_point` devices; its exit code.
 
   Args:
+    backend: 'cpu', 'gpu' or 'tpu'.
     total: devices of this host.
     per_point: devices of one point.
 
   Raises:
     InputError: the devices cannot be divided so.
   """
-  backend, _ = _ask()
   if total % per_point:
     raise errors.refuse(
       _FLAG, f'{per_point} does not divide {total} devices', 'use a divisor'
@@ -95,8 +90,8 @@ def environment(
   return own
 
 
-def _ask() -> tuple[str, int]:
-  """Backend and number of devices."""
+def ask() -> tuple[str, int]:
+  """Backend and number of devices of this host, asked of another process."""
   done = subprocess.run(
     [sys.executable, '-c', _COUNT], capture_output=True, text=True
   )

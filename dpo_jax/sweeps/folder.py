@@ -7,7 +7,6 @@ On disk: sweep.json; POINT/, an ordinary run directory; cache/, shared by all;
 sweep/ with claims, the output of every point and the line of those that failed.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -24,14 +23,6 @@ from dpo_jax.sweeps.points import Point
 _FIX = 'put back a copy, or give another --workdir'
 # In the order in which a status names them.
 STATES = ('done', 'running', 'stopped', 'failed', 'foreign', 'waiting')
-MEANING = {
-  'done': 'the run is complete',
-  'running': 'a process has claimed it',
-  'stopped': 'it was begun, and no process has it now',
-  'failed': 'its last try ended with an error',
-  'foreign': 'its run directory holds a run of another config',
-  'waiting': 'not begun',
-}
 
 
 class State(NamedTuple):
@@ -224,8 +215,3 @@ def summary(states: Sequence[State]) -> str:
   counts = {word: sum(s.state == word for s in states) for word in STATES}
   parts = [f'{n} {word}' for word, n in counts.items() if n]
   return f'{len(states)} points: {", ".join(parts)}'
-
-
-def as_json(states: Sequence[State]) -> str:
-  """The states as JSON, for programs."""
-  return json.dumps([state._asdict() for state in states])

@@ -82,9 +82,9 @@ def main(
     return 0
   listed = _shard(folder.open(experiment, listed), options.shard)
   if options.devices_per_point:
-    count = devices.count()
+    backend, count = devices.ask()
     if count > options.devices_per_point:
-      return devices.split(count, options.devices_per_point)
+      return devices.split(backend, count, options.devices_per_point)
   return Loop(folder, listed, retry, options.mode).run()
 
 

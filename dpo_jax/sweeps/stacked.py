@@ -193,7 +193,7 @@ class _Stack:
     job, options = self._job, self._job.config.train
     evaluations: dict[str, dict[str, float]] = {}
     with jax.transfer_guard('disallow'):
-      if step in (0, job.num_steps) or _is_due(step, options.eval_every):
+      if step in (0, job.num_steps) or train.is_due(step, options.eval_every):
         self._evaluate(stack, step, evaluations)
       self._choose(stack, step)
       try:
@@ -207,8 +207,8 @@ class _Stack:
           self._report(pending)
           pending = self._pending(step, metrics, plans)
           is_last = step == job.num_steps
-          evaluates = is_last or _is_due(step, options.eval_every)
-          saves = is_last or _is_due(step, options.save_every)
+          evaluates = is_last or train.is_due(step, options.eval_every)
+          saves = is_last or train.is_due(step, options.save_every)
           if evaluates or saves:
             self._report(pending)
             pending = None
@@ -360,7 +360,3 @@ class _Stack:
     each = ', '.join(f'{way} {s:.3f} s' for way, s in seconds.items())
     self._say(f'one update of {len(self._variants)} points: {each}; {best}')
     self._step = self._make(best)
-
-
-def _is_due(step: int, every: float) -> bool:
-  return every > 0 and step % every == 0
