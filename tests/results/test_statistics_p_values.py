@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from results import coverage, null
 from scipy import stats
 
 from dpo_jax.results import statistics
@@ -98,3 +99,40 @@ def test_holm_of_none_one_ties_and_tests_that_were_not_made():
   assert statistics.holm([0.4, 0.4, 0.9]) == [1, 1, 1]
   got = statistics.holm([0.02, float('nan'), 0.04])
   assert got[0] == got[2] == 0.04 and math.isnan(got[1])
+
+
+@pytest.mark.parametrize(
+  'setting',
+  [s for s in coverage.settings(full=False) if null.has_null(s)],
+  ids=lambda setting: setting.name,
+)
+def test_p_values_are_uniform_where_nothing_differs(setting):
+  draws = coverage.QUICK_DRAWS
+  got = null.uniform(setting, draws)
+  assert null.is_uniform(setting, got, draws), got
+  # scipy's distance is the same number.
+  p_values = [
+    statistics.p_value(interval)
+    for interval, _ in coverage.intervals(setting, draws)
+  ]
+  assert stats.kstest(p_values, 'uniform').statistic == pytest.approx(
+    max(got.up, got.down)
+  )
+
+
+@pytest.mark.parametrize(
+  'family', null.families(full=False), ids=lambda family: family.name
+)
+def test_holm_rejects_a_true_hypothesis_in_5_of_100_families(family):
+  draws = 400
+  holm, alone = null.false_rejections(family, draws)
+  assert holm <= null.most_rejections(draws)
+  assert alone > null.most_rejections(draws)  # what Holm is for
+
+
+def test_the_simulation_sees_p_values_that_are_too_small():
+  # Clusters of records where prompts repeat, as in old tables.
+  setting = coverage.over_prompts(64, '8', 0.3, by_record=True)
+  got = null.uniform(setting, 400)
+  assert not null.is_uniform(setting, got, 400)
+  assert got.below[0.05] > 0.2
