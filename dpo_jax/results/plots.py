@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib import figure, lines, ticker
 
-from dpo_jax.results import cells, collect, measures, tables
+from dpo_jax.results import cells, collect, measured, measures, tables
 
 _SPLITS = {'eval': 'held-out', 'train': 'training'}
 # Okabe and Ito's colours (jfly.uni-koeln.de/color), which colour-blind readers
@@ -170,7 +170,7 @@ def series(run: collect.Run, split: str, name: str):
   points = [
     (step, entry[name])
     for step, entry in entries
-    if name in entry and not cells.is_tie(step, name, entry[name])
+    if name in entry and not measured.is_tie(step, name, entry[name])
   ]
   if not points:
     return np.zeros(0), np.zeros(0)

@@ -23,7 +23,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from dpo_jax import errors
-from dpo_jax.results import cells, collect, options, tables
+from dpo_jax.results import cells, collect, latex, options, selection, tables
 from dpo_jax.storage import files
 from dpo_jax.types import InputError
 
@@ -50,11 +50,13 @@ def report(
     InputError: a metric that no run reports.
   """
   table = cells.make_table(runs, chosen)
-  others = _tables_of_others(runs, chosen, evaluations)
+  kept = [run for row in table.rows for run in row.group.runs]
+  others = _tables_of_others(kept, chosen, evaluations)
   texts = {
     'results.md': tables.markdown(table, folder).encode(),
-    'results.tex': tables.latex(table, folder).encode(),
+    'results.tex': latex.latex(table).encode(),
     'results.csv': tables.comma_separated(table).encode(),
+    'results.json': tables.as_json(table, folder).encode(),
   }
   for name, other in others.items():
     data = {
@@ -62,8 +64,9 @@ def report(
     }
     head = f'\n## {name}: {", ".join(sorted(data))}\n\n'
     texts['results.md'] += (head + tables.markdown(other, folder)).encode()
-    texts[f'results_{name}.tex'] = tables.latex(other, folder).encode()
+    texts[f'results_{name}.tex'] = latex.latex(other, name).encode()
     texts[f'results_{name}.csv'] = tables.comma_separated(other).encode()
+    texts[f'results_{name}.json'] = tables.as_json(other, folder).encode()
   document = {
     'version': _VERSION,
     'options': chosen.as_json(),
@@ -96,12 +99,9 @@ def _tables_of_others(runs, chosen, names) -> dict[str, cells.Table]:
     having = [run for run in runs if name in run.evaluations]
     if having:
       own = [collect.with_evaluation(run, name) for run in having]
-      shown = chosen.metrics
-      if shown is not None:
-        # A metric of training alone is in no other evaluation.
-        reported = cells.reported(own)
-        shown = tuple(metric for metric in shown if metric in reported) or None
-      made[name] = cells.make_table(own, chosen._replace(metrics=shown))
+      # A metric of training alone is in no other evaluation.
+      reduced = selection.of_others(chosen, cells.reported(own))
+      made[name] = cells.make_table(own, reduced, strict=False)
   return made
 
 
@@ -290,7 +290,7 @@ def _changed_lines(path: pathlib.Path, data: bytes) -> list[str]:
   """Lines for the differences between a table's text and a fresh one."""
   if not path.is_file():
     return [f'{path}: no such file']
-  separators = {'.md': '|', '.tex': '&', '.csv': ','}
+  separators = {'.md': '|', '.tex': '&', '.csv': ',', '.json': ','}
   separator = separators[path.suffix]
   text = path.read_bytes().decode('utf-8', 'replace')
   pairs = itertools.zip_longest(

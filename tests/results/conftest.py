@@ -168,5 +168,5 @@ def paper(make_scored_run, tmp_path, capsys, no_drawing):
 @pytest.fixture
 def file_names():
   """The files that the command writes."""
-  tables = {'results.md', 'results.tex', 'results.csv'}
+  tables = {f'results.{ending}' for ending in ('md', 'tex', 'csv', 'json')}
   return tables | {'curves.pdf', 'curves.png', 'provenance.json'}
