@@ -263,6 +263,7 @@ def evaluate_run(
     run.eval_batches,
     run.poll,
     state.loss_state,
+    is_first=step == 0,
   )
   run.rates.since_last()  # evaluation does not count as training time
   run.writer.write(step, 'eval', metrics)
