@@ -90,6 +90,14 @@ def test_an_unsure_policy_and_few_pairs_are_no_suspicion():
   assert not pair_symptoms.noise(Case({}, LAST, {}, {}, {}))
 
 
+def test_a_few_firm_losses_are_chance():
+  # Accuracy .9 of 700: .36 % would be 2.5 pairs; 2.5 + 3 sqrt(2.5) is 7.3.
+  for firm, is_seen in ((6, False), (8, True)):
+    lost = [-9.0] * firm + [-0.5] * (70 - firm)
+    margin = [1.0] * 315 + [3.0] * 315 + lost
+    assert bool(pair_symptoms.noise(make_case(margin))) == is_seen
+
+
 def test_ties_are_counted():
   margin = _normal()
   margin[:12] = 0

@@ -231,6 +231,10 @@ def test_saturated_margins():
   text = symptoms.saturated(case)
   assert 'training loss 0.0001, 100% won with a mean margin of 12' in text
   assert 'loss.terms.ipo' in text
+  # Won by little: there is something left to learn.
+  end |= {'loss': 0.05, 'rewards/margins': 3.0}
+  case = make_case(train={step: end for step in range(80, 101)})
+  assert not symptoms.saturated(case)
 
 
 def test_a_jump_of_the_gradient_unless_it_was_clipped():
