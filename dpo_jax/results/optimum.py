@@ -99,8 +99,8 @@ def markdown(key: str, optima: Sequence[Optimum]) -> str:
   return '\n'.join(lines) + '\n'
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the command; returns its exit code."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+  """Reads a command line: runs, key, metrics."""
   parser = argparse.ArgumentParser(
     prog='python -m dpo_jax.results.optimum',
     description='Best value of a swept key, with its interval over seeds.',
@@ -112,7 +112,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     default='-loss,rewards/accuracies',
     help="names in metrics.jsonl; '-' before one that is good if low",
   )
-  given = parser.parse_args(arguments)
+  return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command; returns its exit code."""
+  given = parse(arguments)
   try:
     runs = collect.collect(given.runs)
     optima = find(runs, given.key, given.metrics.split(','))
