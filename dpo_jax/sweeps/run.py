@@ -223,7 +223,8 @@ class Loop:
       line, code = self._train(point, file)
     seconds = time.monotonic() - began
     number, total = self._num_settled + 1, len(self._points)
-    place = f'[{number}/{total}] {point.name}'
+    # A search says its points one by one: there is no total to count to.
+    place = f'[{number}/{total}] {point.name}' if total else point.name
     if code:
       self._folder.mark_failed(point.name, line, code)
       self._say(f'{place}: failed, {line}')
@@ -233,10 +234,8 @@ class Loop:
     metrics = ', '.join(
       f'{m} {state.metrics[m]:.4f}' for m in _SHOWN if m in state.metrics
     )
-    self._say(
-      f'{place}: done in {seconds:.1f} s, {metrics}; '
-      f'{self._time_left(total - number)} left'
-    )
+    left = f'; {self._time_left(total - number)} left' if total else ''
+    self._say(f'{place}: done in {seconds:.1f} s, {metrics}{left}')
 
   def _train(self, point: Point, output: TextIO) -> tuple[str, int]:
     """Trains a point; ('', 0), or the line and the exit code of a failure."""
