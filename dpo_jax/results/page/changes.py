@@ -152,7 +152,7 @@ def _leaves(value: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
 
 def _is_text_at_hand(key, old, new) -> bool:
   """Whether a leaf is of texts that one of the two versions lacks."""
-  if key[:1] == ('absent',):
+  if key[:1] == ('reasons',):
     return True
   if key[:1] != ('pairs',) or len(key) < 3 or key[2] not in _TEXTS:
     return False

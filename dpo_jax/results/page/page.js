@@ -175,8 +175,9 @@
       make('strong', '', `${rank}.`), ...facts,
       make('span', 'id', `uid ${pair.uid}${more}`),
       make('span', 'id', `prompt_id ${pair.prompt_id}`)));
-    if (pair.why) {
-      card.append(make('p', 'absent', `Texts are absent: ${pair.why}`));
+    if (pair.why !== undefined) {
+      const why = pairs.reasons[pair.why];
+      card.append(make('p', 'absent', `Texts are absent: ${why}`));
       return card;
     }
     card.append(side('prompt', marked(pair.prompt)), make('div', 'sides',

@@ -36,6 +36,7 @@ MOST_BYTES = 5_000_000
 # A larger figure is named, not shown, and so are the numbers behind it.
 _MOST_FIGURE = 1_000_000
 _MOST_NUMBERS = 150_000
+_ABOUT_ABSENT = 1000  # bytes for lines of what is absent
 
 
 def build(
@@ -87,14 +88,23 @@ def build(
     'data-cells': details,
     'data-figures': _small(data),
   }
-  page = functools.partial(_page, sections, listed, table)
-  room = max(MOST_BYTES - len(page(blocks)), 0)
-  blocks['data-samples'] = samples.as_json(listed, names, room // 3)
-  lists = pairs.make_lists(table, names)
-  # A tenth is for what is said of a pair besides its texts.
-  blocks['data-pairs'] = pairs.as_json(lists, texts.Finder(), room // 2)
-  sections['examples'] = ('Examples', [_absent(blocks), _browser(blocks)])
-  return {FILE: page(blocks)}
+  made = functools.partial(_page, sections, listed, table)
+  lists, finder = pairs.make_lists(table, names), texts.Finder()
+  room = max(MOST_BYTES - len(made(blocks)), 0)
+  blocks['data-samples'], lines = samples.as_json(listed, names, room // 3)
+  room = MOST_BYTES - len(made(blocks)) - _ABOUT_ABSENT
+  for _ in range(2):
+    blocks['data-pairs'], more = pairs.as_json(lists, finder, max(room, 0))
+    sections['examples'] = (
+      'Examples',
+      [_absent([*more, *lines]), _browser(blocks)],
+    )
+    whole = made(blocks)
+    if len(whole) <= MOST_BYTES:
+      break
+    # Lines of what is absent took more than was kept for them.
+    room -= len(whole) - MOST_BYTES
+  return {FILE: whole}
 
 
 def _page(sections, runs, table: cells.Table, blocks) -> bytes:
@@ -291,12 +301,8 @@ def _browser(blocks: Mapping[str, Any] | None = None) -> markup.Html:
   )
 
 
-def _absent(blocks: Mapping[str, Any]) -> markup.Html | None:
+def _absent(lines: Sequence[str]) -> markup.Html | None:
   """What is not shown, and why."""
-  lines = [
-    *blocks['data-pairs']['absent'],
-    *blocks['data-samples']['absent'],
-  ]
   if not lines:
     return None
   items = [markup.element('li', line) for line in lines]

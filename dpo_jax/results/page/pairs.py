@@ -18,7 +18,7 @@ from dpo_jax.results.page import markup, texts
 
 MOST = 200  # pairs of a list
 WORST, MISLABELLED = 'worst', 'mislabelled'
-_FULL = 'left out: the page is full'
+_FULL = 'the page is full'
 
 
 class _Scores(NamedTuple):
@@ -153,42 +153,74 @@ def _round(*values: float) -> list[float | None]:
   return [float(f'{v:.6g}') if np.isfinite(v) else None for v in values]
 
 
-def as_json(lists: Lists, finder: texts.Finder, room: int) -> dict[str, Any]:
+def as_json(
+  lists: Lists, finder: texts.Finder, room: int
+) -> tuple[dict[str, Any], list[str]]:
   """The lists with the texts of their pairs, as plain values.
 
   Args:
     lists: from `make_lists`.
     finder: of the texts.
-    room: bytes for texts. The first pairs of every list get theirs first.
+    room: bytes for all of it. Lists take half of it at most; the first pairs of
+      every list get their texts first.
+
+  Returns:
+    {'pairs': [...], 'lists': [...], 'reasons': [...]}, and lines that say what
+    is absent.
   """
-  order = _by_rank(lists.lists)
+  most = MOST
+  while True:
+    made = _without_texts(lists, most)
+    left = room - len(markup.json_block('', made).text)
+    if left > room // 2 or not most:
+      break
+    most //= 2
+  counts = {_FULL: 0}
+  for entry in made['pairs']:
+    key = entry['uid'], entry['number']
+    found = _find(key, lists.pairs[key], finder)
+    if not isinstance(found, str):
+      given = {name: list(map(list, v)) for name, v in found._asdict().items()}
+      size = len(markup.json_block('', given).text)
+      if size <= left:
+        left -= size
+        del entry['why']
+        entry |= given
+        continue
+      found = _FULL
+    counts[found] = counts.get(found, 0) + 1
+    entry['why'] = list(counts).index(found)
+  for entry in made['pairs']:
+    entry['uid'] = markup.visible(entry['uid'])
+  made['reasons'] = list(counts)
+  lines = [
+    f'texts of {count:,} of {len(made["pairs"]):,} pairs are absent: {why}'
+    for why, count in counts.items()
+    if count
+  ]
+  return made, [*lists.absent, *lines]
+
+
+def _without_texts(lists: Lists, most: int) -> dict[str, Any]:
+  """The lists with at most so many pairs each, and what is said of a pair."""
+  kept = [{**one, 'items': one['items'][:most]} for one in lists.lists]
+  order = _by_rank(kept)
   number = {key: index for index, key in enumerate(order)}
-  problems, shown, left = {}, [], room
+  for one in kept:
+    one['items'] = [[number[key], *rest] for key, rest in one['items']]
+  entries = []
   for key in order:
     _, prompt, tokens = lists.pairs[key][0]
-    entry = {
-      'uid': markup.visible(key[0]),
-      'number': key[1],
-      'prompt_id': markup.visible(prompt),
-    }
-    entry['tokens'] = list(tokens)
-    found = _find(key, lists.pairs[key], finder)
-    if isinstance(found, str):
-      entry['why'] = found
-      problems[found] = problems.get(found, 0) + 1
-    else:
-      given = {name: list(map(list, v)) for name, v in found._asdict().items()}
-      left -= len(markup.json_block('', given).text)
-      entry |= given if left > 0 else {'why': _FULL}
-    shown.append(entry)
-  return {
-    'pairs': shown,
-    'lists': [
-      {**one, 'items': [[number[key], *rest] for key, rest in one['items']]}
-      for one in lists.lists
-    ],
-    'absent': [*lists.absent, *_summary(shown, problems)],
-  }
+    entries.append(
+      {
+        'uid': key[0],
+        'number': key[1],
+        'prompt_id': markup.visible(prompt),
+        'tokens': list(tokens),
+        'why': 0,
+      }
+    )
+  return {'pairs': entries, 'lists': kept, 'reasons': [_FULL]}
 
 
 def _find(key, candidates, finder: texts.Finder) -> texts.Pair | str:
@@ -210,18 +242,3 @@ def _by_rank(lists: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
   return list(
     dict.fromkeys(key for rank in ranks for key in rank if key is not None)
   )
-
-
-def _summary(shown, problems) -> list[str]:
-  """Lines that say how many pairs have no texts here, and why."""
-  lines = [
-    f'texts of {count:,} of {len(shown):,} pairs are absent: {why}'
-    for why, count in problems.items()
-  ]
-  full = sum(entry.get('why') == _FULL for entry in shown)
-  if full:
-    lines.append(
-      f'texts of {full:,} of {len(shown):,} pairs are left out: the page is '
-      'full'
-    )
-  return lines

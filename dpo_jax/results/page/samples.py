@@ -22,8 +22,8 @@ _SETTINGS = ('temperature', 'top_k', 'top_p', 'min_p', 'sample_seed')
 
 def as_json(
   runs: Sequence[collect.Run], names: Mapping[Any, str], room: int
-) -> dict[str, Any]:
-  """The samples of all runs as plain values.
+) -> tuple[dict[str, Any], list[str]]:
+  """The samples of all runs as plain values, and what is absent.
 
   Args:
     runs: of the page, in order.
@@ -52,7 +52,7 @@ def as_json(
     absent.append(f'no samples of {len(without)} runs: {", ".join(without)}')
   elif without:
     absent.append('no run has samples; fix: --mode=sample --workdir=RUN')
-  return {'sets': sets, 'prompts': prompts, 'absent': absent}
+  return {'sets': sets, 'prompts': prompts}, absent
 
 
 def _files(run: collect.Run) -> list[pathlib.Path]:
