@@ -167,7 +167,7 @@ def test_lists_and_texts_have_a_limit(make_told_run, tmp_path, monkeypatch):
   full, lines = pairs.as_json(lists, texts.Finder(), room - 900)
   assert ['why' in pair for pair in full['pairs']] == [False, False, True]
   assert lines[-1] == 'texts of 1 of 3 pairs are absent: the page is full'
-  full, lines = pairs.as_json(lists, texts.Finder(), 900)
+  full, lines = pairs.as_json(lists, texts.Finder(), 1200)
   assert [len(one['items']) for one in full['lists']] == [1]
 
 
