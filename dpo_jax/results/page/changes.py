@@ -9,7 +9,7 @@ import html.parser
 from collections.abc import Iterator
 from typing import Any
 
-from dpo_jax import errors
+from dpo_jax.results import differences
 from dpo_jax.storage import files
 
 _VOID = frozenset({'meta', 'link', 'br', 'input'})
@@ -17,7 +17,6 @@ _VOID = frozenset({'meta', 'link', 'br', 'input'})
 _PASSING = ('page', 'style', 'script', 'sweep ', 'Points of ')
 _TEXTS = frozenset({'prompt', 'chosen', 'rejected', 'why'})
 _ABSENT = 'what is absent'
-_LONGEST = 120  # characters of a value in a line
 _MOST = 20  # lines
 
 
@@ -44,7 +43,8 @@ def lines(old: str, new: str, path: Any, is_as_written: bool) -> list[str]:
       continue
     for name, has, gives in _differing(place, one, two):
       problems.append(
-        f'{path}: {name} reads {_short(has)}, its runs give {_short(gives)}'
+        f'{path}: {name} reads {differences.show(has)}, its runs give '
+        f'{differences.show(gives)}'
       )
   more = len(problems) - _MOST
   if more > 0:
@@ -123,45 +123,32 @@ def _differing(
 def _differing_data(place, one, two) -> Iterator[tuple[str, Any, Any]]:
   before, now = (files.parse_object(_json(text)) for text in (one, two))
   if before is None or now is None:
-    yield place, None if before is None else 'data', 'data'
+    yield place, 'no data' if before is None else 'data', 'data'
     return
-  old, new = dict(_leaves(before)), dict(_leaves(now))
-  for key in dict.fromkeys([*old, *new]):
-    if old.get(key) != new.get(key) and not _is_text_at_hand(key, old, new):
-      yield f'{place}: {", ".join(key)}', old.get(key), new.get(key)
+  old, new = before['data'], now['data']
+  for key, has, gives in differences.of_values(old, new):
+    if not _is_text_at_hand(key, old, new):
+      yield f'{place}: {", ".join(key)}', has, gives
 
 
 def _json(tokens: list[str]) -> str:
   """An object, also of a list: parse_object reads nothing else."""
   text = ''.join(t for t in tokens if not t.startswith('script '))
-  return f'{{"": {text or "null"}}}'
-
-
-def _leaves(value: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
-  """Yields (names from the outside, value) of all plain values."""
-  if isinstance(value, dict | list):
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, each in items:
-      # The outermost name is that of `_json`.
-      yield from _leaves(each, (*path, str(key)) if key != '' else path)
-    if not value:
-      yield path, 'empty'
-  else:
-    yield path, value
+  return f'{{"data": {text or "null"}}}'
 
 
 def _is_text_at_hand(key, old, new) -> bool:
-  """Whether a leaf is of texts that one of the two versions lacks."""
+  """Whether a value is of texts that one of the two versions lacks."""
   if key[:1] == ('reasons',):
     return True
   if key[:1] != ('pairs',) or len(key) < 3 or key[2] not in _TEXTS:
     return False
-  why = (*key[:2], 'why')
-  return (why in old) != (why in new)
+  index = int(key[1].split()[0])
+  return _has_no_text(old, index) != _has_no_text(new, index)
 
 
-def _short(value: Any) -> str:
-  if value is None:
-    return 'nothing'
-  text = errors.show(value) if isinstance(value, str) else str(value)
-  return text if len(text) <= _LONGEST else f'{text[:_LONGEST]}...'
+def _has_no_text(value: Any, index: int) -> bool:
+  try:
+    return 'why' in value['pairs'][index]
+  except (IndexError, KeyError, TypeError):  # edited by hand
+    return False
