@@ -1,13 +1,13 @@
 """run directory -> table and figure: the command `python -m dpo_jax.results`.
 
-    python -m dpo_jax.results RUNS... --out=DIR    tables and curves into DIR
+    python -m dpo_jax.results RUNS... --out=DIR    tables, figures into DIR
     python -m dpo_jax.results RUNS... --out=DIR --metrics=loss,kl,entropy
     python -m dpo_jax.results --verify DIR         do they still follow?
     python -m dpo_jax.results RUNS... --recompute loss=ipo,beta=.05:.5
                                                    other losses, same scores
 
 Comes in: run directories, or folders of them. Goes out: results.md, .tex and
-.csv, curves.pdf and .png, provenance.json; the Markdown on stdout. Exit code
+.csv, figures/, figures.json, provenance.json; the Markdown on stdout. Exit code
 0; 1 if --verify finds a cell that no longer follows from its runs; 2 for bad
 input, with one line on stderr. Trains nothing and runs no model.
 """
@@ -44,15 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(command: options.Command) -> int:
-  from dpo_jax.results import plots  # takes two seconds; --verify draws nothing
+  from dpo_jax.results import figures  # imports matplotlib
 
   chosen, out = command.options, command.out
   runs = collect.collect(command.runs, chosen.at)
   texts, document = provenance.report(runs, out, chosen)
-  texts |= plots.curves(cells.make_table(runs, chosen))
+  table = cells.make_table(runs, chosen)
+  drawn, data = figures.draw(runs, table, chosen, out)
+  texts |= {'figures.json': provenance.as_bytes(data), **drawn}
   provenance.write(texts, document, out)
   print(texts['results.md'].decode(), end='')
-  names = ', '.join([*texts, provenance.FILE])
+  # Every figure has six files.
+  own = [name for name in texts if '/' not in name]
+  names = ', '.join([*own, *sorted({'figures/'} & {n[:8] for n in texts})])
+  names += f', {provenance.FILE}'
   print(f'{len(runs)} runs read; wrote {names} to {out}', file=sys.stderr)
   return 0
 

@@ -117,7 +117,7 @@ def write(
   """
   folder = pathlib.Path(folder)
   digests = {name: files.bytes_digest([data]) for name, data in texts.items()}
-  texts = {**texts, FILE: _json({**document, 'files': digests})}
+  texts = {**texts, FILE: as_bytes({**document, 'files': digests})}
   # All files are written before the first one is renamed: a full disk leaves
   # the old report whole.
   staging, made = None, not folder.exists()
@@ -125,8 +125,10 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     staging = pathlib.Path(tempfile.mkdtemp(prefix='.results-', dir=folder))
     for name, data in texts.items():
+      (staging / name).parent.mkdir(exist_ok=True)
       (staging / name).write_bytes(data)
     for name in texts:
+      (folder / name).parent.mkdir(exist_ok=True)
       os.replace(staging / name, folder / name)
   except OSError as error:
     raise errors.refuse(
@@ -382,7 +384,8 @@ def _round(value: float) -> float | str:
   return float(f'{value:.9g}') if math.isfinite(value) else repr(float(value))
 
 
-def _json(document: dict[str, Any]) -> bytes:
+def as_bytes(document: dict[str, Any]) -> bytes:
+  """JSON as this package writes it."""
   text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
   return f'{text}\n'.encode()
 

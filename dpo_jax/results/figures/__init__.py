@@ -120,5 +120,8 @@ def choose(names: Sequence[str] | None) -> tuple[str, ...]:
 
 def _captions(made: dict[str, Any]) -> str:
   """captions.md: a heading and a paragraph per figure."""
-  parts = [f'## {name}\n\n{one["caption"]}\n' for name, one in made.items()]
+  parts = [
+    f'## {name}\n\n{" ".join(one["caption"].split())}\n'
+    for name, one in made.items()
+  ]
   return '\n'.join(parts)

@@ -92,10 +92,10 @@ def _is_relative(table: cells.Table, name: str) -> bool:
   Their units differ: DPO starts at 0.69, IPO at 1 / (4 beta^2).
   """
   runs = [run for row in table.rows for run in row.group.runs]
-  losses = {repr(run.config.get('loss')) for run in runs}
-  if name != measures.LOSS.name or len(losses) < 2:
+  starts = [_start(run, name) for run in runs]
+  if name != measures.LOSS.name or not starts or min(starts) <= 0:
     return False
-  return all(_start(run, name) > 0 for run in runs)
+  return max(starts) > 1.01 * min(starts)
 
 
 def _start(run: collect.Run, name: str) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dpo_jax.results import collect, statistics
-from dpo_jax.results.figures import looks, series
+from dpo_jax.results.figures import looks, series, style
 from dpo_jax.results.figures.report import Report
 
 _Z = 1.96  # normal quantile of a 95 % interval over samples
@@ -28,7 +28,7 @@ def data(report: Report) -> dict[str, Any] | None:
   )
   if not rewards:
     return None
-  plan = looks.make_plan(report.table, every=True)
+  plan = _without_dashes(looks.make_plan(report.table, every=True))
   panels = [_panel(report, plan, reward) for reward in rewards]
   drawn = [each for panel in panels for each in panel['series']]
   note = f'{plan.note} {_note(drawn)}'.strip()
@@ -43,6 +43,15 @@ def data(report: Report) -> dict[str, Any] | None:
     'columns': {'narrow': 1, 'wide': 2},
     **report.legend(plan),
   }
+
+
+def _without_dashes(plan: looks.Plan) -> looks.Plan:
+  """The plan with plain lines for losses, and markers alone for the rest."""
+  entries = [
+    look._replace(dashes='' if look.marker else 'solid')
+    for look in plan.entries
+  ]
+  return plan._replace(entries=tuple(entries))
 
 
 def _note(drawn: list[dict[str, Any]]) -> str:
@@ -67,8 +76,8 @@ def _panel(report: Report, plan: looks.Plan, reward: str) -> dict[str, Any]:
       drawn.append(made | {'context': look in plan.context})
   of_loss = {}
   for look in plan.looks:
-    of_loss.setdefault((look.loss, look.colour), []).append(look)
-  for (loss, _), members in of_loss.items():
+    of_loss.setdefault(look.loss, []).append(look)
+  for loss, members in of_loss.items():
     line = _frontier(report, members, loss, reward)
     if line:
       drawn.append(line)
@@ -170,10 +179,17 @@ def _frontier(report: Report, members, loss: str, reward: str):
   grid = np.linspace(low, high, _NUM_GRID)
   lines = [series.Points(grid, np.interp(grid, *path)) for path in paths]
   runs = [run for group in groups for run in group.runs if _read(run, reward)]
-  look = members[0]._replace(label=loss, beta=None, dashes='solid', marker='')
+  colours = {look.colour for look in members}
+  look = members[0]._replace(
+    label=loss,
+    beta=None,
+    # A single loss has a colour per beta: its frontier has none of them.
+    colour=colours.pop() if len(colours) == 1 else style.INK,
+    dashes='solid',
+    marker='',
+  )
   made = series.over_seeds(lines)
   made.pop('seeds', None)
-  # With a single row, the line tells steps of that row, as its dashes do.
   return (
     series.describe(look, runs, report.folder) | made | {'kind': 'frontier'}
   )

@@ -5,6 +5,7 @@ measure, and its drawing. None unless two keys tell the rows apart.
 """
 
 import itertools
+import math
 from typing import Any
 
 import matplotlib
@@ -169,11 +170,8 @@ def _draw_grid(drawing, axis, data, grid, cell: float) -> None:
   bar.outline.set_visible(False)
   bar.locator = matplotlib.ticker.MaxNLocator(4)
   bar.update_ticks()
-  texts = [
-    [None if value is None else number(value) for value in line]
-    for line in grid['values']
-  ]
-  most = max(len(text) for line in texts for text in line if text)
+  texts = as_texts(grid['values'])
+  most = max(len(text) for line in texts for text in line)
   if most * _CELL_TEXT > cell:
     return
   for y, line in enumerate(texts):
@@ -192,9 +190,15 @@ def _draw_grid(drawing, axis, data, grid, cell: float) -> None:
         )
 
 
-def number(value: float) -> str:
-  """Three significant digits: '0.912', '1.5', '12'."""
-  return f'{value:.3g}'
+def as_texts(values: list[list[float | None]]) -> list[list[str]]:
+  """Numbers with as many decimals as give the largest three digits."""
+  largest = max(abs(v) for line in values for v in line if v is not None)
+  digits = math.floor(math.log10(largest)) if largest > 0 else 0
+  decimals = min(max(2 - digits, 0), 4)
+  return [
+    ['' if value is None else f'{value:.{decimals}f}' for value in line]
+    for line in values
+  ]
 
 
 def _short(text: str) -> str:

@@ -51,7 +51,7 @@ def data(report: Report) -> dict[str, Any] | None:
   return {
     'caption': 'Distribution of margins over held-out comparisons, seeds '
     f'pooled: log π(chosen) - log π(rejected), and the reward margin. {note} '
-    'Lines join the centres of bins that are equally wide; the outermost hold the '
+    'Lines join the centres of bins of one width; the outermost hold the '
     f'{_TAIL:g} % beyond them too. All reward margins are 0 before training '
     'if the policy starts as its reference.',
     'note': note,

@@ -212,7 +212,7 @@ def _present(x, y):
 def _look(each: dict[str, Any]) -> dict[str, Any]:
   return {
     'color': each['colour'],
-    'linestyle': style.DASHES[each['dashes']],
+    'linestyle': style.LINES[each['dashes']],
     'marker': each['marker'],
     'markeredgecolor': 'white',
     'markeredgewidth': 0.4,

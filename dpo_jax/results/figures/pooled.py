@@ -5,7 +5,7 @@ seed, with the prompt of each, by which intervals cluster. Draws nothing.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,10 +26,15 @@ class Pooled(NamedTuple):
     return len({run.config.get('seed') for run in self.runs})
 
 
+def _after(run: collect.Run):
+  """The values of the run's own step; None if that is the start."""
+  return run.examples if run.examples and run.examples.step > 0 else None
+
+
 def pool(
   group: collect.Group,
   *names: str,
-  get: Callable = lambda run: run.examples,
+  get: Callable[[collect.Run], Any] = _after,
 ) -> Pooled | None:
   """Joins the comparisons of a group's runs; None if no run saved them all.
 

@@ -38,6 +38,7 @@ DASHES = {
   'long': (0, (10, 2)),
   'dash-dot-dot': (0, (6, 1.2, 1.2, 1.2, 1.2, 1.2)),
 }
+LINES = {**DASHES, '': 'none'}  # '' = markers alone
 MARKERS = 'osD^vph'
 INK, GREY, PALE, GRID = '#333333', '#6b6b6b', '#c4c4c4', '#e6e6e6'
 SCALE = 'viridis'
