@@ -1,13 +1,13 @@
 """run directory -> table and figure: the command `python -m dpo_jax.results`.
 
-    python -m dpo_jax.results RUNS... --out=DIR    tables and curves into DIR
+    python -m dpo_jax.results RUNS... --out=DIR    tables, figures into DIR
     python -m dpo_jax.results RUNS... --out=DIR --metrics=loss,kl,entropy
     python -m dpo_jax.results --verify DIR         do they still follow?
     python -m dpo_jax.results RUNS... --recompute loss=ipo,beta=.05:.5
                                                    other losses, same scores
 
 Comes in: run directories, or folders of them. Goes out: results.md, .tex and
-.csv, curves.pdf and .png, provenance.json; the Markdown on stdout. Exit code
+.csv, figures/, figures.json, provenance.json; the Markdown on stdout. Exit code
 0; 1 if --verify finds a cell that no longer follows from its runs; 2 for bad
 input, with one line on stderr. Trains nothing and runs no model.
 """
