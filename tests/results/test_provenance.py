@@ -120,8 +120,8 @@ def test_verify_notices_an_edited_provenance_and_foreign_figures(paper, capsys):
   assert code == 1 and "row 'beta=0.1', cell 'margin after'" in out
   document['rows'][0]['cells']['margin after']['high'] -= 1
   path.write_text(json.dumps(document))
-  (paper / 'curves.png').write_bytes(b'another picture')
-  (paper / 'curves.pdf').unlink()
+  (paper / 'figures/curves.png').write_bytes(b'another picture')
+  (paper / 'figures/curves.pdf').unlink()
   code, out = _verify(paper, capsys)
   assert code == 1 and out.count('not the file that was written') == 2
 

@@ -198,7 +198,15 @@ def _figures(figures_svg, data) -> list[markup.Html]:
       button = markup.element(
         'button', 'numbers', type='button', data_figure=name
       )
-    caption = markup.element('figcaption', markup.label(name), ' ', button)
+    words = data.get(name)
+    words = words.get('caption') if isinstance(words, Mapping) else None
+    caption = markup.element(
+      'figcaption',
+      markup.label(name),
+      ' ',
+      button,
+      markup.element('p', words) if words else None,
+    )
     drawing = _drawing(svg, name)
     wide = 'wide' if _is_wide(drawing.text) else None
     shown.append(
