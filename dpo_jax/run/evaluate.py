@@ -19,6 +19,7 @@ from ml_collections.config_dict import ConfigDict
 from dpo_jax import config as config_lib
 from dpo_jax.data.batches import length_table
 from dpo_jax.data.sources import source as sources
+from dpo_jax.run import diagnose as diagnosis
 from dpo_jax.run import finite, held_out
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import reference as reference_lib
@@ -37,11 +38,14 @@ class Evaluated(NamedTuple):
   whole: dict[str, np.ndarray]  # see held_out.to_arrays
 
 
-def main(config: ConfigDict, workdir: str, step: str = '') -> int:
+def main(
+  config: ConfigDict, workdir: str, step: str = '', diagnose: bool = False
+) -> int:
   """--mode=evaluate: evaluates a policy of the run on held-out data.
 
   Prints the metrics and writes evaluate/NAME.json and per_example/NAME.npz,
-  where NAME follows from data.eval. The run's own evaluations stay.
+  where NAME follows from data.eval. The run's own evaluations stay. With
+  `diagnose`, also prints what stands out in them and in the run's metrics.
   """
   parts = config_lib.parts_read(config, 'evaluate')
   with sessions.open_workdir(config, workdir, parts=parts) as session:
@@ -84,6 +88,12 @@ def main(config: ConfigDict, workdir: str, step: str = '') -> int:
   )
   print(f'{path}: {len(arrays["uid"])} comparisons or labelled answers')
   print(f'step {policy.step}: {json.dumps(metrics)}')
+  if diagnose:
+    own = session.directory.config()['data']['eval']
+    told = diagnosis.of_run(
+      session.directory.path, metrics, arrays, is_own=config.data.eval == own
+    )
+    print(*told, sep='\n')
   return 0
 
 
