@@ -9,7 +9,10 @@ from typing import Any
 
 from dpo_jax.results import collect
 from dpo_jax.results.page import grids, markup
+from dpo_jax.run import diagnose
+from dpo_jax.types import InputError
 
+_FEW = 4  # runs whose lines are open at once
 _COLUMNS = ('reward', 'kl', 'kl_mc', 'length')
 
 
@@ -54,6 +57,31 @@ def _estimate(value: Any, at: str, name: str) -> markup.Html:
 def diagnosis(
   runs: Sequence[collect.Run], names: Mapping[Any, str]
 ) -> list[markup.Html]:
-  """The end-of-run lines of each run that has any."""
-  del runs, names
-  return []
+  """The lines that end a run, of the evaluation that cells are of; [] if none.
+
+  A damaged file of a run gives its message in place of the lines.
+  """
+  parts = []
+  for run in runs:
+    last = run.records.get('eval', {}).get(run.step)
+    if last is None:
+      continue
+    try:
+      arrays = run.examples.arrays if run.examples else {}
+      lines = diagnose.of_run(run.path, last, arrays)
+    except InputError as error:
+      lines = [str(error)]
+    name = names[run.path]
+    items = [
+      markup.element('li', line.removeprefix(diagnose.PREFIX)) for line in lines
+    ]
+    parts.append(
+      markup.element(
+        'details',
+        markup.element('summary', markup.label(name)),
+        markup.element('ul', *items, class_='notes'),
+        data_at=f'Diagnosis: {name}',
+        open=len(runs) <= _FEW,
+      )
+    )
+  return parts
