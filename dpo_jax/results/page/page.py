@@ -257,7 +257,8 @@ def _runs(described) -> list[markup.Html]:
         facts.get('seed', '-'),
         facts['state'],
         facts['last evaluation'],
-        facts['commit'],
+        # Details have all of it.
+        facts['commit'] if ' ' in facts['commit'] else facts['commit'][:12],
         entry['data'].get('evaluated on', '-'),
         entry['data'].get('eval_data', '-')[:16],
       ]

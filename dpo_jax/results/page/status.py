@@ -19,7 +19,7 @@ _METRICS = ('loss', 'rewards/accuracies', 'rewards/margins', 'kl')
 def sections(
   runs: Sequence[collect.Run], folder: str | os.PathLike
 ) -> list[markup.Html]:
-  """A heading, a line of counts and a table per sweep; [] without sweeps."""
+  """A heading, the counts and a table per sweep; [] without sweeps."""
   parts = []
   for path in _sweeps(runs):
     name = os.path.relpath(path, pathlib.Path(folder).resolve())
@@ -30,8 +30,16 @@ def sections(
       parts.append(markup.element('p', str(error), class_='absent'))
       continue
     summary = sweep_folder.summary(states)
-    parts.append(markup.element('p', summary, data_at=f'sweep {name}'))
-    parts.append(_table(states, f'Points of {name}'))
+    parts.append(
+      markup.element(
+        'details',
+        markup.element('summary', summary),
+        _table(states, f'Points of {name}'),
+        data_at=f'sweep {name}',
+        # A sweep that is done is read in the tables.
+        open=any(state.state != 'done' for state in states),
+      )
+    )
   return parts
 
 

@@ -58,12 +58,12 @@ def test_a_page_does_not_differ_from_itself(made):
     (
       r'("commit": ")0123456789abcdef',
       r'\g<1>fedcba9876543210',
-      "data-runs: 0, facts, commit reads 'fedcba",
+      "data-runs: 0 (../runs/javascript:harm,0<b>), facts, commit reads 'fedcb",
     ),
     # A margin, a label's side, a text, a sample.
-    (r'-0\.2,', '-0.3,', 'data-pairs: lists, 0, items, 0, 1 reads -0.3, '),
+    (r'-0\.2,', '-0.3,', 'harm,0<b>), items, 0, 1 reads -0.3, its runs give'),
     (r'etalosi', 'ilos', 'data-pairs: pairs, 4, rejected, '),
-    (r'"seed 0, tokens 3', '"seed 0, tokens 4', 'data-samples: sets, 0, rows'),
+    (r'"seed 0, tokens 3', '"seed 0, tokens 4', 'rows, 0, facts reads'),
     # A figure, and the numbers behind it.
     (r'M 1 2\.5', 'M 1 3.5', "figure beta reads 'path d=M 1 3.5'"),
     (r'\n2\.5', '\n3.5', 'data-figures: beta, x, 1 reads 3.5, its runs'),
