@@ -5,6 +5,8 @@ matplotlib figure, whose legend lies below the panels. Every number that is
 drawn is in the data; this file computes none.
 """
 
+import itertools
+import math
 import textwrap
 from typing import Any
 
@@ -96,19 +98,28 @@ def _set_x(axis, panel: dict[str, Any]) -> None:
     return
   axis.set_xscale('log')
   values = sorted({x for each in panel['series'] for x in each['x']})
-  axis.xaxis.set_major_locator(ticker.FixedLocator(_apart(values)))
+  axis.xaxis.set_major_locator(ticker.FixedLocator(_log_ticks(values)))
   axis.xaxis.set_minor_locator(ticker.NullLocator())
   axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f'{x:g}'))
 
 
-def _apart(values: list[float]) -> list[float]:
-  """Those of the values whose labels do not touch on a log scale."""
-  chosen, span = [], values[-1] / values[0]
-  least = span ** (1 / 5)  # five labels fit in a panel
-  for value in values:
-    if not chosen or value / chosen[-1] >= least * 0.999:
-      chosen.append(value)
-  return chosen
+def _log_ticks(values: list[float]) -> list[float]:
+  """The ascending values if their labels fit, else round numbers."""
+  least = (values[-1] / values[0]) ** 0.2  # five labels fit in a panel
+  gaps = [two / one for one, two in itertools.pairwise(values)]
+  if min(gaps, default=1.0) >= 0.999 * least:
+    return values
+  low, high = (math.floor(math.log10(v)) for v in (values[0], values[-1]))
+  for factors in ((1,), (1, 3), (1, 2, 5)):
+    ticks = [
+      factor * 10.0**power
+      for power in range(low, high + 1)
+      for factor in factors
+      if values[0] * 0.999 <= factor * 10.0**power <= values[-1] * 1.001
+    ]
+    if len(ticks) > 2:
+      break
+  return ticks
 
 
 def _limit(axis, all_series: list[dict[str, Any]]) -> None:
@@ -159,8 +170,8 @@ def _draw_line(axis, each: dict[str, Any], num: int) -> None:
       linewidth=0,
       zorder=2,
     )
-  # At most 8 markers: more would merge into a line.
-  every = max(1, -(-len(x) // 8))
+  # At most 12 markers: more would merge into a line.
+  every = max(1, -(-len(x) // 12))
   marker = each['marker'] if each.get('markers', True) else ''
   axis.plot(
     x, y, markevery=every, zorder=3, **_look({**each, 'marker': marker})
@@ -256,7 +267,7 @@ def colour_bar(drawing, axes, scale: dict[str, Any]) -> None:
   )
   bar.outline.set_linewidth(0.4)
   if scale['log']:
-    ticks = _apart(scale.get('values') or [scale['low'], scale['high']])
+    ticks = _log_ticks(scale.get('values') or [scale['low'], scale['high']])
     bar.set_ticks(ticks, labels=[f'{tick:g}' for tick in ticks])
     bar.minorticks_off()
 
