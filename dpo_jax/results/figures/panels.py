@@ -21,7 +21,7 @@ _PANEL_HEIGHT, _LINE_HEIGHT, _ALONE_HEIGHT = 1.25, 1.5, 1.9
 _CHARACTER = 0.058  # inches of a mean letter at 7 points
 _HANDLE = 0.48  # inches of a legend's sample and gaps
 _ENTRY_HEIGHT = 0.15  # inches of a line of the legend
-_MOST_BAND = 1.5  # a band beyond a line, in heights of all lines; then cut
+_MOST_BAND = 3.0  # a band beyond a line, in heights of all lines; then cut
 _FEW = 4  # lines in a panel whose bands and thin lines do not clutter
 
 
@@ -299,8 +299,11 @@ class _Legend:
   def put(self, drawing: figure.Figure) -> None:
     if not self.entries and not self.note:
       return
+    # matplotlib fills columns: this order reads along the lines.
+    num, columns = len(self.entries), self.columns
+    order = [i for j in range(columns) for i in range(j, num, columns)]
     drawing.legend(
-      handles=[_handle(*pair) for pair in zip(self.entries, self.labels)],
+      handles=[_handle(self.entries[i], self.labels[i]) for i in order],
       loc='outside lower left',
       ncols=self.columns,
       title=self.note or None,
