@@ -6,9 +6,12 @@ numbers as plain JSON. A kind of figure is one file with a function `data`;
 panels.py draws the data. Writes no files and needs no display.
 """
 
+import functools
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib import figure
 
 from dpo_jax import errors
 from dpo_jax.results import cells, collect
@@ -26,18 +29,25 @@ from dpo_jax.results.figures import (
 )
 from dpo_jax.results.figures.report import Report
 
-# name -> (report -> data or None, (data, width) -> drawing)
-_KINDS = {
-  'curves': (curves.data, panels.draw),
-  'beta': (beta.data, panels.draw),
-  'frontier': (frontier.data, panels.draw),
-  'displacement': (displacement.data, panels.draw),
-  'margins': (margins.data, panels.draw),
-  'length': (length.data, panels.draw),
-  'calibration': (calibration.data, panels.draw),
-  'heat': (heat.data, heat.draw),
+
+class Kind(NamedTuple):
+  """A kind of figure."""
+
+  data: Callable[[Report], dict[str, Any] | None]  # None: nothing to draw
+  draw: Callable[[dict[str, Any], float], figure.Figure]  # data, inches
+
+
+KINDS = {
+  'curves': Kind(curves.data, panels.draw),
+  'beta': Kind(beta.data, panels.draw),
+  'frontier': Kind(frontier.data, panels.draw),
+  'displacement': Kind(displacement.data, panels.draw),
+  'margins': Kind(margins.data, panels.draw),
+  'length': Kind(length.data, panels.draw),
+  'calibration': Kind(calibration.data, panels.draw),
+  'heat': Kind(heat.data, heat.draw),
 }
-NAMES = tuple(_KINDS)
+NAMES = tuple(KINDS)
 DEFAULT = ('curves', 'beta', 'frontier', 'displacement')
 CAPTIONS = 'figures/captions.md'
 
@@ -67,8 +77,7 @@ def draw(
   made = figures_data(runs, table, options, folder)
   files = {}
   for name, one in made.items():
-    drawer = _KINDS[name][1]
-    files |= style.render(name, lambda w, d=drawer, one=one: d(one, w))
+    files |= style.render(name, functools.partial(KINDS[name].draw, one))
   if made:
     files[CAPTIONS] = _captions(made).encode()
   return files, made
@@ -90,7 +99,7 @@ def figures_data(
   report = Report(table, folder, options.metrics is not None)
   made = {}
   for name in choose(options.figures):
-    one = _KINDS[name][0](report)
+    one = KINDS[name].data(report)
     if one is not None:
       made[name] = one
   return made

@@ -138,6 +138,7 @@ def _series(report: Report, line, look: looks.Look, measure):
     'y': series.numbers(cell.value for _, cell, _ in points),
     'low': series.numbers(low for low, _ in ends),
     'high': series.numbers(high for _, high in ends),
-    'over': ' and '.join(sorted(set(overs) - {''})),
+    # One of both if some betas have several seeds and others one.
+    'over': ' or '.join(sorted(set(overs) - {''}, reverse=True)),
     'num_seeds': max(cell.num_seeds for _, cell, _ in points),
   }

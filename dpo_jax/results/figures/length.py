@@ -30,7 +30,9 @@ def data(report: Report) -> dict[str, Any] | None:
     for side in _SIDES
     if (panel := _panel(report, plan, side)) is not None
   ]
-  if not panels:
+  lengths = {len(each['x']) for panel in panels for each in panel['series']}
+  # Answers of one length tell nothing of length.
+  if lengths <= {1}:
     return None
   panels[0]['y_label'] = 'reward (nats)'
   drawn = [each for panel in panels for each in panel['series']]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from dpo_jax.losses import catalogue
-from dpo_jax.results import cells, measures, tables
+from dpo_jax.results import cells, measures
 from dpo_jax.results.figures import style
 
 BETA, TERMS = 'loss.beta', 'loss.terms'
@@ -145,8 +145,9 @@ def _plain(table: cells.Table, row: int) -> Look:
     parts.insert(0, f'β = {beta:g}')
   variant = ', '.join(part for part in parts if part)
   # A row alone is labelled by its folder, which says more than its loss.
-  label = tables.row_name(table, row) if not table.labels.keys else ''
-  label = label or ', '.join(part for part in (loss, variant) if part)
+  label = ', '.join(part for part in (loss, variant) if part)
+  if not table.labels.keys:
+    label = ', '.join(table.rows[row].label)
   return Look(row, label, loss, variant, beta, style.COLOURS[0])
 
 
@@ -161,14 +162,20 @@ def _variants(looks: Sequence[Look]) -> list[str]:
 def styled(looks: Sequence[Look], losses: list[str]) -> list[Look]:
   """Colour by loss, dashes and marker by the rest."""
   variants, dashes = _variants(looks), list(style.DASHES)
+  coloured = [
+    look._replace(colour=style.COLOURS[losses.index(look.loss)])
+    for look in looks
+  ]
+  # Where beta does not differ, dashes tell losses apart without colour.
+  if len(variants) == 1:
+    return distinct(coloured)
   index = [variants.index(look.variant) for look in looks]
   return [
     look._replace(
-      colour=style.COLOURS[losses.index(look.loss)],
       dashes=dashes[i % len(dashes)],
       marker=style.MARKERS[i % len(style.MARKERS)],
     )
-    for i, look in zip(index, looks)
+    for i, look in zip(index, coloured)
   ]
 
 

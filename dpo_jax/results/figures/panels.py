@@ -5,6 +5,8 @@ matplotlib figure, whose legend lies below the panels. Every number that is
 drawn is in the data; this file computes none.
 """
 
+import itertools
+import math
 import textwrap
 from typing import Any
 
@@ -19,7 +21,7 @@ _PANEL_HEIGHT, _LINE_HEIGHT, _ALONE_HEIGHT = 1.25, 1.5, 1.9
 _CHARACTER = 0.058  # inches of a mean letter at 7 points
 _HANDLE = 0.48  # inches of a legend's sample and gaps
 _ENTRY_HEIGHT = 0.15  # inches of a line of the legend
-_MOST_BAND = 1.5  # a band beyond a line, in heights of all lines; then cut
+_MOST_BAND = 3.0  # a band beyond a line, in heights of all lines; then cut
 _FEW = 4  # lines in a panel whose bands and thin lines do not clutter
 
 
@@ -96,19 +98,28 @@ def _set_x(axis, panel: dict[str, Any]) -> None:
     return
   axis.set_xscale('log')
   values = sorted({x for each in panel['series'] for x in each['x']})
-  axis.xaxis.set_major_locator(ticker.FixedLocator(_apart(values)))
+  axis.xaxis.set_major_locator(ticker.FixedLocator(_log_ticks(values)))
   axis.xaxis.set_minor_locator(ticker.NullLocator())
   axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f'{x:g}'))
 
 
-def _apart(values: list[float]) -> list[float]:
-  """Those of the values whose labels do not touch on a log scale."""
-  chosen, span = [], values[-1] / values[0]
-  least = span ** (1 / 5)  # five labels fit in a panel
-  for value in values:
-    if not chosen or value / chosen[-1] >= least * 0.999:
-      chosen.append(value)
-  return chosen
+def _log_ticks(values: list[float]) -> list[float]:
+  """The ascending values if their labels fit, else round numbers."""
+  least = (values[-1] / values[0]) ** 0.2  # five labels fit in a panel
+  gaps = [two / one for one, two in itertools.pairwise(values)]
+  if min(gaps, default=1.0) >= 0.999 * least:
+    return values
+  low, high = (math.floor(math.log10(v)) for v in (values[0], values[-1]))
+  for factors in ((1,), (1, 3), (1, 2, 5)):
+    ticks = [
+      factor * 10.0**power
+      for power in range(low, high + 1)
+      for factor in factors
+      if values[0] * 0.999 <= factor * 10.0**power <= values[-1] * 1.001
+    ]
+    if len(ticks) > 2:
+      break
+  return ticks
 
 
 def _limit(axis, all_series: list[dict[str, Any]]) -> None:
@@ -159,8 +170,8 @@ def _draw_line(axis, each: dict[str, Any], num: int) -> None:
       linewidth=0,
       zorder=2,
     )
-  # At most 8 markers: more would merge into a line.
-  every = max(1, -(-len(x) // 8))
+  # At most 12 markers: more would merge into a line.
+  every = max(1, -(-len(x) // 12))
   marker = each['marker'] if each.get('markers', True) else ''
   axis.plot(
     x, y, markevery=every, zorder=3, **_look({**each, 'marker': marker})
@@ -256,7 +267,7 @@ def colour_bar(drawing, axes, scale: dict[str, Any]) -> None:
   )
   bar.outline.set_linewidth(0.4)
   if scale['log']:
-    ticks = _apart(scale.get('values') or [scale['low'], scale['high']])
+    ticks = _log_ticks(scale.get('values') or [scale['low'], scale['high']])
     bar.set_ticks(ticks, labels=[f'{tick:g}' for tick in ticks])
     bar.minorticks_off()
 
@@ -288,8 +299,11 @@ class _Legend:
   def put(self, drawing: figure.Figure) -> None:
     if not self.entries and not self.note:
       return
+    # matplotlib fills columns: this order reads along the lines.
+    num, columns = len(self.entries), self.columns
+    order = [i for j in range(columns) for i in range(j, num, columns)]
     drawing.legend(
-      handles=[_handle(*pair) for pair in zip(self.entries, self.labels)],
+      handles=[_handle(self.entries[i], self.labels[i]) for i in order],
       loc='outside lower left',
       ncols=self.columns,
       title=self.note or None,
