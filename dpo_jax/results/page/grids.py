@@ -76,17 +76,21 @@ def number_cell(
   )
 
 
-def cell_button(key: str, text: str, value: float | None) -> markup.Html:
+def cell_button(
+  key: str, text: str, value: float | None, best: bool = False
+) -> markup.Html:
   """A cell whose details open.
 
   Args:
     key: of the details; names the cell in the whole page.
     text: that is shown.
     value: to sort by, to nine digits; None sorts last.
+    best: whether no other row beats it, which is bold.
   """
+  shown = markup.element('b', text) if best else text
   return markup.element(
     'td',
-    markup.element('button', text, type='button', title=_BEHIND),
+    markup.element('button', shown, type='button', title=_BEHIND),
     class_='number',
     data_at=key,
     data_v=_sortable(value),
@@ -109,8 +113,11 @@ def main_grid(
     title: names the table; unique in the page.
   """
   details, rows = {}, []
+  # Other columns say nothing, by the rule of the printed tables.
+  columns = getattr(table, 'shown', ()) or table.columns
+  unbeaten = getattr(table, 'unbeaten', {})
   head = [*table.labels.names, 'n', 'step']
-  head += [f'{metric} {when}' for metric, when in table.columns]
+  head += [f'{metric} {when}' for metric, when in columns]
   for index, row in enumerate(table.rows):
     name = tables.row_name(table, index)
     steps = '-'.join(
@@ -119,10 +126,11 @@ def main_grid(
     count = f'{len(row.group.seeds)}{"" if _is_done(row) else "†"}'
     line = [text_cell(text, f'{title}: row {name!r}') for text in row.label]
     line += [text_cell(count), text_cell(steps)]
-    for metric, when in table.columns:
+    for metric, when in columns:
       cell = row.cells[metric, when]
       key = f'{title}: row {name!r}, cell {f"{metric} {when}"!r}'
-      line.append(cell_button(key, number(cell), cell.value))
+      best = index in unbeaten.get((metric, when), ())
+      line.append(cell_button(key, number(cell), cell.value, best))
       details[markup.visible(key)] = {
         'title': markup.visible(f'{metric} {when}: {name}'),
         'numbers': _numbers(cell),
@@ -212,7 +220,7 @@ def _difference_numbers(each: cells.Difference) -> dict[str, str]:
   }
   for name, words in (('p', 'p'), ('p_holm', "p, Holm's")):
     value = getattr(each, name, None)
-    if value is not None:
+    if value is not None and not math.isnan(value):
       numbers[words] = digits(value)
   return numbers
 
