@@ -199,15 +199,16 @@ def _columns(table: cells.Table) -> list[str]:
     if column not in table.shown
     and cells.same(table, column)
     and not _is_zero(table, column)
+    and (column[0] != measures.LOSS.label or cells.is_comparable(table))
   ]
   # Lengths are the same before and after: one of them is enough.
-  after = {metric for metric, when in constant if when == 'after'}
+  texts = {column: sheet.value_text(table, column) for column in constant}
   said = [
     f'{sheet.metric_head(table, metric)} '
     f'{"" if when == "after" else "before "}'
-    f'{sheet.value_text(table, (metric, when))}'
+    f'{texts[metric, when]}'
     for metric, when in constant
-    if when == 'after' or metric not in after
+    if when == 'after' or texts.get((metric, 'after')) != texts[metric, when]
   ]
   if said and len(table.rows) > 1:
     lines.append(f'The same in all rows: {", ".join(said)}.')
