@@ -17,7 +17,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from dpo_jax.results import cells, collect, options, provenance
+from dpo_jax.results import collect, options, provenance, verification
 from dpo_jax.storage import files
 from dpo_jax.types import InputError
 
@@ -44,20 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(command: options.Command) -> int:
-  from dpo_jax.results import figures  # imports matplotlib
-
   chosen, out = command.options, command.out
   runs = collect.collect(command.runs, chosen.at)
   texts, document = provenance.report(runs, out, chosen)
-  table = cells.make_table(runs, chosen)
-  drawn, data = figures.draw(runs, table, chosen, out)
-  texts |= {'figures.json': provenance.as_bytes(data), **drawn}
   provenance.write(texts, document, out)
   print(texts['results.md'].decode(), end='')
   # Every figure has six files.
-  own = [name for name in texts if '/' not in name]
-  names = ', '.join([*own, *sorted({'figures/'} & {n[:8] for n in texts})])
-  names += f', {provenance.FILE}'
+  own = dict.fromkeys(
+    f'{folder}/' if folder else name
+    for name in [*texts, provenance.FILE]
+    for folder in [name.rpartition('/')[0]]
+  )
+  names = ', '.join(own)
   print(f'{len(runs)} runs read; wrote {names} to {out}', file=sys.stderr)
   return 0
 
@@ -82,7 +80,7 @@ def _recompute(command: options.Command) -> int:
 
 
 def _verify(folder: str) -> int:
-  problems = provenance.verify(folder)
+  problems = verification.verify(folder)
   for problem in problems:
     print(problem)
   if problems:
