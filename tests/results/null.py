@@ -23,6 +23,7 @@ from dpo_jax.results import statistics
 from . import coverage
 
 LEVEL = 0.05
+FULL_DRAWS = 4_000
 # Kolmogorov's and Smirnov's distance of n draws is above these / sqrt(n) in one
 # of 1,000 simulations: two-sided, one-sided (Kolmogorov 1933; Smirnov 1948).
 TWO_SIDED, ONE_SIDED = 1.949, 1.858
@@ -150,16 +151,14 @@ def main(arguments=None) -> int:
 
   for setting in coverage.settings(options.full):
     if has_null(setting) and re.search(options.kind, setting.name):
-      draws = coverage.QUICK_DRAWS
-      if options.full:
-        draws = 4_000 if setting.bounds == coverage.SEEDS else 20_000
+      draws = FULL_DRAWS if options.full else coverage.QUICK_DRAWS
       got = uniform(setting, draws)
       shares = ', '.join(f'{s:.4f} below {p}' for p, s in got.below.items())
       say(
         is_uniform(setting, got, draws),
         f'{shares}, up {got.up:.4f}, down {got.down:.4f} {setting.name}',
       )
-  draws = 2_000 if options.full else coverage.QUICK_DRAWS
+  draws = FULL_DRAWS if options.full else coverage.QUICK_DRAWS
   for family in families(options.full):
     if re.search(options.kind, family.name):
       holm, alone = false_rejections(family, draws)
