@@ -37,6 +37,7 @@ class Measure(NamedTuple):
   plotted: bool = False  # a panel of the figure
   compared: bool = False  # subtracted between rows
   is_share: bool = False  # of comparisons of two fields; Wilson's interval
+  better: str = ''  # 'higher' or 'lower'; '' = neither is better by itself
 
 
 # Names of arrays in a per-example file.
@@ -44,7 +45,7 @@ _REWARDS = ('reward_chosen', 'reward_rejected')
 _SCORES = ('policy_chosen', 'policy_rejected')
 _SCORES += ('reference_chosen', 'reference_rejected')
 _KNOWN = (
-  Measure('loss', 'loss', ('loss',), shown=True, plotted=True),
+  Measure('loss', 'loss', ('loss',), shown=True, plotted=True, better='lower'),
   Measure(
     'rewards/accuracies',
     'accuracy',
@@ -54,6 +55,7 @@ _KNOWN = (
     plotted=True,
     compared=True,
     is_share=True,
+    better='higher',
   ),
   Measure(
     'rewards/margins',
@@ -65,55 +67,67 @@ _KNOWN = (
     compared=True,
   ),
   Measure('kl', 'KL', _SCORES, _kl, shown=True),
-  # Not shown unless --metrics names them. They are here because their arrays
-  # have other names than they.
+  Measure('lengths/chosen', 'chosen length', ('chosen_tokens',), shown=True),
+  Measure(
+    'lengths/rejected', 'rejected length', ('rejected_tokens',), shown=True
+  ),
+  Measure('entropy', 'entropy', ('entropy',), shown=True),
   Measure(
     'displacement',
     'displacement',
     ('policy_chosen', 'reference_chosen'),
     np.less,
+    shown=True,
     is_share=True,
   ),
+  # Not shown unless they are named. They are here because their arrays have
+  # other names than they.
   Measure('rewards/chosen', 'rewards/chosen', ('reward_chosen',)),
   Measure('rewards/rejected', 'rewards/rejected', ('reward_rejected',)),
   Measure('logps/chosen', 'logps/chosen', ('policy_chosen',)),
   Measure('logps/rejected', 'logps/rejected', ('policy_rejected',)),
-  Measure('lengths/chosen', 'lengths/chosen', ('chosen_tokens',)),
-  Measure('lengths/rejected', 'lengths/rejected', ('rejected_tokens',)),
 )
 MEASURES = {measure.name: measure for measure in _KNOWN}
 LOSS, ACCURACY = MEASURES['loss'], MEASURES['rewards/accuracies']
-KL = MEASURES['kl']
+# Without names, `--recompute` shows these.
+BASIC = ('loss', 'rewards/accuracies', 'rewards/margins', 'kl')
+MARGIN, KL = MEASURES['rewards/margins'], MEASURES['kl']
 
 
 def choose(
-  names: Sequence[str] | None, reported: Collection[str]
+  names: Sequence[str] | None,
+  reported: Collection[str],
+  own: Collection[str] = (),
 ) -> tuple[Measure, ...]:
   """Returns the measures to show, each once, in the order of `names`.
 
   Args:
-    names: of metrics.jsonl; None takes those that are shown by default. A
-      name that is not in MEASURES is read from the array of its own name.
+    names: of metrics.jsonl, or labels of MEASURES; None takes those that are
+      shown by default, and `own`. A name that is not in MEASURES is read from
+      the array of its own name.
     reported: every metric that some run has in its metrics.jsonl.
+    own: reported metrics that evaluations alone have.
 
   Raises:
     InputError: a name that neither MEASURES nor any run has, or two names
       that would have one label.
   """
   if names is None:
-    return tuple(measure for measure in _KNOWN if measure.shown)
+    more = sorted(set(own) - set(MEASURES))
+    shown = [measure for measure in _KNOWN if measure.shown]
+    return tuple([*shown, *(Measure(each, each, (each,)) for each in more)])
   chosen = {}
   for name in names:
-    if name not in MEASURES and name not in reported:
+    measure = find(name, reported)
+    if measure is None:
       known = sorted({*MEASURES, *reported})
       raise errors.refuse(
         '--metrics',
         f'no run reports {name!r}',
         f'{errors.did_you_mean(name, known)}use any of {", ".join(known)}',
       )
-    measure = MEASURES.get(name, Measure(name, name, (name,)))
     # Whoever names a metric wants to see it.
-    chosen[name] = measure._replace(plotted=True)
+    chosen[measure.name] = measure._replace(plotted=True)
   # Cells are found by label: two metrics must not share one.
   by_label = {measure.label: measure for measure in chosen.values()}
   for name, measure in chosen.items():
@@ -125,6 +139,15 @@ def choose(
         'ask for one of them at a time',
       )
   return tuple(chosen.values())
+
+
+def find(name: str, reported: Collection[str]) -> Measure | None:
+  """The measure of a name or of a label; None if nothing has it."""
+  if name in MEASURES:
+    return MEASURES[name]
+  if name in reported:
+    return Measure(name, name, (name,))
+  return next((each for each in _KNOWN if each.label == name), None)
 
 
 def per_example(

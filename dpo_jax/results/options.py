@@ -57,6 +57,11 @@ class Options(NamedTuple):
     """The options as provenance.json keeps them."""
     return {**self._asdict(), 'at': str(self.at)}
 
+  def rename(self, shown: str, *others: str) -> str:
+    """What --label calls a thing, by any of its names; else `shown`."""
+    names = dict(self.label)
+    return next((names[x] for x in (shown, *others) if x in names), shown)
+
 
 class Command(NamedTuple):
   """One command line."""

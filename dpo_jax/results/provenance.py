@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from dpo_jax import errors
-from dpo_jax.results import cells, collect, options, tables
+from dpo_jax.results import cells, collect, latex, options, selection, tables
 from dpo_jax.storage import files
 
 FILE, FIGURES = 'provenance.json', 'figures.json'
@@ -51,11 +51,14 @@ def report(
     InputError: a metric that no run reports, or a figure that is none.
   """
   table = cells.make_table(runs, chosen)
+  # Figures and the page are of the same rows.
+  runs = [run for row in table.rows for run in row.group.runs]
   others = _tables_of_others(runs, chosen, evaluations)
   texts = {
     'results.md': tables.markdown(table, folder).encode(),
-    'results.tex': tables.latex(table, folder).encode(),
+    'results.tex': latex.latex(table).encode(),
     'results.csv': tables.comma_separated(table).encode(),
+    'results.json': tables.as_json(table, folder).encode(),
   }
   for name, other in others.items():
     data = {
@@ -63,8 +66,9 @@ def report(
     }
     head = f'\n## {name}: {", ".join(sorted(data))}\n\n'
     texts['results.md'] += (head + tables.markdown(other, folder)).encode()
-    texts[f'results_{name}.tex'] = tables.latex(other, folder).encode()
+    texts[f'results_{name}.tex'] = latex.latex(other, name).encode()
     texts[f'results_{name}.csv'] = tables.comma_separated(other).encode()
+    texts[f'results_{name}.json'] = tables.as_json(other, folder).encode()
   if drawings is None:
     drawings, data = _figures(runs, table, chosen, folder)
     texts |= drawings
@@ -105,12 +109,9 @@ def _tables_of_others(runs, chosen, names) -> dict[str, cells.Table]:
     having = [run for run in runs if name in run.evaluations]
     if having:
       own = [collect.with_evaluation(run, name) for run in having]
-      shown = chosen.metrics
-      if shown is not None:
-        # A metric of training alone is in no other evaluation.
-        reported = cells.reported(own)
-        shown = tuple(metric for metric in shown if metric in reported) or None
-      made[name] = cells.make_table(own, chosen._replace(metrics=shown))
+      # A metric of training alone is in no other evaluation.
+      reduced = selection.of_others(chosen, cells.reported(own))
+      made[name] = cells.make_table(own, reduced, strict=False)
   return made
 
 

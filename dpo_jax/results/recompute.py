@@ -167,7 +167,7 @@ def choose(
 ) -> tuple[measures.Measure, ...]:
   """The metrics to show, see measures.choose."""
   return measures.choose(
-    names, {name for line in lines for name in line.metrics}
+    names or measures.BASIC, {name for line in lines for name in line.metrics}
   )
 
 

@@ -194,9 +194,9 @@ def paper(make_scored_run, tmp_path, capsys, no_drawing):
 @pytest.fixture
 def file_names():
   """The files that the command writes of runs with one beta."""
-  tables = {'results.md', 'results.tex', 'results.csv', 'figures.json'}
+  tables = {f'results.{ending}' for ending in ('md', 'tex', 'csv', 'json')}
   figures = {'figures/captions.md', *figure_files('curves')}
-  return tables | figures | {'provenance.json'}
+  return tables | figures | {'figures.json', 'provenance.json'}
 
 
 @pytest.fixture

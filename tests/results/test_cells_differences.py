@@ -143,7 +143,7 @@ def test_the_table_s_differences_are_those_of_its_cells(
     text = parts[names.index(each.metric)]
     assert float(text.split(' ')[0]) == float(f'{want:.{_digits(text)}f}')
     # What a reader gets who subtracts the rounded cells.
-    one, two = (shown[i, f'{each.metric} after'] for i in (each.row, 0))
+    one, two = (shown[i, each.metric] for i in (each.row, 0))
     digits = min(map(_digits, (one, two, text)))
     by_hand = float(one.split(' ')[0]) - float(two.split(' ')[0])
     assert abs(by_hand - float(text.split(' ')[0])) < 1.6 * 10**-digits
@@ -203,7 +203,7 @@ def test_rows_are_compared_on_the_same_prompts(make_scored_run):
   got = differences[1, 'margin'].interval
   np.testing.assert_allclose((got.low, got.high), want)
   text = tables.markdown(table, '/')
-  assert 'name=lion minus name=adamw' in text and ' +0.0' in text
+  assert 'comparisons, minus name=adamw:' in text and ' +0.0' in text
   assert 'it does not cover the seed' in text
 
 

@@ -2,8 +2,11 @@
 
 import json
 
+import pytest
+
 from dpo_jax.results import collect, labels
 from dpo_jax.storage import files
+from dpo_jax.types import InputError
 
 
 def _groups(paths):
@@ -33,11 +36,11 @@ def test_labels_are_short_where_no_other_key_ends_so(make_run, tmp_path):
   make_run('b', {'model.name': 'tiny', 'loss.terms': {'ipo': 1, 'nll': 0.2}})
   make_run('c', {'data.train': '/elsewhere/shp.jsonl'})
   made = labels.make_labels(_groups([tmp_path]))
-  assert made.names == ('train', 'terms', 'optim.name', 'model.name')
+  assert made.names == ('Loss', 'model.name', 'optim.name', 'train')
   assert made.values == (
-    ('hh.jsonl.gz', 'ipo + 0.2 nll', 'adamw', 'tiny'),
-    ('hh.jsonl.gz', 'sigmoid', 'lion', 'tiny'),
-    ('shp.jsonl', 'sigmoid', 'adamw', '-'),
+    ('DPO', '-', 'adamw', 'shp.jsonl'),
+    ('DPO', 'tiny', 'lion', 'hh.jsonl.gz'),
+    ('IPO + 0.2 NLL (SFT)', 'tiny', 'adamw', 'hh.jsonl.gz'),
   )
 
 
@@ -80,3 +83,118 @@ def test_configs_keep_nothing_but_their_own_values():
   want = {'a.b': 1, 'a.c': {}, 'loss.terms': {'x': 1}, 'd': [1]}
   config = json.loads(json.dumps(config))
   assert files.flatten(config, keep=labels._LEAVES) == want
+
+
+def _labels(make_run, tmp_path, *changes):
+  for index, each in enumerate(changes):
+    make_run(f'{index}', each)
+  return labels.make_labels(_groups([tmp_path]))
+
+
+def test_what_follows_from_the_loss_is_no_column(make_run, tmp_path):
+  # As config.json has them: the defaults of each loss, None for other losses.
+  made = _labels(
+    make_run,
+    tmp_path,
+    {'loss.label_smoothing': 0.0, 'loss.reduction': None},
+    {
+      'loss.terms': {'ipo': 1.0},
+      'loss.label_smoothing': None,
+      'loss.reduction': 'mean',
+    },
+    {'loss.terms': {'simpo': 1.0}, 'loss.beta': 2.0, 'loss.gamma': 1.0},
+  )
+  assert made.names == ('Loss',)
+  assert made.values == (('DPO',), ('IPO',), ('SimPO',))
+  assert set(made.implied) == {
+    *('loss.beta', 'loss.label_smoothing', 'loss.reduction', 'loss.gamma'),
+  }
+  assert made.left_out == ()
+
+
+def test_what_one_loss_has_otherwise_is_a_column(make_run, tmp_path):
+  made = _labels(
+    make_run,
+    tmp_path,
+    {'loss.label_smoothing': 0.0},
+    {'loss.label_smoothing': 0.2},
+    {'loss.terms': {'ipo': 1.0}, 'loss.label_smoothing': None},
+  )
+  assert made.names == ('Loss', 'label_smoothing')
+  assert made.values[2] == ('IPO', 'none')
+  assert 'loss.label_smoothing' not in made.implied
+
+
+def test_options_are_columns_and_imply_their_keys(make_run, tmp_path):
+  made = _labels(
+    make_run,
+    tmp_path,
+    {'loss.dr_dpo': True, 'loss.dr_beta': 1.0},
+    {'loss.terms': {'ipo': 1.0}},
+  )
+  assert made.names == ('Loss', 'dr_dpo')
+  assert 'loss.dr_beta' in made.implied
+
+
+def test_losses_have_the_registry_s_labels():
+  for terms, want in (
+    ({'sigmoid': 1.0}, 'DPO'),
+    ({'sigmoid': 1, 'nll': 0.25}, 'DPO + 0.25 NLL (SFT)'),
+    ({'of_a_later_version': 2}, '2 of_a_later_version'),
+    ({}, 'none'),
+  ):
+    assert labels.loss_label(terms) == want
+
+
+@pytest.mark.parametrize(
+  'name, key',
+  [
+    ('loss', 'loss.terms'),
+    ('Loss', 'loss.terms'),
+    ('beta', 'loss.beta'),
+    ('loss.beta', 'loss.beta'),
+    ('optim.name', 'optim.name'),
+  ],
+)
+def test_keys_have_short_names(name, key):
+  known = ('loss.terms', 'loss.beta', 'optim.name', 'model.name')
+  assert labels.resolve(name, known, '--rows') == key
+
+
+@pytest.mark.parametrize(
+  'name, message',
+  [
+    ('name', "--rows: 'name' is the end of several keys; fix: use optim.name"),
+    (
+      'betta',
+      "'betta' is no config key of these runs; fix: did you mean 'beta",
+    ),
+  ],
+)
+def test_an_unclear_key_is_one_line(name, message):
+  known = ('loss.terms', 'loss.beta', 'optim.name', 'model.name')
+  with pytest.raises(InputError) as caught:
+    labels.resolve(name, known, '--rows')
+  assert message in str(caught.value) and '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  'value, text, want',
+  [
+    (0.1, '.1', True),
+    (0.1, '0.10', True),
+    (0.1, '0.11', False),
+    (5e-7, '5e-7', True),
+    (None, 'none', True),
+    (True, 'true', True),
+    (True, '1', False),
+    ({'sigmoid': 1.0}, 'sigmoid', True),
+    ({'sigmoid': 1.0}, 'DPO', True),
+    ({'sigmoid': 1.0}, 'ipo', False),
+    ({'sigmoid': 1.0, 'nll': 0.2}, 'sigmoid+nll', True),
+    ('/data/hh.jsonl', 'hh.jsonl', True),
+    ('adamw', 'lion', False),
+  ],
+)
+def test_values_are_found_as_people_write_them(value, text, want):
+  assert labels.matches(value, text) == want

@@ -17,6 +17,7 @@ ARRAYS = {
   'reference_rejected': np.array([-15.0, -16.0]),
   'chosen_tokens': np.array([3.0, 4.0]),
   'rejected_tokens': np.array([5.0, 6.0]),
+  'entropy': np.array([1.25, 1.5]),
   'own': np.array([7.0, 8.0]),
 }
 
@@ -36,6 +37,8 @@ ARRAYS = {
     ('logps/rejected', [-12.0, -16.0]),
     ('lengths/chosen', [3.0, 4.0]),
     ('lengths/rejected', [5.0, 6.0]),
+    ('entropy', [1.25, 1.5]),
+    ('KL', [-2.0, -2.0]),  # by its label
     ('own', [7.0, 8.0]),
   ],
 )
@@ -55,11 +58,12 @@ def test_a_missing_field_gives_nothing_else(name):
 def test_the_default_is_what_every_table_shows():
   chosen = measures.choose(None, reported=())
   assert [measure.label for measure in chosen] == [
-    'loss',
-    'accuracy',
-    'margin',
-    'KL',
+    *('loss', 'accuracy', 'margin', 'KL', 'chosen length', 'rejected length'),
+    *('entropy', 'displacement'),
   ]
+  # And what evaluations have besides.
+  chosen = measures.choose(None, reported={'b', 'a'}, own={'b', 'a', 'kl'})
+  assert [measure.name for measure in chosen[-2:]] == ['a', 'b']
   assert [each.label for each in chosen if each.plotted] == [
     'loss',
     'accuracy',
@@ -80,7 +84,7 @@ def test_an_unknown_name_is_refused_and_never_read_as_the_loss():
     measures.choose(['loss', 'rewards/margin'], reported={'own'})
   assert str(caught.value) == (
     "--metrics: no run reports 'rewards/margin'; fix: did you mean "
-    "'rewards/margins'? use any of displacement, kl, lengths/chosen, "
+    "'rewards/margins'? use any of displacement, entropy, kl, lengths/chosen, "
     'lengths/rejected, logps/chosen, logps/rejected, loss, own, '
     'rewards/accuracies, rewards/chosen, rewards/margins, rewards/rejected'
   )

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dpo_jax.results import cells, collect, statistics, tables
+from dpo_jax.results import collect, measured, statistics, tables
 from dpo_jax.results.figures.looks import Look
 
 _NUM_BINS = 30  # points of a training curve; more are averaged in bins
@@ -43,7 +43,7 @@ def read(run: collect.Run, split: str, name: str) -> Points:
     for step, entry in run.records.get(split, {}).items()
     if name in entry
     and math.isfinite(entry[name])
-    and not cells.is_tie(step, name, entry[name])
+    and not measured.is_tie(step, name, entry[name])
   ]
   if not points:
     return Points(np.zeros(0), np.zeros(0))
