@@ -48,10 +48,11 @@ def _edit(path, old: str, new: str) -> None:
 
 # File, what is edited, what --verify says besides the file's name.
 EDITS = [
-  # log 2, the loss before training.
-  ('results.md', r'0\.693', '0.793', "row '0.1' reads '0.793', its runs give "),
-  ('results.tex', r'0\.693', '0.793', "reads '0.793', its runs give '0.693'"),
+  # A half width, of the first row that has one.
+  ('results.md', r'(± \d+)\.\d', r'\1.x', '.x'),
+  ('results.tex', r'(\\pm\D*\d+)\.\d', r'\1.x', '.x'),
   ('results.csv', r'0\.693', '0.793', "row '0.1' reads '0.793"),
+  ('results.json', r'("value": \d+)\.\d', r'\1.00', 'reads '),
   # The last number of a list of plotted ones.
   ('figures.json', r'(\d\.\d+)(\n\s*\])', r'\g<1>5\2', 'reads '),
   (
