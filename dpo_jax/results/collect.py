@@ -28,6 +28,7 @@ _NO_RUNS = (
   'frontier',
 )
 LAST = options.At()
+_DEEPEST = 8  # runs that start from runs
 
 
 class Run(NamedTuple):
@@ -229,14 +230,27 @@ def _is_done(path: pathlib.Path) -> bool:
 def group_runs(runs: Iterable[Run]) -> list[Group]:
   """Groups runs that differ in the top-level config key `seed` only.
 
-  Keys that no number depends on do not count, a missing key has its default,
-  and a run that starts from another run of the same seed counts as one that
-  starts from that run's group. Groups come in order of their first run; runs
-  in order of seed.
+  Keys that no number depends on do not count and a missing key has its default.
+  A run that starts from another run counts as one that starts from this very
+  run, or, if the other has the same seed, from that run's group: by whichever
+  joins more seeds. Groups come in order of their first run; runs in order of
+  seed.
   """
+  runs = sorted(runs, key=lambda run: run.order)
+  # Beyond the last depth a start is its path.
+  keys = [
+    (_group_key(r.path, r.config), _group_key(r.path, r.config, _DEEPEST))
+    for r in runs
+  ]
+  seeds: dict[str, set] = {}
+  for run, both in zip(runs, keys):
+    for key in both:
+      seeds.setdefault(key, set()).add(repr(run.config.get('seed')))
   groups = {}
-  for run in sorted(runs, key=lambda run: run.order):
-    groups.setdefault(_group_key(run.path, run.config), []).append(run)
+  for run, both in zip(runs, keys):
+    # The first of equals: that of groups.
+    key = max(both, key=lambda key: len(seeds[key]))
+    groups.setdefault(key, []).append(run)
   return [
     Group(tuple(sorted(members, key=_seed_order)))
     for members in groups.values()
@@ -269,7 +283,7 @@ def _group_key(
   for key in ('model.init_from', 'reference.init_from'):
     start = _run_of(values.get(key), path)
     # A run may start from a run, but not for ever: links may go in circles.
-    if start and start[1].get('seed') == seed and depth < 8:
+    if start and start[1].get('seed') == seed and depth < _DEEPEST:
       values[key] = ['the group of', _group_key(*start, depth + 1)]
   return json.dumps(values, sort_keys=True)
 

@@ -190,7 +190,7 @@ def _changed_file(path: pathlib.Path, data: bytes, digest: str) -> list[str]:
     problems = [
       f'{path}:{number}: row {label!r} reads {one!r}, its runs give {two!r}'
       for number, label, one, two in differences.of_lines(
-        text, fresh, _SEPARATORS[path.suffix]
+        text, fresh, _SEPARATORS.get(path.suffix, '|')
       )
     ]
   if not problems and not is_as_written:
