@@ -25,6 +25,7 @@ from pages import Command
 from dpo_jax import config as config_lib
 from dpo_jax import main as main_lib
 from dpo_jax.bench import sampling, step, sweep
+from dpo_jax.exact import __main__ as exact_main
 from dpo_jax.models import presets
 from dpo_jax.results import __main__ as results_main
 from dpo_jax.storage import initial_weights
@@ -216,6 +217,8 @@ def check_module(name: str, words: list[str]) -> None:
     main_lib.parse(with_the_same(words))
   elif name == 'dpo_jax.results':
     results_main._parse(words)
+  elif name == 'dpo_jax.exact':
+    exact_main.parse(words)
   else:
     # Only the paths are checked: other modules parse their own arguments.
     is_test = name.startswith('tests.')

@@ -1,0 +1,63 @@
+"""How far does each loss end from an optimum that is known?
+
+Question: tables of logits over a few completions with a known reward, trained
+by the losses and the step of the language models. Distance of every loss to
+pi* = ref exp(r / beta) / Z and to its own optimum, by beta, number of
+comparisons, flipped labels and the distribution of pairs; then the same with a
+judge who never errs, and IPO's bandit of three actions (arXiv:2310.12036,
+section 5.4).
+Command: python -m experiments.exact_bandit --out=runs/exact
+Hardware: one CPU core, EXPECTED_TIME.
+Expected: EXPECTED
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from dpo_jax.exact import __main__ as exact_main
+
+ONE = ('--sizes=inf', '--noises=0', '--samplings=uniform')
+# {folder: flags of python -m dpo_jax.exact}
+STUDIES = {
+  'bradley_terry': (
+    '--losses=all,robust:label_smoothing=noise,sigmoid:label_smoothing=noise',
+    '--sizes=inf,100,1000,10000,100000',
+    '--seeds=20',
+    '--measures=tv,regret',
+  ),
+  'deterministic': (
+    '--case=deterministic',
+    '--losses=default,sigmoid:label_smoothing=0.1',
+    '--betas=10,0.1,1',
+    '--steps=10000,100,1000,100000',
+    '--seeds=10',
+    '--measures=best,drift',
+    *ONE,
+  ),
+  'three_actions': (
+    '--case=three_actions',
+    '--losses=default,sigmoid:label_smoothing=0.1',
+    '--steps=1000,100,10000,100000',
+    '--seeds=1',
+    '--measures=best,drift',
+    *ONE,
+  ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the studies; flags besides --out change all of them."""
+  parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+  parser.add_argument('--out', default='runs/exact', help='folder')
+  options, changes = parser.parse_known_args(arguments)
+  for name, flags in STUDIES.items():
+    words = [*flags, f'--out={options.out}/{name}', *changes]
+    code = exact_main.main(words)
+    if code:
+      return code
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
