@@ -22,23 +22,21 @@ ONE = ('--sizes=inf', '--noises=0', '--samplings=uniform')
 STUDIES = {
   'bradley_terry': (
     '--losses=all,robust:label_smoothing=noise,sigmoid:label_smoothing=noise',
-    '--sizes=inf,100,1000,10000,100000',
-    '--seeds=20',
     '--measures=tv,regret',
   ),
   'deterministic': (
     '--case=deterministic',
     '--losses=default,sigmoid:label_smoothing=0.1',
     '--betas=10,0.1,1',
-    '--steps=10000,100,1000,100000',
-    '--seeds=10',
+    '--steps=10000,100,1000',
     '--measures=best,drift',
     *ONE,
   ),
   'three_actions': (
     '--case=three_actions',
     '--losses=default,sigmoid:label_smoothing=0.1',
-    '--steps=1000,100,10000,100000',
+    '--betas=10,0.1,1',
+    '--steps=100000,100,1000,10000',
     '--seeds=1',
     '--measures=best,drift',
     *ONE,
