@@ -4,7 +4,7 @@ Comes in: runs to report on, or a folder that `write` filled. Goes out: the
 report's files (tables, figures, provenance.json), each whole or not at all;
 or the list of cells that no longer follow from their runs. Draws no figure.
 
-provenance.json: version; metrics: names that --metrics gave, or null; runs:
+provenance.json: version; options: of options.py; runs:
 [{run, seed, done, torn_lines, sha256: {file: hex}}], paths from the folder that
 holds provenance.json; rows: [{row, label: {config key: value}, runs, cells:
 {'loss after': {value, se, ...}}}]; differences; evaluations: {name: {rows,
@@ -23,18 +23,18 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from dpo_jax import errors
-from dpo_jax.results import cells, collect, tables
+from dpo_jax.results import cells, collect, options, tables
 from dpo_jax.storage import files
 from dpo_jax.types import InputError
 
 FILE = 'provenance.json'
-_VERSION = 2
+_VERSION = 3
 
 
 def report(
   runs: Sequence[collect.Run],
   folder: str | os.PathLike,
-  metrics: Sequence[str] | None = None,
+  chosen: options.Options = cells.DEFAULT,
   evaluations: Collection[str] | None = None,
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
   """Returns the tables' bytes by file name, and the provenance.
@@ -42,15 +42,15 @@ def report(
   Args:
     runs: the runs to report on.
     folder: the folder that the files will lie in; paths are relative to it.
-    metrics: as `names` of `cells.make_table`.
+    chosen: what is shown.
     evaluations: names of evaluations on other data, each of which gets tables
       of its own; None = all that any run has.
 
   Raises:
     InputError: a metric that no run reports.
   """
-  table = cells.make_table(runs, metrics)
-  others = _tables_of_others(runs, metrics, evaluations)
+  table = cells.make_table(runs, chosen)
+  others = _tables_of_others(runs, chosen, evaluations)
   texts = {
     'results.md': tables.markdown(table, folder).encode(),
     'results.tex': tables.latex(table, folder).encode(),
@@ -66,7 +66,7 @@ def report(
     texts[f'results_{name}.csv'] = tables.comma_separated(other).encode()
   document = {
     'version': _VERSION,
-    'metrics': None if metrics is None else list(metrics),
+    'options': chosen.as_json(),
     'runs': [
       _run_entry(run, folder, others)
       for row in table.rows
@@ -80,7 +80,7 @@ def report(
   return texts, document
 
 
-def _tables_of_others(runs, metrics, names) -> dict[str, cells.Table]:
+def _tables_of_others(runs, chosen, names) -> dict[str, cells.Table]:
   """A table per evaluation on other data, of the runs that have it."""
   # An evaluation of the run's own held-out data is in the main table.
   known = sorted(
@@ -96,12 +96,12 @@ def _tables_of_others(runs, metrics, names) -> dict[str, cells.Table]:
     having = [run for run in runs if name in run.evaluations]
     if having:
       own = [collect.with_evaluation(run, name) for run in having]
-      shown = metrics
-      if metrics is not None:
+      shown = chosen.metrics
+      if shown is not None:
         # A metric of training alone is in no other evaluation.
         reported = cells.reported(own)
-        shown = [metric for metric in metrics if metric in reported] or None
-      made[name] = cells.make_table(own, shown)
+        shown = tuple(metric for metric in shown if metric in reported) or None
+      made[name] = cells.make_table(own, chosen._replace(metrics=shown))
   return made
 
 
@@ -158,7 +158,7 @@ def verify(folder: str | os.PathLike) -> list[str]:
     texts, fresh = report(
       runs,
       folder,
-      document.get('metrics'),
+      options.from_json(document['options']),
       # Older documents, and later evaluations, have no tables here.
       document.get('evaluations', {}),
     )
@@ -187,7 +187,7 @@ def _load(folder: pathlib.Path) -> dict[str, Any]:
     if document['version'] != _VERSION:
       raise ValueError(f'version {document["version"]}')
     # Reads every entry that `verify` will read, before it does any work.
-    _ = [name + '' for name in document.get('metrics') or ()]
+    options.from_json(document['options'])
     for row in document['rows']:
       _ = row['row'], row['cells'].items(), [str(name) for name in row['runs']]
     for run in document['runs']:
@@ -208,6 +208,8 @@ def _load(folder: pathlib.Path) -> dict[str, Any]:
 def _read_again(document, folder: pathlib.Path):
   """Returns the runs of all rows in order, and a line per unreadable run."""
   runs, problems = [], []
+  at = options.from_json(document['options']).at
+  digests = {run['run']: run['sha256'] for run in document['runs']}
   for row in document['rows']:
     for name in row['runs']:
       try:
@@ -216,7 +218,8 @@ def _read_again(document, folder: pathlib.Path):
             f'run {folder / name}', 'the run is not there', 'put it back'
           )
         # The place in the table is the order that `ordered` must give back.
-        runs.append(collect.read_run(folder / name, order=len(runs)))
+        order, known = len(runs), digests.get(name)
+        runs.append(collect.read_run(folder / name, order, at, known))
       except InputError as error:
         problems.append(f'row {row["row"]!r}, all cells: {error}')
   return runs, problems

@@ -20,7 +20,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import errors
-from dpo_jax.data.batches import evidence
+from dpo_jax.data.batches import evidence, label_noise
 from dpo_jax.data.sources import mixture
 from dpo_jax.data.text import encode
 from dpo_jax.data.text import ledger as ledger_lib
@@ -43,6 +43,7 @@ _FACTS = {
   'surplus': 'records of the last held-out prompt beyond data.eval_pairs: '
   'neither trained on nor evaluated',
   **evidence.COUNTS,
+  **label_noise.COUNTS,
 }
 
 
