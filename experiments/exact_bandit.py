@@ -9,10 +9,11 @@ section 5.4).
 Command: python -m experiments.exact_bandit --out=runs/exact
 Hardware: one CPU core, about three minutes.
 Expected: DPO within 1e-3 total variation of pi* (3e-6 or less), IPO of its own
-optimum, which is 0.234 +- 0.051 from pi* at beta 1. DPO is 0.203, 0.061 and 0.017
-from pi* after 100, 1,000 and 10,000 comparisons, and 0.139 with 20 % flipped
-labels, where robust DPO stays at pi*. In the bandit at beta 10 DPO gives the best
-action 0.660, 0.670, 0.754 and 0.990 after 100 to 100,000 updates, IPO 0.345.
+optimum, which is 0.234 +- 0.051 from pi* at beta 1. DPO is 0.203, 0.061 and
+0.017 from pi* after 100, 1,000 and 10,000 comparisons, and 0.139 with 20 %
+flipped labels, where robust DPO stays at pi*. In the bandit at beta 10 DPO
+gives the best action 0.660, 0.670, 0.754 and 0.990 after 100 to 100,000
+updates, IPO 0.345.
 """
 
 import argparse
