@@ -4,7 +4,7 @@
     python -m dpo_jax.exact --out=DIR --losses=sigmoid,ipo --betas=0.1,1
     python -m dpo_jax.exact --out=DIR --case=deterministic --measures=best
 
-Comes in: flags. Goes out: exact.md, exact.csv and exact.json in DIR,
+Comes in: flags. Goes out: exact.md, exact.csv, exact.json and figures/ in DIR,
 the Markdown on stdout. Exit code 0; 2 for bad input, with one line on stderr.
 Reads no run and no data.
 """
@@ -96,10 +96,11 @@ def parse(arguments: Sequence[str] | None):
 
 
 def _run(settings, out: str, measures: Sequence[str]) -> int:
-  from dpo_jax.exact import report, study
+  from dpo_jax.exact import figures, report, study
 
   rows = study.run(settings, lambda label: print(label, file=sys.stderr))
   made = report.files(settings, rows, measures)
+  made |= figures.draw(settings, rows, measures)
   for name, content in made.items():
     path = pathlib.Path(out) / name
     with files.storage_errors(path):
