@@ -87,8 +87,14 @@ def make_data(
       {'label': choice.label, **_look(index)}
       for index, choice in enumerate(drawn)
     ],
-    'note': f'{note}Bands: 95 % intervals over {settings.num_seeds} seeds.',
+    'note': note + _bands(settings.num_seeds),
   }
+
+
+def _bands(num_seeds: int) -> str:
+  if num_seeds == 1:
+    return 'One seed.'
+  return f'Bands: 95 % intervals over {num_seeds} seeds.'
 
 
 def _drawn(losses: Sequence[choices.Choice]) -> list[choices.Choice]:
