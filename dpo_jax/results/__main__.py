@@ -1,13 +1,13 @@
 """run directory -> table and figure: the command `python -m dpo_jax.results`.
 
-    python -m dpo_jax.results RUNS... --out=DIR    tables and curves into DIR
+    python -m dpo_jax.results RUNS... --out=DIR    tables, figures into DIR
     python -m dpo_jax.results RUNS... --out=DIR --metrics=loss,kl,entropy
     python -m dpo_jax.results --verify DIR         do they still follow?
     python -m dpo_jax.results RUNS... --recompute loss=ipo,beta=.05:.5
                                                    other losses, same scores
 
 Comes in: run directories, or folders of them. Goes out: results.md, .tex and
-.csv, curves.pdf and .png, provenance.json; the Markdown on stdout. Exit code
+.csv, figures/, figures.json, provenance.json; the Markdown on stdout. Exit code
 0; 1 if --verify finds a cell that no longer follows from its runs; 2 for bad
 input, with one line on stderr. Trains nothing and runs no model.
 """
@@ -17,7 +17,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from dpo_jax.results import cells, collect, options, provenance
+from dpo_jax.results import collect, options, provenance, verification
 from dpo_jax.storage import files
 from dpo_jax.types import InputError
 
@@ -44,15 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(command: options.Command) -> int:
-  from dpo_jax.results import plots  # takes two seconds; --verify draws nothing
-
   chosen, out = command.options, command.out
   runs = collect.collect(command.runs, chosen.at)
   texts, document = provenance.report(runs, out, chosen)
-  texts |= plots.curves(cells.make_table(runs, chosen))
   provenance.write(texts, document, out)
   print(texts['results.md'].decode(), end='')
-  names = ', '.join([*texts, provenance.FILE])
+  # Every figure has six files.
+  own = dict.fromkeys(
+    f'{folder}/' if folder else name
+    for name in [*texts, provenance.FILE]
+    for folder in [name.rpartition('/')[0]]
+  )
+  names = ', '.join(own)
   print(f'{len(runs)} runs read; wrote {names} to {out}', file=sys.stderr)
   return 0
 
@@ -77,7 +80,7 @@ def _recompute(command: options.Command) -> int:
 
 
 def _verify(folder: str) -> int:
-  problems = provenance.verify(folder)
+  problems = verification.verify(folder)
   for problem in problems:
     print(problem)
   if problems:

@@ -45,6 +45,7 @@ class Run(NamedTuple):
   # step -> frontier/step_N.json: {'reward', 'num_samples', 'metrics', ...}
   frontier: dict[int, dict[str, Any]] = {}
   step: int = 0  # of the cells, see --at; 0 = none after the start
+  first: run_files.Examples | None = None  # of the start; None if step is 0
 
 
 class Group(NamedTuple):
@@ -186,6 +187,10 @@ def read_run(
   if (path / name).exists():
     data[name] = run_files.read(path / name)
     examples = run_files.parse_examples(data[name], step, path / name)
+  first, name = None, 'per_example/eval_0.npz'
+  if step and (path / name).exists():
+    data[name] = run_files.read(path / name)
+    first = run_files.parse_examples(data[name], 0, path / name)
   frontier, digests = run_files.read_frontier(path, known)
   return Run(
     path,
@@ -199,6 +204,7 @@ def read_run(
     run_files.read_evaluations(path),
     frontier,
     step,
+    first,
   )
 
 
