@@ -17,7 +17,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import metrics as metrics_lib
-from dpo_jax.run import best, bookkeeping, evaluate, finite, sample
+from dpo_jax.run import best, bookkeeping, diagnose, evaluate, finite, sample
 from dpo_jax.run import fork as forks
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import plan as plan_lib
@@ -263,6 +263,7 @@ def evaluate_run(
     run.eval_batches,
     run.poll,
     state.loss_state,
+    is_first=step == 0,
   )
   run.rates.since_last()  # evaluation does not count as training time
   run.writer.write(step, 'eval', metrics)
@@ -347,6 +348,7 @@ def finish(run: Run, evaluation: dict[str, float]) -> int:
   run.directory.mark_done(
     step=step, ledger=inputs.ledger | {'train': closed}, eval=evaluation
   )
+  print(*diagnose.of_run(run.directory.path), sep='\n')
   print(f'done: {bookkeeping.result({"step": step, "eval": evaluation})}')
   return 0
 

@@ -1,4 +1,4 @@
-"""Search with Optuna: 20 trials of beta and learning rate on stories_dpo.
+"""Search with Optuna: 20 trials of beta and learning rate on ablate_beta:short.
 
 Needs `pip install optuna`. Command: python -m experiments.optuna_example
 The trials are a sweep in sweeps/optuna, with one compile and one reference. The
@@ -9,7 +9,7 @@ import optuna
 
 import dpo_jax
 
-SEARCH = dpo_jax.Search('experiments/stories_dpo.py', 'sweeps/optuna')
+SEARCH = dpo_jax.Search('experiments/ablate_beta.py:short', 'sweeps/optuna')
 
 
 def accuracy(trial: optuna.Trial) -> float:

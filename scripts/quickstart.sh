@@ -8,4 +8,4 @@ runs=${1:-runs/quickstart}
 "$PYTHON" -m dpo_jax.main --config=experiments/quickstart.py:stage=dpo \
   --workdir="$runs/dpo" --config.model.init_from="$runs/sft"
 "$PYTHON" -m dpo_jax.results "$runs/dpo" --out="$runs/report"
-echo "Figure: $runs/report/curves.png"
+echo "Figure: $runs/report/figures/curves_wide.png"

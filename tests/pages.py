@@ -9,9 +9,13 @@ import shlex
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_PATHS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
-# file name -> text, README.md first
-TEXTS = {path.name: path.read_text(encoding='utf-8') for path in _PATHS}
+_DOCS = ROOT / 'docs'
+_PATHS = [*sorted(_DOCS.glob('*.md')), *sorted(_DOCS.glob('results/*.md'))]
+# README.md first, then pages by their path in docs/ -> text
+TEXTS = {'README.md': (ROOT / 'README.md').read_text(encoding='utf-8')} | {
+  str(path.relative_to(_DOCS)): path.read_text(encoding='utf-8')
+  for path in _PATHS
+}
 README = TEXTS['README.md']
 
 _BLOCK = re.compile(r'^ *```(\w*)\n(.*?)^ *```$', re.DOTALL | re.MULTILINE)

@@ -27,6 +27,7 @@ from dpo_jax import main as main_lib
 from dpo_jax.bench import sampling, step, sweep
 from dpo_jax.models import presets
 from dpo_jax.results import __main__ as results_main
+from dpo_jax.results import optimum, options
 from dpo_jax.storage import initial_weights
 from dpo_jax.types import InputError
 
@@ -215,7 +216,9 @@ def check_module(name: str, words: list[str]) -> None:
   elif name == 'dpo_jax.main':
     main_lib.parse(with_the_same(words))
   elif name == 'dpo_jax.results':
-    results_main._parse(words)
+    options.parse(words)
+  elif name == 'dpo_jax.results.optimum':
+    optimum.parse(words)
   else:
     # Only the paths are checked: other modules parse their own arguments.
     is_test = name.startswith('tests.')

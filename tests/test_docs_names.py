@@ -25,17 +25,19 @@ SPINE = (
 
 @pytest.mark.parametrize('page', pages.TEXTS)
 def test_links_lead_somewhere(page):
-  folder = pages.ROOT if page == 'README.md' else pages.ROOT / 'docs'
+  own = pages.ROOT / ('' if page == 'README.md' else 'docs') / page
   for target in re.findall(r'\]\(([^)\s]+)\)', pages.prose(pages.TEXTS[page])):
     if target.startswith('https://'):
       continue
     path, _, anchor = target.partition('#')
-    file = folder / (path or page)
+    file = own.parent / path if path else own
     assert file.exists(), f'{page}: {target}'
     if anchor:
-      assert anchor in pages.anchors(pages.TEXTS[file.name]), (
-        f'{page}: {target}'
-      )
+      docs = (pages.ROOT / 'docs').resolve()
+      other = file.resolve()
+      is_docs = docs in other.parents
+      name = str(other.relative_to(docs)) if is_docs else other.name
+      assert anchor in pages.anchors(pages.TEXTS[name]), f'{page}: {target}'
 
 
 @pytest.mark.parametrize('page', pages.TEXTS)
@@ -101,7 +103,13 @@ def test_the_tree_of_the_readme_is_the_package():
 
 def test_the_readme_links_to_every_page():
   linked = set(re.findall(r'\]\(docs/(\w+\.md)\)', pages.README))
-  assert linked == set(pages.TEXTS) - {'README.md'}
+  others = {page for page in pages.TEXTS if page.startswith('results/')}
+  assert linked == set(pages.TEXTS) - {'README.md'} - others
+  # The answers of experiments have an index of their own.
+  index = 'results/README.md'
+  assert f']({index})' in pages.TEXTS['results.md']
+  linked = set(re.findall(r'\]\((\w+\.md)\)', pages.TEXTS[index]))
+  assert linked == {page.rpartition('/')[2] for page in others - {index}}
 
 
 def test_the_numbers_of_the_readme():

@@ -4,10 +4,14 @@ import importlib.util
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from dpo_jax import config as config_lib
 from dpo_jax import main as main_lib
+from dpo_jax import types
+from dpo_jax.data.batches import length_table
+from dpo_jax.losses import catalogue
 from dpo_jax.losses import rules as loss_rules
 from dpo_jax.types import InputError
 
@@ -55,9 +59,67 @@ def test_runlocal_trains_two_steps(experiment, tmp_path):
 
 @pytest.mark.parametrize('path', FILES, ids=IDS)
 def test_every_point_of_its_sweep_validates(path):
-  sweep = getattr(load(path), 'sweep', lambda: ())
-  for arg, values in sweep():
-    config_lib.validate(config_lib.load(f'{path}:{arg}', values.items()))
+  for sweep in sweeps(load(path)).values():
+    for arg, values in sweep():
+      config_lib.validate(config_lib.load(f'{path}:{arg}', values.items()))
+
+
+def sweeps(module):
+  """{name: function} of an experiment's sweep and its named parts."""
+  return {
+    name: function
+    for name, function in vars(module).items()
+    if name == 'sweep' or name.startswith('sweep_')
+  }
+
+
+@pytest.mark.parametrize(
+  'stem,sizes',
+  [
+    ('ablate_beta', {'sweep': 60, 'sweep_few': 12}),
+    ('ablate_loss', {'sweep': 420, 'sweep_short': 138}),
+    ('label_noise', {'sweep': 175, 'sweep_short': 45}),
+  ],
+)
+def test_an_ablation_has_the_runs_that_it_says(stem, sizes):
+  module = load(ROOT / f'experiments/{stem}.py')
+  points_of = {name: list(sweep()) for name, sweep in sweeps(module).items()}
+  assert {name: len(points) for name, points in points_of.items()} == sizes
+  assert f'{sizes["sweep"]} runs' in module.__doc__
+  # Points differ, so no run is made twice.
+  for points in points_of.values():
+    assert len({str(point) for point in points}) == len(points)
+
+
+def test_the_ablation_of_losses_leaves_out_what_the_pairs_cannot_train():
+  module = load(ROOT / 'experiments/ablate_loss.py')
+  # A record as those of stories_lexicon: two answers with scores and a margin.
+  record = types.EncodedRecord(
+    prompt=np.ones(2, np.int32),
+    completions=(np.ones(1, np.int32), np.ones(2, np.int32)),
+    comparisons=(types.Comparison(0, 1, 1.0, 2.0),),
+    scores=(3.0, 1.0),
+  )
+  table = length_table.make_table([record])
+  columns = length_table.columns(table, np.arange(1))
+  known = catalogue.read()
+  refused = {'sft'}  # nll under another name
+  for name, loss in known.items():
+    try:
+      loss_rules.check_data({name: loss}, columns)
+    except InputError:
+      refused.add(name)
+  assert refused == set(module.LEFT_OUT)
+  assert {*module.LOSSES, *refused} == set(known)
+  assert all(f'`{name}`' in module.__doc__ for name in module.LEFT_OUT)
+
+
+def test_the_ablation_of_label_noise_keeps_the_flips_of_its_losses_equal():
+  module = load(ROOT / 'experiments/label_noise.py')
+  for arg, values in module.sweep():
+    assert set(values) == {'data.flip_share', 'seed'}
+    config = module.get_config(arg)
+    assert config.data.flip_seed == 0 and config.loss.beta == 0.1
 
 
 # Settings copied from the papers and recipes that experiments/paper_presets.py

@@ -124,6 +124,7 @@ def check_losses(config: ConfigDict) -> None:
   values = chosen.loss_hyper(config) | chosen.loss_static(config)
   loss_rules.check_options(losses, transforms, values)
   loss_rules.check_values(losses, transforms, values)
+  loss_rules.check_flips(config.data.flip_share, losses)
 
 
 def _check_loss_keys(config: ConfigDict, used: tuple[str, ...]) -> None:

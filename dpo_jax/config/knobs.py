@@ -154,6 +154,9 @@ def _data() -> Section:
   data.strict = flag(False)  # refuse unusable rows, drop none; encode
   # a prompt's comparisons weigh one together; prompt_weights
   data.weigh_prompts = flag(False)
+  # of the comparisons to train on, the share with sides swapped; label_noise
+  data.flip_share = within(0.0, 0, 1)
+  data.flip_seed = seed(0)  # which comparisons these are; label_noise
   data.layout = choice(*rows.LAYOUTS)  # how completions lie in rows; rows
   data.row_length = whole(0, zero='data.max_length')  # tokens per row; rows
   data.max_shapes = whole(4, least=1)  # compiled row counts per epoch; pipeline

@@ -30,7 +30,7 @@ MODES = {
   'evaluate': Mode(
     'dpo_jax.run.evaluate',
     'scores the held-out comparisons once more',
-    flags=('step',),
+    flags=('step', 'diagnose'),
     reads_run=True,
   ),
   'plan': Mode(
@@ -90,9 +90,10 @@ MODE_FLAGS = {
   'record': 'ID, a uid or prompt_id of per_example/*.npz, or its beginning',
   'step': 'N or best (of train.keep_best); the newest checkpoint by default',
   'clear': 'KIND,KIND or all: removes tokens, reference, compiled',
+  'diagnose': 'says what stands out in the run, and which knob to try',
   'dry_run': 'prints the points, what shares a compile, and the cost',
   'retry': 'tries points again that failed',
   'status': 'prints where every point stands',
 }
-SWITCHES = {'dry_run', 'retry', 'status'}  # flags without a value
+SWITCHES = {'diagnose', 'dry_run', 'retry', 'status'}  # flags without a value
 NUMBERS = {'plan_devices', 'num_records'}  # flags that are whole numbers

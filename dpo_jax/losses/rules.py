@@ -84,6 +84,7 @@ _NOT_CACHED = {
 # Needs that are columns of the data: in every row, or in some.
 _EVERY_ROW = frozenset(('scores', 'reference_scores'))
 _DATA_NEEDS = _EVERY_ROW | {'margin'}
+_OF_SCORES = _EVERY_ROW | {'score_order'}
 # {view of a loss: columns of the data, any one of which is enough}
 _COLUMNS = {
   'comparisons': {'comparisons'},
@@ -293,6 +294,26 @@ def check_data(
         f'needs {missing[0]}, which {where} has not in '
         f'{"every" if missing[0] in _EVERY_ROW else "any"} row',
         f'use data with {missing[0]}, or another loss',
+      )
+
+
+def check_flips(share: float, losses: Mapping[str, Loss]) -> None:
+  """Refuses swapped comparisons with a loss that reads scores instead.
+
+  Args:
+    share: config.data.flip_share.
+    losses: the chosen terms by name.
+
+  Raises:
+    InputError: at the first loss that such label noise would not reach.
+  """
+  for name, loss in losses.items():
+    if share and _OF_SCORES & loss.needs:
+      raise errors.refuse(
+        'config.data.flip_share',
+        f'{share:g} swaps the sides of comparisons, and {name} reads the '
+        'scores of their answers',
+        'set it to 0, or use a loss without scores',
       )
 
 

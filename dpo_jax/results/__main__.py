@@ -1,36 +1,25 @@
 """run directory -> table and figure: the command `python -m dpo_jax.results`.
 
-    python -m dpo_jax.results RUNS... --out=DIR    tables and curves into DIR
+    python -m dpo_jax.results RUNS... --out=DIR    tables, figures into DIR
     python -m dpo_jax.results RUNS... --out=DIR --metrics=loss,kl,entropy
     python -m dpo_jax.results --verify DIR         do they still follow?
     python -m dpo_jax.results RUNS... --recompute loss=ipo,beta=.05:.5
                                                    other losses, same scores
 
 Comes in: run directories, or folders of them. Goes out: results.md, .tex and
-.csv, curves.pdf and .png, provenance.json; the Markdown on stdout. Exit code
+.csv, figures/, figures.json, provenance.json; the Markdown on stdout. Exit code
 0; 1 if --verify finds a cell that no longer follows from its runs; 2 for bad
 input, with one line on stderr. Trains nothing and runs no model.
 """
 
-import argparse
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
-from dpo_jax import errors
-from dpo_jax.results import cells, collect, measures, provenance
+from dpo_jax.results import collect, options, provenance, verification
 from dpo_jax.storage import files
 from dpo_jax.types import InputError
-
-
-class _Parser(argparse.ArgumentParser):
-  """Refuses bad flags in one line; the usage is under --help."""
-
-  def error(self, message: str):
-    raise errors.refuse(
-      'command line', message, 'see python -m dpo_jax.results --help'
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,12 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
   # A terminal without ± and † shows escapes, not a traceback.
   sys.stdout.reconfigure(errors='backslashreplace')
   try:
-    options = _parse(arguments)
-    if options.verify is not None:
-      return _verify(options.verify)
-    if options.recompute is not None:
-      return _recompute(options)
-    return _report(options.runs, options.out, options.metrics)
+    command = options.parse(arguments)
+    if command.verify is not None:
+      return _verify(command.verify)
+    if command.recompute is not None:
+      return _recompute(command)
+    return _report(command)
   except InputError as error:
     print(error, file=sys.stderr)
     return 2
@@ -54,71 +43,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-  parser = _Parser(
-    prog='python -m dpo_jax.results',
-    description='Tables and curves from run directories.',
+def _report(command: options.Command) -> int:
+  chosen, out = command.options, command.out
+  runs = collect.collect(command.runs, chosen.at)
+  texts, document = provenance.report(runs, out, chosen)
+  provenance.write(texts, document, out)
+  print(texts['results.md'].decode(), end='')
+  # Every figure has six files.
+  own = dict.fromkeys(
+    f'{folder}/' if folder else name
+    for name in [*texts, provenance.FILE]
+    for folder in [name.rpartition('/')[0]]
   )
-  parser.add_argument(
-    'runs',
-    nargs='*',
-    metavar='RUNS',
-    help='run directories, or folders of them',
-  )
-  parser.add_argument('--out', metavar='DIR', help='folder for the files')
-  parser.add_argument(
-    '--metrics',
-    metavar='NAMES',
-    type=lambda text: [name.strip() for name in text.split(',')],
-    help='names in metrics.jsonl, with commas between; default: '
-    + ','.join(each.name for each in measures.MEASURES.values() if each.shown),
-  )
-  parser.add_argument(
-    '--verify', metavar='DIR', help='check the tables in DIR against their runs'
-  )
-  parser.add_argument(
-    '--recompute',
-    metavar='SETTINGS',
-    help='losses and metrics of these settings from the saved scores, e.g. '
-    'loss=ipo:sigmoid,beta=.05:.5 (":" between the values of a key); with '
-    '--out also recompute.csv',
-  )
-  options = parser.parse_args(arguments)
-  others = options.runs or options.out or options.metrics or options.recompute
-  if options.verify is not None and others:
-    parser.error('--verify takes one folder, no RUNS and no other flag')
-  if options.verify is None and not options.runs:
-    parser.error('no runs given')
-  if options.verify is None and not options.out and options.recompute is None:
-    parser.error('--out is missing: the folder for the files')
-  return options
-
-
-def _report(paths: Sequence[str], out: str, metrics) -> int:
-  from dpo_jax.results import plots  # takes two seconds; --verify draws nothing
-
-  runs = collect.collect(paths)
-  files, document = provenance.report(runs, out, metrics)
-  files |= plots.curves(cells.make_table(runs, metrics))
-  provenance.write(files, document, out)
-  print(files['results.md'].decode(), end='')
-  names = ', '.join([*files, provenance.FILE])
+  names = ', '.join(own)
   print(f'{len(runs)} runs read; wrote {names} to {out}', file=sys.stderr)
   return 0
 
 
-def _recompute(options: argparse.Namespace) -> int:
+def _recompute(command: options.Command) -> int:
   # Imports jax, which tables do not need, and needs no accelerator: another
   # process may be training on it.
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   from dpo_jax.results import recompute
 
-  settings = recompute.parse(options.recompute)
-  lines = recompute.recompute(options.runs, settings)
-  chosen = recompute.choose(options.metrics, lines)
+  settings = recompute.parse(command.recompute)
+  lines = recompute.recompute(command.runs, settings)
+  chosen = recompute.choose(command.options.metrics, lines)
   print(recompute.markdown(lines, chosen), end='')
-  if options.out:
-    path = pathlib.Path(options.out) / 'recompute.csv'
+  if command.out:
+    path = pathlib.Path(command.out) / 'recompute.csv'
     text = recompute.comma_separated(lines, chosen)
     with files.storage_errors(path), files.atomic_file(path) as file:
       file.write(text.encode())
@@ -127,7 +80,7 @@ def _recompute(options: argparse.Namespace) -> int:
 
 
 def _verify(folder: str) -> int:
-  problems = provenance.verify(folder)
+  problems = verification.verify(folder)
   for problem in problems:
     print(problem)
   if problems:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dpo_jax.results import collect
+from dpo_jax.results import collect, run_files
 from dpo_jax.storage import files, run_dir
 
 
@@ -48,7 +48,7 @@ def read_run(path: str | os.PathLike) -> RunRecord:
     ledger=folder.done_facts().get('ledger', {}) if run.done else {},
     metrics={split: _columns(steps) for split, steps in run.records.items()},
     examples={
-      file.stem: _texts(collect.read_arrays(file.read_bytes(), file))
+      file.stem: _texts(run_files.read_arrays(file.read_bytes(), file))
       for file in sorted((run.path / 'per_example').glob('*.npz'))
     },
     evaluations={

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dpo_jax.results import collect, labels, measures, statistics
+from dpo_jax.results import collect, labels, measures, options, statistics
 
 WHENS = ('before', 'after')
+DEFAULT = options.Options()
 
 
 class Cell(NamedTuple):
@@ -33,7 +34,7 @@ class Row(NamedTuple):
 
   label: tuple[str, ...]
   group: collect.Group
-  steps: tuple[int, ...]  # distinct last evaluated steps, ascending
+  steps: tuple[int, ...]  # distinct steps of the cells 'after', ascending
   cells: dict[tuple[str, str], Cell]  # (label of the measure, when) -> cell
 
 
@@ -63,27 +64,28 @@ class Table(NamedTuple):
 
 
 def make_table(
-  runs: Sequence[collect.Run], names: Sequence[str] | None = None
+  runs: Sequence[collect.Run], chosen: options.Options = DEFAULT
 ) -> Table:
   """Groups the runs, measures every cell and compares the rows.
 
   Args:
     runs: at least one.
-    names: metrics to show, by their name in metrics.jsonl. None takes the
-      default ones, and gives a column to those that some evaluation has.
+    chosen: which rows and columns. Without `metrics`, the default ones, with a
+      column for those that some evaluation has.
 
   Raises:
     InputError: a name that no run reports and that results do not know.
   """
   groups = labels.ordered(collect.group_runs(runs))
   row_labels = labels.make_labels(groups)
-  chosen = measures.choose(names, reported(runs))
+  names = chosen.metrics
+  shown = measures.choose(names, reported(runs))
   # The loss always has a column, so that a run without any evaluation has a
   # row all the same.
   evaluated = reported(runs, 'eval') | {measures.LOSS.name}
   in_columns = [
     measure
-    for measure in chosen
+    for measure in shown
     if names is not None or measure.name in evaluated
   ]
   rows = tuple(
@@ -92,7 +94,7 @@ def make_table(
   )
   return Table(
     row_labels,
-    chosen,
+    shown,
     tuple((measure.label, when) for measure in in_columns for when in WHENS),
     rows,
     _differences(rows, in_columns),
@@ -120,13 +122,13 @@ def reported(runs: Sequence[collect.Run], *splits: str) -> set[str]:
 
 
 def _row(label, group: collect.Group, columns) -> Row:
-  last = {max(run.records.get('eval', {0: 0})) for run in group.runs}
+  at = {run.step for run in group.runs}
   cells = {
     (measure.label, when): _cell(group, measure, when)
     for measure in columns
     for when in WHENS
   }
-  return Row(tuple(label), group, tuple(sorted(last)), cells)
+  return Row(tuple(label), group, tuple(sorted(at)), cells)
 
 
 def _cell(group: collect.Group, measure: measures.Measure, when: str) -> Cell:
@@ -156,7 +158,7 @@ def _cell(group: collect.Group, measure: measures.Measure, when: str) -> Cell:
 
 def _value(run: collect.Run, measure, when: str) -> float | None:
   steps = run.records.get('eval', {})
-  step = 0 if when == 'before' else max(steps, default=0)
+  step = 0 if when == 'before' else run.step
   # A run that was evaluated at step 0 only has no 'after'.
   if when == 'after' and step == 0:
     return None
@@ -165,7 +167,7 @@ def _value(run: collect.Run, measure, when: str) -> float | None:
 
 def _over_prompts(run, measure, when, value) -> statistics.Interval | None:
   """Interval from the saved values, if they give this very value."""
-  step = 0 if when == 'before' else max(run.records['eval'])
+  step = 0 if when == 'before' else run.step
   jack = _saved(run, measure, step, value)
   if jack is None:
     return None
@@ -252,7 +254,7 @@ def _scored(index: int, row: Row, measure: measures.Measure) -> _Scored | None:
     value = _value(run, measure, 'after')
     if value is None:
       continue  # as in the cell
-    if _saved(run, measure, max(run.records['eval']), value) is None:
+    if _saved(run, measure, run.step, value) is None:
       return None
     # Runs may hold the comparisons in another order. Those of one record keep
     # theirs.

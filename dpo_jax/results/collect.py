@@ -6,43 +6,28 @@ read, then `Group`s of runs that differ in their seed only. Writes nothing and
 leaves nothing out: a run without DONE, or with a torn last line, says so.
 """
 
-import io
 import json
 import os
 import pathlib
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from dpo_jax import errors
 from dpo_jax.config import stored
-from dpo_jax.results import measures
-from dpo_jax.storage import example_file, files, metrics_file, run_dir
+from dpo_jax.results import options, run_files, steps
+from dpo_jax.storage import files, run_dir
 from dpo_jax.types import InputError
 
 # Folders of a run that hold thousands of files and no runs.
-_NO_RUNS = ('checkpoints', 'cache', 'tensorboard', 'per_example', 'evaluate')
-
-
-class Examples(NamedTuple):
-  """What one evaluation saved of each comparison, or of each completion."""
-
-  step: int
-  uid: np.ndarray  # [P], the record of each
-  prompt: np.ndarray  # [P], its prompt; `uid` itself if none were saved
-  arrays: dict[str, np.ndarray]  # field -> [P], float64 or bool
-
-
-class Evaluation(NamedTuple):
-  """What --mode=evaluate wrote beside a run's own evaluations."""
-
-  step: int  # of the policy
-  data: str  # config.data.eval
-  metrics: dict[str, float]
-  examples: Examples | None
-  digests: dict[str, str]  # as Run.digests
+_NO_RUNS = (
+  'checkpoints',
+  'cache',
+  'tensorboard',
+  'per_example',
+  'evaluate',
+  'frontier',
+)
+LAST = options.At()
 
 
 class Run(NamedTuple):
@@ -54,9 +39,13 @@ class Run(NamedTuple):
   done: bool  # the run has its DONE mark
   torn_lines: int  # last lines of metrics.jsonl that are cut short: 0 or 1
   records: dict[str, dict[int, dict[str, float]]]  # split -> step -> metrics
-  examples: Examples | None  # of the last evaluation
+  examples: run_files.Examples | None  # of the evaluation at `step`
   digests: dict[str, str]  # file name -> sha256 hex of what was read
-  evaluations: dict[str, Evaluation] = {}  # on other data, by name
+  evaluations: dict[str, run_files.Evaluation] = {}  # on other data, by name
+  # step -> frontier/step_N.json: {'reward', 'num_samples', 'metrics', ...}
+  frontier: dict[int, dict[str, Any]] = {}
+  step: int = 0  # of the cells, see --at; 0 = none after the start
+  first: run_files.Examples | None = None  # of the start; None if step is 0
 
 
 class Group(NamedTuple):
@@ -77,11 +66,17 @@ class Group(NamedTuple):
     ]
 
 
-def collect(paths: Iterable[str | os.PathLike]) -> list[Run]:
+def collect(
+  paths: Iterable[str | os.PathLike], at: options.At = LAST
+) -> list[Run]:
   """Reads the runs at and below `paths`, each once, in order of `paths`.
 
   A run is a folder with config.json and metrics.jsonl, or with config.json
   and env.json (started, nothing measured yet).
+
+  Args:
+    paths: of runs, or of folders of them.
+    at: the evaluation that cells are of.
 
   Raises:
     InputError: a path is missing or holds no run, or a run is not readable.
@@ -100,7 +95,7 @@ def collect(paths: Iterable[str | os.PathLike]) -> list[Run]:
     for folder in folders:
       if folder not in seen:
         seen.add(folder)
-        runs.append(read_run(folder, order))
+        runs.append(read_run(folder, order, at))
   return runs
 
 
@@ -147,8 +142,20 @@ def _walk(folder: pathlib.Path, seen: set) -> Iterable[pathlib.Path]:
       yield from _walk(pathlib.Path(entry.path).resolve(), seen)
 
 
-def read_run(path: pathlib.Path, order: int = 0) -> Run:
+def read_run(
+  path: pathlib.Path,
+  order: int = 0,
+  at: options.At = LAST,
+  known: Collection[str] | None = None,
+) -> Run:
   """Reads one run directory.
+
+  Args:
+    path: of the run.
+    order: see Run.
+    at: the evaluation that cells are of.
+    known: files of frontier/ that count, by their names in `digests`; None =
+      all.
 
   Raises:
     InputError: `config.json` or a complete line of `metrics.jsonl` is not a
@@ -158,26 +165,33 @@ def read_run(path: pathlib.Path, order: int = 0) -> Run:
   config_path, metrics_path = path / 'config.json', path / 'metrics.jsonl'
   # Bytes are read once: what is parsed is what the digest is of, even if the
   # run goes on writing.
-  data = {config_path.name: _read(config_path)}
+  data = {config_path.name: run_files.read(config_path)}
   config = files.parse_json(
     data[config_path.name],
     config_path,
     fix='restore the file, or leave the run out',
-    number=_number,
+    number=run_files.number,
   )
   if isinstance(config.get('seed'), list | dict):
     raise errors.refuse(config_path, 'seed is a list', 'make it a number')
   records, torn = {}, 0
   if metrics_path.exists():
-    data[metrics_path.name] = _read(metrics_path)
-    records, torn = parse_metrics(data[metrics_path.name], metrics_path)
-  # Intervals are of the last evaluation: earlier files are not read.
-  step = max(records.get('eval', {0: {}}))
+    data[metrics_path.name] = run_files.read(metrics_path)
+    records, torn = run_files.parse_metrics(
+      data[metrics_path.name], metrics_path
+    )
+  # Intervals are of one evaluation: the files of others are not read.
+  step = steps.choose(records, config, at, path)
   name = f'per_example/eval_{step}.npz'
   examples = None
   if (path / name).exists():
-    data[name] = _read(path / name)
-    examples = parse_examples(data[name], step, path / name)
+    data[name] = run_files.read(path / name)
+    examples = run_files.parse_examples(data[name], step, path / name)
+  first, name = None, 'per_example/eval_0.npz'
+  if step and (path / name).exists():
+    data[name] = run_files.read(path / name)
+    first = run_files.parse_examples(data[name], 0, path / name)
+  frontier, digests = run_files.read_frontier(path, known)
   return Run(
     path,
     order,
@@ -186,8 +200,11 @@ def read_run(path: pathlib.Path, order: int = 0) -> Run:
     torn,
     records,
     examples,
-    _digests(data),
-    _read_evaluations(path),
+    run_files.digests(data) | digests,
+    run_files.read_evaluations(path),
+    frontier,
+    step,
+    first,
   )
 
 
@@ -195,37 +212,10 @@ def with_evaluation(run: Run, name: str) -> Run:
   """The run as if an evaluation on other data were its only one."""
   one = run.evaluations[name]
   return run._replace(
-    records={'eval': {one.step: one.metrics}}, examples=one.examples
+    records={'eval': {one.step: one.metrics}},
+    examples=one.examples,
+    step=one.step,
   )
-
-
-def _digests(data: dict[str, bytes]) -> dict[str, str]:
-  return {name: files.bytes_digest([read]) for name, read in data.items()}
-
-
-def _read_evaluations(path: pathlib.Path) -> dict[str, Evaluation]:
-  """evaluate/*.json of a run, with the values in per_example/."""
-  evaluations = {}
-  for file in sorted((path / 'evaluate').glob('*.json')):
-    name, fix = file.stem, 'evaluate the run again, or remove the file'
-    values = f'per_example/{name}.npz'
-    data = {f'evaluate/{file.name}': _read(file)}
-    facts = files.parse_json(data[f'evaluate/{file.name}'], file, fix=fix)
-    step, metrics = facts.get('step'), facts.get('metrics')
-    if type(step) is not int or not isinstance(metrics, dict):
-      raise errors.refuse(file, 'has no step or no metrics', fix)
-    examples = None
-    if (path / values).exists():
-      data[values] = _read(path / values)
-      examples = parse_examples(data[values], step, path / values)
-    evaluations[name] = Evaluation(
-      step,
-      str(facts.get('data', '')),
-      metrics_file.values(metrics),
-      examples,
-      _digests(data),
-    )
-  return evaluations
 
 
 def _is_done(path: pathlib.Path) -> bool:
@@ -234,78 +224,6 @@ def _is_done(path: pathlib.Path) -> bool:
     return run_dir.RunDir(path).is_done()
   except InputError:
     return True  # a mark that is not JSON counts
-
-
-def parse_metrics(data: bytes, where: Any) -> tuple[dict, int]:
-  """metrics.jsonl -> (split -> step -> metrics, number of torn last lines).
-
-  If a step of a split is there twice, the later line counts. Nulls are left
-  out.
-
-  Args:
-    data: the file's bytes.
-    where: its path, for messages.
-
-  Raises:
-    InputError: as `metrics_file.parse`.
-  """
-  entries, torn = metrics_file.parse(data, where, numbers=measures.MEASURES)
-  records = {}
-  for entry in entries:
-    steps = records.setdefault(entry['split'], {})
-    steps[entry['step']] = metrics_file.values(entry)
-  for split, steps in records.items():
-    records[split] = dict(sorted(steps.items()))
-  return records, torn
-
-
-def parse_examples(data: bytes, step: int, where: Any) -> Examples | None:
-  """per_example/eval_<step>.npz -> Examples; None if it holds no examples.
-
-  Raises:
-    InputError: not an npz of numbers, or its arrays differ in length.
-  """
-  arrays = read_arrays(data, where)
-  if 'uid' not in arrays:
-    return None
-  uid = arrays.pop('uid')
-  if any(array.shape[:1] != uid.shape for array in arrays.values()):
-    shapes = ', '.join(str(array.shape) for array in arrays.values())
-    raise errors.refuse(
-      where,
-      f'{uid.size} uids but scores of shapes {shapes}',
-      'evaluate the run again',
-    )
-  prompt = arrays.pop('prompt_id', uid)
-  return Examples(step, uid, prompt, _as_numbers(arrays)) if uid.size else None
-
-
-def read_arrays(data: bytes, where: Any) -> dict[str, np.ndarray]:
-  """The arrays of an npz file, {} if it holds no values of its uids.
-
-  Raises:
-    InputError: not an npz, or one of objects.
-  """
-  try:
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-      if set(archive.files) <= {'uid'}:
-        return {}
-      names = [n for n in archive.files if not example_file.is_whole(n)]
-      return {name: archive[name] for name in names}
-  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-    problem = str(error).splitlines()[0]
-    raise errors.refuse(
-      where, f'not a readable npz ({problem})', 'evaluate the run again'
-    ) from error
-
-
-def _as_numbers(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The arrays of one number per example; float64, so that means are exact."""
-  return {
-    name: array if array.dtype == bool else array.astype(np.float64)
-    for name, array in arrays.items()
-    if array.ndim == 1 and array.dtype.kind in 'biuf'
-  }
 
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:
@@ -333,7 +251,7 @@ def counted(config: dict[str, Any]) -> dict[str, Any]:
   """
   # As it is read from a file: lists for tuples, 1 for 1.0.
   text = json.dumps(stored.complete(config))
-  full = files.parse_json(text, 'config.json', fix='', number=_number)
+  full = files.parse_json(text, 'config.json', fix='', number=run_files.number)
   flat = files.flatten(full, keep=['loss.terms'])
   return {
     key: value
@@ -379,20 +297,3 @@ def _seed_order(run: Run) -> tuple:
   seed = run.config.get('seed')
   # Seeds that are no integer come last, as they were found.
   return (not isinstance(seed, int), seed if isinstance(seed, int) else 0)
-
-
-def _read(path: pathlib.Path) -> bytes:
-  try:
-    return path.read_bytes()
-  except OSError as error:
-    raise errors.refuse(
-      path, f'cannot be read ({error.strerror})', 'mend its permissions'
-    ) from error
-
-
-def _number(text: str) -> float | int:
-  """A JSON number; 1.0 becomes 1, so that both say the same config."""
-  if len(text) < 20 and text.lstrip('-').isdigit():
-    return int(text)
-  value = float(text)
-  return int(value) if value.is_integer() and abs(value) < 1e15 else value

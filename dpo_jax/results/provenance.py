@@ -1,10 +1,10 @@
-"""Origin of every number in the tables, and the check that it still holds.
+"""Origin of every number in tables, figures and the page.
 
-Comes in: runs to report on, or a folder that `write` filled. Goes out: the
-report's files (tables, figures, provenance.json), each whole or not at all;
-or the list of cells that no longer follow from their runs. Draws no figure.
+Comes in: runs to report on. Goes out: the report's files (tables, figures and
+their numbers, the page, provenance.json), each whole or not at all.
+verification.py checks them.
 
-provenance.json: version; metrics: names that --metrics gave, or null; runs:
+provenance.json: version; options: of options.py; runs:
 [{run, seed, done, torn_lines, sha256: {file: hex}}], paths from the folder that
 holds provenance.json; rows: [{row, label: {config key: value}, runs, cells:
 {'loss after': {value, se, ...}}}]; differences; evaluations: {name: {rows,
@@ -12,45 +12,46 @@ differences}} of evaluations on other data; files: {name: sha256 of the written
 bytes}.
 """
 
-import itertools
 import json
 import math
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from dpo_jax import errors
-from dpo_jax.results import cells, collect, tables
+from dpo_jax.results import cells, collect, options, tables
 from dpo_jax.storage import files
-from dpo_jax.types import InputError
 
-FILE = 'provenance.json'
-_VERSION = 2
+FILE, FIGURES = 'provenance.json', 'figures.json'
+VERSION = 3
 
 
 def report(
   runs: Sequence[collect.Run],
   folder: str | os.PathLike,
-  metrics: Sequence[str] | None = None,
+  chosen: options.Options = cells.DEFAULT,
   evaluations: Collection[str] | None = None,
+  drawings: Mapping[str, bytes] | None = None,
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-  """Returns the tables' bytes by file name, and the provenance.
+  """Returns the bytes of all files by their names, and the provenance.
 
   Args:
     runs: the runs to report on.
     folder: the folder that the files will lie in; paths are relative to it.
-    metrics: as `names` of `cells.make_table`.
+    chosen: what is shown.
     evaluations: names of evaluations on other data, each of which gets tables
       of its own; None = all that any run has.
+    drawings: files of figures that are drawn already, by name. The figures are
+      then not drawn, and not in the result. None = they are drawn.
 
   Raises:
-    InputError: a metric that no run reports.
+    InputError: a metric that no run reports, or a figure that is none.
   """
-  table = cells.make_table(runs, metrics)
-  others = _tables_of_others(runs, metrics, evaluations)
+  table = cells.make_table(runs, chosen)
+  others = _tables_of_others(runs, chosen, evaluations)
   texts = {
     'results.md': tables.markdown(table, folder).encode(),
     'results.tex': tables.latex(table, folder).encode(),
@@ -64,9 +65,17 @@ def report(
     texts['results.md'] += (head + tables.markdown(other, folder)).encode()
     texts[f'results_{name}.tex'] = tables.latex(other, folder).encode()
     texts[f'results_{name}.csv'] = tables.comma_separated(other).encode()
+  if drawings is None:
+    drawings, data = _figures(runs, table, chosen, folder)
+    texts |= drawings
+  else:
+    data = _figures_data(runs, table, chosen, folder)
+  texts[FIGURES] = as_bytes(data)
+  if chosen.html:
+    texts |= _page(runs, table, chosen, drawings, data, folder, others)
   document = {
-    'version': _VERSION,
-    'metrics': None if metrics is None else list(metrics),
+    'version': VERSION,
+    'options': chosen.as_json(),
     'runs': [
       _run_entry(run, folder, others)
       for row in table.rows
@@ -80,7 +89,7 @@ def report(
   return texts, document
 
 
-def _tables_of_others(runs, metrics, names) -> dict[str, cells.Table]:
+def _tables_of_others(runs, chosen, names) -> dict[str, cells.Table]:
   """A table per evaluation on other data, of the runs that have it."""
   # An evaluation of the run's own held-out data is in the main table.
   known = sorted(
@@ -96,13 +105,42 @@ def _tables_of_others(runs, metrics, names) -> dict[str, cells.Table]:
     having = [run for run in runs if name in run.evaluations]
     if having:
       own = [collect.with_evaluation(run, name) for run in having]
-      shown = metrics
-      if metrics is not None:
+      shown = chosen.metrics
+      if shown is not None:
         # A metric of training alone is in no other evaluation.
         reported = cells.reported(own)
-        shown = [metric for metric in metrics if metric in reported] or None
-      made[name] = cells.make_table(own, shown)
+        shown = tuple(metric for metric in shown if metric in reported) or None
+      made[name] = cells.make_table(own, chosen._replace(metrics=shown))
   return made
+
+
+def _figures(runs, table, chosen, folder):
+  """Files of the figures, and what they show; no matplotlib without any."""
+  if chosen.figures == ():
+    return {}, {}
+  from dpo_jax.results import figures  # imports matplotlib
+
+  return figures.draw(runs, table, chosen, folder)
+
+
+def _figures_data(runs, table, chosen, folder) -> dict[str, Any]:
+  """The second part of `_figures`; draws nothing."""
+  if chosen.figures == ():
+    return {}
+  from dpo_jax.results import figures  # imports matplotlib
+
+  return figures.figures_data(runs, table, chosen, folder)
+
+
+def _page(runs, table, chosen, drawings, data, folder, others):
+  """index.html with each figure of one column's width, which fits a phone."""
+  from dpo_jax.results.page import page  # reads token caches: imports more
+
+  names = {name: f'figures/{name}.svg' for name in data}
+  shown = {n: drawings[file] for n, file in names.items() if file in drawings}
+  return page.build(
+    runs, table, chosen, shown, data, folder=folder, others=others
+  )
 
 
 def write(
@@ -117,7 +155,7 @@ def write(
   """
   folder = pathlib.Path(folder)
   digests = {name: files.bytes_digest([data]) for name, data in texts.items()}
-  texts = {**texts, FILE: _json({**document, 'files': digests})}
+  texts = {**texts, FILE: as_bytes({**document, 'files': digests})}
   # All files are written before the first one is renamed: a full disk leaves
   # the old report whole.
   staging, made = None, not folder.exists()
@@ -125,8 +163,10 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     staging = pathlib.Path(tempfile.mkdtemp(prefix='.results-', dir=folder))
     for name, data in texts.items():
+      (staging / name).parent.mkdir(exist_ok=True)
       (staging / name).write_bytes(data)
     for name in texts:
+      (folder / name).parent.mkdir(exist_ok=True)
       os.replace(staging / name, folder / name)
   except OSError as error:
     raise errors.refuse(
@@ -139,178 +179,6 @@ def write(
       shutil.rmtree(staging, ignore_errors=True)
     if made and folder.is_dir() and not os.listdir(folder):
       folder.rmdir()
-
-
-def verify(folder: str | os.PathLike) -> list[str]:
-  """Makes the tables of `folder` again from their runs, and compares.
-
-  Returns:
-    One line per cell, run or file that does not follow; empty if all do.
-
-  Raises:
-    InputError: the folder has no readable provenance.json.
-  """
-  folder = pathlib.Path(folder)
-  document = _load(folder)
-  runs, problems = _read_again(document, folder)
-  texts = {}
-  if not problems:
-    texts, fresh = report(
-      runs,
-      folder,
-      document.get('metrics'),
-      # Older documents, and later evaluations, have no tables here.
-      document.get('evaluations', {}),
-    )
-    fresh = files.as_json(fresh)  # the types of JSON, as in the file
-    problems = _changed_runs(document, fresh) + _changed_cells(document, fresh)
-  if not problems:
-    for name, data in texts.items():
-      problems += _changed_lines(folder / name, data)
-  # Figures are not drawn again: their bytes depend on matplotlib's version.
-  for name, digest in document['files'].items():
-    if name not in texts and _digest_of(folder / name) != digest:
-      problems.append(f'{folder / name}: not the file that was written')
-  return problems
-
-
-def _load(folder: pathlib.Path) -> dict[str, Any]:
-  """Reads provenance.json and checks its form."""
-  where = folder / FILE
-  document = files.read_json(
-    where,
-    fix='make the tables again',
-    if_missing='name a folder that `python -m dpo_jax.results RUNS... '
-    '--out=DIR` wrote',
-  )
-  try:
-    if document['version'] != _VERSION:
-      raise ValueError(f'version {document["version"]}')
-    # Reads every entry that `verify` will read, before it does any work.
-    _ = [name + '' for name in document.get('metrics') or ()]
-    for row in document['rows']:
-      _ = row['row'], row['cells'].items(), [str(name) for name in row['runs']]
-    for run in document['runs']:
-      _ = run['run'], run['done'], run['sha256'].items()
-    _ = document['files'].items(), document['differences']
-    for other in document.get('evaluations', {}).values():
-      _ = [row['cells'].items() for row in other['rows']], other['differences']
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise errors.refuse(
-      where,
-      f'not a provenance of version {_VERSION} ({type(error).__name__}: '
-      f'{error})',
-      'make the tables again',
-    ) from error
-  return document
-
-
-def _read_again(document, folder: pathlib.Path):
-  """Returns the runs of all rows in order, and a line per unreadable run."""
-  runs, problems = [], []
-  for row in document['rows']:
-    for name in row['runs']:
-      try:
-        if not (folder / name).is_dir():
-          raise errors.refuse(
-            f'run {folder / name}', 'the run is not there', 'put it back'
-          )
-        # The place in the table is the order that `ordered` must give back.
-        runs.append(collect.read_run(folder / name, order=len(runs)))
-      except InputError as error:
-        problems.append(f'row {row["row"]!r}, all cells: {error}')
-  return runs, problems
-
-
-def _changed_runs(document, fresh) -> list[str]:
-  """Lines for runs whose files changed since they were read."""
-  row_of = {
-    name: row['row'] for row in document['rows'] for name in row['runs']
-  }
-  now = {run['run']: run for run in fresh['runs']}
-  problems = []
-  for run in document['runs']:
-    name = run['run']
-    old, new = run['sha256'], now.get(name, {}).get('sha256', {})
-    changed = sorted(
-      file for file in {*old, *new} if old.get(file) != new.get(file)
-    )
-    # DONE has no digest: only whether it counts is in the tables.
-    if name in now and run['done'] != now[name]['done']:
-      changed.append('DONE')
-    if changed:
-      problems.append(
-        f'row {row_of.get(name)!r}: run {name} changed: {", ".join(changed)}'
-      )
-  return problems
-
-
-def _changed_cells(document, fresh) -> list[str]:
-  """Lines for cells and differences that the runs no longer give."""
-  problems = []
-  old = {_cell_name(*key): value for key, value in _cells(document)}
-  new = {_cell_name(*key): value for key, value in _cells(fresh)}
-  for name in dict.fromkeys([*old, *new]):
-    if old.get(name) != new.get(name):
-      problems.append(
-        f'{name}: the table has {_said(old.get(name))}, its runs give '
-        f'{_said(new.get(name))}'
-      )
-  return problems
-
-
-def _cells(document):
-  """Yields ((row, cell name), numbers) for every cell of both tables."""
-  others = document.get('evaluations', {})
-  for name, part in (('', document), *others.items()):
-    on = f', {name}' if name else ''
-    for row in part['rows']:
-      for cell, numbers in row['cells'].items():
-        yield (row['row'], f'{cell}{on}'), numbers
-    for each in part['differences']:
-      rows = f'{each["row"]} minus {each["minus"]}'
-      yield (rows, f'{each["metric"]}{on}'), each
-
-
-def _cell_name(row: str, column: str) -> str:
-  return f'row {row!r}, cell {column!r}'
-
-
-def _said(numbers: dict[str, Any] | None) -> str:
-  if numbers is None:
-    return 'no such cell'
-  shown = ('value', 'mean', 'low', 'high')
-  return ' '.join(f'{key} {numbers[key]}' for key in shown if key in numbers)
-
-
-def _changed_lines(path: pathlib.Path, data: bytes) -> list[str]:
-  """Lines for the differences between a table's text and a fresh one."""
-  if not path.is_file():
-    return [f'{path}: no such file']
-  separators = {'.md': '|', '.tex': '&', '.csv': ','}
-  separator = separators[path.suffix]
-  text = path.read_bytes().decode('utf-8', 'replace')
-  pairs = itertools.zip_longest(
-    text.split('\n'), data.decode().split('\n'), fillvalue=''
-  )
-  problems = []
-  for number, (has, gives) in enumerate(pairs, 1):
-    if has != gives:
-      parts = [
-        (one.strip(), two.strip())
-        for one, two in itertools.zip_longest(
-          has.split(separator), gives.split(separator), fillvalue=''
-        )
-        if one.strip() != two.strip()
-      ]
-      # The first field that differs tells more than the line.
-      has, gives = parts[0] if parts else (has, gives)
-      row = text.split('\n')[number - 1].split(separator)
-      label = next((part.strip() for part in row if part.strip()), '')
-      problems.append(
-        f'{path}:{number}: row {label!r} reads {has!r}, its runs give {gives!r}'
-      )
-  return problems
 
 
 def _run_entry(run: collect.Run, folder, shown) -> dict[str, Any]:
@@ -379,10 +247,8 @@ def _round(value: float) -> float | str:
   return float(f'{value:.9g}') if math.isfinite(value) else repr(float(value))
 
 
-def _json(document: dict[str, Any]) -> bytes:
+def as_bytes(document: dict[str, Any]) -> bytes:
+  """JSON as this package writes it."""
   text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-  return f'{text}\n'.encode()
-
-
-def _digest_of(path: pathlib.Path) -> str | None:
-  return files.file_digest(path) if path.is_file() else None
+  # An unpaired surrogate, as in the name of a folder, becomes its escape.
+  return f'{text}\n'.encode(errors='backslashreplace')

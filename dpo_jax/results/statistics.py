@@ -292,6 +292,62 @@ def difference(
   return _around(value, np.sqrt(variance), quantile, num)
 
 
+def p_value(interval: Interval, level: float = LEVEL) -> float:
+  """Two-sided p of the hypothesis that the true value is 0.
+
+  p = 2 P(T > |mean| / se), with T of Student's t distribution whose quantile
+  made the interval: its degrees of freedom are read back from half / se. So p <
+  1 - level exactly when the interval excludes 0.
+
+  Args:
+    interval: symmetric about its mean, as `difference`, `mean_ci_t` and
+      `clustered_mean` give; not one of a share.
+    level: that of the interval.
+
+  Returns:
+    p in [0, 1]. Without spread 1 for a mean of 0, else 0. NaN if the interval
+    has no ends.
+  """
+  mean, se, low, high = interval[:4]
+  if not np.isfinite([mean, se, low, high]).all():
+    return float('nan')
+  excluded = low > 0 or high < 0
+  if se == 0:
+    return 0.0 if excluded else 1.0
+  df = special.stdtridf((1 + level) / 2, (high - low) / 2 / se)
+  p = 2 * float(special.stdtr(df, -abs(mean) / se))
+  # Rounding must not part p from the interval where 0 is one of its ends.
+  alpha = 1 - level
+  return min(p, np.nextafter(alpha, 0)) if excluded else max(p, alpha)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+  """P-values of a family of tests, adjusted by Holm's step-down method.
+
+  adjusted_(i) = max_{j <= i} min(1, (m - j + 1) p_(j)), p_(1) <= ... <= p_(m).
+  Rejecting what is below a leaves the chance of any false rejection below a,
+  however the tests depend on each other.
+
+  Args:
+    p_values: of all tests of the family, in any order. NaN is a test that could
+      not be made: it stays NaN and does not count in m.
+
+  Returns:
+    Adjusted p-values, in the order of `p_values`.
+
+  Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure",
+  Scandinavian J. Statistics 6 (1979); adjusted p-values as in Wright,
+  Biometrics 48 (1992).
+  """
+  adjusted = [float('nan')] * len(p_values)
+  made = [index for index, p in enumerate(p_values) if not np.isnan(p)]
+  largest = 0.0
+  for rank, index in enumerate(sorted(made, key=lambda i: p_values[i])):
+    largest = max(largest, min(1.0, (len(made) - rank) * p_values[index]))
+    adjusted[index] = largest
+  return adjusted
+
+
 def _variance(jack: Jackknife) -> float:
   """The jackknife variance; with rows of moves [S, G], the sum over rows."""
   num = _num_prompts(jack.shares)

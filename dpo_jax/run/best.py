@@ -34,11 +34,7 @@ class Best:
   @property
   def step(self) -> int | None:
     """The first step with the best value; None if there is none."""
-    if not self._values:
-      return None
-    # The first of equals: max() keeps the earliest of the ascending steps.
-    steps = sorted(self._values)
-    return max(steps, key=self._values.__getitem__)
+    return best_step(self._values, self._metric)
 
   def forget_after(self, step: int) -> None:
     """Forgets later evaluations: the run goes on from this step."""
@@ -60,8 +56,20 @@ class Best:
         f'{errors.did_you_mean(name, metrics)}use one of {", ".join(metrics)}, '
         "with '-' before it if low is good",
       )
-    self._values[step] = _signed(self._metric, metrics[name])
+    self._values[step] = metrics[name]
     return self.step == step
+
+
+def best_step(values: Mapping[int, float], metric: str) -> int | None:
+  """The first step with the best value; None if there is none.
+
+  Args:
+    values: of the metric, by step.
+    metric: with '-' before it if the lowest value is the best.
+  """
+  signed = {step: _signed(metric, value) for step, value in values.items()}
+  # The first of equals: max() keeps the earliest of the ascending steps.
+  return max(sorted(signed), key=signed.__getitem__, default=None)
 
 
 def check_flag(text: str) -> None:
@@ -109,12 +117,12 @@ def parse_step(text: str, directory: RunDir, config: Any) -> int | None:
 
 
 def _values(directory: RunDir, metric: str) -> dict[int, float]:
-  """{step: value, the higher the better} of the run's evaluations."""
+  """{step: value} of the run's evaluations."""
   path, name = directory.path / 'metrics.jsonl', metric.removeprefix('-')
   if not path.exists():
     return {}
   return {
-    entry['step']: _signed(metric, entry[name])
+    entry['step']: entry[name]
     for entry in metrics_file.read(path)
     if entry['split'] == 'eval' and entry.get(name) is not None
   }

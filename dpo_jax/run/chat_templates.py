@@ -6,11 +6,14 @@ run did without any argument. Renders nothing and writes nothing.
 """
 
 import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import errors
+from dpo_jax.data.text import chat, encode
 from dpo_jax.data.text.encoders import Tokenizer
 
 
@@ -55,6 +58,33 @@ def in_use(config: ConfigDict, tokenizer: Tokenizer) -> dict[str, str] | None:
   return {
     name: f'{head}\n{text}' if args else text for name, text in named.items()
   }
+
+
+def log_options(
+  use: str,
+  options: encode.EncodeOptions,
+  ledger: Mapping[str, Any],
+  log: Callable[[str], None],
+) -> None:
+  """Logs the chat options that had no effect, and the date of the template.
+
+  Args:
+    use: 'train' or 'eval'.
+    options: as the records were encoded.
+    ledger: Ledger.as_dict of the encoding.
+    log: takes one line of text.
+  """
+  num_chats = ledger['counters']['chats']
+  line = chat.unused(
+    num_chats,
+    chat_template=options.chat_template,
+    template_args=dict(options.template_args),
+    train_on=options.train_on,
+  )
+  date = num_chats and options.template_date
+  more = date and f'the chat template writes the date {date}'
+  for text in filter(None, (line, more)):
+    log(f'{use}: {text}')
 
 
 def _read_text(name: str) -> str:

@@ -13,7 +13,6 @@ from collections.abc import (
   Collection,
   Iterable,
   Iterator,
-  Mapping,
   Sequence,
 )
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from dpo_jax import config as config_lib
 from dpo_jax import errors
 from dpo_jax.data.batches import (
   evidence,
+  label_noise,
   length_table,
   mismatch,
   overlap,
@@ -129,6 +129,17 @@ def read(
   counts = {use: len(indices[use]) for use in read}
   log('prompts: ' + ', '.join(f'{n} {_USES[u]}' for u, n in counts.items()))
   ordered = _check_losses(config, read, indices)
+  noisy = None
+  if 'train' in parts:
+    noisy, flips, lines = label_noise.flip(
+      read['train'].table,
+      indices['train'],
+      config.data.flip_share,
+      config.data.flip_seed,
+    )
+    ledger['train'] |= flips
+    for line in lines:
+      log(f'train: {line}')
   for use, part in read.items():
     counts, lines = evidence.report(part.table, indices[use], ordered)
     for line in lines:
@@ -144,6 +155,10 @@ def read(
     is_same = use == 'eval' and is_split
     stores[use] = stores['train'] if is_same else part.store()
   done = {use: Part(stores[use], indices[use]) for use in parts}
+  # Held-out comparisons stay as they are, in the same store of tokens.
+  if noisy is not None:
+    store = stores['train'].with_table(noisy)
+    done['train'] = done['train']._replace(store=store)
   return Data(done.get('train'), done.get('eval'), ledger)
 
 
@@ -235,7 +250,7 @@ def _encode(
     caches.touch(folder)
     log(f'{use}: {len(store)} records from the token cache {folder}')
     done = store, store.table, store.meta['ledger']
-    _log_options(use, options, done[-1], log)
+    chat_templates.log_options(use, options, done[-1], log)
     return _Encoded(*done, folder, list(names))
   records = mixture.mix(opened, shares, config.seed)
   encoded, ledger = encode.encode_all(
@@ -251,7 +266,7 @@ def _encode(
       fix,
     )
   done = encoded, length_table.make_table(encoded), ledger.as_dict()
-  _log_options(use, options, done[-1], log)
+  chat_templates.log_options(use, options, done[-1], log)
   return _Encoded(*done, folder, list(names))
 
 
@@ -370,30 +385,3 @@ def encode_options(
     drop_duplicates=data.drop_duplicates and max(shares) <= 1,
     strict=data.strict,
   )
-
-
-def _log_options(
-  use: str,
-  options: encode.EncodeOptions,
-  ledger: Mapping[str, Any],
-  log: Callable[[str], None],
-) -> None:
-  """Logs the chat options that had no effect, and the date of the template.
-
-  Args:
-    use: 'train' or 'eval'.
-    options: as the records were encoded.
-    ledger: Ledger.as_dict of the encoding.
-    log: takes one line of text.
-  """
-  num_chats = ledger['counters']['chats']
-  line = chat.unused(
-    num_chats,
-    chat_template=options.chat_template,
-    template_args=dict(options.template_args),
-    train_on=options.train_on,
-  )
-  date = num_chats and options.template_date
-  more = date and f'the chat template writes the date {date}'
-  for text in filter(None, (line, more)):
-    log(f'{use}: {text}')

@@ -19,7 +19,8 @@ from ml_collections.config_dict import ConfigDict
 from dpo_jax import config as config_lib
 from dpo_jax.data.batches import length_table
 from dpo_jax.data.sources import source as sources
-from dpo_jax.run import finite, held_out
+from dpo_jax.run import diagnose as diagnosis
+from dpo_jax.run import finite, held_out, weights
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import reference as reference_lib
 from dpo_jax.run import session as sessions
@@ -37,11 +38,14 @@ class Evaluated(NamedTuple):
   whole: dict[str, np.ndarray]  # see held_out.to_arrays
 
 
-def main(config: ConfigDict, workdir: str, step: str = '') -> int:
+def main(
+  config: ConfigDict, workdir: str, step: str = '', diagnose: bool = False
+) -> int:
   """--mode=evaluate: evaluates a policy of the run on held-out data.
 
   Prints the metrics and writes evaluate/NAME.json and per_example/NAME.npz,
-  where NAME follows from data.eval. The run's own evaluations stay.
+  where NAME follows from data.eval. The run's own evaluations stay. With
+  `diagnose`, also prints what stands out in them and in the run's metrics.
   """
   parts = config_lib.parts_read(config, 'evaluate')
   with sessions.open_workdir(config, workdir, parts=parts) as session:
@@ -84,6 +88,12 @@ def main(config: ConfigDict, workdir: str, step: str = '') -> int:
   )
   print(f'{path}: {len(arrays["uid"])} comparisons or labelled answers')
   print(f'step {policy.step}: {json.dumps(metrics)}')
+  if diagnose:
+    own = session.directory.config()['data']['eval']
+    told = diagnosis.of_run(
+      session.directory.path, metrics, arrays, is_own=config.data.eval == own
+    )
+    print(*told, sep='\n')
   return 0
 
 
@@ -111,6 +121,7 @@ def evaluate(
   batches: Callable[[int], Any],
   poll: Callable[[], None] = lambda: None,
   loss_state=None,
+  is_first: bool = False,
 ) -> tuple[dict[str, float], Evaluated]:
   """Scores the held-out set with `params`, then evaluates all of it at once.
 
@@ -121,10 +132,28 @@ def evaluate(
     batches: step -> batch, on the devices.
     poll: called between batches; raises to stop (a signal came).
     loss_state: of the train state; None = the initial one.
+    is_first: whether these are the parameters before the first update. Runs
+      of a sweep that start from the same ones score them once.
 
   Returns:
     (metrics, see held_out.measure; what to save beside them).
   """
+
+  def score() -> HeldOut:
+    return _score(job, params, reference, batches, poll)
+
+  if is_first:
+    key = job.eval_step, weights.seed_of_first(job)
+    whole = job.shared.get(job.config, 'first scores', key, score)
+  else:
+    whole = score()
+  hyper, state = jax.device_get((job.hyper, loss_state))
+  metrics, examples = held_out.measure(job.objective, hyper, whole, state)
+  return metrics, Evaluated(*examples, held_out.to_arrays(whole, state))
+
+
+def _score(job, params, reference, batches, poll) -> HeldOut:
+  """The scores of policy and reference on the whole held-out set."""
   parts, pending = [], None
   for t in range(job.eval_plan.steps_per_epoch):
     poll()
@@ -134,10 +163,7 @@ def evaluate(
       parts.append(jax.device_get(pending))
     pending = HeldOut(*scores, batch._replace(rows=None, reference=None))
   parts.append(jax.device_get(pending))
-  whole = held_out.join(parts)
-  hyper, state = jax.device_get((job.hyper, loss_state))
-  metrics, examples = held_out.measure(job.objective, hyper, whole, state)
-  return metrics, Evaluated(*examples, held_out.to_arrays(whole, state))
+  return held_out.join(parts)
 
 
 def per_example(part: Part, evaluated: Evaluated) -> dict[str, np.ndarray]:

@@ -20,10 +20,11 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import errors
-from dpo_jax.data.batches import evidence
+from dpo_jax.data.batches import evidence, label_noise
 from dpo_jax.data.sources import mixture
 from dpo_jax.data.text import encode
 from dpo_jax.data.text import ledger as ledger_lib
+from dpo_jax.data.text import marks as marks_lib
 from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.run import datasets
 from dpo_jax.run import inputs as inputs_lib
@@ -43,6 +44,7 @@ _FACTS = {
   'surplus': 'records of the last held-out prompt beyond data.eval_pairs: '
   'neither trained on nor evaluated',
   **evidence.COUNTS,
+  **label_noise.COUNTS,
 }
 
 
@@ -246,28 +248,11 @@ def marked(
     mask: bool [n]; None = none is marked.
     marks: what stands before and after each stretch of marked tokens.
   """
-  ids = [*map(int, before)]
-  text = decode(ids)
   pieces = []
-  for is_marked, stretch in _stretches(tokens, mask):
-    ids += stretch
-    after = decode(ids)
-    # A decoder may strip a space at the beginning: the text of a stretch is
-    # what it adds, except where it completes a letter that was begun.
-    added = after.removeprefix(text) if after.startswith(text) else None
-    piece = _visible(decode(stretch) if added is None else added)
+  for text, is_marked in marks_lib.stretches(decode, before, tokens, mask):
+    piece = _visible(text)
     pieces.append(f'{marks[0]}{piece}{marks[1]}' if is_marked else piece)
-    text = after
   return ''.join(pieces)
-
-
-def _stretches(tokens, mask) -> Iterator[tuple[bool, list[int]]]:
-  """Yields (marked?, ids) of the longest stretches of one kind."""
-  mask = np.zeros(len(tokens), bool) if mask is None else np.asarray(mask)
-  borders = np.flatnonzero(np.diff(mask)) + 1
-  for stretch, kinds in zip(np.split(tokens, borders), np.split(mask, borders)):
-    if len(stretch):
-      yield bool(kinds[0]), [int(token) for token in stretch]
 
 
 def _text(tokenizer, before, tokens, mask, marks) -> str:

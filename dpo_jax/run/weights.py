@@ -48,6 +48,14 @@ def initial(job: Job) -> Params:
   return init(jax.random.key(config.seed))
 
 
+def seed_of_first(job: Job) -> int | None:
+  """Returns the seed that the first parameters follow; None if none does."""
+  is_random = not job.inputs.weights
+  if job.inputs.adapter is not None:
+    is_random |= not job.config.adapter.init_from
+  return job.config.seed if is_random else None
+
+
 def load(job: Job, source: str, key: str = 'model.init_from') -> Params:
   """Returns all weights, float32, from a folder or a run; '' = random.
 

@@ -6,6 +6,7 @@ every byte is verified before it is used. Encodes nothing and does not choose
 the folder.
 """
 
+import copy
 import os
 import pathlib
 import threading
@@ -130,6 +131,12 @@ class TokenStore:
   def __len__(self) -> int:
     """Returns the number of records."""
     return len(self.table.prompt_lengths)
+
+  def with_table(self, table: length_table.LengthTable) -> 'TokenStore':
+    """Returns the same tokens under other judgements."""
+    other = copy.copy(self)
+    other.table = table
+    return other
 
   @property
   def uids(self) -> list[str]:

@@ -20,6 +20,9 @@ _VISIBLE = {
   'gpu': ('CUDA_VISIBLE_DEVICES', 'ROCR_VISIBLE_DEVICES'),
   'tpu': ('TPU_VISIBLE_DEVICES',),
 }
+# Chips of a process -> their box in the torus of the host, as libtpu takes it.
+_TPU_BOUNDS = {1: '1,1,1', 2: '1,2,1', 4: '2,2,1'}
+_TPU_PORT = 8476  # of the first process; the others count on from it
 
 
 def split(backend: str, total: int, per_point: int) -> int:
@@ -36,6 +39,11 @@ def split(backend: str, total: int, per_point: int) -> int:
   if total % per_point:
     raise errors.refuse(
       _FLAG, f'{per_point} does not divide {total} devices', 'use a divisor'
+    )
+  if backend == 'tpu' and per_point not in _TPU_BOUNDS:
+    counts = ', '.join(map(str, _TPU_BOUNDS))
+    raise errors.refuse(
+      _FLAG, f'{per_point} is no part of a TPU host', f'use one of {counts}'
     )
   # The copies have `per_point` devices each, so they do not split again.
   command = [sys.executable, '-m', 'dpo_jax.main', *sys.argv[1:]]
@@ -83,9 +91,13 @@ def environment(
     listed = seen.split(',') if seen else list(map(str, range(first + number)))
     own[name] = ','.join(listed[first : first + number])
   if backend == 'tpu':
+    # The processes know nothing of one another; each needs a port of its own.
+    port = str(_TPU_PORT + first)
     own |= {
       'TPU_PROCESS_BOUNDS': '1,1,1',
-      'TPU_CHIPS_PER_PROCESS_BOUNDS': '1,1,1',
+      'TPU_CHIPS_PER_PROCESS_BOUNDS': _TPU_BOUNDS[number],
+      'TPU_MESH_CONTROLLER_ADDRESS': f'localhost:{port}',
+      'TPU_MESH_CONTROLLER_PORT': port,
     }
   return own
 

@@ -98,9 +98,11 @@ def _point(path, arguments, overrides, values) -> Point:
   arg = ','.join(filter(None, arguments))
   name = name_of(arguments[-1], values)
   source = f'{path}:{arg}' if arg else path
+  settings = [*overrides, *values.items()]
   try:
-    config = config_lib.load(source, [*overrides, *values.items()])
+    config = config_lib.load(source, settings)
     config_lib.validate(config)
+    config = _with_shared_reference(config, source, settings)
     check.check_paths(config)
   except InputError as error:
     # The key alone would not say which of sixty points it is about.
@@ -113,6 +115,30 @@ def _point(path, arguments, overrides, values) -> Point:
     files.digest(config_lib.numbers(config)),
     config_lib.graph(config),
   )
+
+
+def _with_shared_reference(config, source, settings) -> ConfigDict:
+  """The config, with the reference's scores from the cache if they may be.
+
+  Every point reads the same scores then, and the reference runs once. A mode
+  that a flag gives stays, and so does that of a loss or an option which needs
+  the reference's model.
+  """
+  mode, adapter = config.reference.mode, config.adapter
+  is_given = any(key == 'reference.mode' for key, _ in settings)
+  # The model of 'adapter_off' differs from that of 'cache' under a given
+  # adapter; samples are scored by the reference's model.
+  is_other = mode == 'adapter_off' and adapter.init_from
+  if mode in ('none', 'cache') or is_given or is_other:
+    return config
+  if config.eval.num_samples:
+    return config
+  cached = config_lib.load(source, [*settings, ('reference.mode', 'cache')])
+  try:
+    config_lib.validate(cached)
+  except InputError:
+    return config
+  return cached
 
 
 def name_of(arg: str, values: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from dpo_jax.types import InputError
 _SHOWN = ('loss', 'rewards/accuracies', 'rewards/margins', 'kl')
 _POLL_SECONDS = 2.0  # between two looks at points that other processes have
 _CODE_FAILED = 1
+_NAMED = 5  # points in a line that names some
 # One point after another; many in one program, see stacked.py.
 MODES = ('loop', 'map', 'vmap', 'auto')
 
@@ -121,9 +122,17 @@ class Loop:
     """Runs all points; 0 if each is done, 1 if one failed."""
     num_points = len(self._points)
     self._say(f'sweep of {num_points} points in {self._folder.path}')
+    if any(p.config.reference.mode == 'cache' for p in self._points):
+      self._say(
+        'the reference runs once for all points (reference.mode=cache); '
+        '--config.reference.mode=params keeps it in the step'
+      )
     self.train(self._points)
     states = [self._folder.state(p.name, p) for p in self._points]
     self._say(folders.summary(states))
+    for note in sorted({s.note for s in states if s.state == 'done'} - {''}):
+      made = [s.name for s in states if s.state == 'done' and s.note == note]
+      self._say(f'{len(made)} points {note}, not by this code: {_some(made)}')
     bad = [s for s in states if s.state in ('failed', 'foreign')]
     for state in bad:
       self._say(f'{state.name}: {state.state}, {state.note}')
@@ -214,7 +223,8 @@ class Loop:
       line, code = self._train(point, file)
     seconds = time.monotonic() - began
     number, total = self._num_settled + 1, len(self._points)
-    place = f'[{number}/{total}] {point.name}'
+    # A search says its points one by one: there is no total to count to.
+    place = f'[{number}/{total}] {point.name}' if total else point.name
     if code:
       self._folder.mark_failed(point.name, line, code)
       self._say(f'{place}: failed, {line}')
@@ -224,10 +234,8 @@ class Loop:
     metrics = ', '.join(
       f'{m} {state.metrics[m]:.4f}' for m in _SHOWN if m in state.metrics
     )
-    self._say(
-      f'{place}: done in {seconds:.1f} s, {metrics}; '
-      f'{self._time_left(total - number)} left'
-    )
+    left = f'; {self._time_left(total - number)} left' if total else ''
+    self._say(f'{place}: done in {seconds:.1f} s, {metrics}{left}')
 
   def _train(self, point: Point, output: TextIO) -> tuple[str, int]:
     """Trains a point; ('', 0), or the line and the exit code of a failure."""
@@ -269,6 +277,13 @@ class Loop:
     mean = sum(seconds[1:] or seconds) / max(len(seconds[1:]), 1)
     total = int(mean * num_left)
     return f'{total // 3600}:{total // 60 % 60:02}:{total % 60:02}'
+
+
+def _some(names: Sequence[str]) -> str:
+  """The first names, and how many are left out."""
+  left = len(names) - _NAMED
+  more = f' and {left} more' if left > 0 else ''
+  return f'{"; ".join(names[:_NAMED])}{more}'
 
 
 def _status(folder, experiment, overrides, swept, options) -> int:

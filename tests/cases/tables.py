@@ -9,7 +9,7 @@ import numpy as np
 from cases.case import Case
 from results import coverage
 
-from dpo_jax.results import cells, collect, statistics, tables
+from dpo_jax.results import cells, collect, options, statistics, tables
 
 DIFFERENCES = 'differences between rows'
 INTERVALS = 'what an interval covers'
@@ -174,7 +174,9 @@ def one_label(folder: pathlib.Path) -> str:
   end = {'loss': 0.5, 'rewards/chosen': 1.0}
   write_run(folder / 'a', {}, rewards(np.zeros((2, 4))), metrics=end)
   names = ['rewards/chosen', 'rewards/rejected', 'rewards/accuracies']
-  table = cells.make_table(collect.collect([folder]), names)
+  table = cells.make_table(
+    collect.collect([folder]), options.Options(metrics=tuple(names))
+  )
   line = tables.markdown(table, folder).splitlines()[2]
   return ' '.join(part.strip() for part in line.split('|')[5:-1:2])
 

@@ -103,7 +103,7 @@ def test_every_experiment_loads_validates_and_says_what_it_is(path):
 
 @pytest.mark.parametrize('path', EXPERIMENTS, ids=lambda p: p.stem)
 def test_every_point_of_every_sweep_is_valid(path):
-  namespace = {'__name__': 'experiment'}
+  namespace = {'__name__': 'experiment', '__file__': str(path)}
   exec(compile(path.read_text(), str(path), 'exec'), namespace)
   points = list(namespace.get('sweep', lambda: ())())
   for arg, overrides in points:

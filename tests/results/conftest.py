@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dpo_jax.results import __main__ as command
-from dpo_jax.results import plots
+from dpo_jax.results import cells, collect
+from dpo_jax.results.figures import report, style
 
 CONFIG = {
   'stage': 'dpo',
@@ -143,9 +144,33 @@ def make_scored_run(make_run):
 
 @pytest.fixture
 def no_drawing(monkeypatch):
-  """A figure takes a second; test_plots.py and the last test here draw."""
-  files = {'curves.pdf': b'%PDF', 'curves.png': b'PNG'}
-  monkeypatch.setattr(plots, 'curves', lambda table: dict(files))
+  """A figure takes a second; figures/test_figures.py draws."""
+
+  def render(name, make):
+    del make
+    return {file: b'drawn' for file in figure_files(name)}
+
+  monkeypatch.setattr(style, 'render', render)
+
+
+def figure_files(name: str) -> list[str]:
+  """Names of the files of one figure."""
+  return [
+    f'figures/{name}{ending}.{suffix}'
+    for ending in style.WIDTHS
+    for suffix in style.FORMATS
+  ]
+
+
+@pytest.fixture
+def make_report():
+  """make_report(*paths) -> what figures are made from; runs lie beside it."""
+
+  def make(*paths, **fields):
+    table = cells.make_table(collect.collect(paths))
+    return report.Report(table, paths[0].parent, **fields)
+
+  return make
 
 
 @pytest.fixture
@@ -160,13 +185,26 @@ def paper(make_scored_run, tmp_path, capsys, no_drawing):
         beta=beta,
       )
   out = tmp_path / 'paper'
-  assert command.main([str(tmp_path / 'runs'), f'--out={out}']) == 0
+  arguments = [str(tmp_path / 'runs'), f'--out={out}', '--figures=curves']
+  assert command.main(arguments) == 0
   capsys.readouterr()
   return out
 
 
 @pytest.fixture
 def file_names():
-  """The files that the command writes."""
-  tables = {'results.md', 'results.tex', 'results.csv'}
-  return tables | {'curves.pdf', 'curves.png', 'provenance.json'}
+  """The files that the command writes of runs with one beta."""
+  tables = {'results.md', 'results.tex', 'results.csv', 'figures.json'}
+  figures = {'figures/captions.md', *figure_files('curves')}
+  return tables | figures | {'provenance.json'}
+
+
+@pytest.fixture
+def files_in():
+  """files_in(folder) -> names of all files at and below it."""
+
+  def names(folder):
+    files = [path for path in folder.rglob('*') if path.is_file()]
+    return {path.relative_to(folder).as_posix() for path in files}
+
+  return names

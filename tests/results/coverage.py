@@ -9,6 +9,7 @@ seeds and prompts. Every draw calls the functions that the tables call.
 """
 
 import argparse
+import functools
 import math
 import re
 import sys
@@ -30,7 +31,8 @@ class Setting(NamedTuple):
 
   name: str
   bounds: tuple[float, float]  # that the coverage must keep
-  draw: Callable[[np.random.Generator], bool]  # whether an interval held
+  # an interval, and the true value
+  draw: Callable[[np.random.Generator], tuple[statistics.Interval, float]]
 
 
 def sizes(kind: str, num: int) -> np.ndarray:
@@ -54,12 +56,12 @@ def over_prompts(num, kind, correlation, weighted=False, by_record=False):
   prompts = np.repeat(np.arange(num), sizes(kind, num))
   clusters = np.arange(len(prompts)) if by_record else prompts
 
-  def draw(rng) -> bool:
+  def draw(rng):
     values = _dependent(rng, prompts, correlation)
     got = statistics.clustered_mean(
       values, clusters, _weights(rng, len(prompts), weighted)
     )
-    return got.low <= 0 <= got.high
+    return got, 0.0
 
   name = f'{num} prompts of {kind}, correlation {correlation}'
   name += ', weights 4 and .25' if weighted else ''
@@ -76,14 +78,14 @@ def shares(num, kind, copied, weighted=False, share=None):
   """
   prompts = np.repeat(np.arange(num), sizes(kind, num))
 
-  def draw(rng) -> bool:
+  def draw(rng):
     truth = rng.uniform(0.5, 0.95) if share is None else share
     own, common = (rng.random(n) < truth for n in (len(prompts), num))
     hits = np.where(rng.random(len(prompts)) < copied, common[prompts], own)
     got = statistics.clustered_share(
       hits, prompts, _weights(rng, len(prompts), weighted)
     )
-    return got.low <= truth <= got.high
+    return got, truth
 
   name = f'{num} prompts of {kind}, {copied} copied'
   name += ', weights 4 and .25' if weighted else ''
@@ -97,13 +99,13 @@ def in_order(num, kind, gain, correlation=0.0):
   # Two normal values of variance 1 differ by one of variance 2.
   truth = 0.5 * (1 + math.erf(gain / 2))
 
-  def draw(rng) -> bool:
+  def draw(rng):
     label = rng.random(len(prompts)) < 0.5
     reward = gain * label + _dependent(rng, prompts, correlation)
     arrays = {'desirable': label, 'reward': reward}
     jack = labelled.jackknife('rewards/accuracies', arrays, prompts)
     got = statistics.share_interval(jack)
-    return got.low <= truth <= got.high
+    return got, truth
 
   name = f'labels in order, {num} prompts of {kind}, gain {gain}'
   return Setting(f'share: {name}, correlation {correlation}', SHARES, draw)
@@ -123,7 +125,29 @@ def seeds(counts, num, kind, of_seeds, own, paired=True, binary=False):
     binary: wins in place of normal values.
   """
   prompts = np.repeat(np.arange(num), sizes(kind, num))
+  row = make_row(prompts, of_seeds, own, binary)
   first, second = counts
+
+  def draw(rng):
+    effects = np.sqrt(1 - of_seeds) * rng.normal(size=(2, num))
+    common = rng.normal(size=max(counts)) * (3 if paired else 0)
+    got = statistics.difference(
+      row(rng, first, effects[0], common),
+      row(rng, second, effects[1], common),
+      paired=paired,
+    )
+    return got, 0.0
+
+  name = f'{first} and {second} seeds, {num} prompts of {kind}, '
+  name += f'{of_seeds} of the variance of seeds, {own} of their own'
+  name += ', paired' if paired else ''
+  name += ', wins' if binary else ''
+  return Setting(f'seeds x prompts: {name}', SEEDS, draw)
+
+
+def make_row(prompts, of_seeds, own, binary=False):
+  """A function that draws one Jackknife per seed; arguments as `seeds`."""
+  num = prompts.max() + 1
 
   def row(rng, count, effect, common) -> list[statistics.Jackknife]:
     jacks = []
@@ -138,23 +162,10 @@ def seeds(counts, num, kind, of_seeds, own, paired=True, binary=False):
       jacks.append(statistics.leave_out(values, prompts))
     return jacks
 
-  def draw(rng) -> bool:
-    effects = np.sqrt(1 - of_seeds) * rng.normal(size=(2, num))
-    common = rng.normal(size=max(counts)) * (3 if paired else 0)
-    got = statistics.difference(
-      row(rng, first, effects[0], common),
-      row(rng, second, effects[1], common),
-      paired=paired,
-    )
-    return got.low <= 0 <= got.high
-
-  name = f'{first} and {second} seeds, {num} prompts of {kind}, '
-  name += f'{of_seeds} of the variance of seeds, {own} of their own'
-  name += ', paired' if paired else ''
-  name += ', wins' if binary else ''
-  return Setting(f'seeds x prompts: {name}', SEEDS, draw)
+  return row
 
 
+@functools.cache
 def settings(full: bool) -> list[Setting]:
   """The settings of the suite, or all."""
   if not full:
@@ -205,10 +216,17 @@ def settings(full: bool) -> list[Setting]:
   return found
 
 
+@functools.lru_cache(maxsize=16)
+def intervals(setting: Setting, draws: int) -> list[tuple]:
+  """`draws` intervals with their true values, from one seed."""
+  rng = np.random.default_rng(0)
+  return [setting.draw(rng) for _ in range(draws)]
+
+
 def coverage(setting: Setting, draws: int) -> float:
   """The share of `draws` whose interval holds the truth."""
-  rng = np.random.default_rng(0)
-  return float(np.mean([setting.draw(rng) for _ in range(draws)]))
+  held = [i.low <= truth <= i.high for i, truth in intervals(setting, draws)]
+  return float(np.mean(held))
 
 
 def _dependent(rng, prompts, correlation) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpo_jax.results import cells, collect, statistics, tables
+from dpo_jax.results import cells, collect, options, statistics, tables
 
 AFTER = [(metric, 'after') for metric in ('loss', 'accuracy', 'margin', 'KL')]
 
@@ -177,7 +177,7 @@ def test_a_mean_over_nothing_is_absent(make_run):
   path = make_run('a', lines=lines, arrays=arrays)
   runs = collect.collect([path])
   names = ['loss', 'rewards/accuracies', 'rewards/rejected', 'kl']
-  table = cells.make_table(runs, names)
+  table = cells.make_table(runs, options.Options(metrics=tuple(names)))
   for label in ('accuracy', 'rewards/rejected'):
     assert table.rows[0].cells[label, 'after'] == cells.Cell(None)
   line = tables.markdown(table, '/').splitlines()[2]

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from dpo_jax.results import collect
+from dpo_jax.results import collect, run_files
 from dpo_jax.storage import run_dir, writers
 from dpo_jax.types import InputError
 
@@ -102,7 +102,7 @@ def test_of_a_step_that_is_there_twice_the_later_line_counts():
   data = b''.join(
     b'{"step": 4, "split": "eval", "loss": %d}\r\n' % loss for loss in (1, 2)
   )
-  records, torn = collect.parse_metrics(data, 'm')
+  records, torn = run_files.parse_metrics(data, 'm')
   assert records['eval'][4]['loss'] == 2 and torn == 0
 
 
@@ -145,7 +145,7 @@ def test_numbers_that_no_float_holds_are_infinite_not_a_crash():
   line = b'{"step": 1, "split": "eval", "loss": 1%s, "kl": NaN}\n' % (
     b'0' * 400
   )
-  records, _ = collect.parse_metrics(line, 'm')
+  records, _ = run_files.parse_metrics(line, 'm')
   assert records['eval'][1]['loss'] == float('inf')
 
 

@@ -120,8 +120,8 @@ def test_verify_notices_an_edited_provenance_and_foreign_figures(paper, capsys):
   assert code == 1 and "row 'beta=0.1', cell 'margin after'" in out
   document['rows'][0]['cells']['margin after']['high'] -= 1
   path.write_text(json.dumps(document))
-  (paper / 'curves.png').write_bytes(b'another picture')
-  (paper / 'curves.pdf').unlink()
+  (paper / 'figures/curves.png').write_bytes(b'another picture')
+  (paper / 'figures/curves.pdf').unlink()
   code, out = _verify(paper, capsys)
   assert code == 1 and out.count('not the file that was written') == 2
 
@@ -145,7 +145,7 @@ def test_a_foreign_provenance_is_2(tmp_path, capsys, text):
 
 
 def test_nothing_is_left_of_a_write_that_failed(
-  make_run, tmp_path, monkeypatch, capsys, no_drawing, file_names
+  make_run, tmp_path, monkeypatch, capsys, no_drawing, file_names, files_in
 ):
   run, out = make_run('a'), tmp_path / 'out'
   write_bytes = pathlib.Path.write_bytes
@@ -164,5 +164,5 @@ def test_nothing_is_left_of_a_write_that_failed(
   before = (out / 'results.md').read_bytes()
   monkeypatch.setattr(pathlib.Path, 'write_bytes', full_disk)
   assert command.main([str(run), f'--out={out}']) == 2
-  assert {path.name for path in out.iterdir()} == file_names
+  assert files_in(out) == file_names
   assert (out / 'results.md').read_bytes() == before

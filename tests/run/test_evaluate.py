@@ -14,7 +14,7 @@ import dpo_jax
 from dpo_jax import losses, scoring, train_step
 from dpo_jax import main as main_lib
 from dpo_jax.results import recompute
-from dpo_jax.run import evaluate, held_out, weights
+from dpo_jax.run import diagnose, evaluate, held_out, weights
 from dpo_jax.run import job as job_lib
 
 TERMS = {'sigmoid': 1.0, 'nll': 0.25}
@@ -163,6 +163,9 @@ def test_each_evaluation_stays_beside_the_runs_own(tmp_path, capsys):
   run = tmp_path / 'run'
   workdir = f'--workdir={run}'
   assert main_lib.main([commands.CONFIG, workdir]) == 0
+  # A run ends with its diagnosis.
+  told = diagnose.of_run(run)
+  assert capsys.readouterr().out.splitlines()[-1 - len(told) : -1] == told
   own = {p.name: p.read_bytes() for p in (run / 'per_example').iterdir()}
   for folder, text in (('a', 'yes'), ('b', 'yes it is')):
     (tmp_path / folder).mkdir()
@@ -176,7 +179,11 @@ def test_each_evaluation_stays_beside_the_runs_own(tmp_path, capsys):
   def measure(*more):
     words = [commands.CONFIG, workdir, '--mode=evaluate', *more]
     assert main_lib.main(words) == 0
-    line = capsys.readouterr().out.splitlines()[-1]
+    printed = capsys.readouterr().out.splitlines()
+    if '--diagnose' in more:
+      assert printed[-len(told) :] == told
+      printed = printed[: -len(told)]
+    line = printed[-1]
     return json.loads(line.split(': ', 1)[1])
 
   files = [f'--config.data.eval={tmp_path}/{x}/eval_2.jsonl' for x in 'ab']
@@ -208,8 +215,8 @@ def test_each_evaluation_stays_beside_the_runs_own(tmp_path, capsys):
     for i, step in enumerate(record.metrics['eval']['step'])
   } | {name: facts['metrics'] for name, facts in record.evaluations.items()}
   assert {line.evaluation: line.metrics for line in lines} == reported
-  # The run's own data again gives the run's own numbers.
-  assert measure() == pytest.approx(
+  # The run's own data again gives the run's own numbers, and its diagnosis.
+  assert measure('--diagnose') == pytest.approx(
     {k: v[-1] for k, v in record.metrics['eval'].items() if k != 'step'},
     rel=1e-5,
     abs=1e-6,

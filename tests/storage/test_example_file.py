@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dpo_jax.results import collect
+from dpo_jax.results import run_files
 from dpo_jax.storage import example_file
 from dpo_jax.types import InputError
 
@@ -31,8 +31,8 @@ def test_either_kind_comes_back_alone(tmp_path):
     np.testing.assert_array_equal(back[name], array)
     assert back[name].dtype == array.dtype
   # Tables and notebooks see one value per example.
-  assert collect.read_arrays(path.read_bytes(), path).keys() == VALUES.keys()
-  examples = collect.parse_examples(path.read_bytes(), 2, path)
+  assert run_files.read_arrays(path.read_bytes(), path).keys() == VALUES.keys()
+  examples = run_files.parse_examples(path.read_bytes(), 2, path)
   assert examples.arrays['loss'].tolist() == [0.5, 0.25]
 
 

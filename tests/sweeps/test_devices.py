@@ -2,6 +2,7 @@
 
 import pytest
 
+from dpo_jax import types
 from dpo_jax.sweeps import devices
 
 
@@ -11,6 +12,27 @@ def test_a_part_of_the_visible_devices():
   some = {'CUDA_VISIBLE_DEVICES': '4,5,6,7'}
   assert devices.environment('gpu', 2, 1, some)['CUDA_VISIBLE_DEVICES'] == '6'
   assert devices.environment('tpu', 3, 1, {})['TPU_VISIBLE_DEVICES'] == '3'
+
+
+@pytest.mark.parametrize(
+  'number,box', [(1, '1,1,1'), (2, '1,2,1'), (4, '2,2,1')]
+)
+def test_processes_of_a_tpu_host_have_chips_and_ports_of_their_own(number, box):
+  parts = [
+    devices.environment('tpu', first, number, {})
+    for first in range(0, 8, number)
+  ]
+  seen = [part['TPU_VISIBLE_DEVICES'].split(',') for part in parts]
+  assert sum(seen, []) == list('01234567')
+  assert {part['TPU_CHIPS_PER_PROCESS_BOUNDS'] for part in parts} == {box}
+  ports = {part['TPU_MESH_CONTROLLER_PORT'] for part in parts}
+  assert len(ports) == len(parts)
+
+
+@pytest.mark.parametrize('backend,number', [('tpu', 8), ('cpu', 3)])
+def test_devices_that_cannot_be_parted_are_refused(backend, number):
+  with pytest.raises(types.InputError, match='--sweep.devices_per_point'):
+    devices.split(backend, 16, number)
 
 
 def test_cpu_devices_are_counted_anew():

@@ -167,3 +167,22 @@ def test_the_graph_leaves_out_what_a_step_takes_as_arguments(path):
   ):
     assert graph(other) != same, other
   assert 'seed' not in stored.NO_NUMBERS
+
+
+def mode(path, *overrides):
+  """reference.mode of a sweep's point whose experiment says 'params'."""
+  [point] = points.read(path, overrides, [('seed', '0')])
+  return point.config.reference.mode
+
+
+def test_points_read_the_references_scores_from_the_cache(tmp_path):
+  path = experiment.write(tmp_path, **{"'cache' if": "'params' if"})
+  assert mode(path) == 'cache'
+  # What a flag says stays, and so does what the cache cannot serve.
+  assert mode(path, ('reference.mode', 'params')) == 'params'
+  assert mode(path, ('loss.tr_dpo', True)) == 'params'
+  assert mode(path, ('eval.num_samples', 2)) == 'params'
+  assert mode(f'{path}:loss=tdpo1') == 'params'
+  assert mode(f'{path}:loss=simpo') == 'none'
+  off = ('adapter.rank', 2), ('reference.mode', 'adapter_off')
+  assert mode(path, *off) == 'adapter_off'

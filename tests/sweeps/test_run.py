@@ -7,11 +7,14 @@ import sys
 import time
 
 import experiment
+import jax
 import pytest
 import runs
 
 from dpo_jax import main as main_lib
+from dpo_jax.run import evaluate
 from dpo_jax.run import job as job_lib
+from dpo_jax.storage import environment
 
 NAMES = [
   'beta=0.1,seed=0',
@@ -86,12 +89,45 @@ def test_one_compile_and_one_pass_of_each_reference(whole):
   assert len(list((folder / 'cache' / 'tokens').iterdir())) == 1
 
 
+def test_points_with_equal_first_weights_score_them_once(
+  path, tmp_path, monkeypatch
+):
+  scored, score = [], evaluate._score
+
+  def counted(job, params, *others):
+    scored.append(jax.device_get(params))
+    return score(job, params, *others)
+
+  monkeypatch.setattr(evaluate, '_score', counted)
+  # Random weights follow the seed, which is the same for these two. Each has
+  # two further evaluations.
+  points = ['--sweep.loss.beta=0.1,0.3']
+  assert sweep(path, tmp_path / 's', *points) == 0
+  assert len(scored) == 1 + 2 * 2
+  scored.clear()
+  assert sweep(path, tmp_path / 'other', '--sweep.seed=0:2') == 0
+  assert len(scored) == 2 * 3
+
+
 def test_a_finished_sweep_runs_nothing_again(whole, path, capsys):
   folder, _ = whole
   before = {p: p.stat().st_mtime_ns for p in folder.rglob('metrics.jsonl')}
   assert sweep(path, folder) == 0
   assert before == {p: p.stat().st_mtime_ns for p in before}
   assert '4 points: 4 done' in capsys.readouterr().out
+
+
+def test_points_that_other_code_made_are_named(
+  whole, path, capsys, monkeypatch
+):
+  folder, _ = whole
+  env = json.loads((folder / NAMES[0] / 'env.json').read_text())
+  monkeypatch.setattr(environment, 'commit', lambda: 'f' * 40)
+  assert sweep(path, folder) == 0
+  out = capsys.readouterr().out
+  if env['git_commit']:  # a checkout, not an archive of the code
+    line = f'4 points made by commit {env["git_commit"][:10]}, not by this code'
+    assert f'{line}: {"; ".join(NAMES)}' in out.splitlines()
 
 
 def test_the_status_is_a_table(whole, capsys):

@@ -1,10 +1,12 @@
 """stacked: points in one program equal points one after another."""
 
 import experiment
+import jax
 import pytest
 import runs
 
 from dpo_jax import main as main_lib
+from dpo_jax import train
 
 # Eight variants that differ in weights of the loss, beta, rate and seed.
 VARIANTS = """
@@ -52,15 +54,17 @@ def folders(tmp_path_factory):
   made = {}
   for mode in ('loop', 'map', 'vmap'):
     made[mode] = root / mode
-    arguments = ['--mode=sweep', f'--config={path}', '--sweep.name=eight']
-    arguments += [f'--workdir={made[mode]}', f'--sweep.mode={mode}']
-    # A small adapter on one base.
-    arguments += [
-      '--config.adapter.rank=2',
-      '--config.reference.mode=adapter_off',
-    ]
-    assert main_lib.main(arguments) == 0
+    assert main_lib.main(command(path, made[mode], mode)) == 0
   return made
+
+
+def command(path, folder, mode):
+  """The eight points: a small adapter each, on one base."""
+  return [
+    *('--mode=sweep', f'--config={path}', '--sweep.name=eight'),
+    *(f'--workdir={folder}', f'--sweep.mode={mode}'),
+    *('--config.adapter.rank=2', '--config.reference.mode=adapter_off'),
+  ]
 
 
 @pytest.mark.slow
@@ -72,3 +76,26 @@ def test_all_ways_agree(folders, mode):
   for name in names:
     close(folders['loop'] / name, folders[mode] / name, 1e-5)
     assert (folders[mode] / name / 'DONE').exists()
+
+
+def test_a_device_holds_the_base_once(tmp_path, monkeypatch):
+  held, evaluate = [], train.evaluate_run
+
+  def spied(run, state, reference, step):
+    table = reference.base['embed']['embedding'].shape
+    buffers = {
+      (shard.device.id, shard.data.unsafe_buffer_pointer())
+      for array in jax.live_arrays()
+      if array.shape == table
+      for shard in array.addressable_shards
+    }
+    held.append(sorted(device for device, _ in buffers))
+    return evaluate(run, state, reference, step)
+
+  monkeypatch.setattr(train, 'evaluate_run', spied)
+  path = experiment.write(tmp_path)
+  arguments = command(path, tmp_path / 'sweep', 'vmap')
+  # Four policies of one base, on a device each.
+  arguments[2:3] = ['--sweep.loss.beta=0.1,0.2,0.3,0.4']
+  assert main_lib.main([*arguments, '--config.train.num_steps=1']) == 0
+  assert held == [[0, 1, 2, 3]] * 4 * 2

@@ -1,0 +1,1 @@
+"""Runs -> one self-contained HTML page that opens offline."""

@@ -1,0 +1,52 @@
+"""Freed memory stays with the process on Linux, and nothing else changes."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from dpo_jax.run import host_memory
+
+# Sums blocks of 64 MB, ten times; prints the page faults of the last nine.
+PROGRAM = """
+import ctypes, resource, sys
+from dpo_jax.run import host_memory
+if sys.argv[1] == 'keep':
+  assert host_memory.keep_freed()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+def use():
+  block = libc.malloc(64 * 2**20)
+  ctypes.memset(block, 1, 64 * 2**20)
+  libc.free(block)
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(9):
+  use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='glibc is of Linux')
+def test_freed_memory_is_not_taken_again_page_by_page():
+  faults = {
+    how: int(
+      subprocess.run(
+        [sys.executable, '-c', PROGRAM, how],
+        capture_output=True,
+        check=True,
+        text=True,
+      ).stdout
+    )
+    for how in ('keep', 'give')
+  }
+  pages = 9 * 64 * 2**20 // resource.getpagesize()
+  assert faults['give'] > pages / 2
+  assert faults['keep'] < pages / 20
+
+
+def test_a_host_of_accelerators_gives_memory_back(monkeypatch):
+  monkeypatch.setattr(host_memory.jax, 'default_backend', lambda: 'tpu')
+  assert not host_memory.keep_freed()
