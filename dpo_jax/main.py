@@ -137,6 +137,16 @@ def parse(argv: Sequence[str]) -> Command:
 def _parse_other(mode, given, overrides, sweep) -> Command:
   """The command of a mode whose function takes no config."""
   flags = {name: given[name] for name in MODES[mode].flags if name in given}
+  for name in NUMBERS & flags.keys():
+    flags[name] = int(flags[name])
+  if mode == 'frontier':
+    if 'config' in given:
+      raise errors.refuse(
+        '--config',
+        f'{given["config"]!r} is not used by --mode=frontier',
+        'leave it out: every run has its own',
+      )
+    flags |= {'overrides': overrides}
   if mode == 'sweep':
     for flag in ('config', 'workdir'):
       # The points are listed in the folder, and printed without one.

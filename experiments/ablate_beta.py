@@ -8,8 +8,10 @@ Command (one compile, one pass of the reference, 60 runs):
     --config=experiments/ablate_beta.py
   --config=experiments/ablate_beta.py:short is what docs/results/ shows: 32
   updates of 16 comparisons and 256 held out, in place of 90 of 32 and 512
-Hardware: 2 CPU cores, about an hour; with `short` about 12 CPU-minutes.
-Expected: docs/results/ablate_beta.md.
+Hardware: 2 CPU cores, about an hour; with `short` 11 CPU-minutes.
+Expected: with `short` the held-out loss is lowest at beta 0.2 (0.595), accuracy
+is 0.64 to 0.67 at every beta, and KL falls from 17.5 nats at 0.01 to 3.1 at 5.
+docs/results/ablate_beta.md has intervals and figures.
 """
 
 import pathlib

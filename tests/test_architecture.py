@@ -22,7 +22,7 @@ LAYERS = (
   {'composition': ('sharding', 'train_step')},
   {'storage': ('storage',)},
   {'choices': ('config',)},
-  {'loops': ('run', 'train')},
+  {'loops': ('run', 'train', 'rewards')},
   {'faces': ('main', 'results', 'bench', 'sweeps')},
 )
 PURE = ('nouns', 'maths', 'data', 'composition')

@@ -24,7 +24,8 @@ class Options(NamedTuple):
   steps: int = 20  # updates of a run
   betas: int = 12
   seeds: int = 5
-  commands: int = 6  # separate commands that are measured
+  commands: int = 6  # separate commands that are measured, with shared caches
+  alone: int = 2  # separate commands that are measured, each with empty caches
   modes: tuple[str, ...] = ('loop',)  # of --sweep.mode
   extra: tuple[str, ...] = ()  # further --config.KEY=VALUE of all runs
 
@@ -43,20 +44,26 @@ def run(options: Options) -> str:
   common = [f'--config={options.config}', *options.extra]
   common.append(f'--config.train.num_steps={options.steps}')
   rows = []
-  with tempfile.TemporaryDirectory() as scratch:
-    root = pathlib.Path(scratch)
-    # Every command as a user would give it, with the default caches: those of
-    # the first one serve the others.
+
+  def separate(root, name, number, caches):
+    """Measures some commands, each a point, and counts them for all."""
     cost = _Cost(0.0, 0.0)
-    for i in range(options.commands):
+    for i in range(number):
       beta, seed = betas[i % len(betas)], i % options.seeds
       own = [f'--config.loss.beta={beta:g}', f'--config.seed={seed}']
-      more = _run([*common, *own], root / f'one{i}', root / 'caches')
+      more = _run([*common, *own], root / f'{len(rows)}_{i}', root / caches(i))
       cost = _Cost(cost.wall + more.wall, cost.cpu + more.cpu)
-    each = _Cost(cost.wall / options.commands, cost.cpu / options.commands)
-    apart = _Cost(each.wall * points, each.cpu * points)
-    name = f'{points} commands ({options.commands} measured)'
-    rows.append((name, apart, points))
+    part = points / number
+    rows.append((name, _Cost(cost.wall * part, cost.cpu * part), points))
+
+  with tempfile.TemporaryDirectory() as scratch:
+    root = pathlib.Path(scratch)
+    if options.alone:
+      name = f'{points} commands, empty caches ({options.alone} measured)'
+      separate(root, name, options.alone, lambda i: f'own{i}')
+    # As a user would give them: the caches of the first serve the others.
+    name = f'{points} commands, shared caches ({options.commands} measured)'
+    separate(root, name, options.commands, lambda i: 'caches')
     swept = ['--mode=sweep', f'--sweep.seed=0:{options.seeds}']
     swept.append(f'--sweep.loss.beta={",".join(f"{b:g}" for b in betas)}')
     for mode in options.modes:
@@ -90,16 +97,16 @@ def _run(
 
 
 def _table(rows) -> str:
-  """The rows, with ratios to the first one."""
+  """The rows, with how many times cheaper each is than the first one."""
   lines = [
-    '| way | wall s | CPU s | CPU s a run | cheaper (wall) | cheaper (CPU) |',
+    '| way | wall s | CPU s | CPU s per run | cheaper (wall) | cheaper (CPU) |',
     '|---|---|---|---|---|---|',
   ]
   _, first, _ = rows[0]
   for name, cost, points in rows:
     lines.append(
       f'| {name} | {cost.wall:.0f} | {cost.cpu:.0f} | '
-      f'{cost.cpu / points:.2f} | {first.wall / cost.wall:.2f} | '
-      f'{first.cpu / cost.cpu:.2f} |'
+      f'{cost.cpu / points:.1f} | {first.wall / cost.wall:.1f} | '
+      f'{first.cpu / cost.cpu:.1f} |'
     )
   return '\n'.join(lines)

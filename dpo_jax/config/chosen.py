@@ -21,9 +21,11 @@ def source_names(value: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def parts_read(config: ConfigDict, mode: str) -> tuple[str, ...]:
   """The parts of the data, of 'train' and 'eval', that a mode reads."""
-  if mode == 'export' or (mode == 'sample' and config.sample.prompts):
+  is_sampled = mode in ('sample', 'frontier')
+  if mode == 'export' or (is_sampled and config.sample.prompts):
     return ()
-  return ('eval',) if mode in ('sample', 'evaluate') else ('train', 'eval')
+  reads_eval_only = is_sampled or mode == 'evaluate'
+  return ('eval',) if reads_eval_only else ('train', 'eval')
 
 
 def proportions(config: ConfigDict) -> tuple[float, ...]:

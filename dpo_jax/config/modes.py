@@ -53,6 +53,13 @@ MODES = {
     flags=('step',),
     reads_run=True,
   ),
+  'frontier': Mode(
+    'dpo_jax.run.frontier',
+    'reward and KL to the reference of steps of runs, from samples',
+    flags=('rewards', 'steps', 'num_samples', 'temperature'),
+    needs=('workdir',),
+    configured=False,
+  ),
   'precompute_reference': Mode(
     'dpo_jax.run.reference',
     "fills the cache for reference.mode='cache'",
@@ -86,6 +93,10 @@ MODE_FLAGS = {
   'export_to': 'DIR, the folder to write',
   'fork': 'RUN[@STEP], a run whose state and config a new run starts from',
   'plan_devices': 'N, for so many devices in place of these',
+  'rewards': 'NAME,NAME: lexicon (the default), length, classifier:FOLDER, ...',
+  'steps': 'N,N, best, last or all (the default: the start and what is saved)',
+  'num_samples': 'N, samples per step; 256 by default',
+  'temperature': 'of the samples; that of sample.temperature by default',
   'num_records': 'N, records to print; 3 by default',
   'record': 'ID, a uid or prompt_id of per_example/*.npz, or its beginning',
   'step': 'N or best (of train.keep_best); the newest checkpoint by default',
@@ -96,4 +107,5 @@ MODE_FLAGS = {
   'status': 'prints where every point stands',
 }
 SWITCHES = {'diagnose', 'dry_run', 'retry', 'status'}  # flags without a value
-NUMBERS = {'plan_devices', 'num_records'}  # flags that are whole numbers
+# Flags that are whole numbers.
+NUMBERS = {'plan_devices', 'num_records', 'num_samples'}

@@ -113,7 +113,7 @@ def make_sampler(job: Job) -> Sampler:
   made = generate.make_generate(
     job.model,
     max_new_tokens=options.max_new_tokens,
-    known_V=_known(tokenizer, job.model.config.vocab_size),
+    known_V=known(tokenizer, job.model.config.vocab_size),
     mesh=job.mesh,
   )
   # Numbers are traced, not static: a sweep over temperatures compiles once.
@@ -145,8 +145,8 @@ def make_sampler(job: Job) -> Sampler:
   )
 
 
-def _known(tokenizer, size: int) -> np.ndarray | None:
-  """The rows of the model's head that are tokens, bool; None = all are."""
+def known(tokenizer, size: int) -> np.ndarray | None:
+  """Returns which rows of the model's head are tokens, bool; None = all."""
   known_V = np.zeros(size, bool)
   known_V[[i for i in tokenizer.known_ids if i < size]] = True
   return None if known_V.all() else known_V
@@ -204,9 +204,9 @@ def sample(
   """
   owners = np.repeat(np.arange(len(prompts)), num_samples)
   samples: dict[int, dict[str, Any]] = {}
-  for rows, size in _batches(prompts, owners, sampler.batch_size):
+  for rows, size in batches(prompts, owners, sampler.batch_size):
     poll()
-    batch = _batch([prompts[owners[i]] for i in rows], rows, size, sampler)
+    batch = to_devices([prompts[owners[i]] for i in rows], rows, size, sampler)
     drawn = jax.device_get(sampler.generate(params, *batch, *sampler.settings))
     given = [prompts[owners[i]] for i in rows]
     scores = _reference_logps(sampler, reference, given, drawn, size)
@@ -221,8 +221,14 @@ def sample(
   return [samples[i] for i in range(len(owners))]
 
 
-def _batches(prompts, owners, batch_size) -> Iterator[tuple[list[int], int]]:
-  """Yields (numbers of samples, their padded length), grouped by length."""
+def batches(prompts, owners, batch_size) -> Iterator[tuple[list[int], int]]:
+  """Yields (numbers of samples, their padded length), grouped by length.
+
+  Args:
+    prompts: token ids.
+    owners: the index of each sample's prompt.
+    batch_size: samples per batch at most.
+  """
   by_size: dict[int, list[int]] = {}
   for i, owner in enumerate(owners):
     length = len(prompts[owner])
@@ -234,8 +240,8 @@ def _batches(prompts, owners, batch_size) -> Iterator[tuple[list[int], int]]:
       yield rows[start : start + batch_size], size
 
 
-def _batch(prompts, seeds, size, sampler):
-  """Prompts, lengths and seeds on the devices, padded with empty rows."""
+def to_devices(prompts, seeds, size, sampler):
+  """Returns prompts, lengths and seeds on the devices, with empty rows."""
   num_rows = sampler.batch_size
   tokens = np.zeros((num_rows, size), np.int32)
   lengths, row_seeds = np.zeros(num_rows, np.int32), np.zeros(num_rows)

@@ -11,7 +11,7 @@ import functools
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -55,6 +55,7 @@ def load_params(
   config: DecoderConfig,
   *,
   shardings: Params | None = None,
+  more: Collection[str] = (),
 ) -> Params:
   """Reads the parameters of a decoder, cast to float32.
 
@@ -63,6 +64,7 @@ def load_params(
     config: `architectures.from_hf_config(read_config(folder))`.
     shardings: pytree like params; each device reads only its slice. None puts
       everything on the first device.
+    more: further tensors that may be there: the head of a classifier.
 
   Raises:
     InputError: as `check`.
@@ -71,7 +73,7 @@ def load_params(
   first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   with contextlib.ExitStack() as stack:
     stored = hf_files.Files(pathlib.Path(folder), stack)
-    _check(stored, config)
+    _check(stored, config, more)
     params = {}
     for name, dims in param_dims(config).items():
       shape = tuple(config.sizes[d] for d in dims)
@@ -113,7 +115,9 @@ def save(
     _write_tensors(beside, params, config, max_shard_bytes)
 
 
-def _check(stored: hf_files.Files, config: DecoderConfig) -> None:
+def _check(
+  stored: hf_files.Files, config: DecoderConfig, more: Collection[str] = ()
+) -> None:
   """Raises InputError as `check`."""
   # Said before the tensors of so many layers are listed.
   if config.num_layers > len(stored.names):
@@ -138,7 +142,7 @@ def _check(stored: hf_files.Files, config: DecoderConfig) -> None:
   # known buffers or the copy of a tied head.
   unexpected = [
     name
-    for name in sorted(stored.names - set(expected))
+    for name in sorted(stored.names - {*expected, *more})
     if not _BUFFERS.search(name) and name != _head_name(config)
   ]
   if unexpected:

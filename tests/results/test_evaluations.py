@@ -40,6 +40,9 @@ def evaluate(path, name, *, margin=1.0, step=10, data=None, count=8):
   return metrics
 
 
+pytestmark = pytest.mark.usefixtures('no_drawing')
+
+
 @pytest.fixture
 def runs(make_run):
   runs = [make_run(f'b{b}', {'loss.beta': b}) for b in (0.1, 0.3)]

@@ -124,7 +124,8 @@ def test_a_metric_that_no_run_reports_is_2(own_metric, tmp_path, capsys, names):
 
 def test_as_a_user_runs_it(make_run, tmp_path, file_names, files_in):
   # no jax; an ASCII terminal; relative paths
-  make_run('runs/a')
+  lines = [{'step': s, 'split': 'eval', 'loss': 3 - s} for s in (0, 1)]
+  make_run('runs/a', lines=lines)  # a figure of one panel is quick
   code = (
     'import runpy, sys; sys.modules["jax"] = None; '
     'sys.argv = ["results", "runs", "--out=out"]; '
@@ -137,7 +138,7 @@ def test_as_a_user_runs_it(make_run, tmp_path, file_names, files_in):
     env={**os.environ, 'PYTHONPATH': str(root), 'PYTHONIOENCODING': 'ascii'},
     capture_output=True,
     text=True,
-    timeout=60,
+    timeout=300,
   )
   assert done.returncode == 0, done.stderr
   assert done.stdout.startswith('| run |')

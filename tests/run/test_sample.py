@@ -115,9 +115,9 @@ def test_no_id_without_a_token_is_drawn(tmp_path):
 
 def test_ids_between_the_tokens_are_no_tokens():
   tokenizer = types.SimpleNamespace(known_ids=frozenset([0, 1, 3, 9]))
-  known = sample._known(tokenizer, 5)
+  known = sample.known(tokenizer, 5)
   np.testing.assert_array_equal(known, [True, True, False, True, False])
-  assert sample._known(encoders.ByteTokenizer(), 259) is None
+  assert sample.known(encoders.ByteTokenizer(), 259) is None
 
 
 def test_each_line_has_the_choices_and_the_references_score(tmp_path):

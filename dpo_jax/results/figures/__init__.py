@@ -26,6 +26,7 @@ from dpo_jax.results.figures import (
   margins,
   panels,
   style,
+  swept,
 )
 from dpo_jax.results.figures.report import Report
 
@@ -40,6 +41,7 @@ class Kind(NamedTuple):
 KINDS = {
   'curves': Kind(curves.data, panels.draw),
   'beta': Kind(beta.data, panels.draw),
+  'swept': Kind(swept.data, panels.draw),
   'frontier': Kind(frontier.data, panels.draw),
   'displacement': Kind(displacement.data, panels.draw),
   'margins': Kind(margins.data, panels.draw),

@@ -24,11 +24,11 @@ def data(report: Report) -> dict[str, Any] | None:
   lines = {key: line for key, line in lines.items() if len(line) > 1}
   shown, context, note = _choose(report, lines)
   panels = []
-  for measure in _measures(report):
+  for measure in measures_of(report):
     drawn = [
       made
       for look in (*context, *shown)
-      if (made := _series(report, lines[look.label], look, measure))
+      if (made := line(report, lines[look.label], look, measure))
     ]
     if drawn:
       for each in drawn:
@@ -102,7 +102,8 @@ def _choose(report: Report, lines):
   return looks.distinct(shown), context, note
 
 
-def _measures(report: Report):
+def measures_of(report: Report):
+  """The measures of the panels: those of --metrics, or a few."""
   if report.named:
     return report.table.measures
   return [
@@ -110,13 +111,13 @@ def _measures(report: Report):
   ] or [measures.LOSS]
 
 
-def _series(report: Report, line, look: looks.Look, measure):
+def line(report: Report, own, look: looks.Look, measure):
   """The cells of one line; None if nothing was measured."""
-  rows = [report.table.rows[each.row] for each in line]
+  rows = [report.table.rows[each.row] for each in own]
   cells = [row.cells.get((measure.label, 'after')) for row in rows]
   points = [
     (each.beta, cell, row)
-    for each, cell, row in zip(line, cells, rows)
+    for each, cell, row in zip(own, cells, rows)
     if cell is not None and cell.value is not None
   ]
   if not points:

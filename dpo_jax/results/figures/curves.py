@@ -64,12 +64,11 @@ def _panel(report: Report, plan: looks.Plan, measure, split: str):
       group, lambda run: _read(run, split, measure.name, relative)
     )
     if lines:
-      made = series.over_seeds(lines)
+      made = series.over_seeds(lines, plan.thin and split == 'eval')
       if split == 'train':
         # A batch is small: its band hides the held-out panels' message.
         num = len(made['x'])
         made |= {'low': [None] * num, 'high': [None] * num, 'over': ''}
-        made.pop('seeds', None)
       drawn.append(
         series.describe(look, group.runs, report.folder)
         | made

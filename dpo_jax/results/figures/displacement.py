@@ -49,7 +49,7 @@ def _panel(report: Report, plan: looks.Plan, side: str) -> dict[str, Any]:
     if lines:
       drawn.append(
         series.describe(look, group.runs, report.folder)
-        | series.over_seeds(lines)
+        | series.over_seeds(lines, plan.thin)
         | {'context': look in plan.context}
       )
   return {

@@ -16,6 +16,7 @@ from dpo_jax.results.figures import style
 
 BETA, TERMS = 'loss.beta', 'loss.terms'
 MAX_ROWS = 9  # more lines in a panel of 1.3 inches cannot be followed
+MAX_THIN = 4  # lines in a panel beside which single seeds do not clutter
 MAX_ENTRIES = 6  # more shades than that get a colour bar
 CONTEXT = 'other groups'  # what is pale
 
@@ -41,6 +42,11 @@ class Plan(NamedTuple):
   entries: tuple[Look, ...]  # of the legend; their `row` means nothing
   scale: tuple[float, float] | None  # ends of the colour bar of beta
   note: str  # on the choice; '' if every row is drawn
+
+  @property
+  def thin(self) -> bool:
+    """Whether there is room for the lines of single seeds."""
+    return len(self.looks) <= MAX_THIN
 
 
 def loss_label(config: dict[str, Any]) -> str:

@@ -153,7 +153,7 @@ def _draw_line(axis, each: dict[str, Any], num: int) -> None:
   if each.get('context'):
     axis.plot(x, y, color=each['colour'], linewidth=0.45, zorder=1.5)
     return
-  for seed_x, seed_y in each.get('seeds', ()) if num <= _FEW else ():
+  for seed_x, seed_y in each.get('seeds', ()):
     axis.plot(
       *_present(seed_x, seed_y),
       color=each['colour'],

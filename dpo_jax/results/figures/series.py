@@ -60,19 +60,28 @@ def read(run: collect.Run, split: str, name: str) -> Points:
 def by_seed(
   group: collect.Group, get: Callable[[collect.Run], Points | None]
 ) -> list[Points]:
-  """The line of each seed that has one; runs that repeat a seed count once."""
+  """The line of each seed; runs that repeat a seed count once.
+
+  Seeds with at most half as many points as the longest are left out.
+  """
   seeds = []
   for runs in group.by_seed():
     lines = [line for run in runs if (line := get(run)) and line.x.size]
     if lines:
       seeds.append(lines[0] if len(lines) == 1 else Points(*_shared(lines)[:2]))
-  return seeds
+  # A seed that has just begun would cut off the mean where it stands.
+  longest = max((seed.x.size for seed in seeds), default=0)
+  return [seed for seed in seeds if 2 * seed.x.size > longest]
 
 
-def over_seeds(seeds: Sequence[Points]) -> dict[str, Any]:
+def over_seeds(seeds: Sequence[Points], thin: bool = True) -> dict[str, Any]:
   """Mean and 95 % t interval over seeds, at the x that all of them have.
 
   If they share no x, the longest seed stands for all.
+
+  Args:
+    seeds: a line each.
+    thin: whether each of two seeds is drawn too.
 
   Returns:
     x, y, low, high, over, num_seeds; `seeds` too if there are two.
@@ -92,7 +101,7 @@ def over_seeds(seeds: Sequence[Points]) -> dict[str, Any]:
     'over': 'seeds' if num >= MIN_BAND else '',
     'num_seeds': num,
   }
-  if num == 2:
+  if num == 2 and thin:
     made['seeds'] = [[numbers(seed.x), numbers(seed.y)] for seed in seeds]
   return made
 

@@ -15,6 +15,7 @@ from dpo_jax.results.figures import (
   heat,
   length,
   margins,
+  swept,
 )
 
 
@@ -287,3 +288,52 @@ def test_the_start_is_read_and_counted(make_scored_run):
   read = collect.read_run(run)
   assert read.first.step == 0 and read.examples.step == 10
   assert 'per_example/eval_0.npz' in read.digests
+
+
+def test_a_metric_against_a_swept_number(make_run, make_report, tmp_path):
+  for loss, smoothing in (('sigmoid', 0.2), ('sigmoid', 0.0), ('ipo', None)):
+    for share in (0.2, 0.4, 0.0):
+      for seed in range(3):
+        accuracy = 0.6 - share + 0.1 * seed
+        make_run(
+          f'runs/{loss},{smoothing},{share},{seed}',
+          {
+            'loss.terms': {loss: 1.0},
+            'loss.label_smoothing': smoothing,
+            'data.flip_share': share,
+            'seed': seed,
+          },
+          lines=_lines(**{'rewards/accuracies': accuracy}),
+        )
+  data = swept.data(make_report(tmp_path / 'runs'))
+  (panel,) = data['panels']
+  assert (panel['title'], panel['x_label']) == ('accuracy', 'flip_share')
+  assert panel['x_scale'] == ''  # 0 has no logarithm
+  labels = [each['label'] for each in panel['series']]
+  # What a loss does not have is not in its label.
+  assert sorted(labels) == [
+    'DPO, label_smoothing = 0',
+    'DPO, label_smoothing = 0.2',
+    'IPO',
+  ]
+  half = 4.302653 * 0.1 / np.sqrt(3)
+  for each in panel['series']:
+    assert each['x'] == [0, 0.2, 0.4] and each['beta'] is None
+    np.testing.assert_allclose(each['y'], [0.7, 0.5, 0.3])
+    np.testing.assert_allclose(each['high'], np.add(each['y'], half), rtol=1e-6)
+    assert len(each['runs']) == 9
+  assert 'data.flip_share' in data['caption']
+
+
+def test_numbers_over_decades_have_a_log_axis(make_run, make_report, tmp_path):
+  for rate in (1e-5, 1e-4, 1e-3):
+    make_run(f'runs/{rate}', {'optim.learning_rate': rate})
+  data = swept.data(make_report(tmp_path / 'runs'))
+  assert {panel['x_scale'] for panel in data['panels']} == {'log'}
+
+
+def test_beta_and_texts_are_no_swept_number(sweep, make_run, make_report):
+  assert swept.data(make_report(sweep)) is None
+  make_run('texts/a', {'optim.name': 'adamw'})
+  make_run('texts/b', {'optim.name': 'lion'})
+  assert swept.data(make_report(sweep.parent / 'texts')) is None

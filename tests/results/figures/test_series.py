@@ -71,6 +71,18 @@ def test_a_repeated_seed_counts_once(make_run):
   assert [line.y.tolist() for line in lines] == [[pytest.approx(0.3)], [0.9]]
 
 
+def test_a_seed_that_has_just_begun_cuts_nothing_off(make_run):
+  names = [('a', 10), ('b', 9), ('c', 2)]
+  runs = []
+  for seed, (name, num) in enumerate(names):
+    lines = [{'step': s, 'split': 'eval', 'loss': 1.0} for s in range(num)]
+    runs.append(collect.read_run(make_run(name, {'seed': seed}, lines=lines)))
+  lines = series.by_seed(
+    collect.Group(tuple(runs)), lambda run: series.read(run, 'eval', 'loss')
+  )
+  assert [line.x.size for line in lines] == [10, 9]
+
+
 def test_numbers_are_plain_and_finite():
   given = [1 / 3, None, np.nan, np.inf, np.float64(2)]
   assert series.numbers(given) == [0.333333333, None, None, None, 2.0]

@@ -1,0 +1,1 @@
+"""Known rewards: functions from texts to scores, and their registry."""
