@@ -23,7 +23,7 @@ LAYERS = (
   {'storage': ('storage',)},
   {'choices': ('config',)},
   {'loops': ('run', 'train', 'rewards')},
-  {'faces': ('main', 'results', 'bench', 'sweeps')},
+  {'faces': ('main', 'results', 'bench', 'sweeps', 'exact')},
 )
 PURE = ('nouns', 'maths', 'data', 'composition')
 # Modules with side effects: paths, clocks, logs, processes, flags, randomness.

@@ -25,6 +25,7 @@ from pages import Command
 from dpo_jax import config as config_lib
 from dpo_jax import main as main_lib
 from dpo_jax.bench import sampling, step, sweep
+from dpo_jax.exact import __main__ as exact_main
 from dpo_jax.models import presets
 from dpo_jax.results import __main__ as results_main
 from dpo_jax.results import optimum, options
@@ -219,6 +220,8 @@ def check_module(name: str, words: list[str]) -> None:
     options.parse(words)
   elif name == 'dpo_jax.results.optimum':
     optimum.parse(words)
+  elif name == 'dpo_jax.exact':
+    exact_main.parse(words)
   else:
     # Only the paths are checked: other modules parse their own arguments.
     is_test = name.startswith('tests.')

@@ -38,7 +38,8 @@ def test_each_cell_leads_to_runs_commits_data_and_files(hostile_runs, tmp_path):
   text = _build(hostile_runs, tmp_path / 'out')
   details, runs = _block(text, 'data-cells'), _block(text, 'data-runs')
   keys = re.findall(r'<td class="number" data-at="(.*?)"', text)
-  assert len(keys) == len(details) >= 4
+  # The loss before and after; accuracy, margin and KL after.
+  assert len(keys) == 5 and len(details) == 5
   (cell,) = [d for key, d in details.items() if "'loss after'" in key]
   assert cell['runs'] == [0, 1] and cell['numbers']['measured by'] == '2 seeds'
   for index in cell['runs']:

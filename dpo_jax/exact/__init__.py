@@ -1,0 +1,1 @@
+"""Exact cases: losses on tables of logits whose optimum is known."""
