@@ -52,7 +52,7 @@ def test_curves_are_means_over_seeds(sweep, make_report):
   assert titles == ['loss, held-out', 'accuracy, held-out']
   assert [panel['y_label'] for panel in data['panels']] == ['', 'share won']
   series = {each['label']: each for each in data['panels'][1]['series']}
-  assert list(series) == ['IPO, β = 0.1', 'DPO, β = 0.1', 'DPO, β = 0.5']
+  assert list(series) == ['DPO, β = 0.1', 'DPO, β = 0.5', 'IPO, β = 0.1']
   # the tie at step 0 is no point; .5, .6, .7 -> .6
   assert series['DPO, β = 0.5']['x'] == [10]
   assert series['DPO, β = 0.5']['y'] == [0.6]
@@ -99,7 +99,7 @@ def test_beta_has_the_cells_of_each_loss(sweep, make_report):
   (series,) = accuracy['series']
   assert series['x'] == [0.1, 0.5] and series['y'] == [0.2, 0.6]
   assert series['over'] == 'seeds' and len(series['runs']) == 6
-  cell = report.table.rows[-1].cells['accuracy', 'after']
+  cell = report.table.rows[1].cells['accuracy', 'after']
   assert series['low'][1] == pytest.approx(cell.low)
   assert beta.data(make_report(sweep / 'ipo,0.1,0')) is None
 
@@ -210,9 +210,9 @@ def test_ties_have_no_calibration(make_scored_run, make_report):
 def test_the_heat_map_of_two_keys(sweep, make_report):
   data = heat.data(make_report(sweep))
   assert (data['y_label'], data['x_label']) == ('loss', 'β')
-  assert data['rows'] == ['IPO', 'DPO'] and data['columns_of'] == ['0.1', '0.5']
-  assert data['grids'][0]['values'] == [[0.2, None], [0.2, 0.6]]
-  assert data['runs'][0] == [[f'runs/ipo,0.1,{i}' for i in range(3)], []]
+  assert data['rows'] == ['DPO', 'IPO'] and data['columns_of'] == ['0.1', '0.5']
+  assert data['grids'][0]['values'] == [[0.2, 0.6], [0.2, None]]
+  assert data['runs'][1] == [[f'runs/ipo,0.1,{i}' for i in range(3)], []]
   assert heat.as_texts([[0.2, None], [0.125, 0.6]]) == [
     ['0.200', ''],
     ['0.125', '0.600'],
