@@ -10,11 +10,14 @@ from dpo_jax.results.figures import (
   beta,
   calibration,
   curves,
+  differences,
   displacement,
   frontier,
   heat,
   length,
+  looks,
   margins,
+  style,
   swept,
 )
 
@@ -337,3 +340,40 @@ def test_beta_and_texts_are_no_swept_number(sweep, make_run, make_report):
   make_run('texts/a', {'optim.name': 'adamw'})
   make_run('texts/b', {'optim.name': 'lion'})
   assert swept.data(make_report(sweep.parent / 'texts')) is None
+
+
+def test_differences_are_those_of_the_table(make_scored_run, make_report):
+  rng = np.random.default_rng(0)
+  for loss, shift in (('sigmoid', 0.0), ('ipo', 9.0), ('hinge', 0.2)):
+    for seed in range(3):
+      run = make_scored_run(
+        f'runs/{loss},{seed}',
+        {'loss.terms': {loss: 1.0}, 'seed': seed},
+        margins=rng.normal(shift, 1.0, 64),
+      )
+  report = make_report(run.parent)
+  data = differences.data(report)
+  (panel,) = data['panels']
+  (base,) = {each.baseline for each in report.table.differences}
+  assert panel['title'] == 'accuracy, minus DPO' and base == 0
+  by_label = {each['label']: each for each in panel['series']}
+  means = [each['x'][0] for each in panel['series']]
+  assert means == sorted(means, reverse=True)
+  assert [each['y'] for each in panel['series']] == [[0], [1]]
+  labels = [looks.loss_label(r.group.runs[0].config) for r in report.table.rows]
+  for each in report.table.differences:
+    if each.metric == 'accuracy':
+      one = by_label[labels[each.row]]
+      assert one['low'] == [pytest.approx(each.interval.low)]
+      assert one['high'] == [pytest.approx(each.interval.high)]
+      assert one['significant'] == (each.p_holm < 0.05)
+      assert len(one['runs']) == 6
+  # IPO wins all comparisons, DPO half of them; Hinge is as DPO.
+  assert by_label['IPO']['significant'] and not by_label['Hinge']['significant']
+  with style.settings():
+    drawing = differences.draw(data, 3.3)
+  (axis,) = drawing.axes
+  assert [t.get_text() for t in axis.get_yticklabels()] == list(by_label)
+  faces = [line.get_markerfacecolor() for line in axis.lines[1:]]
+  assert faces == [style.COLOURS[0], 'white']
+  assert differences.data(make_report(run)) is None
