@@ -193,11 +193,21 @@ def ordered(groups: Sequence[collect.Group]) -> list[collect.Group]:
 
 
 def _implied(differing: list[str], flat: list[dict]) -> list[str]:
-  """Keys of losses that have everywhere the default of the row's losses."""
+  """Keys that follow from the row's losses.
+
+  Those of losses that have everywhere the default of the row's losses; and the
+  mode of the reference, where it is 'none' just for losses that read none.
+  """
   if 'loss.terms' not in differing:
     return []
+  modes = [config.get('reference.mode') for config in flat]
+  reads = [_reads_reference(config) for config in flat]
+  own = {mode for mode, is_read in zip(modes, reads) if is_read}
+  follows = len(own) == 1 and all(
+    is_read or mode == 'none' for mode, is_read in zip(modes, reads)
+  )
   defaults = [_defaults(config) for config in flat]
-  return [
+  return [key for key in differing if key == 'reference.mode' and follows] + [
     key
     for key in differing
     if key.startswith('loss.')
@@ -207,6 +217,15 @@ def _implied(differing: list[str], flat: list[dict]) -> list[str]:
       for config, default in zip(flat, defaults)
     )
   ]
+
+
+def _reads_reference(config: dict) -> bool:
+  """Whether a loss of the row needs the reference; True if one is unknown."""
+  known = catalogue.read()
+  terms = config.get('loss.terms') or {}
+  return any(
+    name not in known or 'reference' in known[name].needs for name in terms
+  )
 
 
 def _defaults(config: dict) -> dict[str, Any]:

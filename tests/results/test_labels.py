@@ -112,6 +112,29 @@ def test_what_follows_from_the_loss_is_no_column(make_run, tmp_path):
   assert made.left_out == ()
 
 
+@pytest.mark.parametrize(
+  'modes, is_column',
+  [
+    (('cache', 'cache', 'none'), False),
+    # Two modes of losses that read it: a reader wants to know.
+    (('cache', 'params', 'none'), True),
+    # A loss that reads none, and a run that has one all the same.
+    (('cache', 'cache', 'cache'), False),
+    (('none', 'cache', 'cache'), True),
+  ],
+)
+def test_the_reference_s_mode_follows_from_losses_that_read_none(
+  make_run, tmp_path, modes, is_column
+):
+  losses = 'sigmoid', 'ipo', 'simpo'
+  settings = [
+    {'loss.terms': {loss: 1.0}, 'reference.mode': mode}
+    for loss, mode in zip(losses, modes)
+  ]
+  names = _labels(make_run, tmp_path, *settings).names
+  assert ('mode' in names) == is_column
+
+
 def test_what_one_loss_has_otherwise_is_a_column(make_run, tmp_path):
   made = _labels(
     make_run,
