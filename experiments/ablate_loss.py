@@ -12,8 +12,9 @@ Command (46 compiles, one pass of the reference, 420 runs):
 Left out (LEFT_OUT says why): `qrpo`, for lack of scores of the reference's own
 answers, and `sft`, which is `nll` under another name. Options (f-DPO, WPO, ...)
 are no losses, and are left out too.
-Hardware: 2 CPU cores, about eight hours; with `short` half a CPU-hour.
-Expected: docs/results/ablate_loss.md.
+Hardware: 2 CPU cores, about eight hours; with `short` 32 CPU-minutes.
+Expected: with `short` DPO ends at accuracy 0.632 and KL 8.1 nats, and no loss
+differs from it in accuracy after Holm (docs/results/ablate_loss.md).
 """
 
 import pathlib

@@ -12,8 +12,9 @@ Command (one pass of the reference, 175 runs):
   updates of 16 comparisons and 256 held out, in place of 90 of 32 and 512
 A comparison is swapped by the hash of its record: one that is swapped at 10 %
 is swapped at 20 % too, for every loss and seed.
-Hardware: 2 CPU cores, about three hours; with `short` 12 CPU-minutes.
-Expected: docs/results/label_noise.md.
+Hardware: 2 CPU cores, about three hours; with `short` 11 CPU-minutes.
+Expected: with `short` DPO's held-out accuracy is 0.651, 0.613, 0.557 at 0, 20
+and 40 %, and no loss prevents it (docs/results/label_noise.md).
 """
 
 import pathlib
