@@ -14,7 +14,7 @@ Hardware: 2 CPU cores, about a minute per run.
 Expected: reward against KL on or above what a plain PyTorch loop of DPO gave,
 (KL, reward) = (4.7, 2.49), (9.0, 3.58), (13.5, 4.58) after 25, 50 and 75
 updates at beta 0.1, and (1.5, 1.66), (2.0, 1.95), (2.5, 2.18) at beta 1; the
-model before training has 0.55 to 0.65 (docs/rewards.md has ours).
+model before training has 0.55 to 0.65 (docs/results/frontier.md has ours).
 """
 
 from dpo_jax import config as config_lib
