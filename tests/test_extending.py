@@ -26,7 +26,7 @@ SECTIONS = dict(
 RECIPES = {
   'A loss': (2, r'PASSED .*\[squared_margin'),
   'An option': (2, r'PASSED .*\[sigmoid-max_ratio'),
-  'A metric': (2, r'kto .*\d\.\d{3} \|\n.* bco .*\d\.\d{3} \|\n'),
+  'A metric': (2, r'KTO .*\d\.\d+ \|\n\| BCO .*\d\.\d+ \|\n'),
   'An optimizer': (2, r'PASSED .*test_sgd'),
   'A command': (2, r'--mode=count[\s\S]*step 0: 117,248 parameters'),
   'A row format': (2, r'PASSED .*best_of'),

@@ -127,7 +127,8 @@ def chance(case: Case) -> str:
     return ''
   band = CHANCE_BAND
   if len(case.arrays.get('weight', ())):
-    band = 1 / math.sqrt(len(case.arrays['weight']))  # two standard errors
+    # Two standard errors, where they tell something: of few pairs they do not.
+    band = min(1 / math.sqrt(len(case.arrays['weight'])), 2 * CHANCE_BAND)
   if accuracy < 0.5 - band:
     return (
       f'held-out accuracy is {accuracy:.0%}, below chance. Not usual: the '
@@ -136,7 +137,7 @@ def chance(case: Case) -> str:
     )
   if not accuracy <= 0.5 + band:
     return ''
-  if trained > 0.5 + 2 * CHANCE_BAND:
+  if trained > max(0.5, accuracy) + 2 * CHANCE_BAND:
     return (
       f'held-out accuracy stays at 50 % ({accuracy:.0%}) with '
       f'{trained:.0%} in training. Not usual: the policy knows its pairs by '

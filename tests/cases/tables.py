@@ -3,7 +3,6 @@
 import json
 import math
 import pathlib
-import re
 
 import numpy as np
 from cases.case import Case
@@ -46,18 +45,11 @@ def shown(folder: pathlib.Path) -> cells.Table:
 
 
 def differences(folder: pathlib.Path) -> str:
-  """The one line of differences, as 'accuracy +0.250, margin +0.500'."""
-  blocks = tables.markdown(shown(folder), folder).split('\n\n')
-  head, _, line = (
-    [part.strip() for part in text.split('|')[1:-1]]
-    for text in blocks[2].splitlines()
+  """The means of the differences, as 'accuracy +0.250, margin +0.500'."""
+  return ', '.join(
+    f'{each.metric} {each.interval.mean:+.3f}'
+    for each in shown(folder).differences
   )
-  values = dict(zip(head, line))
-  return ', '.join(f'{name} {values[name]}' for name in head[3:])
-
-
-def without_interval(text: str) -> str:
-  return re.sub(r' ± [\d.]+', '', text)
 
 
 # Eight comparisons. Log-ratios of DPO, whose longer answers lose, and
@@ -93,7 +85,7 @@ def against_dpo(name: str, values):
     dpo = saved(0.1 * LOG_RATIOS, policy=LOG_RATIOS)
     write_run(folder / '0', {'terms': {'sigmoid': 1.0}}, dpo)
     write_run(folder / '1', {'terms': {name: 1.0}}, saved(values))
-    return without_interval(differences(folder))
+    return differences(folder)
 
   return ours
 
@@ -107,7 +99,7 @@ def weighted(folder: pathlib.Path) -> str:
     loss = {'terms': {'sigmoid': 1.0}, 'beta': 0.1 + i}
     arrays = rewards((margin, np.zeros(8)))
     write_run(folder / str(i), loss, arrays, weight=weight)
-  return without_interval(differences(folder))
+  return differences(folder)
 
 
 def three_seeds(folder: pathlib.Path) -> str:
@@ -125,7 +117,8 @@ def three_seeds(folder: pathlib.Path) -> str:
   (margin,) = (
     each for each in shown(folder).differences if each.metric == 'margin'
   )
-  return f'{differences(folder).split(", ")[1]} over {margin.over}'
+  half = margin.interval.high - margin.interval.mean
+  return f'margin {margin.interval.mean:+.3f} ± {half:.3f} over {margin.over}'
 
 
 def one_seed(folder: pathlib.Path) -> str:
@@ -135,7 +128,8 @@ def one_seed(folder: pathlib.Path) -> str:
     arrays = rewards((rng.normal(size=40), np.zeros(40)))
     write_run(folder / str(i), loss, arrays)
   notes = tables.notes(shown(folder), folder)
-  return ' '.join(note for note in notes if 'does not cover' in note)
+  (note,) = (n for n in notes if n.startswith('Differences with'))
+  return note
 
 
 def prompts(folder: pathlib.Path) -> str:
@@ -178,7 +172,7 @@ def one_label(folder: pathlib.Path) -> str:
     collect.collect([folder]), options.Options(metrics=tuple(names))
   )
   line = tables.markdown(table, folder).splitlines()[2]
-  return ' '.join(part.strip() for part in line.split('|')[5:-1:2])
+  return ' '.join(part.strip() for part in line.split('|')[4:-1])
 
 
 def sign_of_kl(folder: pathlib.Path) -> str:
@@ -189,7 +183,7 @@ def sign_of_kl(folder: pathlib.Path) -> str:
   table = shown(folder)
   value = table.rows[0].cells['KL', 'after'].value
   (note,) = (n for n in tables.notes(table, folder) if n.startswith('KL'))
-  return f'{value}, {note.split(": ")[-1].partition(".")[0]}'
+  return f'{value}, {note.partition("nats, ")[2].partition(";")[0]}'
 
 
 MEANS = LOGPS / TOKENS
@@ -240,7 +234,7 @@ CASES = [
   Case(
     INTERVALS,
     'two rows of one seed',
-    'Differences with a row of one seed: ± is half of the 95% interval over '
+    'Differences with a row of one seed: ± is half of the 95 % interval over '
     'evaluation prompts (clustered); it does not cover the seed.',
     one_seed,
   ),

@@ -171,6 +171,11 @@ def test_the_band_of_chance_is_that_of_the_number_of_pairs():
   # Two standard errors of 10,000 pairs are 1 %.
   many = case._replace(arrays={'weight': np.ones(10_000)})
   assert not symptoms.chance(many)
+  # Those of 16 pairs are 25 %: 12 of them won is no accuracy of chance.
+  few = case._replace(arrays={'weight': np.ones(16)})
+  assert symptoms.chance(few)
+  won = few._replace(last=few.last | {'rewards/accuracies': 0.75})
+  assert not symptoms.chance(won)
 
 
 def test_both_rewards_fall_is_usual_and_names_a_likelihood_term():
