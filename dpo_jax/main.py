@@ -30,7 +30,7 @@ from dpo_jax.config import check as config_check
 from dpo_jax.config import rules as config_rules
 from dpo_jax.config import stored
 from dpo_jax.config.modes import MODE_FLAGS, MODES, NUMBERS, SWITCHES
-from dpo_jax.run import best
+from dpo_jax.run import best, host_memory
 from dpo_jax.run.preemption import Diverged, Preempted
 from dpo_jax.storage import caches
 from dpo_jax.storage.run_dir import RunDir
@@ -69,8 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(config_lib.help_text(word.removeprefix('--help=')))
         return 0
     command = parse(argv)
-    # Before jax is imported, which reads them then.
+    # Both before jax is imported, which reads the settings and starts threads.
     os.environ.update(caches.compile_settings())
+    host_memory.keep_freed()
     return _function(command.mode)(
       command.config, command.workdir, **command.flags
     )

@@ -17,7 +17,7 @@ from dpo_jax import errors, optim
 from dpo_jax.config import stored
 from dpo_jax.models import decoder_config
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.run import best, host_memory, weights
+from dpo_jax.run import best, weights
 from dpo_jax.run import identity as identities
 from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run import job as job_lib
@@ -111,7 +111,6 @@ def open_workdir(
   with Signals() as signals, directory.as_it_was():
     if trains:
       directory.lock()
-      host_memory.keep_freed()
     try:
       first = origin or directory
       identity = identities.Identity(

@@ -47,6 +47,13 @@ def test_freed_memory_is_not_taken_again_page_by_page():
   assert faults['keep'] < pages / 20
 
 
-def test_a_host_of_accelerators_gives_memory_back(monkeypatch):
-  monkeypatch.setattr(host_memory.jax, 'default_backend', lambda: 'tpu')
-  assert not host_memory.keep_freed()
+def test_a_host_of_accelerators_gives_memory_back(monkeypatch, tmp_path):
+  (tmp_path / 'nvidia0').touch()
+  pattern = str(tmp_path / 'nvidia[0-9]*')
+  monkeypatch.setattr(host_memory, '_ACCELERATORS', (pattern,))
+  assert not host_memory.keep_freed({})
+  # It computes on its CPU if it is told to.
+  assert not host_memory.keep_freed({'JAX_PLATFORMS': 'cuda'})
+  assert host_memory._computes({'JAX_PLATFORMS': 'cpu'})
+  monkeypatch.setattr(host_memory, '_ACCELERATORS', (f'{tmp_path}/none*',))
+  assert host_memory._computes({})
