@@ -17,10 +17,11 @@ updates at beta 0.1, and (1.5, 1.66), (2.0, 1.95), (2.5, 2.18) at beta 1; the
 model before training has 0.55 to 0.65 (docs/results/frontier.md has ours).
 """
 
+import pathlib
+
 from dpo_jax import config as config_lib
 
-DATA = '../shared/data/prefs/stories_lexicon.jsonl.gz'
-MODEL = '../shared/data/models/stories260K'
+STORIES = pathlib.Path(__file__).with_name('stories_dpo.py')
 BETAS = (0.1, 0.3, 1.0)
 # SimPO's beta multiplies a mean per token, not a sum: other values are usual.
 LOSSES = {
@@ -35,23 +36,15 @@ LOSSES = {
 def get_config(arg=''):
   """Arguments: loss=NAME, runlocal (synthetic, random weights, two steps)."""
   args = config_lib.parse_arg(arg, loss='sigmoid', runlocal=False)
-  config = config_lib.base()
-  config.data.train = DATA
-  config.data.eval_pairs = 512
-  config.data.use_token_ids = True  # the pairs are the model's own samples
-  config.data.max_length = 128
-  config.data.row_length = 160  # one prompt of 24 with two answers of 64
-  config.model.init_from = MODEL
+  config = config_lib.load(f'{STORIES}:loss={args.loss}')
   # SimPO reads no reference while it trains; --mode=frontier measures the KL
   # to the model that the run started from.
   config.reference.mode = 'none' if args.loss == 'simpo' else 'cache'
-  config.loss.terms = {args.loss: 1.0}
   config.loss.beta = LOSSES.get(args.loss, BETAS)[0]
   config.optim.learning_rate = 1e-4
   # As the plain loop: neither warm-up, decay nor clipping.
-  config.optim.schedule = 'constant'
+  config.optim.warmup_steps = 0
   config.train.num_steps = 75
-  config.train.batch_size = 32
   config.train.eval_every = 25
   config.train.save_every = 25
   config.train.keep_checkpoints = 4

@@ -13,7 +13,6 @@ bytes}.
 """
 
 import json
-import math
 import os
 import pathlib
 import shutil
@@ -209,7 +208,7 @@ def _entries(table: cells.Table, folder) -> dict[str, Any]:
         'metric': each.metric,
         'seeds': each.num_seeds,
         'over': each.over,
-        **_rounded(each.interval._asdict()),
+        **tables.rounded(each.interval._asdict()),
       }
       for each in table.differences
     ],
@@ -228,24 +227,11 @@ def _row_entry(table: cells.Table, index: int, folder) -> dict[str, Any]:
     'cells': {
       f'{label} {when}': {
         'metric': name_of[label],
-        **_rounded(row.cells[label, when]._asdict()),
+        **tables.rounded(row.cells[label, when]._asdict()),
       }
       for label, when in table.columns
     },
   }
-
-
-def _rounded(numbers: dict[str, Any]) -> dict[str, Any]:
-  """Numbers to nine digits, so that a last bit is no change."""
-  return {
-    key: _round(value) if isinstance(value, float) else value
-    for key, value in numbers.items()
-  }
-
-
-def _round(value: float) -> float | str:
-  # JSON has no NaN and no infinity.
-  return float(f'{value:.9g}') if math.isfinite(value) else repr(float(value))
 
 
 def as_bytes(document: dict[str, Any]) -> bytes:

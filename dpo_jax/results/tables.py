@@ -84,11 +84,11 @@ def as_json(table: cells.Table, relative_to: str | os.PathLike) -> str:
         'row': row_name(table, each.row),
         'minus': row_name(table, each.baseline),
         'metric': each.metric,
-        **_rounded(each.interval._asdict()),
+        **rounded(each.interval._asdict()),
         'over': each.over,
         'n': each.num_seeds,
         'test': 't, paired by prompt',
-        **_rounded({'p': each.p, 'p_holm': each.p_holm}),
+        **rounded({'p': each.p, 'p_holm': each.p_holm}),
       }
       for each in table.differences
     ],
@@ -127,7 +127,7 @@ def _row_entry(table: cells.Table, index: int, relative_to) -> dict[str, Any]:
         'metric': name_of[column[0]],
         'label': column[0],
         'when': column[1],
-        **_rounded(numbers),
+        **rounded(numbers),
         'n': n,
         'bold': index in table.unbeaten.get(column, ()),
       }
@@ -142,7 +142,7 @@ def _row_entry(table: cells.Table, index: int, relative_to) -> dict[str, Any]:
   }
 
 
-def _rounded(numbers: dict[str, Any]) -> dict[str, Any]:
+def rounded(numbers: dict[str, Any]) -> dict[str, Any]:
   """Numbers to nine digits, so that a last bit is no change."""
   return {
     key: _round(value) if isinstance(value, float) else value
