@@ -79,7 +79,7 @@ def make_generate(
     cache = _split_rows(cache, mesh)
     slots_RP = jnp.broadcast_to(jnp.arange(P), (R, P))
     # The prompt's last token is the first that the loop reads.
-    trunk = _rows(prompts_RP, slots_RP, slots_RP < lengths[:, None] - 1)
+    trunk = rows_of_texts(prompts_RP, slots_RP, slots_RP < lengths[:, None] - 1)
     _, cache = model.decode(params, trunk, cache)
     head = model.head(params)
     # A key per row and, in the loop, per step: a row's noise is its own.
@@ -90,7 +90,7 @@ def make_generate(
       return (state.step < max_new_tokens) & ~state.is_done.all()
 
     def step(state):
-      rows = _rows(
+      rows = rows_of_texts(
         state.token[:, None],
         (last + state.step)[:, None],
         jnp.broadcast_to(lengths[:, None] > 0, (R, 1)),
@@ -212,8 +212,8 @@ def _no_samples(num_rows, num_tokens):
   return Samples(zeros.astype(jnp.int32), zeros, zeros, none, none > 0)
 
 
-def _rows(tokens_RL, positions_RL, is_token_RL) -> types.Rows:
-  """Rows of one text each, for `decode`; only the first three fields matter."""
+def rows_of_texts(tokens_RL, positions_RL, is_token_RL) -> types.Rows:
+  """Returns rows of one text each, without branches and without targets."""
   zeros = jnp.zeros_like(tokens_RL)
   return types.Rows(
     tokens=tokens_RL,

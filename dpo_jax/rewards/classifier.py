@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpo_jax import errors, types
+from dpo_jax import errors
 from dpo_jax.data.text import tokenizer as tokenizer_lib
-from dpo_jax.models import architectures, decoder
+from dpo_jax.models import architectures, decoder, generate
 from dpo_jax.rewards.registry import FLAG, Answer, Reward
 from dpo_jax.storage import hf_checkpoint, hf_files
 
@@ -92,15 +92,7 @@ def _make_score(model) -> Callable:
   def score(params, head_KD, tokens_RL, lengths):
     slots_RL = jnp.broadcast_to(jnp.arange(tokens_RL.shape[1]), tokens_RL.shape)
     is_token_RL = slots_RL < lengths[:, None]
-    zeros = jnp.zeros_like(tokens_RL)
-    rows = types.Rows(
-      tokens=tokens_RL,
-      positions=jnp.where(is_token_RL, slots_RL, 0),
-      prompt_id=is_token_RL.astype(jnp.int32),
-      branch=zeros,
-      targets=zeros,
-      completion_id=zeros - 1,
-    )
+    rows = generate.rows_of_texts(tokens_RL, slots_RL, is_token_RL)
     hidden_RLD, _ = model.hidden(params, rows)
     last = jnp.maximum(lengths - 1, 0)[:, None, None]
     last_RD = jnp.take_along_axis(hidden_RLD, last, axis=1)[:, 0]

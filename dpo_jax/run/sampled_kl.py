@@ -131,15 +131,8 @@ def _texts(prompts_RP, lengths, answers_RT, counts) -> types.Rows:
     jnp.take_along_axis(answers_RT, behind_RL, axis=1),
   )
   is_token_RL = slots_RL < (lengths + counts)[:, None]
-  zeros = jnp.zeros_like(tokens_RL)
-  return types.Rows(
-    tokens=jnp.where(is_token_RL, tokens_RL, 0),
-    positions=jnp.where(is_token_RL, slots_RL, 0),
-    prompt_id=is_token_RL.astype(jnp.int32),
-    branch=zeros,
-    targets=zeros,
-    completion_id=zeros - 1,
-  )
+  tokens_RL = jnp.where(is_token_RL, tokens_RL, 0)
+  return generate.rows_of_texts(tokens_RL, slots_RL, is_token_RL)
 
 
 def _states(model, params, texts: types.Rows, places_RT) -> Array:

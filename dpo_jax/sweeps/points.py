@@ -5,6 +5,7 @@ Goes out: a Point per run, in the order in which they run, or one line that says
 which flag or point cannot be used. Imports no jax and touches no run.
 """
 
+import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -102,7 +103,7 @@ def _point(path, arguments, overrides, values) -> Point:
   try:
     config = config_lib.load(source, settings)
     config_lib.validate(config)
-    config = _with_shared_reference(config, source, settings)
+    config = _with_shared_reference(config, settings)
     check.check_paths(config)
   except InputError as error:
     # The key alone would not say which of sixty points it is about.
@@ -117,7 +118,7 @@ def _point(path, arguments, overrides, values) -> Point:
   )
 
 
-def _with_shared_reference(config, source, settings) -> ConfigDict:
+def _with_shared_reference(config, settings) -> ConfigDict:
   """The config, with the reference's scores from the cache if they may be.
 
   Every point reads the same scores then, and the reference runs once. A mode
@@ -133,7 +134,8 @@ def _with_shared_reference(config, source, settings) -> ConfigDict:
     return config
   if config.eval.num_samples:
     return config
-  cached = config_lib.load(source, [*settings, ('reference.mode', 'cache')])
+  cached = copy.deepcopy(config)
+  cached.reference.mode = 'cache'
   try:
     config_lib.validate(cached)
   except InputError:

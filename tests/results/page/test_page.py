@@ -139,10 +139,7 @@ def test_the_frontier_is_shown_where_it_was_measured(make_run, tmp_path):
       'kl': {'mean': 4.5, 'se': None},
     },
   }
-  run = runs[0]
-  if not hasattr(run, 'frontier'):
-    pytest.skip('the runs have no field for it yet')
-  run = run._replace(frontier={25: measured})
+  run = runs[0]._replace(frontier={25: measured})
   table = cells.make_table([run])
   made = page.build([run], table, None, {}, {}, folder=tmp_path)
   text = made['index.html'].decode()
