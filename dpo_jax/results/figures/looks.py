@@ -10,8 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from dpo_jax.losses import catalogue
-from dpo_jax.results import cells, measures
+from dpo_jax.results import cells, labels, measures
 from dpo_jax.results.figures import style
 
 BETA, TERMS = 'loss.beta', 'loss.terms'
@@ -52,13 +51,8 @@ class Plan(NamedTuple):
 def loss_label(config: dict[str, Any]) -> str:
   """The registry's label of a config's losses, such as 'DPO + 0.2 SFT'."""
   terms = config.get('loss', {}).get('terms') or {}
-  known = catalogue.read()
-  parts = []
-  for name, weight in terms.items():
-    label = known[name].label if name in known else name
-    if weight:
-      parts.append(label if weight == 1 else f'{weight:g} {label}')
-  return ' + '.join(parts) or 'no loss'
+  used = {name: weight for name, weight in terms.items() if weight}
+  return labels.loss_label(used) if used else 'no loss'
 
 
 def beta_of(config: dict[str, Any]) -> float | None:
