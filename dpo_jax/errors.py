@@ -50,12 +50,18 @@ def nearest(word: Any, options: Iterable[str], cutoff: float = 0.5) -> str:
     options: the words that are allowed.
     cutoff: least difflib ratio, in [0, 1], that counts as close.
   """
-  by_lower = {str(option).lower(): str(option) for option in options}
-  word = str(word).lower()
-  matches = difflib.get_close_matches(word, by_lower, 1, cutoff)
+  # Sorted, as a set has another order in each process.
+  options = sorted(str(option) for option in options)
+  lower = [option.lower() for option in options]
+  word = str(word)
+  matches = difflib.get_close_matches(word.lower(), lower, 1, cutoff)
   # A word that was cut short, such as 'learning' for 'learning_rate'.
-  matches += [option for option in by_lower if word and option.startswith(word)]
-  return by_lower[matches[0]] if matches else ''
+  matches += [one for one in lower if word and one.startswith(word.lower())]
+  if not matches:
+    return ''
+  twins = [one for one in options if one.lower() == matches[0]]
+  # Of 'Loss' and 'loss', the one whose letter case is the word's.
+  return difflib.get_close_matches(word, twins, 1, 0.0)[0]
 
 
 def did_you_mean(word: Any, options: Iterable[str]) -> str:

@@ -51,6 +51,13 @@ def test_nearest_is_the_closest_option_or_none(word, match):
   assert errors.nearest(word, []) == ''
 
 
+@pytest.mark.parametrize('options', [['loss', 'Loss'], ['Loss', 'loss']])
+def test_of_two_that_differ_in_case_alone_the_word_s_case_is_kept(options):
+  # A set gives either order, another in each process.
+  assert errors.nearest('los', options) == 'loss'
+  assert errors.nearest('Los', options) == 'Loss'
+
+
 def test_a_stricter_cutoff_finds_less():
   assert errors.nearest('sigmiod', ['sigmoid'], cutoff=0.8) == 'sigmoid'
   assert errors.nearest('sgmd', ['sigmoid'], cutoff=0.8) == ''
