@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from dpo_jax import types
+from dpo_jax.models import products
 from dpo_jax.types import ROW_AXES, Array
 
 # Optional sums over tokens, beside `logps`. The names are those of
@@ -182,11 +183,9 @@ def _logits(scale, softcap, head, hidden_ND):
   weight_VD, bias = head
   # Operands have the compute dtype, the result is float32: bfloat16 spaces
   # logits near 16 by 1/8 nat, too coarse for a log-ratio.
-  logits_NV = jnp.einsum(
-    'nd,vd->nv',
-    hidden_ND * scale if scale != 1 else hidden_ND,
-    weight_VD.astype(hidden_ND.dtype),
-    preferred_element_type=jnp.float32,
+  hidden_ND = hidden_ND * scale if scale != 1 else hidden_ND
+  logits_NV = products.product(
+    'nd,vd->nv', hidden_ND, weight_VD, hidden_ND.dtype
   )
   if bias is not None:
     logits_NV = logits_NV + bias.astype(jnp.float32)
