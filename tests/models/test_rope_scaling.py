@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 import rope_cases
 
-from dpo_jax import scoring, types
-from dpo_jax.models import architectures, attention, decoder
+from dpo_jax import types
+from dpo_jax.models import (
+  architectures,
+  attention,
+  decoder,
+  output_head,
+)
 from dpo_jax.models.decoder_config import Rope
 from dpo_jax.types import InputError
 
@@ -32,7 +37,7 @@ def made(request):
 
   def logits(params, rows):
     hidden = model.hidden(params, rows)[0]
-    return scoring.logits(model.head(params), hidden[0])
+    return output_head.logits(model.head(params), hidden[0])
 
   return request.param, model, params, jax.jit(logits)
 
