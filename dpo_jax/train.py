@@ -17,7 +17,15 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import metrics as metrics_lib
-from dpo_jax.run import best, bookkeeping, diagnose, evaluate, finite, sample
+from dpo_jax.run import (
+  best,
+  bookkeeping,
+  diagnose,
+  evaluate,
+  finite,
+  memory,
+  sample,
+)
 from dpo_jax.run import fork as forks
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import plan as plan_lib
@@ -304,9 +312,7 @@ def _sample(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
     sample.held_out_prompts(run.job, count),
     poll=run.poll,
     # With reference.mode 'cache' its scores are there, but not the model.
-    reference=reference.reference()
-    if plan_lib.has_reference(run.job)
-    else None,
+    reference=reference.reference() if memory.has_reference(run.job) else None,
   )
   run.rates.since_last()
   name = sample.file_name(f'eval_{step}', run.sampler, samples)

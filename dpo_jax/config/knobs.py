@@ -40,6 +40,7 @@ from dpo_jax.config.rules import (
   text,
   unknown_key,
   whole,
+  whole_or_auto,
   within,
 )
 from dpo_jax.data.batches import rows
@@ -294,7 +295,9 @@ def _precision() -> Section:
   precision = Section()
   # 'auto' = float32 on CPU, bfloat16 elsewhere; job
   precision.compute = choice('float32', 'bfloat16', 'auto', default='auto')
-  precision.head_chunk = whole(1024, least=1)  # positions; scoring
+  # positions projected at one time, 'auto' = 1024 on CPU, 4096 on GPU, 2048 on
+  # TPU, or as 0 if that fits; 0 = logits are kept for the backward; output_head
+  precision.head_chunk = whole_or_auto(like=4096)
   return precision
 
 

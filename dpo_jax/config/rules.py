@@ -56,6 +56,16 @@ def whole(
   return _knob(default, int, words, lambda v: type(v) is int and v >= least)
 
 
+def whole_or_auto(*, like: int) -> Knob:
+  """'auto', its default, or a whole number from 0; `like` is an example."""
+  return _knob(
+    'auto',
+    object,
+    f"'auto' or a whole number >= 0, e.g. {like}",
+    lambda v: v == 'auto' or (type(v) is int and v >= 0),
+  )
+
+
 def seed(default: int) -> Knob:
   """A seed of a random number generator: an unsigned integer of 32 bits."""
   return _knob(

@@ -24,6 +24,7 @@ NO_NUMBERS = (
   'mesh',
   'train.save_every',
   'train.keep_checkpoints',
+  'precision.head_chunk',
   'eval.num_samples',
   'log',
   'sample',
