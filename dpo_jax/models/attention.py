@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dpo_jax.models import products
 from dpo_jax.types import Array, Rows
 
 # Added to the score of a hidden key. Finite, because -inf would give NaN to a
@@ -198,24 +199,15 @@ def _attend(q_RQHK, k_RGSK, v_RGSK, bias_RQS, softcap) -> Array:
   G, S = k_RGSK.shape[1:3]
   q_RGNK = q_RQHK.reshape(R, Q, G, H // G, K).transpose(0, 2, 3, 1, 4)
   q_RGNK = q_RGNK.reshape(R, G, H // G * Q, K)
-  scores = jnp.einsum(
-    'RGNK,RGSK->RGNS',
-    q_RGNK,
-    k_RGSK,
-    preferred_element_type=jnp.float32,
-  )
+  dtype = v_RGSK.dtype
+  scores = products.product('RGNK,RGSK->RGNS', q_RGNK, k_RGSK, dtype)
   if softcap is not None:
     scores = softcap * jnp.tanh(scores / softcap)
   scores = scores.reshape(R, G, H // G, Q, S) + bias_RQS[:, None, None]
   # The maximum cancels in the division, so its gradient is zero.
   highest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
   weights = jnp.exp(scores - highest).reshape(R, G, -1, S)
-  out = jnp.einsum(
-    'RGNS,RGSK->RGNK',
-    weights.astype(v_RGSK.dtype),
-    v_RGSK,
-    preferred_element_type=jnp.float32,
-  )
-  out = (out / weights.sum(axis=-1, keepdims=True)).astype(v_RGSK.dtype)
+  out = products.product('RGNS,RGSK->RGNK', weights, v_RGSK, dtype)
+  out = (out / weights.sum(axis=-1, keepdims=True)).astype(dtype)
   out = out.reshape(R, G, H // G, Q, K).transpose(0, 3, 1, 2, 4)
   return out.reshape(R, Q, H, K)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import rope_cases
 
-from dpo_jax import scoring, types
-from dpo_jax.models import architectures, decoder, rotary
+from dpo_jax import types
+from dpo_jax.models import architectures, decoder, output_head, rotary
 from dpo_jax.models.decoder_config import Rope
 from dpo_jax.types import InputError
 
@@ -32,7 +32,7 @@ def made(request):
 
   def logits(params, rows):
     hidden = model.hidden(params, rows)[0]
-    return scoring.logits(model.head(params), hidden[0])
+    return output_head.logits(model.head(params), hidden[0])
 
   return request.param, model, params, jax.jit(logits)
 
