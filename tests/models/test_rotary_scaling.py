@@ -8,12 +8,7 @@ import pytest
 import rope_cases
 
 from dpo_jax import types
-from dpo_jax.models import (
-  architectures,
-  attention,
-  decoder,
-  output_head,
-)
+from dpo_jax.models import architectures, decoder, output_head, rotary
 from dpo_jax.models.decoder_config import Rope
 from dpo_jax.types import InputError
 
@@ -78,7 +73,7 @@ def test_branches_of_a_prompt_rotate_as_its_longest_text(made):
   fields = np.array(columns, np.int32).T[:, None]
   zeros = np.zeros(fields.shape[1:], np.int32)
   packed = types.Rows(*fields, zeros, zeros - 1)
-  lengths = np.asarray(attention.text_lengths(packed))[0]
+  lengths = np.asarray(rotary.text_lengths(packed))[0]
   num_first = last + len(long) + len(short)
   assert set(lengths[:num_first]) == {90}
   assert set(lengths[num_first : num_first + 20]) == {20}
@@ -99,7 +94,7 @@ def test_a_text_within_the_original_length_has_fixed_frequencies():
   rope = Rope(scaling='dynamic', factor=2.0, original_positions=32)
   assert rope.by_length and rope.frequencies(8) == Rope().frequencies(8)
   lengths = np.full((1, 4), 32)
-  same = attention.dynamic_frequencies(rope, 8, lengths)[0, 0]
+  same = rotary.dynamic_frequencies(rope, 8, lengths)[0, 0]
   np.testing.assert_allclose(same, rope.frequencies(8), rtol=1e-6)
 
 
