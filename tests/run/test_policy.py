@@ -27,8 +27,8 @@ TEMPLATE = (
 def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp('opened') / 'run'
   # As runs were stored before the key knew 'auto'.
-  chunk = "--config.precision.head_chunk=1024"
-  assert main_lib.main([commands.CONFIG, f"--workdir={folder}", chunk]) == 0
+  chunk = '--config.precision.head_chunk=1024'
+  assert main_lib.main([commands.CONFIG, f'--workdir={folder}', chunk]) == 0
   return folder
 
 
