@@ -17,7 +17,15 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import metrics as metrics_lib
-from dpo_jax.run import best, bookkeeping, diagnose, evaluate, finite, sample
+from dpo_jax.run import (
+  best,
+  bookkeeping,
+  diagnose,
+  evaluate,
+  finite,
+  processes,
+  sample,
+)
 from dpo_jax.run import fork as forks
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import plan as plan_lib
@@ -49,11 +57,11 @@ class Run(NamedTuple):
   directory: RunDir
   saved: checkpoints.Checkpoints
   best: best.Best  # of its evaluations
-  writer: writers.MetricWriter
+  writer: writers.MetricWriter | writers.SilentWriter
   trained: bookkeeping.TrainedCounts
   train_batches: Callable[[int], Any]  # step -> types.Batch on the devices
   eval_batches: Callable[[int], Any]  # the same for evaluation
-  poll: Callable[[], None]  # raises Preempted
+  poll: Callable[..., None]  # raises Preempted
   rates: bookkeeping.Rates
   sampler: sample.Sampler | None  # draws samples at each evaluation
 
@@ -137,13 +145,7 @@ def open_run(
     sessions.begin(session)
     if is_forked:
       forks.record(origin, directory)
-    with writers.MetricWriter(
-      directory.path,
-      total_steps=job.num_steps,
-      start_step=start,
-      comparisons_per_step=job.train_plan.num_comparisons,
-      tracker=sessions.tracker(session),
-    ) as writer:
+    with sessions.writer(session, start) as writer:
       run = Run(
         session=session,
         origin=origin,
@@ -184,7 +186,7 @@ def _loop(
       save(run, state, reference, step)
   try:
     while step < job.num_steps:
-      run.poll()
+      run.poll(step)
       batch = run.train_batches(step)
       # Returns at once: the device computes while the host goes on. The old
       # state is donated, so nothing may read it after this line.
@@ -282,7 +284,7 @@ def _has_evaluated(run: Run, step: int) -> bool:
   """Whether metrics and samples of an evaluation are on disk."""
   samples = (run.directory.path / 'samples').glob(f'eval_{step}_*.jsonl')
   is_sampled = not run.sampler or any(samples)
-  return run.writer.has(step, 'eval') and is_sampled
+  return processes.of_first(run.writer.has(step, 'eval') and is_sampled)
 
 
 def _sampler(job: job_lib.Job) -> sample.Sampler | None:
