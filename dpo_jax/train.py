@@ -17,15 +17,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import metrics as metrics_lib
-from dpo_jax.run import (
-  best,
-  bookkeeping,
-  diagnose,
-  evaluate,
-  finite,
-  processes,
-  sample,
-)
+from dpo_jax.run import best, bookkeeping, diagnose, evaluate, finite, sample
 from dpo_jax.run import fork as forks
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import plan as plan_lib
@@ -179,7 +171,9 @@ def _loop(
   job, train = run.job, run.job.config.train
   step, pending, evaluation = start, None, {}
   # A run that was stopped during an evaluation still owes what is missing.
-  is_owed = is_due(step, train.eval_every) and not _has_evaluated(run, step)
+  is_owed = is_due(step, train.eval_every) and not sessions.has_evaluated(
+    run.session, run.writer, step
+  )
   if step in (0, job.num_steps) or is_owed:
     evaluation = evaluate_run(run, state, reference, step)
     if run.best.take(step, evaluation):
@@ -278,13 +272,6 @@ def evaluate_run(
     arrays = evaluate.per_example(run.job.inputs.evaluation, examples)
     run.directory.write_per_example(f'eval_{step}', arrays)
   return metrics
-
-
-def _has_evaluated(run: Run, step: int) -> bool:
-  """Whether metrics and samples of an evaluation are on disk."""
-  samples = (run.directory.path / 'samples').glob(f'eval_{step}_*.jsonl')
-  is_sampled = not run.sampler or any(samples)
-  return processes.of_first(run.writer.has(step, 'eval') and is_sampled)
 
 
 def _sampler(job: job_lib.Job) -> sample.Sampler | None:

@@ -22,6 +22,7 @@ from dpo_jax import errors
 from dpo_jax.config import modes
 from dpo_jax.run import preemption, watch
 from dpo_jax.run.preemption import Diverged, Preempted
+from dpo_jax.storage import files
 from dpo_jax.types import InputError
 
 FLAGS = tuple(modes.PROCESS_FLAGS)
@@ -99,11 +100,16 @@ class _Group:
     name, store = f'agreed/{self.names}', self._store()
     if self.rank:
       store.put(f'{name}/{self.rank}', word)
-      return json.loads(self.wait(f'{name}/all'))
+      return _parse(self.wait(f'{name}/all'))
     words = [word]
     words += [self.wait(f'{name}/{rank}') for rank in range(1, self.count)]
-    store.put(f'{name}/all', json.dumps(words))
+    store.put(f'{name}/all', json.dumps({'value': words}))
     return words
+
+
+def _parse(text: str) -> Any:
+  """The value that was sent as JSON."""
+  return files.parse_object(text)['value']
 
 
 _joined: list[_Group] = []  # at most one: jax joins once in a process
@@ -294,14 +300,12 @@ def together(action: Callable[[], Any]) -> Any:
     result = group.watch.local(action)
   except (InputError, Diverged, Preempted) as error:
     own = error
-  words = group.agree('' if own is None else json.dumps(_fault(own)))
+  words = group.agree('' if own is None else watch.to_text(_fault(own)))
   bad = next((rank for rank, word in enumerate(words) if word), None)
   if bad is None:
     return result
   # All raise the same, and so one line is printed.
-  raise (
-    own if bad == group.rank else watch.Fault(*json.loads(words[bad])).error()
-  )
+  raise own if bad == group.rank else watch.from_text(words[bad]).error()
 
 
 def first_then_all(action: Callable[[], Any]) -> Any:
@@ -322,7 +326,7 @@ def of_first(value: Any) -> Any:
   if not _joined:
     return value
   group = _joined[0]
-  return json.loads(group.agree(json.dumps(value))[0])
+  return _parse(group.agree(json.dumps({'value': value}))[0])
 
 
 def all_true(value: bool) -> bool:

@@ -188,6 +188,19 @@ def _tracker(session: Session) -> trackers.Tracker:
   )
 
 
+def has_evaluated(session: Session, writer: Any, step: int) -> bool:
+  """Whether metrics and samples of an evaluation are on disk.
+
+  Args:
+    session: an opened workdir that trains.
+    writer: of its metrics.
+    step: updates done.
+  """
+  samples = (session.directory.path / 'samples').glob(f'eval_{step}_*.jsonl')
+  is_sampled = not session.job.config.eval.num_samples or any(samples)
+  return processes.of_first(writer.has(step, 'eval') and is_sampled)
+
+
 def checkpoint_meta(session: Session, num_tokens: int) -> dict[str, Any]:
   """What every checkpoint says of the run that made it."""
   return {

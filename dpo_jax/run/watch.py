@@ -21,11 +21,20 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from dpo_jax import errors
 from dpo_jax.run.preemption import Diverged, Lost, Preempted
-from dpo_jax.types import InputError
+from dpo_jax.storage import files
 
 _EVERY = 0.2  # seconds between two looks at the store
 _GRACE = 2.0  # seconds in which a main thread may end by itself
+# Files of jax whose functions a main thread is in while it makes a program.
+_COMPILERS = tuple(
+  os.path.join('jax', '_src', *name.split('/'))
+  for name in (
+    *('compiler.py', 'interpreters/partial_eval.py'),
+    'interpreters/mlir.py',
+  )
+)
 _LAST = 4.0  # seconds that the first process waits for the others to be gone
 
 
@@ -40,10 +49,20 @@ class Fault(NamedTuple):
   def error(self) -> Exception:
     """Returns the exception that ends a command with this code."""
     if self.code == 2:
-      return InputError(self.line)
+      return errors.again(self.line)
     if self.code > 128:
       return Preempted(self.code - 128)
     return Diverged(self.line) if self.code == 1 else Lost(self.line)
+
+
+def to_text(fault: Fault) -> str:
+  """Returns a fault as it is sent."""
+  return json.dumps(fault._asdict())
+
+
+def from_text(text: str) -> Fault:
+  """Returns the fault that was sent."""
+  return Fault(**files.parse_object(text))
 
 
 class Store(NamedTuple):
@@ -139,7 +158,7 @@ class Watch:
 
   def fail(self, fault: Fault) -> None:
     """Tells all processes; the first fault that is told counts."""
-    self._store.put('news/fault', json.dumps(fault))
+    self._store.put('news/fault', to_text(fault))
     self._take(self._store.all('news'))
 
   def wait_for_fault(self) -> None:
@@ -214,7 +233,8 @@ class Watch:
   def _beat(self) -> None:
     """Tells a number that grows, the polls so far and the step."""
     self._beats += 1
-    text = f'{self._beats} {self._polls} {self._step} {int(self._is_local)}'
+    excused = int(self._is_local or _compiles())
+    text = f'{self._beats} {self._polls} {self._step} {excused}'
     self._store.put_over(f'beat/{self.rank}', text)
     if self.rank == 0 and self.fault is None:
       self._judge(self._store.all('beat'))
@@ -226,10 +246,10 @@ class Watch:
     for rank, text in beats.items():
       if self._seen.get(rank, ('', 0))[0] != text:
         self._seen[rank] = text, now
-      _, polls, step, is_local = map(int, text.split())
+      _, polls, step, excused = map(int, text.split())
       before = self._counts.get(rank)
-      # Time counts only while others are ahead: a long compile is no fault.
-      if before is None or before[0] != polls or polls == most or is_local:
+      # Time counts only while others are ahead, and not while it compiles.
+      if before is None or before[0] != polls or polls == most or excused:
         self._counts[rank] = polls, now
       elif now - before[1] > self.heartbeat:
         self._lose(rank, f'is stuck after step {step}', before[1])
@@ -264,7 +284,7 @@ class Watch:
       self.stop = int(news['stop'])
     if 'fault' in news and self.fault is None:
       self._since = time.monotonic()
-      self.fault = Fault(*json.loads(news['fault']))
+      self.fault = from_text(news['fault'])
 
   def _agree(self) -> None:
     """Finds the poll at which all stop; no poll is made meanwhile."""
@@ -315,6 +335,16 @@ class Watch:
         _say(self.fault)
     sys.stderr.flush()
     os._exit(code)
+
+
+def _compiles() -> bool:
+  """Whether the main thread traces or compiles: hosts differ in how long."""
+  frame = sys._current_frames().get(threading.main_thread().ident)
+  while frame is not None:
+    if frame.f_code.co_filename.endswith(_COMPILERS):
+      return True
+    frame = frame.f_back
+  return False
 
 
 def _say(fault: Fault) -> None:

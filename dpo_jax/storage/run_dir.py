@@ -118,7 +118,8 @@ class RunDir:
   def as_it_was(self) -> Iterator[None]:
     """Removes what a refused command added, unless it began the run.
 
-    Within it, `create_or_continue` is where a run begins. Only if no other process is writing here: what is new may be its files.
+    Within it, `create_or_continue` is where a run begins. Only if no
+    other process is writing here: what is new may be its files.
     """
     missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
     before = set(self._entries())
