@@ -174,7 +174,9 @@ def _model() -> Section:
   model.add_rows = flag(False)
   model.router_aux_coef = at_least(None, 0)  # None = the model's; experts
   model.remat = choice(*decoder_config.REMAT)  # in the backward pass; decoder
-  model.attention_block = whole(128, least=1)  # queries per block; attention
+  model.attention = choice(*decoder_config.ATTENTION)  # kernels/registry
+  # queries per block of dense attention; attention
+  model.attention_block = whole(128, least=1)
   return model
 
 

@@ -19,8 +19,14 @@ import numpy as np
 from dpo_jax import sharding
 from dpo_jax.data.batches import length_table
 from dpo_jax.rewards import registry
-from dpo_jax.run import datasets, frontier_plan, sample, sampled_kl, weights
-from dpo_jax.run import job as job_lib
+from dpo_jax.run import (
+  datasets,
+  frontier_plan,
+  numerics,
+  sample,
+  sampled_kl,
+  weights,
+)
 from dpo_jax.run import session as sessions
 from dpo_jax.run.frontier_plan import Task
 from dpo_jax.run.job import Job
@@ -103,7 +109,7 @@ class _Shared:
     # All that the programs read besides their arguments.
     key = (
       job.inputs.model,
-      job_lib.compute_dtype(job.config),
+      numerics.compute_dtype(job.config),
       job.config.model.attention_block,
       job.mesh,
       sampler.max_new_tokens,
