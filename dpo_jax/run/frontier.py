@@ -22,7 +22,7 @@ from dpo_jax.rewards import registry
 from dpo_jax.run import (
   datasets,
   frontier_plan,
-  precision,
+  numerics,
   processes,
   sample,
   sampled_kl,
@@ -110,7 +110,7 @@ class _Shared:
     # All that the programs read besides their arguments.
     key = (
       job.inputs.model,
-      precision.compute_dtype(job.config),
+      numerics.compute_dtype(job.config),
       job.config.model.attention_block,
       job.mesh,
       sampler.max_new_tokens,

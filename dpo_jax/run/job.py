@@ -26,7 +26,8 @@ from dpo_jax import (
 )
 from dpo_jax.data.batches import pipeline
 from dpo_jax.models import adapters, decoder, quantized
-from dpo_jax.run import loss_config, memory, precision, updates
+from dpo_jax.models.kernels import registry
+from dpo_jax.run import loss_config, memory, numerics, updates
 from dpo_jax.run.datasets import Part
 from dpo_jax.run.inputs import Inputs
 from dpo_jax.run.shared import Shared
@@ -87,6 +88,9 @@ def build(
   num_steps = _count_steps(config, inputs.train)
   scored = loss_config.with_names(objective, config_lib.scored_for(config))
   train_plan, eval_plan = _make_plans(config, inputs, mesh, objective, scored)
+  kernel = numerics.choose_kernel(
+    config, inputs.model, (train_plan, eval_plan), is_planned
+  )
   # A constant of the evaluation step.
   epsilon = loss_config.epsilon(scored, hyper)
 
@@ -94,9 +98,17 @@ def build(
     programs = shared.get(
       config,
       'programs',
-      (num_steps, is_planned, epsilon, chunk),
+      (num_steps, is_planned, epsilon, kernel, chunk),
       lambda: _make_programs(
-        config, inputs, mesh, objective, scored, epsilon, num_steps, chunk
+        config,
+        inputs,
+        mesh,
+        objective,
+        scored,
+        epsilon,
+        num_steps,
+        kernel,
+        chunk,
       ),
     )
     return Job(
@@ -115,8 +127,8 @@ def build(
       **programs,
     )
 
-  job = assembled(precision.head_chunk(config))
-  room = precision.room_for_logits(config, is_planned)
+  job = assembled(numerics.head_chunk(config))
+  room = numerics.room_for_logits(config, is_planned)
   if room and train_plan and sum(memory.needed(job, chunk=0)) <= room:
     job = assembled(0)
   return job
@@ -130,14 +142,16 @@ def _make_programs(
   scored: losses.Objective,
   epsilon: float | None,
   num_steps: int,
+  kernel: registry.Choice,
   chunk: int,
 ) -> dict[str, Any]:
   """The fields of a Job that do not depend on traced numbers."""
   model = decoder.make_model(
     inputs.model,
-    compute_dtype=precision.compute_dtype(config),
+    compute_dtype=numerics.compute_dtype(config),
     remat=config.model.remat,
     attention_block=config.model.attention_block,
+    kernel=kernel,
     mesh=mesh if mesh.size > 1 else None,
   )
   optimizer = updates.make_optimizer(config)

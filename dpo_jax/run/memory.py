@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from dpo_jax import sharding, types
 from dpo_jax.models import decoder, output_head
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
-from dpo_jax.run import precision
+from dpo_jax.run import numerics
 
 
 class Memory(NamedTuple):
@@ -60,13 +60,13 @@ def needed(job, chunk: int | None = None) -> Memory:
   length = job.train_plan.row_length
   trained = on_device(state.params)
   local = _local(model.config, parts['tensor'])
-  dtype = precision.compute_dtype(config)
+  dtype = numerics.compute_dtype(config)
   return Memory(
     parameters=trained + (on_device(job.base.abstract) if job.base else 0),
     optimizer=on_device(state.opt_state),
     reference=on_device(job.weights.abstract) if _has_own(job) else 0,
     gradients=trained * (2 if config.train.microbatches > 1 else 1),
-    activations=_activations(config, local, dtype, rows, length),
+    activations=_activations(job, local, dtype, rows, length),
     gathered=_gathered(local, dtype, split=parts['fsdp'] > 1),
     logits=_logits(
       job.head_chunk if chunk is None else chunk,
@@ -125,9 +125,9 @@ def _logits(chunk: int, positions: int, vocab: int, kept_bytes: int) -> int:
   return 3 * 4 * vocab * size + kept
 
 
-def _activations(config, local, dtype, rows, length) -> int:
+def _activations(job, local, dtype, rows, length) -> int:
   """Bytes of residuals that the layers store for the backward pass."""
-  shape = rows, length
+  config, kernel, shape = job.config, job.model.kernel, (rows, length)
 
   def kept(decoder_config, remat):
     model = decoder.make_model(
@@ -135,6 +135,7 @@ def _activations(config, local, dtype, rows, length) -> int:
       compute_dtype=dtype,
       remat=remat,
       attention_block=config.model.attention_block,
+      kernel=kernel,
     )
     return _residuals(model, shape)
 

@@ -19,7 +19,7 @@ from dpo_jax.models import flops
 from dpo_jax.models.decoder_config import param_dims
 from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run import job as job_lib
-from dpo_jax.run import memory, precision
+from dpo_jax.run import memory, numerics
 from dpo_jax.run.job import Job
 
 _COUNTED_STEPS = 100  # steps whose attended pairs are counted
@@ -47,7 +47,7 @@ def main(
     if config.precision.compute == 'auto':
       config.precision.compute = 'bfloat16'
     if config.precision.head_chunk == 'auto':
-      config.precision.head_chunk = precision.HEAD_CHUNKS['gpu']
+      config.precision.head_chunk = numerics.HEAD_CHUNKS['gpu']
   # Encoding the data fills a token cache, here one that is thrown away.
   with tempfile.TemporaryDirectory() as scratch:
     inputs = inputs_lib.read(config, pathlib.Path(scratch))
@@ -81,7 +81,7 @@ def describe(job: Job) -> str:
     f'rows of {job.train_plan.row_length}: packing efficiency '
     f'{plan["packing_efficiency"]:.3f}, row counts '
     f'{", ".join(map(str, plan["row_shapes"]))} (one compile each)'
-    f'{mismatched}'
+    f'{mismatched}\n{_numerics(job)}'
   )
 
 
@@ -132,20 +132,23 @@ def describe_needs(job: Job) -> str:
   trained = sum(leaf.size for leaf in jax.tree.leaves(job.abstract.params))
   mesh = ', '.join(f'{axis}={n}' for axis, n in job.mesh.shape.items())
   parts = ' + '.join(f'{k} {_gib(v)}' for k, v in needed._asdict().items())
-  dtype = precision.compute_dtype(config)
+  dtype = numerics.compute_dtype(config)
   kept = memory.needed(job, chunk=0).logits
   return (
     f'plan for {job.mesh.size} device(s), {mesh}: {total:,} parameters, '
     f'{trained:,} of them trained, compute {dtype}, '
     f'remat {config.model.remat}\n'
     f'memory per device: {_gib(sum(needed))} GiB = {parts}\n'
-    f'{precision.describe_head(job.head_chunk, dtype)}'
-    + (f'; kept, they take {_gib(kept)} GiB' if job.head_chunk else '')
-    + '\n'
+    f'logits: {_gib(needed.logits)} GiB, {_gib(kept)} GiB if they are kept '
+    'for the backward pass (precision.head_chunk=0)\n'
     f'arithmetic: {counts["flops_per_step"]:.3e} FLOPs per step, '
     f'{counts["flops_per_device"]:.3e} per device, '
     f'{counts["tokens_per_step"]:,.0f} tokens per step'
   )
+
+
+def _numerics(job: Job) -> str:
+  return numerics.describe(job.model.kernel, job.head_chunk, job.config)
 
 
 def _gib(size: int) -> str:

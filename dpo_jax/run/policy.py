@@ -28,7 +28,7 @@ from dpo_jax.data.text import tokenizer as tokenizer_lib
 from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.models import decoder
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.run import datasets, precision, sample
+from dpo_jax.run import datasets, numerics, sample
 from dpo_jax.storage import files, initial_weights, run_dir
 from dpo_jax.types import Comparison, EncodedRecord, Params, PreferenceRecord
 
@@ -86,7 +86,7 @@ class Policy:
     self.inputs = inputs
     self.model = model
     self.mesh = mesh
-    chunk = precision.head_chunk(config)
+    chunk = numerics.head_chunk(config)
     self._score = jax.jit(
       scoring.make_score(model, chunk=chunk, mesh=mesh),
       static_argnums=2,
@@ -246,7 +246,7 @@ def open_policy(
   mesh = sharding.make_mesh(**config.mesh)
   model = decoder.make_model(
     shape,
-    compute_dtype=precision.compute_dtype(config),
+    compute_dtype=numerics.compute_dtype(config),
     mesh=mesh if mesh.size > 1 else None,
   )
   abstract = jax.eval_shape(model.init, jax.random.key(0))

@@ -5,7 +5,7 @@ import pytest
 from commands import build
 
 from dpo_jax import sharding, types
-from dpo_jax.run import memory, precision
+from dpo_jax.run import memory
 
 LLAMA = {
   'model.preset': 'llama-3.1-8b',
@@ -124,7 +124,7 @@ def test_kept_logits_have_room_for_every_position(job_of):
 @pytest.mark.parametrize(('factor', 'chunk'), [(1.01, 0), (0.99, 1024)])
 def test_auto_keeps_logits_where_they_fit(job_of, monkeypatch, factor, chunk):
   needed = sum(memory.needed(job_of({}), chunk=0))
-  monkeypatch.setattr(precision, 'room_for_logits', lambda *_: factor * needed)
+  monkeypatch.setattr(numerics, 'room_for_logits', lambda *_: factor * needed)
   job = job_of({})
   assert job.head_chunk == chunk
   # The config stays as it was asked for: another device may choose otherwise.
