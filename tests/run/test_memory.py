@@ -5,7 +5,7 @@ import pytest
 from commands import build
 
 from dpo_jax import sharding, types
-from dpo_jax.run import memory
+from dpo_jax.run import memory, numerics
 
 LLAMA = {
   'model.preset': 'llama-3.1-8b',
