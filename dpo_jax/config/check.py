@@ -252,6 +252,9 @@ def _check_model(config: ConfigDict) -> None:
       'True is used with model.init_from only',
       'leave it out: a preset has a row per token',
     )
+  if model.scan_unroll > 1 and not model.scan_layers:
+    key, why = 'config.model.scan_unroll', 'scan_layers=False leaves no loop'
+    raise errors.refuse(key, why, 'leave it out')
   if not config.tokenizer and not model.init_from:
     raise errors.refuse(
       'config.tokenizer',

@@ -179,6 +179,9 @@ def _model() -> Section:
   model.attention = choice(*decoder_config.ATTENTION)
   # queries per block of dense attention; attention
   model.attention_block = whole(128, least=1)
+  model.scan_layers = flag(True)  # one body for all; False = unrolled; numerics
+  # layers per step of the loop, 2 = double buffering; numerics
+  model.scan_unroll = whole(1, least=1, like=2)
   return model
 
 

@@ -61,6 +61,7 @@ def make_model(
   remat: str = 'none',
   attention_block: int = 128,
   kernel: registry.Choice = registry.DENSE,
+  unroll: int = 1,
   mesh: Any = None,
 ) -> LanguageModel:
   """Makes the functions of a decoder.
@@ -83,10 +84,12 @@ def make_model(
       except that and the outputs of matmuls with weights.
     attention_block: queries per block of dense attention.
     kernel: what computes attention; `decode` is always dense.
+    unroll: layers, or periods of layers of several kinds, per step of the loop
+      over layers; 0 = all, and no loop. `decode` always loops.
     mesh: mesh on which rows are split; read by experts and kernels.
   """
   dtype = jnp.dtype(compute_dtype)
-  numerics = _Numerics(dtype, remat, attention_block, kernel, mesh)
+  numerics = _Numerics(dtype, remat, attention_block, kernel, unroll, mesh)
   module = _Decoder(config, numerics)
 
   def hidden(params, rows):
@@ -156,6 +159,7 @@ class _Numerics(NamedTuple):
   remat: str
   attention_block: int
   kernel: registry.Choice
+  unroll: int
   mesh: Any = None
 
 
@@ -225,7 +229,12 @@ def _run_layers(config, numerics, shared, stacked, carry):
     return run.apply(variables, carry, shared, kind)
 
   policy = _REMAT[numerics.remat]
-  remat = functools.partial(jax.checkpoint, policy=policy, prevent_cse=False)
+  unroll = numerics.unroll if carry[1] is None else 1
+  # Without a loop between them the compiler would find the forward and its
+  # repetition equal, and keep what remat drops.
+  remat = functools.partial(
+    jax.checkpoint, policy=policy, prevent_cse=unroll == 0
+  )
   windows = config.layer_windows or (0,) * config.num_layers
   ropes = config.layer_ropes or (0,) * config.num_layers
   # Kernels need windows that are constants of the program.
@@ -235,7 +244,7 @@ def _run_layers(config, numerics, shared, stacked, carry):
     ]
     if policy is not None:
       layer = remat(layer, static_argnums=0)
-    return stack.scan_periods(layer, kinds, stacked, carry)
+    return stack.scan_periods(layer, kinds, stacked, carry, unroll)
   # A window of 0 is no limit, which is here the largest int32.
   unlimited = jnp.iinfo(jnp.int32).max
   windows = jnp.asarray([window or unlimited for window in windows], jnp.int32)
@@ -246,7 +255,7 @@ def _run_layers(config, numerics, shared, stacked, carry):
   )
   if policy is not None:
     layer = remat(layer)
-  return stack.scan(layer, kinds, stacked, carry)
+  return stack.scan(layer, kinds, stacked, carry, unroll)
 
 
 class _Layer(nn.Module):

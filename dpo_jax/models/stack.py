@@ -14,7 +14,7 @@ import jax.numpy as jnp
 Layer = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
-def scan(layer: Layer, kinds: Any, variables: Any, carry: Any):
+def scan(layer: Layer, kinds: Any, variables: Any, carry: Any, unroll: int = 1):
   """Runs all layers with one compiled body; what differs between them is data.
 
   Args:
@@ -22,17 +22,25 @@ def scan(layer: Layer, kinds: Any, variables: Any, carry: Any):
     kinds: pytree of arrays [N, ..], a slice for each layer.
     variables: pytree of arrays [N, ..].
     carry: input of the first layer.
+    unroll: layers per step of the loop; 0 = all, and no loop.
 
   Returns:
     The carry after the last layer, and the further outputs [N, ..].
   """
   return jax.lax.scan(
-    lambda carry, one: layer(*one, carry), carry, (kinds, variables)
+    lambda carry, one: layer(*one, carry),
+    carry,
+    (kinds, variables),
+    unroll=unroll or True,
   )
 
 
 def scan_periods(
-  layer: Layer, kinds: Sequence[Any], variables: Any, carry: Any
+  layer: Layer,
+  kinds: Sequence[Any],
+  variables: Any,
+  carry: Any,
+  unroll: int = 1,
 ):
   """Like `scan`, but kinds are constants: the body is a period of layers.
 
@@ -43,6 +51,7 @@ def scan_periods(
     kinds: N values, compared with ==.
     variables: pytree of arrays [N, ..].
     carry: input of the first layer.
+    unroll: periods per step of the loop; 0 = all, and no loop.
   """
   period = _period(kinds)
   num_scanned = len(kinds) // period * period
@@ -60,13 +69,18 @@ def scan_periods(
 
   if period == 1:
     return scan(
-      lambda _, one, carry: layer(kinds[0], one, carry), None, variables, carry
+      lambda _, one, carry: layer(kinds[0], one, carry),
+      None,
+      variables,
+      carry,
+      unroll,
     )
   carry, outputs = scan(
     lambda _, group, carry: run(kinds[:period], group, carry),
     None,
     jax.tree.map(groups, variables),
     carry,
+    unroll,
   )
   outputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
   if num_scanned == len(kinds):

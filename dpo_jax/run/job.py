@@ -152,6 +152,7 @@ def _make_programs(
     remat=config.model.remat,
     attention_block=config.model.attention_block,
     kernel=kernel,
+    unroll=numerics.unroll(config),
     mesh=mesh if mesh.size > 1 else None,
   )
   optimizer = updates.make_optimizer(config)

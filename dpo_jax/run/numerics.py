@@ -61,6 +61,11 @@ def room_for_logits(config: ConfigDict, is_planned: bool) -> float:
   return _MOST_PLANNED * stats.get('bytes_limit', 0)
 
 
+def unroll(config: ConfigDict) -> int:
+  """Returns the layers per step of the loop over them; 0 = no loop."""
+  return config.model.scan_unroll if config.model.scan_layers else 0
+
+
 def choose_kernel(
   config: ConfigDict,
   model: DecoderConfig,

@@ -15,8 +15,11 @@ def layer(kind, variables, carry):
   return carry, {'sum': carry.sum(), 'kind': jnp.asarray(kind)}
 
 
-@pytest.mark.parametrize('num', [1, 2, 3, 4, 6, 8])
-def test_periods_are_a_loop(num):
+@pytest.mark.parametrize(
+  ('num', 'unroll'),
+  [(1, 1), (2, 1), (3, 1), (4, 1), (6, 1), (8, 1), (6, 2), (8, 0)],
+)
+def test_periods_are_a_loop(num, unroll):
   kinds, variables = KINDS[:num], {'w': jnp.arange(1.0, num + 1)}
 
   def loop(variables, carry):
@@ -30,8 +33,8 @@ def test_periods_are_a_loop(num):
     return jax.value_and_grad(lambda v: run(v)[0].sum())(variables)
 
   x = jnp.ones(3)
-  periods = lambda v: stack.scan_periods(layer, kinds, v, x)  # noqa: E731
-  scan = lambda v: stack.scan(layer, jnp.asarray(kinds), v, x)  # noqa: E731
+  periods = lambda v: stack.scan_periods(layer, kinds, v, x, unroll)  # noqa: E731
+  scan = lambda v: stack.scan(layer, jnp.asarray(kinds), v, x, unroll)  # noqa: E731
   want = loop(variables, x), grads(lambda v: loop(v, x))
   for run in (periods, scan):
     jax.tree.map(
