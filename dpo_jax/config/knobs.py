@@ -134,6 +134,8 @@ def _data() -> Section:
   data.manual_dir = folder()  # files of public sets, fetched by hand; source
   # encoded data, reference scores; '' = the user's cache folder; caches
   data.cache_dir = folder()
+  # that encode at once; encoding
+  data.encode_processes = whole(0, zero='one per core')
   data.row_format = choice('auto', *records.FORMATS)  # records
   data.columns = text('NEW=OLD,-OTHER')  # renames, or leaves out; source
   data.use_token_ids = flag(False)  # take *_ids as they are, if given; source
