@@ -1,8 +1,9 @@
 """chunks of records -> packed records: the command of an encoding process.
 
-Comes in: by a connection, the tokenizer and the options, then chunks. Goes
-out: the answer to each, an error among them. Ends with the connection. Light
-on purpose: it imports no jax, and runs once per core.
+Goes out first: a word that it is ready. Comes in by the same connection: the
+tokenizer and the options, then chunks. Goes out: the answer to each, an error
+among them. Ends with the connection. Light on purpose: it imports no jax, and
+runs once per core.
 """
 
 import pickle
@@ -28,6 +29,8 @@ def main(descriptor: int) -> None:
   """Answers every chunk that comes, until the other side closes."""
   with Connection(descriptor) as connection:
     try:
+      # The other side sends nothing before: it would wait for the imports.
+      connection.send(None)
       encoder = encode.Encoder(*pickle.loads(connection.recv_bytes()))
       while True:
         connection.send(_answer(encoder, connection.recv()))

@@ -133,8 +133,10 @@ def _encoded(
   # Data that ends here starts no process.
   first = next(chunks, None)
   if first is not None:
-    with _workers(number, tokenizer, options) as workers:
-      yield from _shared_out(_with(first, chunks), workers, poll)
+    # Once for all of them: a tokenizer can have a hundred thousand words.
+    setup = pickle.dumps((tokenizer, options))
+    with _workers(number) as workers:
+      yield from _shared_out(_with(first, chunks), workers, setup, poll)
 
 
 def _with(first: _Chunk, chunks: Iterator[_Chunk]) -> Iterator[_Chunk]:
@@ -143,17 +145,12 @@ def _with(first: _Chunk, chunks: Iterator[_Chunk]) -> Iterator[_Chunk]:
 
 
 @contextlib.contextmanager
-def _workers(number: int, tokenizer, options) -> Iterator[list[_Worker]]:
-  """The processes, ready to take chunks; killed in the end."""
+def _workers(number: int) -> Iterator[list[_Worker]]:
+  """The processes, which say when they are ready; killed in the end."""
   workers = []
-  # Once for all of them: a tokenizer can have a hundred thousand words.
-  setup = pickle.dumps((tokenizer, options))
   try:
-    # All are started before one is waited for.
-    workers += [_start() for _ in range(number)]
-    for worker in workers:
-      with _alive(worker, 'it started'):
-        worker.connection.send_bytes(setup)
+    for _ in range(number):
+      workers.append(_start())
     yield workers
   finally:
     # They hold nothing that is not here too.
@@ -186,15 +183,16 @@ def _start() -> _Worker:
 
 
 def _shared_out(
-  chunks: Iterator[_Chunk], workers: list[_Worker], poll
+  chunks: Iterator[_Chunk], workers: list[_Worker], setup: bytes, poll
 ) -> Iterator[encode_worker.Answer]:
   """Hands the chunks to whoever is free; yields the answers in their order."""
-  idle, busy = list(workers), {}  # busy: connection -> (worker, chunk's number)
+  idle: list[_Worker] = []
+  # Connection -> (worker, number of its chunk; -1 = it is starting, its place).
+  busy = {w.connection: (w, -1, '') for w in workers}
   answers: dict[int, Any] = {}  # by number, those that came too early
-  places: dict[int, str] = {}
   num_sent = num_yielded = 0
   source, is_read = _or_error(chunks), False
-  while busy or answers or not is_read:
+  while answers or not is_read or any(n >= 0 for _, n, _ in busy.values()):
     # The limit bounds the answers that wait for an earlier one.
     while idle and not is_read and num_sent - num_yielded < 2 * len(workers):
       chunk = next(source, None)
@@ -206,11 +204,10 @@ def _shared_out(
       if isinstance(chunk, InputError):
         answers[number] = chunk
         continue
-      worker = idle.pop()
-      places[number] = chunk[0].where
-      with _alive(worker, places[number]):
+      worker, place = idle.pop(), chunk[0].where
+      with _alive(worker, place):
         worker.connection.send(chunk)
-      busy[worker.connection] = worker, number
+      busy[worker.connection] = worker, number, place
     while num_yielded in answers:
       answer = answers.pop(num_yielded)
       num_yielded += 1
@@ -220,9 +217,13 @@ def _shared_out(
     # Without a process at work, `wait` would sleep.
     waited = busy and multiprocessing.connection.wait([*busy], _POLL_SECONDS)
     for ready in waited:
-      worker, number = busy.pop(ready)
-      with _alive(worker, places.pop(number)):
-        answers[number] = ready.recv()
+      worker, number, place = busy.pop(ready)
+      with _alive(worker, place):
+        answer = ready.recv()
+        if number < 0:  # its word that it reads
+          ready.send_bytes(setup)
+        else:
+          answers[number] = answer
       idle.append(worker)
     poll()
 
@@ -247,6 +248,7 @@ def _alive(worker: _Worker, place: str) -> Iterator[None]:
       how = f'by {signal.Signals(-code).name}'
     raise errors.refuse(
       KEY,
-      f'a process that encodes ended {how}, with the records from {place} on',
+      f'a process that encodes ended {how}'
+      + (f', with the records from {place} on' if place else ' as it started'),
       'set a smaller number (1 = no further process) if memory ran out',
     ) from None

@@ -198,20 +198,36 @@ def test_a_slow_process_holds_nobody_up(tmp_path, tokenizer, started):
   assert two == one and ledger.read == len(_text_rows())
 
 
-def test_a_process_that_dies_is_one_line(tmp_path, tokenizer, started):
+class _Fatal:
+  """A connection whose process is killed with the chunk that it gets."""
+
+  def __init__(self, worker):
+    self._worker = worker
+
+  def send(self, chunk):
+    self._worker.connection.send(chunk)
+    # As the kernel does when memory runs out.
+    self._worker.process.kill()
+
+  def __getattr__(self, name):
+    return getattr(self._worker.connection, name)
+
+
+def test_a_process_that_dies_is_one_line(tmp_path, tokenizer, monkeypatch):
   path = tmp_path / 'a.jsonl'
   _write(path, _text_rows())
+  workers, start = [], encoding._start
 
-  def poll():
-    # As the kernel does when memory runs out.
-    for worker in started[:1]:
-      os.kill(worker.process.pid, signal.SIGKILL)
+  def fatal():
+    workers.append(start())
+    return workers[-1]._replace(connection=_Fatal(workers[-1]))
 
-  error, _ = _encode(path, tokenizer, _options(), tmp_path / 's', 2, poll=poll)
+  monkeypatch.setattr(encoding, '_start', fatal)
+  error, _ = _encode(path, tokenizer, _options(), tmp_path / 's', 2)
   assert error.startswith('config.data.encode_processes: a process that ')
   assert 'by SIGKILL' in error and '; fix: set a smaller number' in error
   assert f'from {path}:' in error and '\n' not in error
-  assert all(worker.process.poll() is not None for worker in started)
+  assert all(worker.process.poll() is not None for worker in workers)
 
 
 def test_little_data_starts_no_process(tmp_path, tokenizer, started):
