@@ -12,7 +12,6 @@ import pathlib
 import resource
 import sys
 import time
-import types
 
 import datasets
 import transformers
@@ -34,9 +33,7 @@ def main() -> None:
   datasets.disable_caching()
   rows = datasets.Dataset.from_list(_rows(flags))
   # The parts of a trainer that the method reads.
-  trainer = types.SimpleNamespace(
-    _tokenizer=tokenizer, processing_class=tokenizer
-  )
+  trainer = argparse.Namespace(_tokenizer=tokenizer, processing_class=tokenizer)
   args = DPOConfig(
     output_dir='unused',
     max_length=flags.max_length,
