@@ -37,6 +37,7 @@ from dpo_jax.config.rules import (
   required,
   seed,
   share,
+  steps,
   text,
   unknown_key,
   whole,
@@ -250,6 +251,7 @@ def _train() -> Section:
   # updates between two evaluations; train
   train.eval_every = whole(0, zero='only at the start and the end')
   train.save_every = whole(0, zero='only at the end')  # updates; train
+  train.profile_steps = steps()  # from:to, written to profile/; clock
   train.keep_checkpoints = whole(2, least=1)  # newest ones kept; checkpoints
   # the highest of a held-out metric, or with '-' before it the lowest; best
   train.keep_best = text("a metric, e.g. 'rewards/accuracies' or '-loss'")

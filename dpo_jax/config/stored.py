@@ -25,6 +25,7 @@ NO_NUMBERS = (
   'mesh',
   'train.save_every',
   'train.keep_checkpoints',
+  'train.profile_steps',
   'eval.num_samples',
   'log',
   'sample',
