@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dpo_jax import errors
 from dpo_jax.data.sources import source as sources
@@ -38,6 +38,8 @@ class Options(NamedTuple):
   rows: int = 0  # first rows of the file; 0 = all
   processes: tuple[str, ...] = ('1', '0')  # 0 = one per core
   rounds: int = 3
+  batch_size: int = 64  # prompts of a batch
+  step_ms: float = 100.0  # an update that could wait for its batch
   trl_python: str = ''  # of an environment with trl; '' = without TRL
   json: str = ''  # file to write
 
@@ -73,11 +75,20 @@ def run(options: Options) -> str:
         for name, n in costs
       },
     )
-  return _report(costs)
+  return f'{_report(costs)}\n\n{_ours(options, engine, max(counts), _wait)}'
 
 
-def _ours(options: Options, engine: encoders.Tokenizer, count: int) -> _Cost:
-  """Encodes the file into a token store, as a command does."""
+def _ours(
+  options: Options,
+  engine: encoders.Tokenizer,
+  count: int,
+  then: Callable[[Options, token_store.TokenStore], Any] | None = None,
+) -> Any:
+  """Encodes the file into a token store, as a command does.
+
+  Returns:
+    The cost; with `then`, its value of (options, store).
+  """
   choices = encode.EncodeOptions(
     max_length=options.max_length,
     truncation='keep_prompt_end',
@@ -101,8 +112,23 @@ def _ours(options: Options, engine: encoders.Tokenizer, count: int) -> _Cost:
         num_processes=count,
       )
       draft.fill(stream)
-      draft.seal({'ledger': ledger.as_dict()})
+      store = draft.seal({'ledger': ledger.as_dict()})
+    if then:
+      return then(options, store)
   return _Cost(ledger.read, time.monotonic() - wall, _cpu() - cpu)
+
+
+def _wait(options: Options, store: token_store.TokenStore) -> str:
+  """Whether an update waits for its batch."""
+  # Here: it imports jax, which encoding does without.
+  from dpo_jax.bench import waiting
+
+  return waiting.run(
+    store,
+    batch_size=min(options.batch_size, len(store)),
+    row_length=options.max_length,
+    step_ms=options.step_ms,
+  )
 
 
 def _first(records, limit: int):

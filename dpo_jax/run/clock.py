@@ -121,7 +121,7 @@ class Clock:
     words = ' + '.join(f'{name} {s:.1f}' for name, s in parts.items())
     flops = plan_lib.step_flops(self._job)['flops_per_device']
     speed = flops * self._num_steps / updates if updates else 0.0
-    device = self._job.mesh.devices.flat[0]
+    device = jax.local_devices()[0]
     peak = _peak(device.device_kind)
     memory = (device.memory_stats() or {}).get('peak_bytes_in_use', 0)
     return [

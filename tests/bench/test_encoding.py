@@ -18,20 +18,27 @@ def options(tmp_path):
   ]
   path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
   return encoding.Options(
-    str(path), rows=7, rounds=1, processes=('1', '2'), json=f'{tmp_path}/o'
+    str(path),
+    rows=7,
+    rounds=1,
+    processes=('1', '2'),
+    step_ms=1.0,
+    json=f'{tmp_path}/o',
   )
 
 
 def _cells(table):
   return [
     [cell.strip() for cell in row.split('|')][1:-1]
-    for row in table.splitlines()[4:]
+    for row in table.splitlines()[4:-2]
   ]
 
 
 def test_the_table_has_a_line_per_number_of_processes(options):
   table = encoding.run(options)
   assert table.startswith('7 rows; ')
+  assert '7 prompts in 1 rows of 1024: ' in table
+  assert ' an update of 1 ms waits for ' in table
   cells = _cells(table)
   assert [cell[:2] for cell in cells] == [['dpo_jax', '1'], ['dpo_jax', '2']]
   assert all(float(cell[2].replace(',', '')) > 0 for cell in cells)

@@ -22,10 +22,7 @@ class _Array:
 
 def _job(profile_steps=''):
   train = types.SimpleNamespace(profile_steps=profile_steps)
-  return types.SimpleNamespace(
-    config=types.SimpleNamespace(train=train),
-    mesh=types.SimpleNamespace(devices=np.array(jax.devices()[:1])),
-  )
+  return types.SimpleNamespace(config=types.SimpleNamespace(train=train))
 
 
 def test_rates_start_with_the_second_report():
