@@ -2,8 +2,9 @@
 
 Flags are the fields of dpo_jax.bench.step.Options, such as --preset, --data,
 --variants=packed,packed+shared, --precision=bfloat16, --rounds=5. With
---sampling or --sweep as the first argument it measures sampling, or a sweep
-against separate commands; flags are the fields of Options in that module.
+--sampling, --sweep or --encoding as the first argument it measures sampling, a
+sweep against separate commands, or the encoding of data; flags are the fields
+of Options in that module.
 """
 
 import argparse
@@ -12,14 +13,14 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from dpo_jax.bench import sampling, step, sweep  # noqa: E402
+from dpo_jax.bench import encoding, sampling, step, sweep  # noqa: E402
 from dpo_jax.types import InputError  # noqa: E402
 
 
 def main() -> int:
   """Reads flags and prints the table; exit code 2 for bad input."""
   benchmark, words = step, sys.argv[1:]
-  others = {'--sampling': sampling, '--sweep': sweep}
+  others = {'--sampling': sampling, '--sweep': sweep, '--encoding': encoding}
   if words and words[0] in others:
     benchmark, words = others[words[0]], words[1:]
   parser = argparse.ArgumentParser(description=__doc__)
