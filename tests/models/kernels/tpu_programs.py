@@ -5,8 +5,9 @@
 
 compiles the value and the gradient of attention on one row of two branches,
 16 query heads and 8 key heads of 128 channels, bfloat16, by dense attention and
-by splash, for one device of a slice. XLA counts the bytes that a program reads
-and writes; a kernel counts as its operands and results.
+by splash, for one device of a slice; arguments such as `v5e:2048` choose among
+the cases. XLA counts the bytes that a program reads and writes; a kernel counts
+as its operands and results.
 """
 
 import importlib.util
@@ -85,28 +86,29 @@ def compile_attention(
   )
 
 
-def main() -> None:
+def main(cases: list[str]) -> None:
   print(
     '| device | slots | dense: bytes, memory | splash: bytes, memory '
     '| dense / splash: bytes, memory |\n|---|---|---|---|---|'
   )
-  for kind in SLICES:
+  for case in cases or [f'{kind}:{n}' for kind in SLICES for n in (2048, 8192)]:
+    kind, length = case.split(':')
     device = devices(kind)[0]
-    for length in (2048, 8192):
-      dense, splash = (
-        compile_attention(device, name, length) for name in ('dense', 'splash')
-      )
-      cells = [
-        f'{x.accessed / 2**20:,.0f} MiB, {x.peak / 2**20:,.0f} MiB'
-        for x in (dense, splash)
-      ]
-      ratios = [a / b for a, b in zip(dense, splash)]
-      print(
-        f'| {kind} | {length:,} | {cells[0]} | {cells[1]} '
-        f'| {ratios[0]:.1f}, {ratios[1]:.1f} |',
-        flush=True,
-      )
+    dense, splash = (
+      compile_attention(device, name, int(length))
+      for name in ('dense', 'splash')
+    )
+    cells = [
+      f'{x.accessed / 2**20:,.0f} MiB, {x.peak / 2**20:,.0f} MiB'
+      for x in (dense, splash)
+    ]
+    ratios = [a / b for a, b in zip(dense, splash)]
+    print(
+      f'| {kind} | {int(length):,} | {cells[0]} | {cells[1]} '
+      f'| {ratios[0]:.1f}, {ratios[1]:.1f} |',
+      flush=True,
+    )
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  sys.exit(main(sys.argv[1:]))
