@@ -50,7 +50,7 @@ EXEMPT = {
 JAX = frozenset({'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'chex'})
 FOREIGN = frozenset({'tensorflow', 'torch', 'transformers', 'trl'})
 # Run in an environment of their own, where nothing of this package is imported.
-GUESTS = {'trl_encoding'}
+GUESTS = {'trl_child', 'trl_encoding'}
 # Folders of data/: file -> record, record -> tokens, lengths -> rows. Each may
 # import itself and the listed ones.
 DATA_ROOMS = {'sources': (), 'text': ('sources',), 'batches': ()}
@@ -62,6 +62,7 @@ HOMES = {
   # Texts that are not files: a column of a record, the JSON of a tokenizer.
   'json.loads': {
     'storage.files',
+    'bench.protocol',  # answers of a process without this package
     'data.sources.conversations',
     'data.text.hf_tokenizer',
   },
