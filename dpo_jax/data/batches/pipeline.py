@@ -316,25 +316,11 @@ class Plan:
         total += num[answers[answers >= 0]].sum()
     return int(total)
 
-  def _read(
-    self, plan: StepPlan, places: list[int], store
-  ) -> dict[int, EncodedRecord]:
+  def _read(self, plan, places, store) -> dict[int, EncodedRecord]:
     """The records by place, with a mismatched answer as last completion."""
     own = {i: int(plan.records[i]) for i in places}
-    others = {}
-    if plan.others is not None:
-      answers = {i: tuple(int(f[i]) for f in plan.others) for i in places}
-      others = {i: both for i, both in answers.items() if both[0] >= 0}
-    # In one request, if the store takes several.
-    wanted = sorted({*own.values(), *(other for other, _ in others.values())})
-    read_all = getattr(store, 'read_all', lambda all_: [store[i] for i in all_])
-    records = dict(zip(wanted, read_all(wanted), strict=True))
-    done = {i: records[index] for i, index in own.items()}
-    for i, (other, answer) in others.items():
-      k = answer - int(self.table.offsets[other])
-      place = self._most_completions - 1
-      done[i] = mismatch.with_answer(done[i], records[other], k, place)
-    return done
+    last = self._most_completions - 1
+    return mismatch.read(own, plan.others, store, self.table.offsets, last)
 
   def _place(
     self, t: int
