@@ -24,7 +24,7 @@ from pages import Command
 
 from dpo_jax import config as config_lib
 from dpo_jax import main as main_lib
-from dpo_jax.bench import sampling, step, sweep
+from dpo_jax.bench import encoding, sampling, step, sweep
 from dpo_jax.exact import __main__ as exact_main
 from dpo_jax.models import presets
 from dpo_jax.results import __main__ as results_main
@@ -248,7 +248,7 @@ def check_benchmark(words: list[str]) -> None:
   """Reads the flags of scripts/benchmark.py and measures nothing."""
   script = load(pages.ROOT / 'scripts/benchmark.py')
   with pytest.MonkeyPatch.context() as patch:
-    for bench in (sampling, step, sweep):
+    for bench in (encoding, sampling, step, sweep):
       patch.setattr(bench, 'run', lambda options: options)
     patch.setattr(script.sys, 'argv', ['benchmark.py', *words])
     assert script.main() == 0

@@ -249,7 +249,7 @@ class Plan:
       parts.append(
         rows_lib.fill(
           chosen,
-          {i: self._read(plan, i, store) for i in wanted},
+          self._read(plan, wanted, store),
           row_length=self.row_length,
           completions_per_prompt=self._most_completions,
         )
@@ -316,15 +316,11 @@ class Plan:
         total += num[answers[answers >= 0]].sum()
     return int(total)
 
-  def _read(self, plan: StepPlan, i: int, store) -> EncodedRecord:
-    """The record in place i, with its mismatched answer as last completion."""
-    record = store[int(plan.records[i])]
-    if plan.others is None or plan.others.records[i] < 0:
-      return record
-    other, answer = (int(field[i]) for field in plan.others)
-    k = answer - int(self.table.offsets[other])
-    place = self._most_completions - 1
-    return mismatch.with_answer(record, store[other], k, place)
+  def _read(self, plan, places, store) -> dict[int, EncodedRecord]:
+    """The records by place, with a mismatched answer as last completion."""
+    own = {i: int(plan.records[i]) for i in places}
+    last = self._most_completions - 1
+    return mismatch.read(own, plan.others, store, self.table.offsets, last)
 
   def _place(
     self, t: int
