@@ -225,7 +225,7 @@ def check_module(name: str, words: list[str]) -> None:
   else:
     # Only the paths are checked: other modules parse their own arguments.
     is_test = name.startswith('tests.')
-    assert is_test or name in ('pytest', 'ruff', 'pip'), name
+    assert is_test or name in ('pytest', 'ruff', 'pip', 'venv'), name
     paths = [word for word in words if word.startswith('tests/')]
     assert all((pages.ROOT / path).exists() for path in paths), paths
 
