@@ -109,9 +109,7 @@ def make(
   ]
   for kernel in KERNELS:
     title = f'1.3B, {kernel}'
-    stages.append(
-      step(f'1.3b-{kernel}', title, 40, '1.3b', attention=kernel)
-    )
+    stages.append(step(f'1.3b-{kernel}', title, 40, '1.3b', attention=kernel))
   cached, lora = f'{_SHARED}+cached', f'{_SHARED}+lora'
   remat = {'config.model.remat': 'full'}
   stages += [
@@ -125,9 +123,7 @@ def make(
   ]
   for kernel in KERNELS:
     title = f'0.6B, {kernel}'
-    stages.append(
-      step(f'0.6b-{kernel}', title, 35, '0.6b', attention=kernel)
-    )
+    stages.append(step(f'0.6b-{kernel}', title, 35, '0.6b', attention=kernel))
   return stages
 
 
