@@ -64,7 +64,9 @@ def _kernel(name: str, case, dtype: str, tiny: bool) -> dict[str, Any]:
   if reason:
     return {'line': f'not possible: {reason}'}
   # Kernels for TPU are interpreted on a CPU.
-  choice = registry.Choice(name, _BRANCHES, backend == 'cpu')
+  choice = registry.Choice(
+    name, _BRANCHES, prompts=2, interpret=backend == 'cpu'
+  )
   heads = proof.Heads(num_heads, num_kv_heads, 128, 128**-0.5, window, None)
   length = 256 if tiny else 1024
   try:

@@ -28,6 +28,7 @@ _GROUPS = {
   'scatter and gather': r'scatter|gather|dynamic',
   'fused': r'fusion|fused|loop_|input_|wrapped_|triton|reduce',
 }
+_LOOPS = re.compile(r'(while|call|conditional)([._]\d+)?$')
 _SHOWN = 25  # kernels with a row of their own
 
 
@@ -96,7 +97,9 @@ def events_in(folder: pathlib.Path) -> list[tuple[str, float]]:
       if devices and not line.name.startswith('Stream'):
         continue
       for event in line.events:
-        if devices or any(key == 'hlo_op' for key, _ in event.stats):
+        is_kernel = devices or any(key == 'hlo_op' for key, _ in event.stats)
+        # A loop's time is that of the kernels in it.
+        if is_kernel and not _LOOPS.match(event.name):
           events.append((event.name, event.duration_ns / 1e6))
   return events
 
