@@ -21,7 +21,6 @@ from dpo_jax import scoring
 from dpo_jax.data.batches import length_table, pipeline
 from dpo_jax.models import decoder
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.models.kernels import proof, registry
 from dpo_jax.storage import files
 from dpo_jax.types import Comparison, EncodedRecord
 
@@ -40,6 +39,9 @@ def rows(tiny: bool) -> Iterator[dict[str, Any]]:
   for dtype in _DTYPES:
     for name, form in _HEADS.items():
       yield _head(name, form, dtype, tiny)
+  # Here, not above: the heads need no kernel.
+  from dpo_jax.models.kernels import registry
+
   for dtype in _DTYPES:
     for name in registry.KERNELS:
       for case, heads in (_TINY_CASES if tiny else _CASES).items():
@@ -49,6 +51,8 @@ def rows(tiny: bool) -> Iterator[dict[str, Any]]:
 
 def _kernel(name: str, case, dtype: str, tiny: bool) -> dict[str, Any]:
   """Errors of an attention kernel, or a line on why it cannot be here."""
+  from dpo_jax.models.kernels import proof, registry
+
   num_heads, num_kv_heads, window = case
   backend = jax.default_backend()
   config = DecoderConfig(
