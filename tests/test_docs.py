@@ -24,7 +24,7 @@ from pages import Command
 
 from dpo_jax import config as config_lib
 from dpo_jax import main as main_lib
-from dpo_jax.bench import sampling, step, sweep
+from dpo_jax.bench import gpu_check, sampling, step, sweep
 from dpo_jax.exact import __main__ as exact_main
 from dpo_jax.models import presets
 from dpo_jax.results import __main__ as results_main
@@ -222,6 +222,8 @@ def check_module(name: str, words: list[str]) -> None:
     optimum.parse(words)
   elif name == 'dpo_jax.exact':
     exact_main.parse(words)
+  elif name == 'dpo_jax.bench.gpu_check':
+    gpu_check.parse(words)
   else:
     # Only the paths are checked: other modules parse their own arguments.
     is_test = name.startswith('tests.')

@@ -78,9 +78,9 @@ def _equal(title: str, result: dict[str, Any]) -> list[str]:
   lines = [
     f'## {title}',
     '',
-    'Largest errors against float32, as shares of the largest value. Right is at '
-    'most twice the error of the plain form in the same dtype, or in float32 '
-    '1e-5 (value) and 1e-4 (gradient).',
+    'Largest errors against float32, as shares of the largest value. Right is '
+    'at most twice the error of the plain form in the same dtype, or 1e-5 '
+    '(value) and 1e-4 (gradient).',
     '',
     '| form | case | dtype | value | plain | gradient | plain | |',
     '|---|---|---|---|---|---|---|---|',

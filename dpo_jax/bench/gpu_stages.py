@@ -1,8 +1,8 @@
 """Stages of the check of a GPU: what is run, in which order, for how long.
 
 Comes in: the flags of gpu_check.py. Goes out: commands, each of which writes
-one JSON file. The order is that of worth: what comes last is cut off first. Starts
-nothing and imports no jax.
+one JSON file. The order is that of worth: what comes last is cut off first.
+Starts nothing and imports no jax.
 """
 
 import shlex
