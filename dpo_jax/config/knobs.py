@@ -174,7 +174,10 @@ def _model() -> Section:
   model.add_rows = flag(False)
   model.router_aux_coef = at_least(None, 0)  # None = the model's; experts
   model.remat = choice(*decoder_config.REMAT)  # in the backward pass; decoder
-  model.attention_block = whole(128, least=1)  # queries per block; attention
+  # the kernel; numerics
+  model.attention = choice(*decoder_config.ATTENTION)
+  # queries per block of dense attention; attention
+  model.attention_block = whole(128, least=1)
   return model
 
 
@@ -292,7 +295,7 @@ def _log() -> Section:
 
 def _precision() -> Section:
   precision = Section()
-  # 'auto' = float32 on CPU, bfloat16 elsewhere; job
+  # 'auto' = float32 on CPU, bfloat16 elsewhere; numerics
   precision.compute = choice('float32', 'bfloat16', 'auto', default='auto')
   precision.head_chunk = whole(1024, least=1)  # positions; scoring
   return precision
