@@ -141,6 +141,7 @@ def _run(
   path = scratch / f'{stage.name}.json'
   words = gpu_stages.command(stage, sys.executable, str(path), peak)
   entry |= {'status': 'running', 'line': '', 'command': ' '.join(words[1:])}
+  save()
   print(f'{stage.name}: at most {budget:.0f} s', file=sys.stderr, flush=True)
   began, seen = time.monotonic(), 0
   with (scratch / f'{stage.name}.log').open('w+b') as log:
