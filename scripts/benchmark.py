@@ -2,9 +2,9 @@
 
 Flags are the fields of dpo_jax.bench.step.Options, such as --model, --data,
 --variants=packed,packed+shared, --dtype=bfloat16, --rounds=5, --against=trl,
-and any --config.KEY=VALUE. With --sampling or --sweep as the first argument it
-measures sampling, or a sweep against separate commands; flags are the fields of
-Options in that module.
+and any --config.KEY=VALUE. With --sampling, --sweep or --encoding as the first
+argument it measures sampling, a sweep against separate commands, or the
+encoding of data; flags are the fields of Options in that module.
 """
 
 import argparse
@@ -13,14 +13,14 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from dpo_jax.bench import sampling, step, sweep  # noqa: E402
+from dpo_jax.bench import encoding, sampling, step, sweep  # noqa: E402
 from dpo_jax.types import InputError  # noqa: E402
 
 
 def main() -> int:
   """Prints the report; exit code 2 for bad input, 1 if it is incomplete."""
   benchmark, words = step, sys.argv[1:]
-  others = {'--sampling': sampling, '--sweep': sweep}
+  others = {'--sampling': sampling, '--sweep': sweep, '--encoding': encoding}
   if words and words[0] in others:
     benchmark, words = others[words[0]], words[1:]
   parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)

@@ -152,7 +152,7 @@ def _curves(options, measured: Measured) -> dict[str, Any]:
   """Compares the losses of the first updates, of all weights and of LoRA."""
   float32 = options.dtype == 'float32'
   tolerance = options.tolerance or (1e-5 if float32 else 0.02)
-  largest: dict[str, float] = {}
+  largest: dict[str, float | None] = {}
   for has_adapter in (False, True):
     group = {
       name: np.array(rounds[0]['losses'][:_COMPARED])
@@ -165,10 +165,12 @@ def _curves(options, measured: Measured) -> dict[str, Any]:
     base = next(iter(group.values()), None)
     for name, curve in group.items():
       difference = float(np.max(np.abs(curve - base)))
-      # NaN is no agreement: max() of Python would pass over it.
-      largest[name] = difference if np.isfinite(difference) else float('inf')
+      # JSON has no NaN; None is no agreement.
+      largest[name] = difference if np.isfinite(difference) else None
   return {
-    'agree': all(value <= tolerance for value in largest.values()),
+    'agree': all(
+      value is not None and value <= tolerance for value in largest.values()
+    ),
     'tolerance': tolerance,
     'updates': min(_COMPARED, options.steps),
     'difference': largest,

@@ -92,19 +92,19 @@ def _curves(figures: dict[str, Any]) -> list[str]:
   curves = figures['curves']
   if len(curves['difference']) < 2:
     return ['Loss curves: nothing to compare.']
-  worst = max(curves['difference'], key=curves['difference'].get)
+  # None stands for a difference that is not finite.
+  size = {
+    name: float('inf') if value is None else value
+    for name, value in curves['difference'].items()
+  }
+  worst = max(size, key=size.get)
   said = (
     f'over {curves["updates"]} updates; the largest difference is '
-    f'{curves["difference"][worst]:.1e} ({worst}), allowed is '
-    f'{curves["tolerance"]:.0e}.'
+    f'{size[worst]:.1e} ({worst}), allowed is {curves["tolerance"]:.0e}.'
   )
   if curves['agree']:
-    return [f'Loss curves of all {len(curves["difference"])} agree {said}']
-  wrong = [
-    name
-    for name, value in curves['difference'].items()
-    if value > curves['tolerance']
-  ]
+    return [f'Loss curves of all {len(size)} agree {said}']
+  wrong = [name for name in size if size[name] > curves['tolerance']]
   return [f'LOSS CURVES DIFFER: {", ".join(wrong)} {said}']
 
 

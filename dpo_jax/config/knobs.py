@@ -37,6 +37,7 @@ from dpo_jax.config.rules import (
   required,
   seed,
   share,
+  steps,
   text,
   unknown_key,
   whole,
@@ -134,6 +135,8 @@ def _data() -> Section:
   data.manual_dir = folder()  # files of public sets, fetched by hand; source
   # encoded data, reference scores; '' = the user's cache folder; caches
   data.cache_dir = folder()
+  # that encode at once; encoding
+  data.encode_processes = whole(0, zero='one per core')
   data.row_format = choice('auto', *records.FORMATS)  # records
   data.columns = text('NEW=OLD,-OTHER')  # renames, or leaves out; source
   data.use_token_ids = flag(False)  # take *_ids as they are, if given; source
@@ -251,6 +254,7 @@ def _train() -> Section:
   # updates between two evaluations; train
   train.eval_every = whole(0, zero='only at the start and the end')
   train.save_every = whole(0, zero='only at the end')  # updates; train
+  train.profile_steps = steps()  # from:to, written to profile/; clock
   train.keep_checkpoints = whole(2, least=1)  # newest ones kept; checkpoints
   # the highest of a held-out metric, or with '-' before it the lowest; best
   train.keep_best = text("a metric, e.g. 'rewards/accuracies' or '-loss'")
