@@ -25,13 +25,14 @@ if [ -z "${WHEELS+set}" ]; then
   fi
 else
   wheels=$(realpath "${WHEELS:-.}")
-  way="nothing to fetch, wheels from ${WHEELS:-nowhere}"
+  way='nothing to fetch, no wheels'
+  [ -z "$WHEELS" ] || way='nothing to fetch, a folder of wheels'
   PYTHON=$(command -v "${PYTHON:-python3}")
   trl=${TRL_PYTHON:-$PYTHON}
   cd "$(dirname "$0")/.."
   if [ -n "$WHEELS" ]; then
-    site=$(mktemp -d)
-    trap 'rm -rf "$site"' EXIT
+    site=$PWD/.venv-wheels
+    rm -rf "$site"
     "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile \
       --disable-pip-version-check --no-cache-dir --target "$site" "$wheels"/*.whl
     # tokamax imports its profiler, of 32 MB, which only its own timing calls.
@@ -40,4 +41,4 @@ else
     export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
   fi
 fi
-"$PYTHON" -m dpo_jax.bench.gpu_check --way="$way" --trl_python="$trl" "$@"
+exec "$PYTHON" -m dpo_jax.bench.gpu_check --way="$way" --trl_python="$trl" "$@"

@@ -52,9 +52,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 def main(words: list[str]) -> int:
   """Runs the stages; exit code 0 if all that could be were measured."""
   flags = parse(words)
-  stages = gpu_stages.make(
-    tiny=flags.tiny, data=flags.data, trl_python=flags.trl_python
-  )
+  stages = gpu_stages.make(tiny=flags.tiny, data=flags.data)
   if flags.only:
     stages = [s for s in stages if s.name in flags.only.split(',')]
   if flags.list:
@@ -74,6 +72,7 @@ def main(words: list[str]) -> int:
     out,
     seconds=60 * minutes,
     factor=_TINY_FACTOR if flags.tiny else 1,
+    trl_python=flags.trl_python,
     about={'tiny': flags.tiny, 'way': flags.way, 'minutes': minutes},
   )
   print(gpu_page.page(state))
@@ -87,6 +86,7 @@ def run(
   *,
   seconds: float,
   factor: float = 1.0,
+  trl_python: str = '',
   about: dict[str, Any] | None = None,
   tick: float = 1.0,
 ) -> dict[str, Any]:
@@ -97,6 +97,7 @@ def run(
     out: folder of the JSON and the page.
     seconds: for all stages together.
     factor: multiplies each budget.
+    trl_python: interpreter that has TRL; '' is this one.
     about: entries at the top of the JSON.
     tick: seconds between two looks at a running stage.
   """
@@ -119,7 +120,7 @@ def run(
         state['stages'][stage.name],
         pathlib.Path(scratch),
         budget=min(stage.seconds * factor, left),
-        peak=_peak(state),
+        more={'peak_tflops': _peak(state), 'trl_python': trl_python},
         tick=tick,
         save=lambda: _save(out, state),
       )
@@ -133,14 +134,14 @@ def _run(
   scratch: pathlib.Path,
   *,
   budget: float,
-  peak: float,
+  more: dict[str, Any],
   tick: float,
   save: Callable[[], None],
 ) -> None:
   """Runs one stage; fills its entry and saves while it runs."""
   path = scratch / f'{stage.name}.json'
-  words = gpu_stages.command(stage, sys.executable, str(path), peak)
-  entry |= {'status': 'running', 'line': '', 'command': ' '.join(words[1:])}
+  words = gpu_stages.command(stage, sys.executable, str(path), **more)
+  entry |= {'status': 'running', 'line': '', 'command': _shown(stage)}
   save()
   print(f'{stage.name}: at most {budget:.0f} s', file=sys.stderr, flush=True)
   began, seen = time.monotonic(), 0
@@ -175,6 +176,12 @@ def _run(
       save()
   entry['status'], entry['line'] = _judge(code, last, entry['result'])
   save()
+
+
+def _shown(stage: Stage) -> str:
+  """The command as a page shows it, without this machine's paths."""
+  words = gpu_stages.command(stage, 'python', 'FILE', trl_python='PYTHON')
+  return ' '.join(words)
 
 
 def _judge(code: int | None, last: str, result: Any) -> tuple[str, str]:

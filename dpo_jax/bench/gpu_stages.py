@@ -71,18 +71,15 @@ class Stage(NamedTuple):
   title: str  # what it measures, for the page
   kind: str  # how the page shows it: 'machine', 'equal', 'step' or 'profile'
   seconds: int  # it is stopped after as many
-  words: tuple[str, ...]  # after `python`; {json} is its file
+  words: tuple[str, ...]  # after `python`; {json} and {trl_python} are filled
 
 
-def make(
-  *, tiny: bool = False, data: str = '', trl_python: str = ''
-) -> list[Stage]:
+def make(*, tiny: bool = False, data: str = '') -> list[Stage]:
   """Returns the stages in order.
 
   Args:
     tiny: a rehearsal on a CPU.
     data: JSONL(.gz) of pairs; '' draws lengths as in HH harmless.
-    trl_python: interpreter that has TRL; '' is this one.
   """
   more = {'data': data} if data else {}
 
@@ -98,7 +95,7 @@ def make(
     return Stage(name, title, kind, seconds, words)
 
   profiled = _words(_flags('1.3b', tiny) | more)
-  against = _AGAINST | {'trl_python': trl_python or '{python}'}
+  against = _AGAINST | {'trl_python': '{trl_python}'}
   stages = [
     inner('machine', 'The machine', 'machine', 40, 'gpu_machine'),
     inner('equal', 'Equality', 'equal', 60, 'gpu_equal'),
@@ -133,12 +130,25 @@ def peak(device: str) -> float:
 
 
 def command(
-  stage: Stage, python: str, json: str, peak_tflops: float = 0.0
+  stage: Stage,
+  python: str,
+  json: str,
+  *,
+  trl_python: str = '',
+  peak_tflops: float = 0.0,
 ) -> list[str]:
-  """Returns the command line of a stage."""
+  """Returns the command line of a stage.
+
+  Args:
+    stage: whose words have places for the next arguments.
+    python: interpreter.
+    json: file that the stage writes.
+    trl_python: interpreter that has TRL; '' is `python`.
+    peak_tflops: of the device; 0 = unknown.
+  """
   # Not str.format: a path may have braces.
   filled = [
-    word.replace('{json}', json).replace('{python}', python)
+    word.replace('{json}', json).replace('{trl_python}', trl_python or python)
     for word in stage.words
   ]
   if stage.kind == 'step' and peak_tflops:
