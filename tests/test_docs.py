@@ -24,7 +24,7 @@ from pages import Command
 
 from dpo_jax import config as config_lib
 from dpo_jax import main as main_lib
-from dpo_jax.bench import encoding, sampling, step, sweep
+from dpo_jax.bench import encoding, gpu_check, sampling, step, sweep
 from dpo_jax.exact import __main__ as exact_main
 from dpo_jax.models import presets
 from dpo_jax.results import __main__ as results_main
@@ -222,6 +222,8 @@ def check_module(name: str, words: list[str]) -> None:
     optimum.parse(words)
   elif name == 'dpo_jax.exact':
     exact_main.parse(words)
+  elif name == 'dpo_jax.bench.gpu_check':
+    gpu_check.parse(words)
   else:
     # Only the paths are checked: other modules parse their own arguments.
     is_test = name.startswith('tests.')
@@ -272,9 +274,7 @@ def record(script: str, *arguments: str) -> list[list[str]]:
   log, python = venv / 'log', venv / 'bin/python'
   python.parent.mkdir(parents=True, exist_ok=True)
   log.write_text('')
-  digest = hashlib.sha256(
-    (pages.ROOT / 'requirements.txt').read_bytes()
-  ).hexdigest()
+  digest = hashlib.sha256(pins(script, arguments).encode()).hexdigest()
   (venv / 'requirements.sha256').write_text(digest)
   python.write_text(
     f'#!/bin/sh\n(printf "%s\\t" "$@"; echo) >>{shlex.quote(str(log))}\n'
@@ -283,6 +283,21 @@ def record(script: str, *arguments: str) -> list[list[str]]:
   environment = os.environ | {'DPO_JAX_VENV': str(venv)}
   subprocess.run([pages.ROOT / script, *arguments], env=environment, check=True)
   return [line.split('\t')[:-1] for line in log.read_text().splitlines()]
+
+
+def pins(script: str, arguments: tuple[str, ...]) -> str:
+  """The pinned requirements that a command of scripts/ asks for."""
+  flags = dict(word.partition('=')[::2] for word in arguments)
+  name = 'requirements.txt'
+  if '--python' in flags:
+    name = 'requirements-py312.txt'
+  if script.endswith('gpu_check.sh'):
+    name = 'requirements-gpu.txt'
+  text = (pages.ROOT / name).read_text()
+  if '--jax' in flags:
+    new = rf'\1=={flags["--jax"]}'
+    text = re.sub(r'^(jax|jaxlib)==[^ \n]+', new, text, flags=re.M)
+  return text
 
 
 def execute(words: tuple[str, ...]) -> None:

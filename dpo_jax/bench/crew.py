@@ -8,6 +8,7 @@ that ends too early is noted and left out of what follows. Computes no figure.
 
 import contextlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -169,11 +170,13 @@ def _start(options: Any, folder: pathlib.Path, member: Member):
   if not member.program:
     script = ['-m', 'dpo_jax.bench.child']
   log = folder / f'{member.name.replace("/", "_").replace(":", "_")}.log'
+  # What this process has on its path, such as wheels, the others have too.
+  paths = (member.path or str(ROOT), os.environ.get('PYTHONPATH', ''))
   try:
     return protocol.Remote(
       [member.python, *script, str(folder), member.variant],
       log,
-      {'PYTHONPATH': member.path or str(ROOT)},
+      {'PYTHONPATH': os.pathsep.join(filter(None, paths))},
     )
   except OSError as error:
     raise errors.refuse(
