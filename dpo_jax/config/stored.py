@@ -23,6 +23,7 @@ NO_NUMBERS = (
   'data.manual_dir',
   'mesh',
   'train.save_every',
+  'train.save_every_minutes',
   'train.keep_checkpoints',
   'eval.num_samples',
   'log',

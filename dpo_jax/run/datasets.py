@@ -7,7 +7,6 @@ cache, and that only after all data was checked.
 """
 
 import functools
-import pathlib
 from collections.abc import (
   Callable,
   Collection,
@@ -71,7 +70,7 @@ class Data(NamedTuple):
 def read(
   config: ConfigDict,
   tokenizer: Tokenizer,
-  cache_dir: pathlib.Path,
+  cache_dir: storage_files.AnyPath,
   log: Callable[[str], None] = print,
   poll: Callable[[], None] = lambda: None,
   parts: Collection[str] = ('train', 'eval'),
@@ -213,7 +212,7 @@ class _Encoded(NamedTuple):
   records: Any  # list of EncodedRecord, or a TokenStore
   table: length_table.LengthTable  # of the records
   ledger: dict[str, Any]
-  folder: pathlib.Path  # where the store is, or will be
+  folder: storage_files.AnyPath  # where the store is, or will be
   sources: list[str]  # their names
 
   def store(self) -> token_store.TokenStore:
@@ -245,7 +244,7 @@ def _encode(
     | ({'needs': needs} if (needs := config_lib.row_needs(config)) else {}),
   )
   folder = cache / 'tokens' / key
-  if folder.exists():
+  if storage_files.is_whole(folder):
     store = token_store.open_store(folder)
     caches.touch(folder)
     log(f'{use}: {len(store)} records from the token cache {folder}')

@@ -6,7 +6,6 @@ against the run's own, job built, signals caught. Trains nothing.
 """
 
 import contextlib
-import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from dpo_jax.run.shared import Shared
 from dpo_jax.storage import (
   caches,
   checkpoints,
+  files,
   initial_weights,
   state_items,
   trackers,
@@ -43,7 +43,7 @@ class Session(NamedTuple):
   job: Job
   poll: Callable[[], None]  # raises Preempted after a signal
   identity: identities.Identity  # fingerprints of what this command reads
-  cache_dir: pathlib.Path  # of tokens and of the reference's scores
+  cache_dir: files.AnyPath  # of tokens and of the reference's scores
 
 
 class Policy(NamedTuple):

@@ -18,7 +18,7 @@ from array_record.python import array_record_module
 
 from dpo_jax import errors
 from dpo_jax.data.batches import length_table
-from dpo_jax.storage import files
+from dpo_jax.storage import files, scratch
 from dpo_jax.types import Comparison, EncodedRecord, InputError
 
 FORMAT = 2  # part of the key, so stores of other formats are not opened
@@ -69,7 +69,7 @@ def write(
   Raises:
     InputError: the store cannot be written.
   """
-  folder = pathlib.Path(folder)
+  folder = files.at(folder)
   try:
     with files.whole_folder(folder, may_exist=True) as beside:
       _write_files(beside, list(records), meta)
@@ -88,16 +88,18 @@ def open_store(folder: str | os.PathLike) -> 'TokenStore':
   Raises:
     InputError: a file is missing or damaged; names it.
   """
-  folder = pathlib.Path(folder)
+  folder = files.at(folder)
   fields = _read_seal(folder)
+  # Tokens are mapped: of a bucket, a copy is.
+  places = {name: _local(folder / name) for name in fields['files']}
   for name, sha256 in fields['files'].items():
-    _verify(folder / name, sha256)
-  with np.load(folder / _TABLE, allow_pickle=False) as arrays:
+    _verify(folder / name, places[name], sha256)
+  with np.load(places[_TABLE], allow_pickle=False) as arrays:
     columns = dict(arrays)
   # A store without them, as every one was before there were any.
   columns.setdefault('quantiles', np.full(columns['scores'].shape, np.nan))
   table = length_table.LengthTable(**columns)
-  return TokenStore(folder / _TOKENS, table, fields['digest'], fields['meta'])
+  return TokenStore(places[_TOKENS], table, fields['digest'], fields['meta'])
 
 
 class TokenStore:
@@ -114,7 +116,7 @@ class TokenStore:
 
   def __init__(
     self,
-    path: pathlib.Path,
+    path: files.AnyPath,
     table: length_table.LengthTable,
     digest: str,
     meta: dict[str, Any],
@@ -202,7 +204,7 @@ class TokenStore:
 
 
 def _write_files(
-  folder: pathlib.Path,
+  folder: files.AnyPath,
   records: Sequence[EncodedRecord],
   meta: Mapping[str, Any],
 ) -> None:
@@ -226,7 +228,7 @@ def _write_files(
 
 
 def _write_tokens(
-  path: pathlib.Path, records: Iterable[EncodedRecord]
+  path: files.AnyPath, records: Iterable[EncodedRecord]
 ) -> Iterator[bytes]:
   """Writes the records; yields the bytes that the store's digest covers."""
   # One record per group, so that a record is read without its neighbours.
@@ -254,7 +256,7 @@ def _on_disk(call: Callable[..., None], *args: Any) -> None:
     raise OSError(str(e)) from e
 
 
-def _read_seal(folder: pathlib.Path) -> dict[str, Any]:
+def _read_seal(folder: files.AnyPath) -> dict[str, Any]:
   """Reads meta.json and verifies it against its own digest."""
   path = folder / _META
   try:
@@ -270,17 +272,25 @@ def _read_seal(folder: pathlib.Path) -> dict[str, Any]:
   return fields
 
 
-def _verify(path: pathlib.Path, sha256: str) -> None:
+def _local(path: files.AnyPath) -> pathlib.Path:
+  """The file, or a copy of the object."""
+  try:
+    return scratch.copy(path)
+  except FileNotFoundError as e:
+    raise _unusable(path, e.strerror) from e
+
+
+def _verify(path: files.AnyPath, place: pathlib.Path, sha256: str) -> None:
   """Raises InputError unless the file holds the bytes that were written."""
   try:
-    sound = files.file_digest(path) == sha256
+    sound = files.file_digest(place) == sha256
   except OSError as e:
     raise _unusable(path, e.strerror or str(e)) from e
   if not sound:
     raise _unusable(path, 'damaged: its bytes are not those that were written')
 
 
-def _unusable(path: pathlib.Path, problem: str) -> InputError:
+def _unusable(path: files.AnyPath, problem: str) -> InputError:
   """Returns the refusal of a store; names the damaged file."""
   return errors.refuse(
     path, problem, f'delete the folder {path.parent}, it is made anew'

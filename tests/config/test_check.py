@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from dpo_jax import config
-from dpo_jax.config import check
+from dpo_jax.config import paths
 from dpo_jax.types import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -142,7 +142,7 @@ def test_the_stories_experiment_finds_its_files(shared, monkeypatch):
   monkeypatch.chdir(ROOT)  # its paths are relative to the repository
   if not pathlib.Path('../shared').exists():
     pytest.skip(f'{shared} is not beside the repository')
-  check.check_paths(config.load('experiments/stories_dpo.py'))
+  paths.check_paths(config.load('experiments/stories_dpo.py'))
 
 
 @pytest.mark.parametrize(
@@ -161,11 +161,11 @@ def test_a_missing_path_is_refused_by_its_key(
 ):
   monkeypatch.chdir(ROOT)
   loaded = load('dpo', '')
-  check.check_paths(loaded)
+  paths.check_paths(loaded)
   section, _, name = key.rpartition('.')
   (loaded[section] if section else loaded)[name] = value
   with pytest.raises(InputError) as error:
-    check.check_paths(loaded)
+    paths.check_paths(loaded)
   assert str(error.value).startswith(f'config.{key}: ')
   for word in words:
     assert word in str(error.value)
@@ -177,4 +177,4 @@ def test_a_missing_data_file_is_refused_by_its_path(load, tmp_path, key):
   section, _, name = key.partition('.')
   loaded[section][name] = f'{tmp_path}/no.jsonl'
   with pytest.raises(InputError, match=f'{tmp_path}/no.jsonl:0: no '):
-    check.check_paths(loaded)
+    paths.check_paths(loaded)
