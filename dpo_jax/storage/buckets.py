@@ -176,11 +176,16 @@ class Path:
 
   def iterdir(self) -> Iterator['Path']:
     """Yields the names directly below; FileNotFoundError if there is none."""
-    for entry in self._call('ls', detail=False):
-      name = str(entry).rstrip('/').rpartition('/')[2]
+    for path, _ in self.entries():
+      yield path
+
+  def entries(self) -> Iterator[tuple['Path', bool]]:
+    """Yields as `iterdir`, each with whether it is a folder; one listing."""
+    for entry in self._call('ls', detail=True):
+      name = str(entry['name']).rstrip('/').rpartition('/')[2]
       # A store may list a folder in itself, as an empty object.
-      if name.strip('.') and str(entry).strip('/') != str(self._pure):
-        yield self / name
+      if name.strip('.') and entry['name'].strip('/') != str(self._pure):
+        yield self / name, entry['type'] == 'directory'
 
   def glob(self, pattern: str) -> Iterator['Path']:
     """Yields what fits, one folder after another; no `**`."""
