@@ -14,7 +14,11 @@ PACKAGE = ROOT / 'dpo_jax'
 # layer below. Its group is that of the longest name that its own begins with.
 LAYERS = (
   {'nouns': ('types', 'errors', 'tree')},
-  {'files': ('storage.files',)},
+  {
+    'files': tuple(
+      f'storage.{name}' for name in ('files', 'uploads', 'scratch', 'buckets')
+    )
+  },
   {
     'maths': ('scoring', 'losses', 'metrics', 'optim', 'models'),
     'data': ('data',),

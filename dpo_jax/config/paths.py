@@ -15,7 +15,7 @@ from dpo_jax.config import rules
 from dpo_jax.data.sources import files, published, synthetic
 from dpo_jax.data.sources import source as sources
 from dpo_jax.storage import files as storage_files
-from dpo_jax.storage import trackers
+from dpo_jax.storage import places, trackers
 
 
 def check_paths(
@@ -44,7 +44,7 @@ def check_paths(
       _check_data_file(key, name)
   if config.tokenizer not in ('', 'byte'):
     # A folder or its tokenizer.json: either will do.
-    _check_path('tokenizer', config.tokenizer, 'folder', _exists)
+    _check_path('tokenizer', config.tokenizer, 'folder', places.exists)
   for key in (
     'model.init_from',
     'adapter.init_from',
@@ -52,20 +52,20 @@ def check_paths(
     'data.manual_dir',
   ):
     if values[key]:
-      _check_path(key, values[key], 'folder', _is_folder)
+      _check_path(key, values[key], 'folder', places.is_folder)
   if config.sample.prompts:
     files.check(os.path.expanduser(config.sample.prompts))
   template = config.data.chat_template
   # An identifier may be the name of one of the tokenizer's templates.
   if template and not template.replace('-', '_').isidentifier():
-    _check_path('data.chat_template', template, 'file', _is_file)
+    _check_path('data.chat_template', template, 'file', places.is_file)
   storage_files.at(data.cache_dir)  # refuses a store that cannot be used
 
 
 def _check_data_file(key: str, name: str) -> None:
   path = os.path.expanduser(name)
   near = errors.nearest(name, synthetic.EMBEDDED)
-  if near and not _exists(path):
+  if near and not places.exists(path):
     raise errors.refuse(
       f'config.{key}',
       f'{name!r} is no file and no data set',
@@ -74,26 +74,13 @@ def _check_data_file(key: str, name: str) -> None:
   files.check(path)
 
 
-def _exists(name: str) -> bool:
-  return storage_files.at(name).exists()
-
-
-def _is_file(name: str) -> bool:
-  return storage_files.at(name).is_file()
-
-
-def _is_folder(name: str) -> bool:
-  files_of = storage_files.at(name)
-  storage_files.refuse_unfinished(files_of)
-  return files_of.is_dir()
-
-
 def _check_path(key: str, name: str, kind: str, exists: Callable) -> None:
   if exists(name):
     return
   folder, base = os.path.split(name)
-  parent = storage_files.at(name).parent
-  siblings = [p.name for p in parent.iterdir()] if parent.is_dir() else []
+  parent, siblings = storage_files.at(name).parent, []
+  if places.is_folder(parent):
+    siblings = [path.name for path in parent.iterdir()]
   near = errors.nearest(base, siblings)
   hint = f'did you mean {os.path.join(folder, near)!r}? ' if near else ''
   raise errors.refuse(

@@ -16,7 +16,7 @@ from dpo_jax import errors
 from dpo_jax.config import paths, stored
 from dpo_jax.run import best
 from dpo_jax.run import session as sessions
-from dpo_jax.storage import buckets, checkpoints, files
+from dpo_jax.storage import buckets, checkpoints, files, places
 from dpo_jax.storage.run_dir import RunDir
 
 _STEPS = '--steps'
@@ -93,7 +93,7 @@ def _exists(workdir: str) -> bool:
   """Whether it is one path, with semicolons in its name or none."""
   if ';' in workdir and buckets.is_url(workdir):
     return False  # URLs of several runs
-  return files.at(workdir).exists()
+  return places.exists(workdir)
 
 
 def _config(directory: RunDir, overrides) -> ConfigDict:

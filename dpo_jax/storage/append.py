@@ -32,6 +32,7 @@ def sync(file: TextIO) -> None:
   if isinstance(file, _Object):
     file.put()
   else:
+    file.flush()
     os.fsync(file.fileno())
 
 

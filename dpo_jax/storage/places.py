@@ -11,6 +11,29 @@ from typing import Any
 from dpo_jax.storage import buckets, files
 
 
+def exists(name: Any) -> bool:
+  """Returns whether a path is there; False for one that no system takes."""
+  place = files.at(name)
+  return place.exists() if _in_bucket(place) else os.path.exists(place)
+
+
+def is_file(name: Any) -> bool:
+  """Returns whether a file is there, as `exists`."""
+  place = files.at(name)
+  return place.is_file() if _in_bucket(place) else os.path.isfile(place)
+
+
+def is_folder(name: Any) -> bool:
+  """Returns whether a folder is there, as `exists`.
+
+  Raises:
+    InputError: a folder of a bucket that was never finished.
+  """
+  place = files.at(name)
+  files.refuse_unfinished(place)
+  return place.is_dir() if _in_bucket(place) else os.path.isdir(place)
+
+
 def entries(folder: files.AnyPath) -> list[tuple[files.AnyPath, bool]]:
   """Returns what a folder holds by name, each with whether it is a folder.
 
@@ -32,7 +55,7 @@ def relative(path: Any, base: Any) -> str:
   Between a bucket and another place there is no way: then the path is whole.
   """
   path, base = files.at(path).resolve(), files.at(base).resolve()
-  if isinstance(path, buckets.Path) or isinstance(base, buckets.Path):
+  if _in_bucket(path) or _in_bucket(base):
     if path.parts[0] != base.parts[0]:
       return str(path)
     path, base = ('/'.join(p.parts[1:]) or '.' for p in (path, base))
@@ -46,3 +69,7 @@ def join(base: Any, name: str) -> files.AnyPath:
   if buckets.is_url(name) or os.path.isabs(name):
     return files.at(name)
   return files.at(base) / name
+
+
+def _in_bucket(path: files.AnyPath) -> bool:
+  return isinstance(path, buckets.Path)
