@@ -19,9 +19,8 @@ _SHARE = 20.0  # times as long as the last put took
 
 
 def open_text(path: Any) -> TextIO:
-  """Opens a UTF-8 text to append to, with its folder made."""
+  """Opens a UTF-8 text to append to; its folder exists."""
   path = files.at(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
   if isinstance(path, buckets.Path):
     return _Object(path)
   return open(path, 'a', encoding='utf-8')

@@ -219,6 +219,7 @@ class Loop:
     self._folder.clear_failed(point.name)
     began = time.monotonic()
     output = self._folder.output(point.name)
+    output.parent.mkdir(parents=True, exist_ok=True)
     with append.open_text(output) as file:
       line, code = self._train(point, file)
     seconds = time.monotonic() - began

@@ -93,6 +93,7 @@ def train_points(
   with contextlib.ExitStack() as stack:
     for point in listed:
       path = folder.output(point.name)
+      path.parent.mkdir(parents=True, exist_ok=True)
       file = stack.enter_context(append.open_text(path))
       output = functools.partial(contextlib.redirect_stdout, file)
       try:

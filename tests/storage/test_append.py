@@ -8,6 +8,7 @@ from dpo_jax.storage import append
 @pytest.mark.parametrize('place', ['disk', 'bucket'])
 def test_lines_are_added_and_kept(place, tmp_path, bucket):
   path = (tmp_path if place == 'disk' else bucket) / 'new' / 'a.txt'
+  path.parent.mkdir()
   for line in ('one\n', 'twö\n'):
     with append.open_text(path) as file:
       file.write(line)

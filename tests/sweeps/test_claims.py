@@ -95,3 +95,15 @@ def test_a_file_system_without_locks_is_refused(folder, monkeypatch):
   monkeypatch.setattr(claims.fcntl, 'flock', no_locks)
   with pytest.raises(InputError, match='has no locks.*--sweep.shard'):
     claims.check(folder)
+
+
+def test_a_claim_in_a_bucket_is_a_lease(bucket):
+  claims.check(bucket)
+  with claims.claim(bucket, 'a') as first, claims.claim(bucket, 'a') as second:
+    assert first == '' and second == leases.owner()
+    assert claims.alive(bucket, 'a') == leases.owner()
+    with claims.claim(bucket, 'b') as other:
+      assert other == ''
+  assert claims.alive(bucket, 'a') == ''
+  with claims.wait_for(bucket, 'a'):
+    pass
