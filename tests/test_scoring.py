@@ -7,6 +7,7 @@ import pytest
 import toy
 
 from dpo_jax import scoring, sharding, types
+from dpo_jax.models import output_head
 
 BATCH = toy.batch()
 ROWS = jax.tree.map(lambda x: x[0], BATCH.rows)
@@ -44,8 +45,10 @@ def test_scores_equal_the_brute_force(chunk, softcap, scale):
   np.testing.assert_allclose(got.entropy, entropy, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('chunk', [5, 0])
 @pytest.mark.parametrize('split', [False, True])
-def test_chunked_gradients_equal_those_of_full_logits(split):
+def test_gradients_equal_those_of_full_logits(split, chunk, monkeypatch):
+  monkeypatch.setattr(output_head, 'KEPT_CHUNK', 7)
   mesh = sharding.make_mesh(data=4, fsdp=2) if split else None
   weights = jnp.arange(1.0, NUM + 1)
 
@@ -55,7 +58,7 @@ def test_chunked_gradients_equal_those_of_full_logits(split):
       jax.grad(lambda p: jnp.sum(score(p, ROWS, NUM).logps * weights))
     )(toy.params())
 
-  full, chunked = grads(full_logits=True), grads(chunk=5, mesh=mesh)
+  full, chunked = grads(full_logits=True), grads(chunk=chunk, mesh=mesh)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
     full,
@@ -170,7 +173,12 @@ def token_kl(params, reference, rows):
 
 @pytest.mark.parametrize(
   'options',
-  [{'chunk': 7}, {'full_logits': True}, {'mesh': {'data': 4, 'fsdp': 2}}],
+  [
+    {'chunk': 7},
+    {'chunk': 0},
+    {'full_logits': True},
+    {'mesh': {'data': 4, 'fsdp': 2}},
+  ],
 )
 def test_kl_to_the_reference_and_its_gradient(options):
   mesh = options.pop('mesh', None)

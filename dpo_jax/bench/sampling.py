@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpo_jax import scoring, types
-from dpo_jax.models import decoder, generate, presets
+from dpo_jax import types
+from dpo_jax.models import decoder, generate, output_head, presets
 
 _STEP = 32  # tokens by which the texts that are read again grow
 
@@ -84,7 +84,7 @@ def _reader(model, params, prompts, length):
   @jax.jit
   def read(params, texts, last, keys):
     hidden_RLD, _ = model.hidden(params, texts)
-    logits_RV = scoring.logits(model.head(params), hidden_RLD[:, last])
+    logits_RV = output_head.logits(model.head(params), hidden_RLD[:, last])
     return generate.draw(keys, logits_RV)
 
   return lambda: read(params, texts, jnp.int32(length - 1), keys)

@@ -1,16 +1,16 @@
-"""Attention under the branch rule of `types.Rows`, and rotary positions.
+"""Attention under the branch rule of `types.Rows`.
 
 Comes in: queries, keys and values [R, L, heads, K] and Rows, or a Cache of
 earlier keys and values. Goes out: the attended values. Does not do projections
 or dropout.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from dpo_jax.models import products
 from dpo_jax.types import Array, Rows
 
 # Added to the score of a hidden key. Finite, because -inf would give NaN to a
@@ -176,86 +176,6 @@ def advance(cache: Cache | None, rows: Rows) -> Cache | None:
   return cache._replace(num_slots=num_slots)
 
 
-def rope_tables(positions_RL: Array, frequencies: Array) -> tuple[Array, Array]:
-  """Returns cosine and sine of position times frequency, float32.
-
-  Args:
-    positions_RL: positions of tokens in their texts.
-    frequencies: [n] or [R, L, n], radians per position.
-
-  Returns:
-    Two arrays [R, L, n].
-  """
-  angles = positions_RL[..., None].astype(jnp.float32) * frequencies
-  return jnp.cos(angles), jnp.sin(angles)
-
-
-def text_lengths(rows: Rows) -> Array:
-  """Returns, per token, the tokens of the longest text of its prompt, [R, L].
-
-  The prompt of a row's branches is one trunk, so its rotation is one: that of
-  the longest answer, as where the answers are one padded batch.
-  """
-  # A branch's last token is predicted and not among its inputs.
-  ends_RL = rows.positions + 1 + (rows.branch > 0)
-  num_prompts = rows.prompt_id.shape[1] + 1
-
-  def longest(ends_L, prompt_L):
-    return jax.ops.segment_max(ends_L, prompt_L, num_prompts)[prompt_L]
-
-  return jax.vmap(longest)(ends_RL, rows.prompt_id)
-
-
-def dynamic_frequencies(rope, rotary_size: int, lengths_RL: Array) -> Array:
-  """Returns radians per position under 'dynamic' scaling, [R, L, n].
-
-  With N tokens of a text, L original positions and factor s the base is
-  theta (s N / L - (s - 1))^(n / (n - 2)) where N > L: "dynamic NTK", as
-  transformers' `_compute_dynamic_ntk_parameters` has it.
-
-  Args:
-    rope: a decoder_config.Rope.
-    rotary_size: n, rotated channels of a head.
-    lengths_RL: tokens of the text of each token.
-  """
-  share_RL = jnp.maximum(lengths_RL / rope.original_positions, 1.0)
-  growth_RL = rope.factor * share_RL - (rope.factor - 1)
-  power = rotary_size / (rotary_size - 2)
-  log_base_RL = math.log(rope.theta) + power * jnp.log(growth_RL)
-  channels = jnp.arange(0, rotary_size, 2) / rotary_size
-  return jnp.exp(-log_base_RL[..., None] * channels)
-
-
-def rotate(
-  x_RLHK: Array, cos_RLN: Array, sin_RLN: Array, interleaved: bool
-) -> Array:
-  """Rotary positions (Su et al. 2021, arXiv:2104.09864, equation 34).
-
-  The first 2n channels of a head are rotated in pairs, the others are kept.
-
-  Args:
-    x_RLHK: queries or keys.
-    cos_RLN: cosines of `rope_tables`.
-    sin_RLN: sines.
-    interleaved: pairs are channels (2i, 2i + 1), else (i, i + n).
-
-  Returns:
-    [R, L, H, K] in the dtype of `x_RLHK`.
-  """
-  n = cos_RLN.shape[-1]
-  rotated, kept = jnp.split(x_RLHK, [2 * n], axis=-1)
-  cos, sin = cos_RLN[:, :, None], sin_RLN[:, :, None]
-  if interleaved:
-    x, y = rotated[..., 0::2], rotated[..., 1::2]
-    # Stacked last and flattened, the pairs are interleaved again.
-    out = jnp.stack([x * cos - y * sin, y * cos + x * sin], axis=-1)
-    out = out.reshape(rotated.shape)
-  else:
-    x, y = rotated[..., :n], rotated[..., n:]
-    out = jnp.concatenate([x * cos - y * sin, y * cos + x * sin], axis=-1)
-  return jnp.concatenate([out.astype(x_RLHK.dtype), kept], axis=-1)
-
-
 def _sees(queries: list, keys: list, window: Array | int | None) -> Array:
   """Bool [R, Q, S]: which query sees which key; types.Rows has the rule."""
   slot, position, prompt, branch = (x[:, :, None] for x in queries)
@@ -279,24 +199,15 @@ def _attend(q_RQHK, k_RGSK, v_RGSK, bias_RQS, softcap) -> Array:
   G, S = k_RGSK.shape[1:3]
   q_RGNK = q_RQHK.reshape(R, Q, G, H // G, K).transpose(0, 2, 3, 1, 4)
   q_RGNK = q_RGNK.reshape(R, G, H // G * Q, K)
-  scores = jnp.einsum(
-    'RGNK,RGSK->RGNS',
-    q_RGNK,
-    k_RGSK,
-    preferred_element_type=jnp.float32,
-  )
+  dtype = v_RGSK.dtype
+  scores = products.product('RGNK,RGSK->RGNS', q_RGNK, k_RGSK, dtype)
   if softcap is not None:
     scores = softcap * jnp.tanh(scores / softcap)
   scores = scores.reshape(R, G, H // G, Q, S) + bias_RQS[:, None, None]
   # The maximum cancels in the division, so its gradient is zero.
   highest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
   weights = jnp.exp(scores - highest).reshape(R, G, -1, S)
-  out = jnp.einsum(
-    'RGNS,RGSK->RGNK',
-    weights.astype(v_RGSK.dtype),
-    v_RGSK,
-    preferred_element_type=jnp.float32,
-  )
-  out = (out / weights.sum(axis=-1, keepdims=True)).astype(v_RGSK.dtype)
+  out = products.product('RGNS,RGSK->RGNK', weights, v_RGSK, dtype)
+  out = (out / weights.sum(axis=-1, keepdims=True)).astype(dtype)
   out = out.reshape(R, G, H // G, Q, K).transpose(0, 3, 1, 2, 4)
   return out.reshape(R, Q, H, K)

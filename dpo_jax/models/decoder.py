@@ -23,17 +23,12 @@ from dpo_jax.models import (
   attention,
   decoder_config,
   experts,
-  quantized,
+  layers,
+  rotary,
 )
 from dpo_jax.models.decoder_config import AXES, DecoderConfig, param_dims
 from dpo_jax.types import Array, Params
 
-_ACTIVATIONS = {
-  'silu': nn.silu,
-  'gelu': functools.partial(nn.gelu, approximate=False),
-  'gelu_tanh': functools.partial(nn.gelu, approximate=True),
-  'relu': nn.relu,
-}
 # The backward pass of attention recomputes its blocks anyway. Every policy
 # keeps its output; otherwise attention would be computed three times.
 _KEEP = jax.checkpoint_policies.save_only_these_names('attention')
@@ -120,7 +115,7 @@ def _init(config: DecoderConfig, key: Array) -> Params:
   """Normal matrices of deviation init_scale, biases 0, norms the identity."""
   params = {}
   for name, dims in param_dims(config).items():
-    shape = _shape(config, dims)
+    shape = layers.shape(config, dims)
     kind = name.rpartition('/')[2]
     if kind in ('kernel', 'embedding'):
       # By name: a parameter more or less leaves the others' numbers alone.
@@ -170,17 +165,17 @@ class _Decoder(nn.Module):
   @nn.compact
   def __call__(self, rows: types.Rows, cache: attention.Cache | None = None):
     config, dtype = self.config, self.numerics.dtype
-    x_RLD = _embed(config, 'V', dtype, 'embed')(rows.tokens)
+    x_RLD = layers.embed(config, 'V', dtype, 'embed')(rows.tokens)
     if config.scale_embeddings:
       x_RLD *= jnp.asarray(config.width**0.5, dtype)
     if config.learned_positions:
-      x_RLD += _embed(config, 'T', dtype, 'positions')(rows.positions)
+      x_RLD += layers.embed(config, 'T', dtype, 'positions')(rows.positions)
     layer = _Layer
     policy = _REMAT[self.numerics.remat]
     if policy is not None:
       layer = nn.remat(_Layer, policy=policy, prevent_cse=False)
     # One compiled layer for all: parameters and `kinds` come one slice each.
-    layers = nn.scan(
+    stack = nn.scan(
       layer,
       variable_axes={'params': 0, 'adapter': 0},
       split_rngs={'params': True},
@@ -188,12 +183,13 @@ class _Decoder(nn.Module):
       length=config.num_layers,
     )(config, self.numerics, name='layers')
     # Rotary tables are computed once; a layer picks its kind of rotation.
-    tables, kinds = _ropes(config, rows, cache), _layer_kinds(config)
+    tables = rotary.make_tables(config, rows, cache is not None)
+    kinds = _layer_kinds(config)
     if cache is not None:
       cache = attention.announce(cache, rows)
       kinds['layer'] = jnp.arange(config.num_layers)
-    (x_RLD, cache), router = layers((x_RLD, cache), rows, tables, kinds)
-    x_RLD = _Norm(config, 'D', name='final_norm')(x_RLD)
+    (x_RLD, cache), router = stack((x_RLD, cache), rows, tables, kinds)
+    x_RLD = layers.Norm(config, 'D', name='final_norm')(x_RLD)
     aux = {} if router is None else {'router': router}
     return x_RLD, aux, attention.advance(cache, rows)
 
@@ -210,7 +206,7 @@ class _Layer(nn.Module):
     x_RLD, cache = carry
 
     def norm(name, x_RLD, wanted):
-      return _Norm(config, 'D', name=name)(x_RLD) if wanted else x_RLD
+      return layers.Norm(config, 'D', name=name)(x_RLD) if wanted else x_RLD
 
     read_RLD = norm('attention_norm', x_RLD, config.pre_norm)
     attend = _Attention(config, self.numerics, name='attention')
@@ -226,13 +222,13 @@ class _Layer(nn.Module):
       mix = experts.Experts(
         config,
         dtype,
-        _ACTIVATIONS[config.activation],
+        layers.ACTIVATIONS[config.activation],
         self.numerics.mesh,
         name='experts',
       )
       out_RLD, router = mix(read_RLD, rows)
     else:
-      out_RLD = _Mlp(config, dtype, name='mlp')(read_RLD)
+      out_RLD = layers.Mlp(config, dtype, name='mlp')(read_RLD)
     out_RLD = norm('mlp_post_norm', out_RLD, config.post_norm)
     return (x_RLD + out_RLD, cache), router
 
@@ -246,7 +242,7 @@ class _Attention(nn.Module):
   @nn.compact
   def __call__(self, x_RLD, rows, tables, kind, cache):
     config, dtype = self.config, self.numerics.dtype
-    linear = functools.partial(_Linear, dtype)
+    linear = functools.partial(layers.Linear, dtype)
     bias = config.qkv_bias
     q_RLHK = linear('D', 'HK', bias, name='query')(x_RLD)
     k_RLGK = linear('D', 'GK', bias, name='key')(x_RLD)
@@ -254,14 +250,14 @@ class _Attention(nn.Module):
     if config.query_key_norm != 'none':
       per_head = config.query_key_norm == 'head'
       q_dims, k_dims = ('K', 'K') if per_head else ('HK', 'GK')
-      q_RLHK = _Norm(config, q_dims, name='query_norm')(q_RLHK)
-      k_RLGK = _Norm(config, k_dims, name='key_norm')(k_RLGK)
+      q_RLHK = layers.Norm(config, q_dims, name='query_norm')(q_RLHK)
+      k_RLGK = layers.Norm(config, k_dims, name='key_norm')(k_RLGK)
     if config.ropes:
       index = 0 if kind['rope'] is None else kind['rope']
       cos_RLN, sin_RLN = tables[0][index], tables[1][index]
       pairs = config.rope_interleaved
-      q_RLHK = attention.rotate(q_RLHK, cos_RLN, sin_RLN, pairs)
-      k_RLGK = attention.rotate(k_RLGK, cos_RLN, sin_RLN, pairs)
+      q_RLHK = rotary.rotate(q_RLHK, cos_RLN, sin_RLN, pairs)
+      k_RLGK = rotary.rotate(k_RLGK, cos_RLN, sin_RLN, pairs)
     options = {
       'block': self.numerics.attention_block,
       'scale': (config.query_scalar or config.head_size) ** -0.5,
@@ -278,112 +274,6 @@ class _Attention(nn.Module):
     # The name by which the policies of _REMAT keep the output.
     out_RLHK = ad_checkpoint.checkpoint_name(out_RLHK, 'attention')
     return linear('HK', 'D', config.out_bias, name='out')(out_RLHK), cache
-
-
-class _Mlp(nn.Module):
-  """down(act(gate x) * up x), or down(act(up x))."""
-
-  config: DecoderConfig
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x_RLD):
-    linear = functools.partial(_Linear, self.dtype)
-    act, bias = _ACTIVATIONS[self.config.activation], self.config.mlp_bias
-    h_RLF = linear('D', 'F', bias, name='up')(x_RLD)
-    if self.config.gated_mlp:
-      h_RLF = act(linear('D', 'F', bias, name='gate')(x_RLD)) * h_RLF
-    else:
-      h_RLF = act(h_RLF)
-    return linear('F', 'D', bias, name='down')(h_RLF)
-
-
-class _Norm(nn.Module):
-  """RMSNorm or LayerNorm over the last len(dims) axes, in float32."""
-
-  config: DecoderConfig
-  dims: str
-
-  @nn.compact
-  def __call__(self, x):
-    config, axes = self.config, tuple(range(-len(self.dims), 0))
-    scale = self._param('scale')
-    y = x.astype(jnp.float32)
-    if config.norm == 'layer':
-      y -= y.mean(axes, keepdims=True)
-    y *= jax.lax.rsqrt((y * y).mean(axes, keepdims=True) + config.norm_eps)
-    y *= scale + config.norm_offset
-    if config.norm == 'layer':
-      y += self._param('bias')
-    return y.astype(x.dtype)
-
-  def _param(self, name):
-    shape = _shape(self.config, self.dims)
-    return self.param(name, nn.initializers.zeros, shape, jnp.float32)
-
-
-class _Linear(nn.Module):
-  """A linear map from dimensions `into` to `out`, plus an adapter's A B."""
-
-  dtype: Any
-  into: str
-  out: str
-  use_bias: bool
-
-  @nn.compact
-  def __call__(self, x):
-    # Not self.param, whose check of shapes does not know QArrays.
-    def weight(name, collection='params'):
-      return self.get_variable(collection, name)
-
-    dot = functools.partial(quantized.dot, dtype=self.dtype)
-    y = dot(x, weight('kernel'), len(self.into))
-    if self.use_bias:
-      y += weight('bias').astype(self.dtype)
-    # x A, then B: never A B, which is as large as the kernel. B comes scaled.
-    if self.has_variable('adapter', 'a'):
-      within = dot(x, weight('a', 'adapter'), len(self.into))
-      y += dot(within, weight('b', 'adapter'), 1)
-    return y
-
-
-def _embed(config, dim, dtype, name):
-  return nn.Embed(*_shape(config, dim + 'D'), dtype=dtype, name=name)
-
-
-def _shape(config, dims):
-  return tuple(config.sizes[d] for d in dims)
-
-
-def _ropes(config: DecoderConfig, rows: types.Rows, cache) -> Any:
-  """Cosines and sines, stacked over the kinds of rotation; None if none."""
-  if not config.ropes:
-    return None
-  size = config.rotary_size or config.head_size
-  tables = []
-  for rope in config.ropes:
-    frequencies = _frequencies(rope, size, rows, cache)
-    table = attention.rope_tables(rows.positions, frequencies)
-    if rope.attention_factor != 1:
-      table = tuple(rope.attention_factor * part for part in table)
-    tables.append(table)
-  return tuple(jnp.stack(table) for table in zip(*tables))
-
-
-def _frequencies(rope, size: int, rows: types.Rows, cache) -> Array:
-  """Radians per position, [n], or [R, L, n] where texts may be long."""
-  plain = jnp.asarray(rope.frequencies(size))
-  # Of a text that is still being sampled the length is not known: prompts that
-  # could become long are refused by run/sample.py.
-  fits = rows.positions.shape[1] < rope.original_positions
-  if not rope.by_length or cache is not None or fits:
-    return plain
-  lengths_RL = attention.text_lengths(rows)
-  if rope.scaling == 'dynamic':
-    return attention.dynamic_frequencies(rope, size, lengths_RL)
-  is_long_RL = lengths_RL > rope.original_positions
-  long = jnp.asarray(rope.frequencies(size, is_long=True))
-  return jnp.where(is_long_RL[..., None], long, plain)
 
 
 def _layer_kinds(config: DecoderConfig) -> dict[str, Array | None]:

@@ -63,7 +63,7 @@ class Rope:
 
     llama3: high frequencies stay, low ones are divided by `factor`, and those
     between are interpolated. Those of a long text under 'dynamic' depend on its
-    length: see `attention.dynamic_frequencies`.
+    length: see `rotary.dynamic_frequencies`.
 
     Args:
       rotary_size: n, rotated channels of a head.

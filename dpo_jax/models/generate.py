@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dpo_jax import scoring, types
+from dpo_jax import types
+from dpo_jax.models import output_head
 from dpo_jax.types import Array, Params
 
 _NEVER = -jnp.inf  # logit of a token that the filters remove
@@ -96,7 +97,7 @@ def make_generate(
         jnp.broadcast_to(lengths[:, None] > 0, (R, 1)),
       )
       hidden_RLD, cache = model.decode(params, rows, state.cache)
-      logits_RV = scoring.logits(head, hidden_RLD[:, 0])
+      logits_RV = output_head.logits(head, hidden_RLD[:, 0])
       drawn_RV = logits_RV
       if known_V is not None:
         drawn_RV = jnp.where(known_V, logits_RV, _NEVER)

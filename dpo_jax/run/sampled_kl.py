@@ -24,8 +24,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dpo_jax import scoring, types
-from dpo_jax.models import generate
+from dpo_jax import types
+from dpo_jax.models import generate, output_head
 from dpo_jax.types import Array
 
 
@@ -68,7 +68,7 @@ def make_sampled_kl(
     heads = [model.head(p) for p in (params, reference)]
 
     def add(t, sums):
-      logits = [scoring.logits(h, s[:, t]) for h, s in zip(heads, states)]
+      logits = [output_head.logits(h, s[:, t]) for h, s in zip(heads, states)]
       token = token_kl(*logits, answers_RT[:, t], sampling, known_V)
       # `where`, not a product: what follows an answer may be no number.
       is_token = t < counts

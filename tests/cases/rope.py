@@ -7,8 +7,8 @@ import numpy as np
 import rope_cases
 from cases.case import Case
 
-from dpo_jax import scoring, types
-from dpo_jax.models import architectures, decoder
+from dpo_jax import types
+from dpo_jax.models import architectures, decoder, output_head
 
 
 def rope(name, length):
@@ -27,7 +27,7 @@ def rope(name, length):
     zeros = np.zeros((1, 96), np.int32)
     rows = types.Rows(*fields, zeros, zeros, zeros - 1)
     hidden = jax.jit(lambda p, r: model.hidden(p, r)[0])(params, rows)
-    logits = np.asarray(scoring.logits(model.head(params), hidden[0]))
+    logits = np.asarray(output_head.logits(model.head(params), hidden[0]))
     kept = logits[:length][rope_cases.KEPT, ::4]
     return f'within 2e-4: {np.abs(kept - np.array(expected)).max() < 2e-4}'
 

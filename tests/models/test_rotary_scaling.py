@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import rope_cases
 
-from dpo_jax import scoring, types
-from dpo_jax.models import architectures, attention, decoder
+from dpo_jax import types
+from dpo_jax.models import architectures, decoder, output_head, rotary
 from dpo_jax.models.decoder_config import Rope
 from dpo_jax.types import InputError
 
@@ -32,7 +32,7 @@ def made(request):
 
   def logits(params, rows):
     hidden = model.hidden(params, rows)[0]
-    return scoring.logits(model.head(params), hidden[0])
+    return output_head.logits(model.head(params), hidden[0])
 
   return request.param, model, params, jax.jit(logits)
 
@@ -73,7 +73,7 @@ def test_branches_of_a_prompt_rotate_as_its_longest_text(made):
   fields = np.array(columns, np.int32).T[:, None]
   zeros = np.zeros(fields.shape[1:], np.int32)
   packed = types.Rows(*fields, zeros, zeros - 1)
-  lengths = np.asarray(attention.text_lengths(packed))[0]
+  lengths = np.asarray(rotary.text_lengths(packed))[0]
   num_first = last + len(long) + len(short)
   assert set(lengths[:num_first]) == {90}
   assert set(lengths[num_first : num_first + 20]) == {20}
@@ -94,7 +94,7 @@ def test_a_text_within_the_original_length_has_fixed_frequencies():
   rope = Rope(scaling='dynamic', factor=2.0, original_positions=32)
   assert rope.by_length and rope.frequencies(8) == Rope().frequencies(8)
   lengths = np.full((1, 4), 32)
-  same = attention.dynamic_frequencies(rope, 8, lengths)[0, 0]
+  same = rotary.dynamic_frequencies(rope, 8, lengths)[0, 0]
   np.testing.assert_allclose(same, rope.frequencies(8), rtol=1e-6)
 
 
