@@ -17,6 +17,7 @@ from dpo_jax.storage import (
   hf_files,
   peft_checkpoint,
   peft_config,
+  places,
   scratch,
 )
 
@@ -73,7 +74,7 @@ def _base_name(folder: str | os.PathLike) -> str:
     raise _refused(folder, 'it names no base')
   # From where it was written, or beside the adapter.
   for place in (name, os.path.join(os.path.dirname(str(folder)), name)):
-    if files.at(place).is_dir():
+    if places.is_folder(place):
       return place
   raise _refused(folder, f'its base {name!r} is no folder here')
 

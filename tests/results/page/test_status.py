@@ -5,7 +5,7 @@ import os
 
 from dpo_jax.results import collect
 from dpo_jax.results.page import status
-from dpo_jax.sweeps import claims
+from dpo_jax.storage import leases
 
 
 def _sweep(make_run, tmp_path):
