@@ -78,12 +78,12 @@ def bucket(monkeypatch):
   """
   import fsspec
 
-  from dpo_jax.storage import buckets
+  from dpo_jax.storage import buckets, stores
 
   memory = fsspec.filesystem('memory')
-  scheme = buckets.Scheme('fsspec', 'memory', checkpoints=False)
-  monkeypatch.setitem(buckets.SCHEMES, 'mem', scheme)
-  monkeypatch.setattr(buckets, 'filesystem', lambda scheme: memory)
+  scheme = stores.Scheme('fsspec', 'memory', checkpoints=False)
+  monkeypatch.setitem(stores.SCHEMES, 'mem', scheme)
+  monkeypatch.setattr(stores, 'filesystem', lambda scheme: memory)
   yield buckets.Path('mem://bkt')
   if memory.exists('/bkt'):
     memory.rm('/bkt', recursive=True)

@@ -14,8 +14,8 @@ from dpo_jax import errors
 from dpo_jax.config import rules
 from dpo_jax.data.sources import files, published, synthetic
 from dpo_jax.data.sources import source as sources
+from dpo_jax.storage import buckets, places, trackers
 from dpo_jax.storage import files as storage_files
-from dpo_jax.storage import places, trackers
 
 
 def check_paths(
@@ -51,6 +51,12 @@ def check_paths(
     'reference.init_from',
     'data.manual_dir',
   ):
+    if key == 'data.manual_dir' and buckets.is_url(values[key]):
+      raise errors.refuse(
+        f'config.{key}',
+        f'{values[key]!r} is not read from a bucket',
+        'copy the files to a folder of this machine',
+      )
     if values[key]:
       _check_path(key, values[key], 'folder', places.is_folder)
   if config.sample.prompts:

@@ -12,9 +12,6 @@ once, where a URL as text would make a folder named `gs:` on this machine.
 import datetime
 import errno
 import fnmatch
-import functools
-import importlib
-import importlib.util
 import io
 import os
 import pathlib
@@ -24,25 +21,9 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
 from dpo_jax import errors
+from dpo_jax.storage import stores
 from dpo_jax.types import InputError
 
-
-class Scheme(NamedTuple):
-  """A kind of store."""
-
-  package: str  # on PyPI; the module has the same name
-  protocol: str  # fsspec's name for it
-  checkpoints: bool = False  # whether TensorStore writes there
-  writes: bool = True
-
-
-# The schemes that etils.epath knows, which Orbax uses.
-SCHEMES = {
-  'gs': Scheme('gcsfs', 'gs', checkpoints=True),
-  's3': Scheme('s3fs', 's3', checkpoints=True),
-  'az': Scheme('adlfs', 'az'),
-  'hf': Scheme('huggingface_hub', 'hf', writes=False),
-}
 _URL = re.compile(r'([A-Za-z][A-Za-z0-9+.-]*)://(.*)', re.DOTALL)
 _FIX = 'check the name, the credentials and the network'
 
@@ -78,7 +59,7 @@ class Path:
     match = _URL.fullmatch(url)
     self.scheme = match[1] if match else ''
     self._pure = _normal(match[2].strip('/') if match else '')
-    _check(url, self.scheme, self._pure)
+    stores.check(url, self.scheme, self._pure)
 
   def __str__(self) -> str:
     """Returns the URL."""
@@ -264,6 +245,11 @@ class Path:
       if not missing_ok:
         raise
 
+  def copy_to(self, target: 'Path') -> None:
+    """Copies all objects below this name to below another, in the store."""
+    for path in self.rglob('*'):
+      path._call('cp_file', str((target / path.relative_to(self))._pure))
+
   def rmtree(self) -> None:
     """Removes all objects below this name, if there are any."""
     try:
@@ -290,7 +276,7 @@ class Path:
     self, method: str, *args: Any, first: tuple = (), **keywords: Any
   ) -> Any:
     """Calls a method of the store's file system with this name."""
-    system = filesystem(self.scheme)
+    system = stores.filesystem(self.scheme)
     call: Callable = getattr(system, method)
     try:
       return call(*first, str(self._pure), *args, **keywords)
@@ -306,14 +292,15 @@ class Path:
 
 
 def check_checkpoints(path: Path) -> None:
-  """Refuses a store to which TensorStore, which Orbax uses, does not write."""
-  if not SCHEMES[path.scheme].checkpoints:
-    able = [f'{k}://' for k, v in SCHEMES.items() if v.checkpoints]
+  """Readies a store for Orbax; refuses one to which it does not write."""
+  if not stores.SCHEMES[path.scheme].checkpoints:
+    able = [f'{k}://' for k, v in stores.SCHEMES.items() if v.checkpoints]
     raise errors.refuse(
       path,
       f'{path.scheme}:// takes no checkpoints',
       f'give a --workdir of this machine, or of {" or ".join(able)}',
     )
+  stores.filesystem(path.scheme)
 
 
 def check_writes(path: Path) -> None:
@@ -323,7 +310,7 @@ def check_writes(path: Path) -> None:
     InputError: no such bucket, no permission, no credentials, or a scheme
       that is read only.
   """
-  if not SCHEMES[path.scheme].writes:
+  if not stores.SCHEMES[path.scheme].writes:
     raise errors.refuse(
       path, f'{path.scheme}:// is read only here', 'give another folder'
     )
@@ -347,42 +334,9 @@ def failed(path: Any, error: BaseException) -> BucketError:
   )
 
 
-@functools.cache
-def filesystem(scheme: str) -> Any:
-  """Returns fsspec's file system of a scheme, which caches no listing."""
-  fsspec = importlib.import_module('fsspec')
-  # Other processes write there too.
-  return fsspec.filesystem(
-    SCHEMES[scheme].protocol, use_listings_cache=False, skip_instance_cache=True
-  )
-
-
 def _normal(name: Any) -> pathlib.PurePosixPath:
   """The name without '.' and '..'."""
   return pathlib.PurePosixPath(os.path.normpath(name))
-
-
-def _check(url: str, scheme: str, pure: pathlib.PurePosixPath) -> None:
-  """Refuses a URL that cannot be used, before anything starts."""
-  if scheme not in SCHEMES:
-    known = ', '.join(f'{name}://' for name in SCHEMES)
-    hint = errors.did_you_mean(scheme, SCHEMES)
-    raise errors.refuse(
-      f'{url!r}',
-      f'{scheme}:// is not supported',
-      f'{hint}use a path of this machine, or {known}',
-    )
-  package = SCHEMES[scheme].package
-  if importlib.util.find_spec(package) is None:
-    raise errors.refuse(
-      f'{url!r}',
-      f'{scheme}:// needs the package {package}, which is not installed',
-      f'pip install {package}, or use a path of this machine',
-    )
-  if not pure.parts or not pure.parts[0].strip('.'):
-    raise errors.refuse(
-      f'{url!r}', 'names no bucket', f'write {scheme}://BUCKET/NAME'
-    )
 
 
 def _seconds(info: dict[str, Any]) -> float:

@@ -361,8 +361,11 @@ class Checkpoints:
     while os.path.islink(parent):
       parent = parent.with_name(f'{parent.name}_here')
     _remove(parent / str(step))
-    parent.mkdir(exist_ok=True)
-    (self.folder / str(step)).rename(parent / str(step))
+    if self._in_bucket:
+      orbax_parts.move(self.folder / str(step), parent / str(step))
+    else:
+      parent.mkdir(exist_ok=True)
+      (self.folder / str(step)).rename(parent / str(step))
     self._log(f'{self.folder / str(step)}: moved to {parent.name}/{step}')
 
   def _unfinished(self, steps: list[int]) -> list[int]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import IO, Any
 
 from dpo_jax import errors
-from dpo_jax.storage import buckets, uploads
+from dpo_jax.storage import buckets, stores, uploads
 from dpo_jax.types import InputError
 
 AnyPath = pathlib.Path | buckets.Path
@@ -38,7 +38,7 @@ def at(name: Any) -> AnyPath:
     return name
   if buckets.is_url(name):
     return buckets.Path(name)
-  if match := re.match(f'({"|".join(buckets.SCHEMES)}):/(?!/)', str(name)):
+  if match := re.match(f'({"|".join(stores.SCHEMES)}):/(?!/)', str(name)):
     raise errors.refuse(
       f'{str(name)!r}',
       'has one slash behind the scheme',

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpo_jax.storage import buckets, files
+from dpo_jax.storage import buckets, files, stores
 from dpo_jax.types import InputError
 
 
@@ -66,14 +66,14 @@ def test_no_call_of_the_system_takes_one_for_a_file(bucket, tmp_path):
   ],
 )
 def test_what_is_no_store_is_refused_at_once(name, words, monkeypatch):
-  monkeypatch.setattr(buckets.importlib.util, 'find_spec', lambda name: True)
+  monkeypatch.setattr(stores.importlib.util, 'find_spec', lambda name: True)
   with pytest.raises(InputError, match=words) as refused:
     files.at(name)
   assert '\n' not in str(refused.value)
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
-  monkeypatch.setattr(buckets.importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setattr(stores.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(InputError, match="'gs://a/b'.* pip install gcsfs"):
     files.at('gs://a/b')
 
@@ -84,7 +84,7 @@ def test_an_error_of_the_store_is_no_absence(bucket, monkeypatch):
     def info(self, name):
       raise RuntimeError('401\nno credentials')
 
-  monkeypatch.setattr(buckets, 'filesystem', lambda scheme: Failing())
+  monkeypatch.setattr(stores, 'filesystem', lambda scheme: Failing())
   for ask in (bucket.exists, bucket.is_dir, bucket.is_file, bucket.stat):
     with pytest.raises(InputError, match='mem://bkt: the store fails .401 no'):
       ask()
@@ -98,7 +98,7 @@ def test_where_nothing_can_be_written_is_said_first(bucket, monkeypatch):
   assert not bucket.exists()
   with pytest.raises(InputError, match='takes no checkpoints'):
     buckets.check_checkpoints(bucket)
-  scheme = buckets.SCHEMES['mem']._replace(writes=False)
-  monkeypatch.setitem(buckets.SCHEMES, 'mem', scheme)
+  scheme = stores.SCHEMES['mem']._replace(writes=False)
+  monkeypatch.setitem(stores.SCHEMES, 'mem', scheme)
   with pytest.raises(InputError, match='read only'):
     buckets.check_writes(bucket)
