@@ -35,6 +35,11 @@ def within(place: Any, error: InputError) -> InputError:
   return InputError(f'{place}: {error}')
 
 
+def again(line: str) -> InputError:
+  """Returns the refusal that another process of the run has printed."""
+  return InputError(line)
+
+
 def show(value: Any, limit: int = 60) -> str:
   """Returns a value's repr on one line, cut to `limit` characters."""
   # A long text is cut first: its repr may be far longer than needed.

@@ -11,10 +11,11 @@
 Comes in: arguments. Goes out: an exit code. 0: success. 1: a metric was not
 finite, or the ledger does not balance. 2: bad input, one line on stderr; wrong
 flags and keys are refused before a device is touched or a file is written.
-128 + n: stopped by signal n. Holds no logic of its own: MODES names the
-functions that do the work.
+3: another process of the run is gone or stuck. 128 + n: stopped by signal n.
+Holds no logic of its own: MODES names the functions that do the work.
 """
 
+import contextlib
 import importlib
 import os
 import re
@@ -29,14 +30,20 @@ from dpo_jax import errors
 from dpo_jax.config import paths as config_paths
 from dpo_jax.config import rules as config_rules
 from dpo_jax.config import stored
-from dpo_jax.config.modes import MODE_FLAGS, MODES, NUMBERS, SWITCHES
-from dpo_jax.run import best, host_memory
-from dpo_jax.run.preemption import Diverged, Preempted
+from dpo_jax.config.modes import (
+  MODE_FLAGS,
+  MODES,
+  NUMBERS,
+  PROCESS_FLAGS,
+  SWITCHES,
+)
+from dpo_jax.run import best, host_memory, processes
+from dpo_jax.run.preemption import Diverged, Lost, Preempted
 from dpo_jax.storage import buckets, caches, files
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import InputError
 
-_FLAGS = ('config', 'workdir', 'mode', *MODE_FLAGS, 'help')
+_FLAGS = ('config', 'workdir', 'mode', *MODE_FLAGS, *PROCESS_FLAGS, 'help')
 _CONTINUE = 'the same command, given again, continues the run'
 
 
@@ -68,25 +75,46 @@ def main(argv: Sequence[str] | None = None) -> int:
       if word.startswith('--help='):
         print(config_lib.help_text(word.removeprefix('--help=')))
         return 0
-    command = parse(argv)
-    # Both before jax is imported, which reads the settings and starts threads.
-    os.environ.update(caches.compile_settings())
-    host_memory.keep_freed()
-    return _function(command.mode)(
+    command = _start(argv)
+    code = _function(command.mode)(
       command.config, command.workdir, **command.flags
     )
-  except InputError as error:
+    return processes.leave(code)
+  except (InputError, Lost) as error:
+    processes.fail(error)  # of several processes, none comes back
     print(_printable(str(error)), file=sys.stderr)
-    return 2
+    return 2 if isinstance(error, InputError) else Lost.exit_code
   except Diverged as error:
-    print(_printable(str(error)), file=sys.stderr)
-    return 1
+    return processes.leave(1, _printable(str(error)))
   except Preempted as stop:
-    print(f'stopped by {stop}; {_CONTINUE}', file=sys.stderr)
-    return stop.exit_code
+    return processes.leave(stop.exit_code, f'stopped by {stop}; {_CONTINUE}')
   except KeyboardInterrupt:
     print(f'stopped by SIGINT; {_CONTINUE}', file=sys.stderr)
     return 130
+  except Exception as error:
+    processes.fail(error)
+    raise
+
+
+def _start(argv: Sequence[str]) -> Command:
+  """The command, after this process joined the others, if there are any."""
+  given = {}
+  with contextlib.suppress(InputError):  # a word that is no flag: parse says so
+    for name, value in _pairs(argv):
+      given[name] = value
+  processes.check_flags(given)
+  mode = MODES.get(given.get('mode', 'train'))
+  cluster = processes.find(given) if mode and mode.joins else None
+  # Both before jax is imported, which reads the settings and starts threads.
+  if cluster is None:
+    command = parse(argv)
+  os.environ.update(caches.compile_settings())
+  host_memory.keep_freed()
+  if cluster is None:
+    return command
+  # Joined first: what one process refuses, all refuse with one line.
+  processes.join(cluster)
+  return processes.together(lambda: parse(argv))
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -203,6 +231,8 @@ def _help() -> str:
     lines.append(f'  --mode={name:<22}{mode.what}')
     for flag in mode.flags:
       lines.append(f'      --{flag:<25}{MODE_FLAGS[flag]}')
+  for flag, what in PROCESS_FLAGS.items():
+    lines.append(f'  --{flag:<29}{what}')
   return '\n'.join([*lines, '', config_lib.help_text()])
 
 
@@ -264,6 +294,13 @@ def _check_flags(
         f'--{flag}',
         f'{given[flag]!r} is not used by --mode={mode}',
         f'leave it out, or use --mode={" or ".join(users)}',
+      )
+  for flag in [] if MODES[mode].joins else PROCESS_FLAGS:
+    if flag in given and given[flag] != 'off':
+      raise errors.refuse(
+        f'--{flag}',
+        f'{given[flag]!r} is not used by --mode={mode}',
+        'leave it out: each process works by itself',
       )
   for flag in NUMBERS & given.keys():
     _check_number(flag, given[flag])

@@ -49,11 +49,11 @@ class Run(NamedTuple):
   directory: RunDir
   saved: checkpoints.Checkpoints
   best: best.Best  # of its evaluations
-  writer: writers.MetricWriter
+  writer: writers.MetricWriter | writers.SilentWriter
   trained: bookkeeping.TrainedCounts
   train_batches: Callable[[int], Any]  # step -> types.Batch on the devices
   eval_batches: Callable[[int], Any]  # the same for evaluation
-  poll: Callable[[], None]  # raises Preempted
+  poll: Callable[..., None]  # raises Preempted
   rates: bookkeeping.Rates
   sampler: sample.Sampler | None  # draws samples at each evaluation
 
@@ -137,13 +137,7 @@ def open_run(
     sessions.begin(session)
     if is_forked:
       forks.record(origin, directory)
-    with writers.MetricWriter(
-      directory.path,
-      total_steps=job.num_steps,
-      start_step=start,
-      comparisons_per_step=job.train_plan.num_comparisons,
-      tracker=sessions.tracker(session),
-    ) as writer:
+    with sessions.writer(session, start) as writer:
       run = Run(
         session=session,
         origin=origin,
@@ -177,14 +171,16 @@ def _loop(
   job, train = run.job, run.job.config.train
   step, pending, evaluation = start, None, {}
   # A run that was stopped during an evaluation still owes what is missing.
-  is_owed = is_due(step, train.eval_every) and not _has_evaluated(run, step)
+  is_owed = is_due(step, train.eval_every) and not sessions.has_evaluated(
+    run.session, run.writer, step
+  )
   if step in (0, job.num_steps) or is_owed:
     evaluation = evaluate_run(run, state, reference, step)
     if run.best.take(step, evaluation):
       save(run, state, reference, step)
   try:
     while step < job.num_steps:
-      run.poll()
+      run.poll(step)
       batch = run.train_batches(step)
       # Returns at once: the device computes while the host goes on. The old
       # state is donated, so nothing may read it after this line.
@@ -203,7 +199,7 @@ def _loop(
       is_last = step == job.num_steps
       evaluates = is_last or is_due(step, train.eval_every)
       saves = is_last or is_due(step, train.save_every)
-      saves |= run.saved.is_overdue(train.save_every_minutes)
+      saves |= sessions.is_overdue(run.session, run.saved)
       # No evaluation and no checkpoint of a state that is not known finite.
       if evaluates or saves:
         report(run, pending)
@@ -277,13 +273,6 @@ def evaluate_run(
     arrays = evaluate.per_example(run.job.inputs.evaluation, examples)
     run.directory.write_per_example(f'eval_{step}', arrays)
   return metrics
-
-
-def _has_evaluated(run: Run, step: int) -> bool:
-  """Whether metrics and samples of an evaluation are on disk."""
-  samples = (run.directory.path / 'samples').glob(f'eval_{step}_*.jsonl')
-  is_sampled = not run.sampler or any(samples)
-  return run.writer.has(step, 'eval') and is_sampled
 
 
 def _sampler(job: job_lib.Job) -> sample.Sampler | None:

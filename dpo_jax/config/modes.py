@@ -23,6 +23,8 @@ class Mode(NamedTuple):
   reads_run: bool = False
   # False: its function takes no config; that of a sweep loads one per point
   configured: bool = True
+  # Whether several processes work on it together (run/processes.py)
+  joins: bool = True
 
 
 MODES = {
@@ -39,6 +41,7 @@ MODES = {
     flags=('plan_devices',),
     needs=('config',),
     reads_run=True,
+    joins=False,
   ),
   'show': Mode(
     'dpo_jax.run.show',
@@ -46,6 +49,7 @@ MODES = {
     flags=('record', 'num_records'),
     needs=('config',),
     reads_run=True,
+    joins=False,
   ),
   'sample': Mode(
     'dpo_jax.run.sample',
@@ -79,6 +83,7 @@ MODES = {
     flags=('clear',),
     needs=(),
     configured=False,
+    joins=False,
   ),
   'sweep': Mode(
     'dpo_jax.sweeps.run',
@@ -86,6 +91,7 @@ MODES = {
     flags=('dry_run', 'retry', 'status'),
     needs=(),
     configured=False,
+    joins=False,
   ),
 }
 # Flags of single modes: {name: text for --help}.
@@ -105,6 +111,13 @@ MODE_FLAGS = {
   'dry_run': 'prints the points, what shares a compile, and the cost',
   'retry': 'tries points again that failed',
   'status': 'prints where every point stands',
+}
+# Flags of the processes that work on one command together.
+PROCESS_FLAGS = {
+  'distributed': 'auto (Slurm, GKE, Cloud TPU are found), on or off',
+  'coordinator_address': 'HOST:PORT of the first process, if none is found',
+  'num_processes': 'N, with --coordinator_address',
+  'process_id': 'I, from 0, with --coordinator_address',
 }
 SWITCHES = {'diagnose', 'dry_run', 'retry', 'status'}  # flags without a value
 # Flags that are whole numbers.

@@ -20,7 +20,7 @@ from dpo_jax import config as config_lib
 from dpo_jax.data.batches import length_table
 from dpo_jax.data.sources import source as sources
 from dpo_jax.run import diagnose as diagnosis
-from dpo_jax.run import finite, held_out, weights
+from dpo_jax.run import finite, held_out, processes, weights
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import reference as reference_lib
 from dpo_jax.run import session as sessions
@@ -149,6 +149,8 @@ def evaluate(
     whole = score()
   hyper, state = jax.device_get((job.hyper, loss_state))
   metrics, examples = held_out.measure(job.objective, hyper, whole, state)
+  # Hosts may round differently, and what is best has to be so for all.
+  metrics = processes.of_first(metrics)
   return metrics, Evaluated(*examples, held_out.to_arrays(whole, state))
 
 

@@ -5,12 +5,11 @@ all, with the tokenizer, the stops that were trained and the chat template in
 use. Reads no data and changes nothing in the workdir.
 """
 
-import jax
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
-from dpo_jax import errors
-from dpo_jax.run import chat_templates, sample, weights
+from dpo_jax import errors, handover
+from dpo_jax.run import chat_templates, processes, sample, weights
 from dpo_jax.run import session as sessions
 from dpo_jax.storage import (
   files,
@@ -32,22 +31,25 @@ def main(
     _check_base(config, inputs)
     companions = _companions(config, inputs)
     policy = sessions.policy(session, step=step)
-    if config.adapter.export == 'peft':
+    is_adapter = config.adapter.export == 'peft'
+    params = policy.params
+    if not is_adapter:
+      params = weights.merged(session.job, params)
+    params = handover.to_first(params)
+    what = 'adapter' if is_adapter else 'policy'
+    if not processes.is_first():
+      pass
+    elif is_adapter:
       peft_checkpoint.save(
         export_to,
-        policy.params,
+        params,
         inputs.model,
         inputs.adapter,
         base=inputs.weights,
         companions=companions,
       )
-      what = 'adapter'
     else:
-      params = weights.merged(session.job, policy.params)
-      hf_checkpoint.save(
-        export_to, jax.device_get(params), inputs.model, companions=companions
-      )
-      what = 'policy'
+      hf_checkpoint.save(export_to, params, inputs.model, companions=companions)
   print(f'{export_to}: the {what} of step {policy.step}')
   print(f'{export_to}: {_words(companions, inputs.tokenizer)}')
   return 0

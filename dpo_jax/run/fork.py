@@ -12,6 +12,7 @@ from ml_collections.config_dict import ConfigDict
 from dpo_jax import config as config_lib
 from dpo_jax import errors
 from dpo_jax.config import stored
+from dpo_jax.run import processes
 from dpo_jax.storage import checkpoints, files
 from dpo_jax.storage.run_dir import RunDir
 
@@ -86,7 +87,8 @@ def open_fork(
 
 def record(fork: Fork, directory: RunDir) -> None:
   """Writes fork.json into the new run."""
-  files.write_json(directory.path / 'fork.json', fork._asdict())
+  if processes.is_first():
+    files.write_json(directory.path / 'fork.json', fork._asdict())
 
 
 def split(text: str) -> tuple[RunDir, int | None]:

@@ -16,10 +16,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dpo_jax import sharding
+from dpo_jax import handover, sharding
 from dpo_jax.data.batches import length_table
 from dpo_jax.rewards import registry
-from dpo_jax.run import datasets, frontier_plan, sample, sampled_kl, weights
+from dpo_jax.run import (
+  datasets,
+  frontier_plan,
+  processes,
+  sample,
+  sampled_kl,
+  weights,
+)
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import session as sessions
 from dpo_jax.run.frontier_plan import Task
@@ -211,20 +218,19 @@ def _run(task: Task, scored, num_samples, shared: _Shared, progress) -> None:
         f'frontier_{step}', _lines(texts, arrays, prompts, programs.sampler)
       )
       path = frontier_plan.path(directory.path, step)
-      with files.storage_errors(path):
-        files.write_json(
-          path,
-          {
-            'step': step,
-            'reward': scored[0].name,
-            'num_samples': num_samples,
-            'temperature': float(task.config.sample.temperature),
-            'max_new_tokens': programs.sampler.max_new_tokens,
-            'num_prompts': len(set(prompts.prompt_id.tolist())),
-            'metrics': metrics,
-            'settings': task.settings,
-          },
-        )
+      facts = {
+        'step': step,
+        'reward': scored[0].name,
+        'num_samples': num_samples,
+        'temperature': float(task.config.sample.temperature),
+        'max_new_tokens': programs.sampler.max_new_tokens,
+        'num_prompts': len(set(prompts.prompt_id.tolist())),
+        'metrics': metrics,
+        'settings': task.settings,
+      }
+      if processes.is_first():
+        with files.storage_errors(path):
+          files.write_json(path, facts)
       progress.say(task.name, step, metrics)
 
 
@@ -286,7 +292,7 @@ def draw(
   """
   sampler = programs.sampler
   _, sampling, stop = sampler.settings
-  key = jax.device_put(key, stop.sharding)
+  key = handover.put(key, stop.sharding)
   count = len(prompts.tokens)
   texts: list[Any] = [None] * count
   arrays = {name: np.zeros(count) for name in ('kl', 'kl_mc', 'length')}

@@ -15,10 +15,18 @@ import numpy as np
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
-from dpo_jax import errors, losses, optim, scoring, sharding, train_step, types
+from dpo_jax import (
+  errors,
+  handover,
+  losses,
+  scoring,
+  sharding,
+  train_step,
+  types,
+)
 from dpo_jax.data.batches import pipeline
 from dpo_jax.models import adapters, decoder, quantized
-from dpo_jax.run import loss_config
+from dpo_jax.run import loss_config, updates
 from dpo_jax.run.datasets import Part
 from dpo_jax.run.inputs import Inputs
 from dpo_jax.run.shared import Shared
@@ -95,7 +103,7 @@ def build(
     # An abstract mesh has no device to put numbers on.
     hyper=hyper
     if is_planned
-    else jax.device_put(hyper, sharding.replicated(mesh)),
+    else handover.put(hyper, sharding.replicated(mesh)),
     reference_every=float(hyper.get('tr_tau', 0)),
     train_plan=train_plan,
     eval_plan=eval_plan,
@@ -121,7 +129,7 @@ def _make_programs(
     attention_block=config.model.attention_block,
     mesh=mesh if mesh.size > 1 else None,
   )
-  optimizer = _make_optimizer(config)
+  optimizer = updates.make_optimizer(config)
   weights = _place_weights(mesh, model)
   state = _place_state(config, inputs, mesh, model, optimizer, objective)
   replicated = sharding.replicated(mesh)
@@ -133,7 +141,7 @@ def _make_programs(
     make_score(objective),
     objective,
     optimizer,
-    _make_schedule(config, num_steps),
+    updates.make_schedule(config, num_steps),
   )
   eval_step = train_step.make_eval_step(
     make_score(scored, wanted=('entropy',)),
@@ -197,15 +205,17 @@ def batch_source(
   """
 
   def batch(t):
-    host = host_batch(plan, part, t)
-    return jax.device_put(host, sharding.batch_shardings(job.mesh, host))
+    num_rows = plan.step(t).num_rows
+    own = handover.own_rows(job.mesh, num_rows)
+    host = host_batch(plan, part, t, own)
+    return handover.put_batch(job.mesh, host, num_rows)
 
   return batch
 
 
-def host_batch(plan: pipeline.Plan, part: Part, t: int) -> types.Batch:
-  """The batch of step t as numpy arrays."""
-  host = plan.batch(t, part.store)
+def host_batch(plan: pipeline.Plan, part: Part, t: int, rows=None):
+  """The types.Batch of step t as numpy arrays; `rows` as in `Plan.batch`."""
+  host = plan.batch(t, part.store, rows)
   if part.scores is None:
     return host
   scores = part.scores.scores(plan.completion_index(t))
@@ -228,13 +238,6 @@ def compute_dtype(config: ConfigDict) -> np.dtype:
   if name == 'auto':
     name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
   return jnp.dtype(name)
-
-
-def warmup_steps(config: ConfigDict, num_steps: int) -> int:
-  """Updates of the warm-up, in a run of `num_steps`."""
-  if config.optim.warmup_fraction:
-    return round(config.optim.warmup_fraction * num_steps)
-  return config.optim.warmup_steps
 
 
 def _make_objective(
@@ -378,23 +381,3 @@ def _count_steps(config, train: Part | None) -> int:
       'a smaller train.batch_size',
     )
   return steps
-
-
-def _make_optimizer(config):
-  """The optimizer of a config; unset options keep the defaults of optim."""
-  return optim.make_optimizer(
-    config.optim.name,
-    weight_decay=config.optim.weight_decay,
-    clip_norm=config.optim.clip_norm,
-    **config_lib.optimizer_options(config),
-  )
-
-
-def _make_schedule(config, num_steps: int):
-  """The schedule of a config: step -> multiplier of the learning rate."""
-  return optim.make_schedule(
-    config.optim.schedule,
-    num_steps=num_steps,
-    warmup_steps=warmup_steps(config, num_steps),
-    **config_lib.schedule_options(config),
-  )

@@ -1,16 +1,27 @@
 """SIGTERM and Ctrl-C -> a clean stop at the next safe place.
 
 Comes in: signals. Goes out: `Preempted` from `poll()`, which every loop calls.
-The first signal asks, the second ends the process at once. `Diverged` is the
-other early end of a run. Saves nothing itself.
+The first signal asks, the second ends the process at once. `Diverged` and
+`Lost` are the other early ends of a run. Saves nothing itself. Where several
+processes train, watch.py hears signals and all polls ask it.
 """
 
 import os
 import signal
+from collections.abc import Callable
+
+# What a poll asks in place of this process's own signals; see `listen`.
+_asked: list[Callable[[int | None], None]] = []
 
 
 class Diverged(Exception):
   """A metric is not finite; the message names step and metric."""
+
+
+class Lost(Exception):
+  """Another process of the run is gone or stuck; the message names it."""
+
+  exit_code = 3
 
 
 class Preempted(Exception):
@@ -31,7 +42,7 @@ class Signals:
     self._previous = {}
 
   def __enter__(self) -> 'Signals':
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in () if _asked else (signal.SIGTERM, signal.SIGINT):
       self._previous[number] = signal.signal(number, self._receive)
     return self
 
@@ -39,8 +50,14 @@ class Signals:
     for number, handler in self._previous.items():
       signal.signal(number, handler)
 
-  def poll(self) -> None:
-    """Raises Preempted if a signal has come."""
+  def poll(self, step: int | None = None) -> None:
+    """Raises Preempted if a signal has come.
+
+    Args:
+      step: updates done, where several processes train together.
+    """
+    for ask in _asked:
+      ask(step)
     if self._received:
       raise Preempted(self._received)
 
@@ -51,3 +68,8 @@ class Signals:
     if self._received:
       os._exit(128 + number)
     self._received = number
+
+
+def listen(poll: Callable[[int | None], None]) -> None:
+  """Makes every poll of this process ask `poll(step)`, until its end."""
+  _asked[:] = [poll]

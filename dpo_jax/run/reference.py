@@ -16,8 +16,8 @@ from dpo_jax import tree
 from dpo_jax.data.batches import pipeline
 from dpo_jax.models import architectures
 from dpo_jax.run import job as job_lib
+from dpo_jax.run import processes, weights
 from dpo_jax.run import session as sessions
-from dpo_jax.run import weights
 from dpo_jax.run.datasets import Part
 from dpo_jax.run.job import Job
 from dpo_jax.storage import caches, files, reference_cache
@@ -149,23 +149,32 @@ def scores_of(
     store.digest, tree.fingerprint(params), precision, model
   )
   table = store.table
-  if reference_cache.is_there(folder, name):
+  # Without a shared disk some may have it: then all score, together.
+  if processes.all_true(reference_cache.is_there(folder, name)):
     log(f'reference scores: from the cache {folder / name}')
     caches.touch(folder / f'{name}.npz')
-    return reference_cache.open_cache(
+    return _open(folder, name, table)
+  logps, num_tokens = _score_all(job, params, store, log, poll)
+
+  def keep() -> reference_cache.ReferenceCache:
+    if reference_cache.is_there(folder, name):
+      return _open(folder, name, table)
+    return reference_cache.write(
       folder,
       name,
+      uids=store.uids,
       offsets=table.offsets,
-      num_tokens=table.num_trained,
+      logps=logps,
+      num_tokens=num_tokens,
     )
-  logps, num_tokens = _score_all(job, params, store, log, poll)
-  return reference_cache.write(
-    folder,
-    name,
-    uids=store.uids,
-    offsets=table.offsets,
-    logps=logps,
-    num_tokens=num_tokens,
+
+  return processes.first_then_all(keep)
+
+
+def _open(folder: pathlib.Path, name: str, table):
+  """The scores on disk, which have to be of this table."""
+  return reference_cache.open_cache(
+    folder, name, offsets=table.offsets, num_tokens=table.num_trained
   )
 
 

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
-from dpo_jax import errors, sharding, types
+from dpo_jax import errors, handover, sharding, types
 from dpo_jax.data.batches import length_table
 from dpo_jax.models import generate
 from dpo_jax.run import datasets, positions, weights
@@ -141,7 +141,7 @@ def make_sampler(job: Job) -> Sampler:
     tokenizer=tokenizer,
     batch_size=options.batch_size + -options.batch_size % multiple,
     rows=NamedSharding(job.mesh, PartitionSpec(ROW_AXES)),
-    settings=jax.device_put((key, sampling, stop), replicated),
+    settings=handover.put((key, sampling, stop), replicated),
   )
 
 
@@ -249,7 +249,7 @@ def to_devices(prompts, seeds, size, sampler):
     tokens[row, : len(prompt)] = prompt
     lengths[row], row_seeds[row] = len(prompt), seed
   host = tokens, lengths, row_seeds.astype(np.uint32)
-  return jax.device_put(host, sampler.rows)
+  return handover.put(host, sampler.rows)
 
 
 def _reference_logps(
@@ -273,7 +273,7 @@ def _reference_logps(
   rows = types.Rows(
     tokens, places, prompt_id, np.zeros_like(tokens), targets, owners
   )
-  rows = jax.device_put(rows, sampler.rows)
+  rows = handover.put(rows, sampler.rows)
   scores = jax.device_get(sampler.score(reference, rows, num_rows).logps)
   return [float(x) for x in scores[: len(prompts)]]
 

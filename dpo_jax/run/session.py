@@ -16,7 +16,7 @@ from dpo_jax import errors, optim
 from dpo_jax.config import stored
 from dpo_jax.models import decoder_config
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.run import best, weights
+from dpo_jax.run import best, processes, updates, weights
 from dpo_jax.run import identity as identities
 from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run import job as job_lib
@@ -30,6 +30,7 @@ from dpo_jax.storage import (
   initial_weights,
   state_items,
   trackers,
+  writers,
 )
 from dpo_jax.storage.checkpoint_record import Restored
 from dpo_jax.storage.run_dir import RunDir
@@ -41,7 +42,7 @@ class Session(NamedTuple):
 
   directory: RunDir
   job: Job
-  poll: Callable[[], None]  # raises Preempted after a signal
+  poll: Callable[..., None]  # raises Preempted after a signal
   identity: identities.Identity  # fingerprints of what this command reads
   cache_dir: files.AnyPath  # of tokens and of the reference's scores
 
@@ -61,13 +62,16 @@ def run_directory(workdir: str, config: ConfigDict | None = None) -> RunDir:
     workdir: its path.
     config: of a command that trains; None for a command that reads the run.
   """
-  if config is None:
-    return RunDir(workdir, may_change=stored.READERS, complete=stored.complete)
-  may_change = stored.NO_NUMBERS
-  before = RunDir(workdir).config_or_none()
-  if before is not None and _may_grow(before, config):
+  may_change = stored.READERS if config is None else stored.NO_NUMBERS
+  before = config and RunDir(workdir).config_or_none()
+  if before and _may_grow(before, config):
     may_change += ('train.num_steps',)
-  return RunDir(workdir, may_change=may_change, complete=stored.complete)
+  return RunDir(
+    workdir,
+    may_change=may_change,
+    complete=stored.complete,
+    writes=processes.is_first(),
+  )
 
 
 @contextlib.contextmanager
@@ -110,7 +114,8 @@ def open_workdir(
   # From here on a signal waits for the next poll, encoding included.
   with Signals() as signals, directory.as_it_was():
     if trains:
-      directory.lock()
+      # All have read the folder before the first one writes into it.
+      processes.together(directory.lock)
     try:
       first = origin or directory
       identity = identities.Identity(
@@ -125,9 +130,11 @@ def open_workdir(
         config,
         'inputs',
         (tuple(parts), config.seed if is_drawn else None),
-        lambda: inputs_lib.read(config, cache_dir, print, signals.poll, parts),
+        lambda: processes.first_then_all(
+          lambda: inputs_lib.read(config, cache_dir, print, signals.poll, parts)
+        ),
       )
-      if cache_dir == caches.folder():
+      if cache_dir == caches.folder() and processes.is_first():
         caches.trim(cache_dir, caches.limit())
       identity.take(inputs.fingerprints)
       _check_model(first, inputs.model)
@@ -144,10 +151,32 @@ def begin(session: Session) -> None:
   directory.create_or_continue(config_lib.resolve(job.config))
   for line in directory.write_env(session.identity.fingerprints()):
     print(f'not bitwise the same run any more: {line}')
-  initial_weights.record(directory.path, job.inputs.model)
+  if processes.is_first():
+    initial_weights.record(directory.path, job.inputs.model)
 
 
-def tracker(session: Session) -> trackers.Tracker:
+def writer(
+  session: Session, start: int
+) -> writers.MetricWriter | writers.SilentWriter:
+  """The writer of a run's metrics: of several processes, the first one's.
+
+  Args:
+    session: an opened workdir that trains.
+    start: updates done.
+  """
+  if not processes.is_first():
+    return writers.SilentWriter()
+  job = session.job
+  return writers.MetricWriter(
+    session.directory.path,
+    total_steps=job.num_steps,
+    start_step=start,
+    comparisons_per_step=job.train_plan.num_comparisons,
+    tracker=_tracker(session),
+  )
+
+
+def _tracker(session: Session) -> trackers.Tracker:
   """The tracker of the config's log section; a sweep is a group of it."""
   config = session.job.config
   return trackers.Tracker(
@@ -157,6 +186,26 @@ def tracker(session: Session) -> trackers.Tracker:
     group=config.log.group or session.job.shared.group,
     config=config_lib.resolve(config),
   )
+
+
+def has_evaluated(session: Session, writer: Any, step: int) -> bool:
+  """Whether metrics and samples of an evaluation are on disk.
+
+  Args:
+    session: an opened workdir that trains.
+    writer: of its metrics.
+    step: updates done.
+  """
+  samples = (session.directory.path / 'samples').glob(f'eval_{step}_*.jsonl')
+  is_sampled = not session.job.config.eval.num_samples or any(samples)
+  return processes.of_first(writer.has(step, 'eval') and is_sampled)
+
+
+def is_overdue(session: Session, saved: checkpoints.Checkpoints) -> bool:
+  """Whether train.save_every_minutes have gone by since the last save."""
+  minutes = session.job.config.train.save_every_minutes
+  # All processes save, or none: the clock of the first one decides.
+  return minutes > 0 and processes.of_first(saved.is_overdue(minutes))
 
 
 def checkpoint_meta(session: Session, num_tokens: int) -> dict[str, Any]:
@@ -281,6 +330,6 @@ def _may_grow(before: Mapping[str, Any], config: ConfigDict) -> bool:
     config.optim.schedule,
     steps,
     now,
-    warmups=[job_lib.warmup_steps(config, n) for n in (steps, now)],
+    warmups=[updates.warmup_steps(config, n) for n in (steps, now)],
     **config_lib.schedule_options(config),
   )

@@ -11,7 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from dpo_jax import errors, sharding
+from dpo_jax import errors, handover, sharding
 from dpo_jax.models import adapters, decoder_config, quantized
 from dpo_jax.models.decoder_config import DecoderConfig
 from dpo_jax.run.job import Job
@@ -158,7 +158,7 @@ def _base(job: Job) -> Frozen:
     )
     base = quantize(base)
   scale = jnp.float32(job.inputs.adapter.scale)
-  return Frozen(base, jax.device_put(scale, sharding.replicated(job.mesh)))
+  return Frozen(base, handover.put(scale, sharding.replicated(job.mesh)))
 
 
 def _merge(job: Job, adapted: Adapted) -> Params:

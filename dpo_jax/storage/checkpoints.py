@@ -143,13 +143,7 @@ class Checkpoints:
 
   def is_overdue(self, minutes: float) -> bool:
     """Returns whether the last save is so long ago; never for 0."""
-    if not minutes:
-      return False
-    seconds = time.monotonic() - self._saved_at
-    # All processes save, or none: the first one's clock decides.
-    if jax.process_count() > 1:
-      seconds = float(multihost_utils.broadcast_one_to_all(np.float32(seconds)))
-    return seconds >= 60 * minutes
+    return 0 < 60 * minutes <= time.monotonic() - self._saved_at
 
   def wait(self) -> None:
     """Waits until the last save is on disk; InputError if it failed."""

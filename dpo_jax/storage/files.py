@@ -200,7 +200,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
       yield file
     return
   path.parent.mkdir(parents=True, exist_ok=True)
-  scratch = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  scratch = path.with_name(f'.{path.name}.{_own_name()}.tmp')
   try:
     with open(scratch, 'wb') as file:
       yield file
@@ -366,6 +366,12 @@ def flatten(
     else:
       leaves[name] = value
   return leaves
+
+
+def _own_name() -> str:
+  """Returns a name that no other process has, on any host of a shared disk."""
+  host = re.sub(r'[^\w-]', '-', os.uname().nodename)[:40]
+  return f'{host}.{os.getpid()}'
 
 
 def _is_taken(path: pathlib.Path) -> bool:

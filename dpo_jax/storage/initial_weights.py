@@ -113,7 +113,10 @@ def load(
 def check_finite(params: Params, config: DecoderConfig, where: str) -> None:
   """Raises InputError if a parameter that was given is NaN or infinite."""
 
-  @jax.jit
+  where_to = jax.tree.map(lambda leaf: leaf.sharding, params)
+
+  # Replicated, so that any process can read them.
+  @functools.partial(jax.jit, out_shardings=_replicated(where_to))
   def are_finite(params):
     # Per layer, so that the line can name the tensor.
     return {

@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dpo_jax import errors, tree
+from dpo_jax import errors, handover, tree
 from dpo_jax.models import adapter_spec, adapters, families
 from dpo_jax.models.adapter_spec import LINEARS, AdapterSpec
 from dpo_jax.models.decoder_config import DecoderConfig
@@ -73,7 +73,7 @@ def load(
     InputError: as `check`.
   """
   adapter = _read(files.at(folder), config, spec)
-  return jax.device_put(tree.unflatten_names(adapter), shardings)
+  return handover.put(tree.unflatten_names(adapter), shardings)
 
 
 def save(

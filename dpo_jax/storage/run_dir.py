@@ -29,6 +29,7 @@ class RunDir:
       new values, and a DONE of the old ones no longer counts.
     complete: fills in the keys that a config lacks, for configs of other
       versions.
+    writes: False: another process owns the folder, this one only reads.
   """
 
   def __init__(
@@ -37,6 +38,7 @@ class RunDir:
     *,
     may_change: Collection[str] = (),
     complete: Callable[[Mapping], Mapping] = lambda config: config,
+    writes: bool = True,
   ):
     """Names the parts of the folder."""
     self.path = files.absolute(path)
@@ -44,6 +46,7 @@ class RunDir:
     self.cache_dir = self.path / 'cache'
     self._may_change = frozenset(may_change)
     self._complete = complete
+    self._writes = writes
     # While this process writes here.
     self._lock: run_lock.Lock | None = None
     self._began = False  # whether create_or_continue succeeded
@@ -114,16 +117,15 @@ class RunDir:
   def as_it_was(self) -> Iterator[None]:
     """Removes what a refused command added, unless it began the run.
 
-    Within it, `create_or_continue` is where a run begins.
-
-    Only if no other process is writing here: what is new may be its files.
+    Within it, `create_or_continue` is where a run begins. Only if no
+    other process is writing here: what is new may be its files.
     """
     missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
     before = set(self._entries())
     try:
       yield
     except InputError:
-      if not self._began and self._can_lock():
+      if self._writes and not self._began and self._can_lock():
         with contextlib.suppress(OSError):
           self._lock.discard()
           for path in [p for p in self._entries() if p not in before]:
@@ -146,11 +148,10 @@ class RunDir:
 
   def _can_lock(self) -> bool:
     """Locks the folder if it exists and no other process has it."""
-    try:
+    with contextlib.suppress(InputError):
       self.lock()
-    except InputError:
-      return False
-    return True
+      return True
+    return False
 
   def lock(self) -> None:
     """Makes the folder, and keeps other processes from writing in it.
@@ -158,7 +159,7 @@ class RunDir:
     Raises:
       InputError: it cannot be made, or another process is writing there.
     """
-    if self._lock is None:
+    if self._lock is None and self._writes:
       with files.storage_errors(self.path):
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = run_lock.take(self.path)
@@ -177,6 +178,8 @@ class RunDir:
         process is writing it. Nothing new is left behind.
     """
     continued, config = self.check(config), files.as_json(config)
+    if not self._writes:
+      return continued
     # Folders that a failure has to remove again, deepest first.
     made = [p for p in (self.path, *self.path.parents) if not p.exists()]
     try:
@@ -242,6 +245,8 @@ class RunDir:
 
   def mark_done(self, **facts: Any) -> None:
     """Writes DONE: the config's digest and JSON facts (last step, ...)."""
+    if not self._writes:
+      return
     config = files.digest(self.config())
     files.write_json(self.path / 'DONE', {'config': config} | facts)
 
@@ -258,6 +263,8 @@ class RunDir:
       One line per difference between the first session and a later one that
       voids a claim of equal bits.
     """
+    if not self._writes:
+      return []
     now = environment.describe(fingerprints, argv)
     first = self.env()
     if not first:
@@ -282,7 +289,8 @@ class RunDir:
       name: file name without its suffix, such as 'eval_100'.
       arrays: see example_file.write.
     """
-    example_file.write(self.path / 'per_example' / f'{name}.npz', arrays)
+    if self._writes:
+      example_file.write(self.path / 'per_example' / f'{name}.npz', arrays)
 
   def write_evaluation(
     self, name: str, facts: Mapping[str, Any], arrays: Mapping[str, Any]
@@ -306,6 +314,8 @@ class RunDir:
     if before and (before.get('step'), before.get('records')) != own:
       name = f'{name}-step_{own[0]}-{own[1][:8]}'
     path = folder / f'{name}.json'
+    if not self._writes:
+      return str(path)
     # Values first: where the JSON is, they are.
     self.write_per_example(name, arrays)
     with files.storage_errors(path):
@@ -321,6 +331,8 @@ class RunDir:
     content = b''.join(json.dumps(s).encode() + b'\n' for s in samples)
     folder, number = self.path / 'samples', 1
     path = folder / f'{name}.jsonl'
+    if not self._writes:
+      return str(path)
     with files.storage_errors(path):
       while path.exists() and path.read_bytes() != content:
         number += 1

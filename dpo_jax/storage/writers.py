@@ -149,6 +149,37 @@ class MetricWriter:
     append.close(self._file)
 
 
+class SilentWriter:
+  """A MetricWriter that writes nothing: one process of a run writes for all."""
+
+  def __enter__(self) -> 'SilentWriter':
+    """Returns itself."""
+    return self
+
+  def __exit__(self, kind, error, trace) -> None:
+    """Has nothing to close."""
+
+  def write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
+    """Drops a line."""
+
+  def has(self, step: int, split: str) -> bool:
+    """Returns False: only the process that writes knows."""
+    return False
+
+  def seal(self) -> dict[str, Any]:
+    """Returns {}: a checkpoint keeps the seal of the process that writes."""
+    return {}
+
+  def write_text(self, step: int, name: str, text: str) -> None:
+    """Drops a text."""
+
+  def log(self, message: str) -> None:
+    """Drops a line."""
+
+  def close(self) -> None:
+    """Has nothing to close."""
+
+
 def _cut_back(path: files.AnyPath, step: int) -> list[dict[str, Any]]:
   """Drops lines after `step`; returns those that stay."""
   if not path.exists():

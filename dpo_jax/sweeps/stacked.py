@@ -210,8 +210,10 @@ class _Stack:
           is_last = step == job.num_steps
           evaluates = is_last or train.is_due(step, options.eval_every)
           saves = is_last or train.is_due(step, options.save_every)
-          minutes = options.save_every_minutes
-          saves |= any(v.run.saved.is_overdue(minutes) for v in self._live())
+          saves |= any(
+            sessions.is_overdue(v.run.session, v.run.saved)
+            for v in self._live()
+          )
           if evaluates or saves:
             self._report(pending)
             pending = None

@@ -217,21 +217,21 @@ class Plan:
     self,
     t: int,
     store: Mapping[int, EncodedRecord] | Sequence[EncodedRecord],
-    rows: slice | None = None,
+    rows: np.ndarray | slice | None = None,
   ) -> Batch:
-    """Returns the batch of step t, with `Rows` [M, R, L] or a slice of them.
+    """Returns the batch of step t, with `Rows` [M, R, L] or some of them.
 
     Args:
       t: the step, from 0.
       store: holds the tokens; only the records of the chosen rows are read.
-      rows: the slice of [0, R) to fill in every microbatch, such as the rows
-        of one process; None = all.
+      rows: numbers in [0, R), or a slice of it, to fill in every microbatch,
+        such as the rows of one process; None = all.
     """
     plan = self.step(t)
+    numbers = np.arange(plan.num_rows)[slice(None) if rows is None else rows]
     parts = []
     for placed in plan.rows:
-      empty = plan.num_rows - len(placed)
-      chosen = [*placed, *([] for _ in range(empty))][rows or slice(None)]
+      chosen = [placed[i] if i < len(placed) else [] for i in numbers]
       # Only the records of these rows are read from the store.
       wanted = sorted({unit.prompt for row in chosen for unit in row})
       parts.append(
