@@ -171,7 +171,7 @@ def scores_of(
   return processes.first_then_all(keep)
 
 
-def _open(folder: pathlib.Path, name: str, table):
+def _open(folder: files.AnyPath, name: str, table):
   """The scores on disk, which have to be of this table."""
   return reference_cache.open_cache(
     folder, name, offsets=table.offsets, num_tokens=table.num_trained
