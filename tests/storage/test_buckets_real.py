@@ -91,9 +91,7 @@ def listed(run, folder):
 @pytest.mark.slow
 def test_a_life_in_a_bucket(run, tmp_path):
   # The data, by the ordinary way of a copy.
-  rows = [
-    record for record, _ in zip(synthetic.preferences(200, 0), range(200))
-  ]
+  rows = synthetic.make_records(200, 0)
   data = tmp_path / 'pairs.jsonl'
   data.write_text(''.join(f'{json.dumps(_row(row))}\n' for row in rows))
   copy = 'import sys; from dpo_jax.storage import files\n'
