@@ -123,7 +123,8 @@ def test_a_life_in_a_bucket(run, tmp_path):
   # A finished run is seen to be done, and one that is written is locked.
   assert 'this run is done' in main(run, *command)
 
-  start = ['--config.model.init_from=gs://bkt/runs/whole', *first]
+  start = [*first, '--config.model.preset=', '--config.train.num_steps=2']
+  start += ['--config.model.init_from=gs://bkt/runs/whole']
   main(run, CONFIG, '--workdir=gs://bkt/runs/next', *start)
   said = main(run, '--mode=evaluate', '--workdir=gs://bkt/runs/killed')
   assert 'gs://bkt/runs/killed/evaluate/evaluate.json' in said
