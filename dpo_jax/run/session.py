@@ -173,6 +173,7 @@ def writer(
     start_step=start,
     comparisons_per_step=job.train_plan.num_comparisons,
     tracker=_tracker(session),
+    confirm=session.directory.confirm,
   )
 
 

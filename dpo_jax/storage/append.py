@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from dpo_jax.storage import buckets, files
@@ -18,11 +19,16 @@ _PUT_SECONDS = 30.0  # least time from one put to the next
 _SHARE = 20.0  # times as long as the last put took
 
 
-def open_text(path: Any) -> TextIO:
-  """Opens a UTF-8 text to append to; its folder exists."""
+def open_text(path: Any, confirm: Callable[[], None] = lambda: None) -> TextIO:
+  """Opens a UTF-8 text to append to; its folder exists.
+
+  Args:
+    path: of the file.
+    confirm: called before a put; raises if another process writes there now.
+  """
   path = files.at(path)
   if isinstance(path, buckets.Path):
-    return _Object(path)
+    return _Object(path, confirm)
   return open(path, 'a', encoding='utf-8')
 
 
@@ -64,9 +70,9 @@ class Pace:
 class _Object(io.TextIOBase):
   """A text in memory that is put as one object."""
 
-  def __init__(self, path: buckets.Path):
+  def __init__(self, path: buckets.Path, confirm: Callable[[], None]):
     """Reads what is there."""
-    self._path, self._pace = path, Pace()
+    self._path, self._pace, self._confirm = path, Pace(), confirm
     try:
       self._data = bytearray(path.read_bytes())
     except FileNotFoundError:
@@ -95,6 +101,7 @@ class _Object(io.TextIOBase):
   def put(self) -> None:
     """Puts the object unless it is there as it is."""
     if len(self._data) != self._num_put:
+      self._confirm()
       data = bytes(self._data)
       self._pace.put(self._path, data)
       self._num_put = len(data)

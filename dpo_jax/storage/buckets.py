@@ -252,10 +252,10 @@ class Path:
 
   def rmtree(self) -> None:
     """Removes all objects below this name, if there are any."""
-    try:
-      self._call('rm', recursive=True)
-    except FileNotFoundError:
-      return
+    # Not fsspec's `rm`, to which `*` in a name means other objects too.
+    for path in list(self.rglob('*')):
+      path.unlink(missing_ok=True)
+    self.unlink(missing_ok=True)
 
   def _new(self, pure: pathlib.PurePosixPath) -> 'Path':
     other = object.__new__(type(self))
@@ -293,6 +293,7 @@ class Path:
 
 def check_checkpoints(path: Path) -> None:
   """Readies a store for Orbax; refuses one to which it does not write."""
+  stores.check_name(str(path))
   if not stores.SCHEMES[path.scheme].checkpoints:
     able = [f'{k}://' for k, v in stores.SCHEMES.items() if v.checkpoints]
     raise errors.refuse(

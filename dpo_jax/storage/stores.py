@@ -61,7 +61,18 @@ def check(url: str, scheme: str, pure: pathlib.PurePosixPath) -> None:
       f'{scheme}:// needs the package {package}, which is not installed',
       f'pip install {package}, or use a path of this machine',
     )
+  check_name(url)
   if not pure.parts or not pure.parts[0].strip('.'):
     raise errors.refuse(
       f'{url!r}', 'names no bucket', f'write {scheme}://BUCKET/NAME'
+    )
+
+
+def check_name(url: str) -> None:
+  """Refuses a name by which Orbax would remove other objects too."""
+  if any(c in url for c in '*?['):
+    raise errors.refuse(
+      f'{url!r}',
+      'has a wildcard in it (* ? [), which stores take for other names too',
+      'use a name without',
     )

@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 import jax
@@ -49,6 +49,8 @@ class MetricWriter:
     stream: output for progress; a terminal gets a bar, anything else one line
       per ten seconds at most and one at the end.
     tracker: takes the same numbers; closed with the writer. None = none.
+    confirm: called before a put to a bucket; raises if the run is another
+      process's now.
   """
 
   def __init__(
@@ -60,13 +62,14 @@ class MetricWriter:
     comparisons_per_step: float = 0.0,
     stream: TextIO | None = None,
     tracker: trackers.Tracker | None = None,
+    confirm: Callable[[], None] = lambda: None,
   ):
     """Cuts metrics.jsonl back to start_step and opens all outputs."""
     workdir = files.at(workdir)
     self._path = workdir / 'metrics.jsonl'
     with files.storage_errors(self._path):
       kept = _cut_back(self._path, start_step)
-      self._file = append.open_text(self._path)
+      self._file = append.open_text(self._path, confirm)
       self._board = _Board(workdir / 'tensorboard', start_step)
     self._tracker = tracker
     self._written = {(entry['step'], entry['split']) for entry in kept}

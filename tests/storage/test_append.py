@@ -3,6 +3,7 @@
 import pytest
 
 from dpo_jax.storage import append
+from dpo_jax.types import InputError
 
 
 @pytest.mark.parametrize('place', ['disk', 'bucket'])
@@ -17,6 +18,18 @@ def test_lines_are_added_and_kept(place, tmp_path, bucket):
       assert file.name == str(path)
   assert path.read_bytes().decode() == 'one\ntwö\n'
   append.close(file)  # again is harmless
+
+
+def test_nothing_is_put_for_another_process(bucket):
+  def taken():
+    raise InputError('taken')
+
+  file = append.open_text(bucket / 'a', taken)
+  file.write('1')
+  for put in (append.sync, append.close):
+    with pytest.raises(InputError, match='taken'):
+      put(file)
+  assert not bucket.exists() and file.closed
 
 
 def test_an_object_is_put_now_and_then(bucket, monkeypatch):

@@ -50,6 +50,19 @@ def test_two_dots_lead_up(bucket):
     files.at('mem://..')
 
 
+def test_a_name_with_wildcards_is_no_other_name(bucket):
+  # To fsspec's `rm`, 'a*' would mean 'ab' too.
+  (bucket / 'a*' / 'x').write_bytes(b'')
+  (bucket / 'ab' / 'x').write_bytes(b'')
+  (bucket / 'a*').rmtree()
+  (bucket / 'a').rmtree()
+  assert list(bucket.rglob('*')) == [bucket / 'ab' / 'x']
+  with pytest.raises(InputError, match='has a wildcard in it'):
+    files.at('mem://bkt/a*')
+  with pytest.raises(InputError, match='has a wildcard in it'):
+    buckets.check_checkpoints(bucket / 'a[1]')
+
+
 def test_no_call_of_the_system_takes_one_for_a_file(bucket, tmp_path):
   # As text it would make a folder 'mem:' here, and the run would be lost.
   with pytest.raises(TypeError):
