@@ -209,6 +209,7 @@ def _loop(
       is_last = step == job.num_steps
       evaluates = is_last or is_due(step, train.eval_every)
       saves = is_last or is_due(step, train.save_every)
+      saves |= sessions.is_overdue(run.session, run.saved)
       # No evaluation and no checkpoint of a state that is not known finite.
       if evaluates or saves:
         report(run, pending)
@@ -323,6 +324,7 @@ def save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   items = state_items.items_of(state, run.trained.counts, moved)
   finite.check_state(f'step {step}', items, finite.TOO_FAST)
   meta = sessions.checkpoint_meta(run.session, run.trained.num_tokens)
+  run.directory.confirm()  # the lock of a bucket is not for ever
   meta |= {'metrics': run.writer.seal()}
   run.saved.save(step, items, meta)
 

@@ -109,7 +109,13 @@ def test_every_command_of_a_page_parses(page, checkout):
   (run / 'config.json').write_text(text)
   for command in COMMANDS:
     if command.page == page:
-      check(command.words)
+      check(tuple(map(_on_this_machine, command.words)))
+
+
+def _on_this_machine(word: str) -> str:
+  """A word with a folder in place of a bucket, whose package is optional."""
+  word = word.replace('gs://BUCKET/runs/stories', 'runs/quickstart/dpo')
+  return word.replace('gs://BUCKET', 'buckets')
 
 
 def test_the_commands_of_the_readme_run(checkout):

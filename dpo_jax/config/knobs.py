@@ -258,6 +258,8 @@ def _train() -> Section:
   # updates between two evaluations; train
   train.eval_every = whole(0, zero='only at the start and the end')
   train.save_every = whole(0, zero='only at the end')  # updates; train
+  # of wall time since the last checkpoint, besides save_every; train
+  train.save_every_minutes = at_least(0.0, 0, zero='by updates only')
   train.profile_steps = steps()  # from:to, written to profile/; clock
   train.keep_checkpoints = whole(2, least=1)  # newest ones kept; checkpoints
   # the highest of a held-out metric, or with '-' before it the lowest; best

@@ -24,6 +24,7 @@ NO_NUMBERS = (
   'data.manual_dir',
   'mesh',
   'train.save_every',
+  'train.save_every_minutes',
   'train.keep_checkpoints',
   'precision.head_chunk',
   'train.profile_steps',

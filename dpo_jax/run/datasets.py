@@ -8,7 +8,6 @@ cache, where a store has a name only after all data was checked.
 
 import contextlib
 import functools
-import pathlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -59,7 +58,7 @@ class Data(NamedTuple):
 def read(
   config: ConfigDict,
   tokenizer: Tokenizer,
-  cache_dir: pathlib.Path,
+  cache_dir: storage_files.AnyPath,
   log: Callable[[str], None] = print,
   poll: Callable[[], None] = lambda: None,
   parts: Collection[str] = ('train', 'eval'),
@@ -160,7 +159,7 @@ class _Encoded(NamedTuple):
   """The encoded records of a part, from the token cache or new."""
 
   store: token_store.TokenStore
-  folder: pathlib.Path | None  # of a new store, once all is checked
+  folder: storage_files.AnyPath | None  # of a new store, once all is checked
 
   @property
   def table(self) -> length_table.LengthTable:
@@ -220,7 +219,7 @@ def _encode(
     | ({'needs': needs} if (needs := config_lib.row_needs(config)) else {}),
   )
   folder = cache / 'tokens' / key
-  if folder.exists():
+  if storage_files.is_whole(folder):
     store = token_store.open_store(folder)
     caches.touch(folder)
     log(f'{use}: {len(store)} records from the token cache {folder}')

@@ -10,7 +10,6 @@ nothing.
 """
 
 import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -234,7 +233,7 @@ def open_policy(
     InputError: the folder holds no policy that can be read.
   """
   path = os.fspath(path)
-  if not pathlib.Path(path).is_dir():
+  if not files.at(path).is_dir():
     raise errors.refuse(path, 'no such folder', 'name a run or a model folder')
   config = _config_of(path)
   config.tokenizer = tokenizer or config.tokenizer
@@ -259,7 +258,7 @@ def open_policy(
 def _config_of(path: str) -> ConfigDict:
   """The default config, with what a run says of its texts."""
   config = config_lib.base()
-  if not (pathlib.Path(path) / 'config.json').is_file():
+  if not (files.at(path) / 'config.json').is_file():
     return config
   values = files.flatten(run_dir.RunDir(path).config())
   # A Hugging Face folder has a config.json too, with none of these keys.

@@ -8,7 +8,6 @@ except those that a run's adapter was trained on.
 """
 
 import functools
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,19 +42,19 @@ _MODEL = 'model.json'  # shape of a run's model, in Hugging Face's keys
 def read_config(folder: str) -> DecoderConfig:
   """Reads the shape of the model in a folder or a run."""
   if _is_run(folder):
-    mapping = files.read_json(pathlib.Path(folder) / _MODEL)
+    mapping = files.read_json(files.at(folder) / _MODEL)
     return architectures.from_hf_config(mapping)
   if peft_base.is_adapter(folder):
     return read_config(peft_base.find(folder))
   return architectures.from_hf_config(
     hf_checkpoint.read_config(folder),
-    where=str(pathlib.Path(folder) / 'config.json'),
+    where=str(files.at(folder) / 'config.json'),
   )
 
 
-def recorded(folder: pathlib.Path) -> DecoderConfig | None:
+def recorded(folder: files.AnyPath) -> DecoderConfig | None:
   """Reads the shape of a run's model; None if none is recorded yet."""
-  path = pathlib.Path(folder) / _MODEL
+  path = files.at(folder) / _MODEL
   values = files.read_json_or_none(path)
   return None if values is None else architectures.from_hf_config(values)
 
@@ -143,7 +142,7 @@ def check_finite(params: Params, config: DecoderConfig, where: str) -> None:
 def tokenizer_of(folder: str) -> str:
   """Returns the folder or name of the tokenizer that a model was trained on."""
   if peft_base.is_adapter(folder) and not _is_run(folder):
-    if (pathlib.Path(folder) / 'tokenizer.json').is_file():
+    if (files.at(folder) / 'tokenizer.json').is_file():
       return folder
     return tokenizer_of(peft_base.find(folder))
   if not _is_run(folder):
@@ -154,13 +153,13 @@ def tokenizer_of(folder: str) -> str:
   return config['tokenizer'] or tokenizer_of(config['model']['init_from'])
 
 
-def record(folder: pathlib.Path, config) -> None:
+def record(folder: files.AnyPath, config) -> None:
   """Writes model.json, the shape of a run's model, into the run's folder."""
   files.write_json(folder / _MODEL, architectures.to_hf_config(config))
 
 
 def _is_run(folder: str) -> bool:
-  return (pathlib.Path(folder) / _MODEL).is_file()
+  return (files.at(folder) / _MODEL).is_file()
 
 
 def _run_config(folder: str) -> dict[str, Any]:
@@ -200,7 +199,7 @@ def _load(folder, config, shardings, abstract) -> Params:
 
 def _newest(folder: str, abstract: Params) -> Params:
   """What a run trained, from its newest sound checkpoint."""
-  path = pathlib.Path(folder) / 'checkpoints'
+  path = files.at(folder) / 'checkpoints'
   with checkpoints.Checkpoints(path) as saved:
     wanted = {state_items.POLICY: abstract}
     restored = saved.restore_latest(wanted, partial=True)

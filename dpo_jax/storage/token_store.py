@@ -20,7 +20,7 @@ from array_record.python import array_record_module
 
 from dpo_jax import errors
 from dpo_jax.data.batches import length_table
-from dpo_jax.storage import files
+from dpo_jax.storage import files, scratch
 from dpo_jax.types import Comparison, EncodedRecord, InputError
 
 FORMAT = 2  # part of the key, so stores of other formats are not opened
@@ -98,7 +98,7 @@ def draft(folder: str | os.PathLike) -> Iterator['Draft']:
   Raises:
     InputError: the store cannot be written.
   """
-  folder = pathlib.Path(folder)
+  folder = files.at(folder)
   missing = [parent for parent in folder.parents if not parent.exists()]
   try:
     with contextlib.ExitStack() as stack:
@@ -149,16 +149,18 @@ def open_store(folder: str | os.PathLike) -> 'TokenStore':
   Raises:
     InputError: a file is missing or damaged; names it.
   """
-  folder = pathlib.Path(folder)
+  folder = files.at(folder)
   fields = _read_seal(folder)
+  # Tokens are mapped: of a bucket, a copy is.
+  places = {name: _local(folder / name) for name in fields['files']}
   for name, sha256 in fields['files'].items():
-    _verify(folder / name, sha256)
-  with np.load(folder / _TABLE, allow_pickle=False) as arrays:
+    _verify(folder / name, places[name], sha256)
+  with np.load(places[_TABLE], allow_pickle=False) as arrays:
     columns = dict(arrays)
   # A store without them, as every one was before there were any.
   columns.setdefault('quantiles', np.full(columns['scores'].shape, np.nan))
   table = length_table.LengthTable(**columns)
-  return TokenStore(folder / _TOKENS, table, fields['digest'], fields['meta'])
+  return TokenStore(places[_TOKENS], table, fields['digest'], fields['meta'])
 
 
 class Draft:
@@ -168,7 +170,7 @@ class Draft:
     table: `LengthTable` of the records, once it is filled.
   """
 
-  def __init__(self, folder: pathlib.Path, name: pathlib.Path):
+  def __init__(self, folder: pathlib.Path, name: files.AnyPath):
     """Called by draft: where the files are, and the store's later name."""
     self.table = length_table.make_table([])
     self._folder = folder
@@ -231,7 +233,7 @@ class TokenStore:
 
   def __init__(
     self,
-    path: pathlib.Path,
+    path: files.AnyPath,
     table: length_table.LengthTable,
     digest: str,
     meta: dict[str, Any],
@@ -328,9 +330,9 @@ class TokenStore:
 
 
 def _write_tokens(
-  path: pathlib.Path,
+  path: files.AnyPath,
   records: Iterable[tuple[bytes, bytes]],
-  folder: pathlib.Path,
+  folder: files.AnyPath,
 ) -> Iterator[bytes]:
   """Writes (data, sizes) of records; yields what the store's digest covers."""
   # One record per group, so that a record is read without its neighbours.
@@ -366,7 +368,7 @@ def _refused(folder: str | os.PathLike) -> Iterator[None]:
     ) from e
 
 
-def _read_seal(folder: pathlib.Path) -> dict[str, Any]:
+def _read_seal(folder: files.AnyPath) -> dict[str, Any]:
   """Reads meta.json and verifies it against its own digest."""
   path = folder / _META
   try:
@@ -382,17 +384,25 @@ def _read_seal(folder: pathlib.Path) -> dict[str, Any]:
   return fields
 
 
-def _verify(path: pathlib.Path, sha256: str) -> None:
+def _local(path: files.AnyPath) -> pathlib.Path:
+  """The file, or a copy of the object."""
+  try:
+    return scratch.copy(path)
+  except FileNotFoundError as e:
+    raise _unusable(path, e.strerror) from e
+
+
+def _verify(path: files.AnyPath, place: pathlib.Path, sha256: str) -> None:
   """Raises InputError unless the file holds the bytes that were written."""
   try:
-    sound = files.file_digest(path) == sha256
+    sound = files.file_digest(place) == sha256
   except OSError as e:
     raise _unusable(path, e.strerror or str(e)) from e
   if not sound:
     raise _unusable(path, 'damaged: its bytes are not those that were written')
 
 
-def _unusable(path: pathlib.Path, problem: str) -> InputError:
+def _unusable(path: files.AnyPath, problem: str) -> InputError:
   """Returns the refusal of a store; names the damaged file."""
   return errors.refuse(
     path, problem, f'delete the folder {path.parent}, it is made anew'
