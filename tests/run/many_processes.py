@@ -125,11 +125,11 @@ def lines(workdir) -> list[dict]:
   return [json.loads(x) for x in path.read_text().splitlines() if x[-1:] == '}']
 
 
-def wait_for(workdir, step, started, seconds=300) -> None:
-  """Waits until a step of training is in metrics.jsonl."""
+def wait_for(workdir, step, started, seconds=300, split='train') -> None:
+  """Waits until a step is in metrics.jsonl."""
   until = time.monotonic() + seconds
   while time.monotonic() < until:
-    if any(x['step'] >= step and x['split'] == 'train' for x in lines(workdir)):
+    if any(x['step'] >= step and x['split'] == split for x in lines(workdir)):
       return
     assert all(p.poll() is None for p in started), 'a process ended early'
     time.sleep(0.05)
@@ -401,6 +401,7 @@ def verbs(count=2, devices=2) -> list[str]:
 
 
 if __name__ == '__main__':
+  sys.path.insert(0, str(ROOT))
   if sys.argv[1] == 'worker':
     _train_all(sys.argv[2], sys.argv[3])
   trials = {'same': same, 'ends': ends, 'moves': moves, 'verbs': verbs}
