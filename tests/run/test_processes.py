@@ -3,6 +3,7 @@
 import pathlib
 import signal
 
+import commands
 import many_processes as many
 import pytest
 
@@ -87,6 +88,7 @@ def test_alone_every_agreement_is_ones_own():
 def test_two_processes_stop_together_and_go_on(tmp_path):
   run, out = tmp_path / 'run', tmp_path / 'out'
   arguments = many.flags(run, 30, **{'train.batch_size': '4'})
+  arguments.append(commands.write_good(tmp_path))
   started = many.start(out, arguments)
   # The first update compiles now: the signal waits for the poll after it.
   many.wait_for(run, 0, started, split='eval')
