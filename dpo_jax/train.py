@@ -18,6 +18,7 @@ from ml_collections.config_dict import ConfigDict
 from dpo_jax import config as config_lib
 from dpo_jax import metrics as metrics_lib
 from dpo_jax.run import best, bookkeeping, diagnose, evaluate, finite, sample
+from dpo_jax.run import clock as clocks
 from dpo_jax.run import fork as forks
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import plan as plan_lib
@@ -54,7 +55,7 @@ class Run(NamedTuple):
   train_batches: Callable[[int], Any]  # step -> types.Batch on the devices
   eval_batches: Callable[[int], Any]  # the same for evaluation
   poll: Callable[..., None]  # raises Preempted
-  rates: bookkeeping.Rates
+  clock: clocks.Clock
   sampler: sample.Sampler | None  # draws samples at each evaluation
 
 
@@ -154,7 +155,7 @@ def open_run(
           job, job.eval_plan, job.inputs.evaluation
         ),
         poll=session.poll,
-        rates=bookkeeping.Rates(),
+        clock=clocks.Clock(job, directory.path),
         sampler=sampler,
       )
       if is_forked:
@@ -181,7 +182,8 @@ def _loop(
   try:
     while step < job.num_steps:
       run.poll(step)
-      batch = run.train_batches(step)
+      busy = pending and pending.metrics
+      batch = run.clock.batch(run.train_batches, step, busy)
       # Returns at once: the device computes while the host goes on. The old
       # state is donated, so nothing may read it after this line.
       state, metrics = job.train_step(state, reference, batch, job.hyper)
@@ -241,13 +243,14 @@ def report(run: Run, pending: Pending | None) -> None:
     'num_tokens': pending.num_tokens,
     'packing_efficiency': plan.filled_slots
     / (slots * run.job.train_plan.row_length),
-    **run.rates.since_last(
+    **run.clock.since_last(
       tokens=plan.filled_slots, comparisons=run.job.train_plan.batch_size
     ),
   }
   run.writer.write(pending.step, 'train', metrics)
 
 
+@clocks.counted('evaluation')
 def evaluate_run(
   run: Run, state: TrainState, reference: Frozen, step: int
 ) -> dict[str, float]:
@@ -261,7 +264,7 @@ def evaluate_run(
     state.loss_state,
     is_first=step == 0,
   )
-  run.rates.since_last()  # evaluation does not count as training time
+  run.clock.since_last()  # evaluation does not count as training time
   run.writer.write(step, 'eval', metrics)
   finite.check_evaluation(
     step, metrics, state.params, reference, run.job.config
@@ -297,13 +300,14 @@ def _sample(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
     if plan_lib.has_reference(run.job)
     else None,
   )
-  run.rates.since_last()
+  run.clock.since_last()
   name = sample.file_name(f'eval_{step}', run.sampler, samples)
   run.directory.write_samples(name, samples)
   texts = [f'{s["prompt"]} -> {s["completion"]}' for s in samples]
   run.writer.write_text(step, 'samples', '\n\n'.join(texts))
 
 
+@clocks.counted('checkpoint')
 def save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   """Starts to write a checkpoint: state, data position, a moved reference.
 
@@ -337,7 +341,8 @@ def finish(run: Run, evaluation: dict[str, float]) -> int:
   run.directory.mark_done(
     step=step, ledger=inputs.ledger | {'train': closed}, eval=evaluation
   )
-  print(*diagnose.of_run(run.directory.path), sep='\n')
+  of_run = diagnose.of_run(run.directory.path)
+  print(*run.clock.lines(), *of_run, sep='\n')
   print(f'done: {bookkeeping.result({"step": step, "eval": evaluation})}')
   return 0
 

@@ -37,6 +37,7 @@ from dpo_jax.config.rules import (
   required,
   seed,
   share,
+  steps,
   text,
   unknown_key,
   whole,
@@ -134,6 +135,8 @@ def _data() -> Section:
   data.manual_dir = folder()  # files of public sets, fetched by hand; source
   # encoded data, reference scores; '' = the user's cache folder; caches
   data.cache_dir = folder()
+  # that encode at once; encoding
+  data.encode_processes = whole(0, zero='one per core')
   data.row_format = choice('auto', *records.FORMATS)  # records
   data.columns = text('NEW=OLD,-OTHER')  # renames, or leaves out; source
   data.use_token_ids = flag(False)  # take *_ids as they are, if given; source
@@ -174,7 +177,10 @@ def _model() -> Section:
   model.add_rows = flag(False)
   model.router_aux_coef = at_least(None, 0)  # None = the model's; experts
   model.remat = choice(*decoder_config.REMAT)  # in the backward pass; decoder
-  model.attention_block = whole(128, least=1)  # queries per block; attention
+  # the kernel; numerics
+  model.attention = choice(*decoder_config.ATTENTION)
+  # queries per block of dense attention; attention
+  model.attention_block = whole(128, least=1)
   return model
 
 
@@ -248,6 +254,7 @@ def _train() -> Section:
   # updates between two evaluations; train
   train.eval_every = whole(0, zero='only at the start and the end')
   train.save_every = whole(0, zero='only at the end')  # updates; train
+  train.profile_steps = steps()  # from:to, written to profile/; clock
   train.keep_checkpoints = whole(2, least=1)  # newest ones kept; checkpoints
   # the highest of a held-out metric, or with '-' before it the lowest; best
   train.keep_best = text("a metric, e.g. 'rewards/accuracies' or '-loss'")
@@ -292,7 +299,7 @@ def _log() -> Section:
 
 def _precision() -> Section:
   precision = Section()
-  # 'auto' = float32 on CPU, bfloat16 elsewhere; job
+  # 'auto' = float32 on CPU, bfloat16 elsewhere; numerics
   precision.compute = choice('float32', 'bfloat16', 'auto', default='auto')
   precision.head_chunk = whole(1024, least=1)  # positions; scoring
   return precision

@@ -9,6 +9,7 @@ A default of None or '' means "not set", and is allowed whatever the rule says.
 
 import datetime
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -146,6 +147,13 @@ def json_text(example: str) -> Knob:
   )
 
 
+def steps() -> Knob:
+  """A range of updates as text; '' by default, none."""
+  return _knob(
+    '', str, "updates as 10:15, or ''", lambda v: v == '' or _is_range(v)
+  )
+
+
 def day(default: str) -> Knob:
   """A date; load.load replaces 'today'."""
   return _knob(default, str, "a date as 2024-07-26, or 'today'", _is_date)
@@ -262,3 +270,10 @@ def _is_date(value: Any) -> bool:
 def _is_number(value: Any) -> bool:
   # isinstance would take True for 1; NaN and infinity are floats, too.
   return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_range(value: Any) -> bool:
+  if not isinstance(value, str) or not re.fullmatch(r'\d{1,9}:\d{1,9}', value):
+    return False
+  first, last = map(int, value.split(':'))
+  return first < last

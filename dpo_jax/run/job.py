@@ -26,7 +26,8 @@ from dpo_jax import (
 )
 from dpo_jax.data.batches import pipeline
 from dpo_jax.models import adapters, decoder, quantized
-from dpo_jax.run import loss_config, updates
+from dpo_jax.models.kernels import registry
+from dpo_jax.run import loss_config, numerics, updates
 from dpo_jax.run.datasets import Part
 from dpo_jax.run.inputs import Inputs
 from dpo_jax.run.shared import Shared
@@ -86,14 +87,17 @@ def build(
   num_steps = _count_steps(config, inputs.train)
   scored = loss_config.with_names(objective, config_lib.scored_for(config))
   train_plan, eval_plan = _make_plans(config, inputs, mesh, objective, scored)
+  kernel = numerics.choose_kernel(
+    config, inputs.model, (train_plan, eval_plan), is_planned
+  )
   # A constant of the evaluation step.
   epsilon = loss_config.epsilon(scored, hyper)
   programs = shared.get(
     config,
     'programs',
-    (num_steps, is_planned, epsilon),
+    (num_steps, is_planned, epsilon, kernel),
     lambda: _make_programs(
-      config, inputs, mesh, objective, scored, epsilon, num_steps
+      config, inputs, mesh, objective, scored, epsilon, num_steps, kernel
     ),
   )
   return Job(
@@ -120,13 +124,15 @@ def _make_programs(
   scored: losses.Objective,
   epsilon: float | None,
   num_steps: int,
+  kernel: registry.Choice,
 ) -> dict[str, Any]:
   """The fields of a Job that do not depend on traced numbers."""
   model = decoder.make_model(
     inputs.model,
-    compute_dtype=compute_dtype(config),
+    compute_dtype=numerics.compute_dtype(config),
     remat=config.model.remat,
     attention_block=config.model.attention_block,
+    kernel=kernel,
     mesh=mesh if mesh.size > 1 else None,
   )
   optimizer = updates.make_optimizer(config)
@@ -230,14 +236,6 @@ def check_mesh(config: ConfigDict) -> None:
   sizes = dict(config.mesh)
   if sorted(sizes.values()) != [-1] + [1] * (len(sizes) - 1):
     sharding.mesh_sizes(len(jax.devices()), **sizes)
-
-
-def compute_dtype(config: ConfigDict) -> np.dtype:
-  """Returns the dtype of matmuls: 'auto' is float32 on CPU, else bfloat16."""
-  name = config.precision.compute
-  if name == 'auto':
-    name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
-  return jnp.dtype(name)
 
 
 def _make_objective(

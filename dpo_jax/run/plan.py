@@ -34,6 +34,7 @@ from dpo_jax.models import decoder, flops
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
 from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run import job as job_lib
+from dpo_jax.run import numerics
 from dpo_jax.run.job import Job
 
 _COUNTED_STEPS = 100  # steps whose attended pairs are counted
@@ -105,7 +106,7 @@ def describe(job: Job) -> str:
     f'rows of {job.train_plan.row_length}: packing efficiency '
     f'{plan["packing_efficiency"]:.3f}, row counts '
     f'{", ".join(map(str, plan["row_shapes"]))} (one compile each)'
-    f'{mismatched}'
+    f'{mismatched}\n{numerics.describe(job.model.kernel, job.config)}'
   )
 
 
@@ -122,13 +123,13 @@ def memory(job: Job) -> Memory:
   length = job.train_plan.row_length
   trained = on_device(state.params)
   local = _local(model.config, parts['tensor'])
-  dtype = job_lib.compute_dtype(config)
+  dtype = numerics.compute_dtype(config)
   return Memory(
     parameters=trained + (on_device(job.base.abstract) if job.base else 0),
     optimizer=on_device(state.opt_state),
     reference=on_device(job.weights.abstract) if _has_own(job) else 0,
     gradients=trained * (2 if config.train.microbatches > 1 else 1),
-    activations=_activations(config, local, dtype, rows, length),
+    activations=_activations(job, local, dtype, rows, length),
     gathered=_gathered(local, dtype, split=parts['fsdp'] > 1),
     # Three float32 arrays [chunk, V].
     logits=3
@@ -190,7 +191,7 @@ def describe_needs(job: Job) -> str:
   return (
     f'plan for {job.mesh.size} device(s), {mesh}: {total:,} parameters, '
     f'{trained:,} of them trained, compute '
-    f'{job_lib.compute_dtype(config)}, remat {config.model.remat}\n'
+    f'{numerics.compute_dtype(config)}, remat {config.model.remat}\n'
     f'memory per device: {_gib(sum(needed))} GiB = {parts}\n'
     f'arithmetic: {counts["flops_per_step"]:.3e} FLOPs per step, '
     f'{counts["flops_per_device"]:.3e} per device, '
@@ -236,9 +237,9 @@ def _local(config: DecoderConfig, parts: int) -> DecoderConfig:
   )
 
 
-def _activations(config, local, dtype, rows, length) -> int:
+def _activations(job, local, dtype, rows, length) -> int:
   """Bytes of residuals that the layers store for the backward pass."""
-  shape = rows, length
+  config, kernel, shape = job.config, job.model.kernel, (rows, length)
 
   def kept(decoder_config, remat):
     model = decoder.make_model(
@@ -246,6 +247,7 @@ def _activations(config, local, dtype, rows, length) -> int:
       compute_dtype=dtype,
       remat=remat,
       attention_block=config.model.attention_block,
+      kernel=kernel,
     )
     return _residuals(model, shape)
 

@@ -28,7 +28,7 @@ from dpo_jax.data.text import tokenizer as tokenizer_lib
 from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.models import decoder
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.run import datasets, job, sample
+from dpo_jax.run import datasets, numerics, sample
 from dpo_jax.storage import files, initial_weights, run_dir
 from dpo_jax.types import Comparison, EncodedRecord, Params, PreferenceRecord
 
@@ -246,7 +246,7 @@ def open_policy(
   mesh = sharding.make_mesh(**config.mesh)
   model = decoder.make_model(
     shape,
-    compute_dtype=job.compute_dtype(config),
+    compute_dtype=numerics.compute_dtype(config),
     mesh=mesh if mesh.size > 1 else None,
   )
   abstract = jax.eval_shape(model.init, jax.random.key(0))

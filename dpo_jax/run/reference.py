@@ -17,7 +17,7 @@ from dpo_jax import tree
 from dpo_jax.data.batches import pipeline
 from dpo_jax.models import architectures
 from dpo_jax.run import job as job_lib
-from dpo_jax.run import processes, weights
+from dpo_jax.run import numerics, processes, weights
 from dpo_jax.run import session as sessions
 from dpo_jax.run.datasets import Part
 from dpo_jax.run.job import Job
@@ -144,7 +144,7 @@ def scores_of(
     poll: raises to stop.
   """
   # The key holds everything that the scores depend on: tokens, weights, dtype.
-  precision = str(job_lib.compute_dtype(job.config))
+  precision = str(numerics.compute_dtype(job.config))
   model = architectures.to_hf_config(job.inputs.model)
   name = reference_cache.key(
     store.digest, tree.fingerprint(params), precision, model

@@ -7,6 +7,7 @@ Everything in it can be made again; nothing in it is read without being
 verified by whoever made it.
 """
 
+import contextlib
 import os
 import pathlib
 import time
@@ -140,8 +141,9 @@ def trim(
 ) -> list[Entry]:
   """Removes entries until the folder holds at most `most` bytes.
 
-  What was used within a day stays, whatever its size. Compiled programs are
-  left to jax, which has the same limit for them.
+  What was used within a day stays, whatever its size. Token stores whose
+  writer was killed go after a day. Compiled programs are left to jax, which has
+  the same limit for them.
 
   Args:
     path: the cache folder.
@@ -153,6 +155,9 @@ def trim(
     What was removed.
   """
   now = time.time() if now is None else now
+  with contextlib.suppress(OSError):  # another process removed one
+    for unfinished in _unfinished(path / 'tokens', now - _SAFE_SECONDS):
+      files.remove(unfinished)
   listed = entries(path, ('tokens', 'reference'))
   total, removed = sum(entry.num_bytes for entry in listed), []
   for entry in listed:
@@ -195,6 +200,15 @@ def _children(path: pathlib.Path) -> Iterator[pathlib.Path]:
     yield from (p for p in path.iterdir() if not p.name.startswith('.'))
   except OSError:
     return
+
+
+def _unfinished(path: pathlib.Path, before: float) -> list[pathlib.Path]:
+  """Stores that nobody wrote to since then: their writers were killed."""
+  folders = [p for p in path.glob('.*') if p.is_dir()]
+  written = {p: [p, *p.iterdir()] for p in folders}
+  return [
+    p for p in folders if max(q.stat().st_mtime for q in written[p]) < before
+  ]
 
 
 def _size(path: pathlib.Path) -> int:

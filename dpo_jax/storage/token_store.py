@@ -6,12 +6,14 @@ every byte is verified before it is used. Encodes nothing and does not choose
 the folder.
 """
 
+import contextlib
 import copy
+import itertools
 import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python import array_record_module
@@ -30,6 +32,15 @@ _JUDGEMENTS = (
   *('comparison_offsets', 'winner', 'loser', 'weight', 'margin'),
   *('labels', 'scores', 'quantiles'),
 )
+_CHUNK = 1000  # records that `write` packs at once
+
+
+class Packed(NamedTuple):
+  """Some records as a store keeps them; quickly handed to another process."""
+
+  table: length_table.LengthTable  # of these records
+  data: list[bytes]  # of each record: its tokens, then its mask if it has one
+  sizes: list[bytes]  # of each record: how its tokens are divided
 
 
 def key(
@@ -69,17 +80,67 @@ def write(
   Raises:
     InputError: the store cannot be written.
   """
-  folder = pathlib.Path(folder)
-  try:
-    with files.whole_folder(folder, may_exist=True) as beside:
-      _write_files(beside, list(records), meta)
-  except OSError as e:
-    raise errors.refuse(
-      folder,
-      f'the token store cannot be written ({e.strerror or e})',
-      'free disk space and write permission there, or another cache folder',
-    ) from e
+  records = iter(records)
+  with draft(folder) as new:
+    chunks = iter(lambda: list(itertools.islice(records, _CHUNK)), [])
+    new.fill(map(pack, chunks))
+    new.seal(meta)
   return open_store(folder)
+
+
+@contextlib.contextmanager
+def draft(folder: str | os.PathLike) -> Iterator['Draft']:
+  """Yields a store to fill; it gets its name when the context ends well.
+
+  An exception or a kill leaves no store of that name. If another process makes
+  it meanwhile, its store stays.
+
+  Raises:
+    InputError: the store cannot be written.
+  """
+  folder = pathlib.Path(folder)
+  missing = [parent for parent in folder.parents if not parent.exists()]
+  try:
+    with contextlib.ExitStack() as stack:
+      with _refused(folder):
+        whole = files.whole_folder(folder, may_exist=True)
+        beside = stack.enter_context(whole)
+      yield Draft(beside, folder)
+      with _refused(folder):
+        stack.close()
+  except BaseException:
+    # Refused data leaves no trace: the folders above go too, if empty.
+    with contextlib.suppress(OSError):
+      for parent in missing:
+        parent.rmdir()
+    raise
+
+
+def pack(records: Sequence[EncodedRecord]) -> Packed:
+  """Returns the records as a store keeps them."""
+  data, sizes = [], []
+  for record in records:
+    pieces = [record.prompt, *record.completions]
+    tokens = np.concatenate(pieces).astype('<i4').tobytes()
+    # A negative count marks a record with a mask. Records without one have
+    # the digest of format 1, which names the reference scores on disk.
+    count = len(pieces) if record.trained is None else -len(pieces)
+    if record.trained is not None:
+      tokens += np.concatenate(record.trained).astype('?').tobytes()
+    data.append(tokens)
+    sizes.append(np.array([count, *map(len, pieces)], '<i8').tobytes())
+  return Packed(length_table.make_table(records), data, sizes)
+
+
+def take(packed: Packed, is_kept: Sequence[bool]) -> Packed:
+  """Returns the records that are kept."""
+  if all(is_kept):
+    return packed
+  return Packed(
+    length_table.take(packed.table, np.flatnonzero(is_kept)),
+    list(itertools.compress(packed.data, is_kept)),
+    list(itertools.compress(packed.sizes, is_kept)),
+  )
 
 
 def open_store(folder: str | os.PathLike) -> 'TokenStore':
@@ -98,6 +159,62 @@ def open_store(folder: str | os.PathLike) -> 'TokenStore':
   columns.setdefault('quantiles', np.full(columns['scores'].shape, np.nan))
   table = length_table.LengthTable(**columns)
   return TokenStore(folder / _TOKENS, table, fields['digest'], fields['meta'])
+
+
+class Draft:
+  """A store that is being written, from `draft`: first filled, then sealed.
+
+  Attributes:
+    table: `LengthTable` of the records, once it is filled.
+  """
+
+  def __init__(self, folder: pathlib.Path, name: pathlib.Path):
+    """Called by draft: where the files are, and the store's later name."""
+    self.table = length_table.make_table([])
+    self._folder = folder
+    self._name = name
+    self._digest = ''
+
+  def fill(self, parts: Iterable[Packed]) -> None:
+    """Writes the records of the parts, in order; holds none of their tokens."""
+    tables = [self.table]
+
+    def records() -> Iterator[tuple[bytes, bytes]]:
+      for part in parts:
+        tables.append(part.table)
+        yield from zip(part.data, part.sizes, strict=True)
+
+    path = self._folder / _TOKENS
+    self._digest = files.bytes_digest(
+      _write_tokens(path, records(), self._name)
+    )
+    self.table = length_table.join(tables)
+
+  def seal(self, meta: Mapping[str, Any]) -> 'TokenStore':
+    """Writes the table and the seal over all; returns the store.
+
+    What it reads may be read after the context too, whatever the folder's name.
+    """
+    table = self.table
+    arrays = table._asdict()
+    if np.isnan(table.quantiles).all():
+      del arrays['quantiles']
+    with _refused(self._name):
+      np.savez(self._folder / _TABLE, allow_pickle=False, **arrays)
+      seal = {
+        'format': FORMAT,
+        'digest': self._digest,
+        'files': {
+          name: files.file_digest(self._folder / name)
+          for name in (_TOKENS, _TABLE)
+        },
+        'meta': dict(meta),
+      }
+      seal['seal'] = files.digest(seal)
+      data = files.canonical(seal, allow_nan=False)
+      (self._folder / _META).write_bytes(data)
+    tokens = self._folder / _TOKENS
+    return TokenStore(tokens, table, self._digest, seal['meta'])
 
 
 class TokenStore:
@@ -201,49 +318,22 @@ class TokenStore:
     )
 
 
-def _write_files(
-  folder: pathlib.Path,
-  records: Sequence[EncodedRecord],
-  meta: Mapping[str, Any],
-) -> None:
-  """Writes the three files of a store; meta.json seals the other two."""
-  digest = files.bytes_digest(_write_tokens(folder / _TOKENS, records))
-  table = length_table.make_table(records)
-  arrays = table._asdict()
-  if np.isnan(table.quantiles).all():
-    del arrays['quantiles']
-  np.savez(folder / _TABLE, allow_pickle=False, **arrays)
-  seal = {
-    'format': FORMAT,
-    'digest': digest,
-    'files': {
-      name: files.file_digest(folder / name) for name in (_TOKENS, _TABLE)
-    },
-    'meta': dict(meta),
-  }
-  seal['seal'] = files.digest(seal)
-  (folder / _META).write_bytes(files.canonical(seal, allow_nan=False))
-
-
 def _write_tokens(
-  path: pathlib.Path, records: Iterable[EncodedRecord]
+  path: pathlib.Path,
+  records: Iterable[tuple[bytes, bytes]],
+  folder: pathlib.Path,
 ) -> Iterator[bytes]:
-  """Writes the records; yields the bytes that the store's digest covers."""
+  """Writes (data, sizes) of records; yields what the store's digest covers."""
   # One record per group, so that a record is read without its neighbours.
   writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
   try:
-    for record in records:
-      pieces = [record.prompt, *record.completions]
-      data = np.concatenate(pieces).astype('<i4').tobytes()
-      # A negative count marks a record with a mask. Records without one have
-      # the digest of format 1, which names the reference scores on disk.
-      count = len(pieces) if record.trained is None else -len(pieces)
-      if record.trained is not None:
-        data += np.concatenate(record.trained).astype('?').tobytes()
-      _on_disk(writer.write, data)
-      yield np.array([count, *map(len, pieces)], '<i8').tobytes() + data
+    for data, sizes in records:
+      with _refused(folder):
+        _on_disk(writer.write, data)
+      yield sizes + data
   finally:
-    _on_disk(writer.close)
+    with _refused(folder):
+      _on_disk(writer.close)
 
 
 def _on_disk(call: Callable[..., None], *args: Any) -> None:
@@ -252,6 +342,19 @@ def _on_disk(call: Callable[..., None], *args: Any) -> None:
     call(*args)
   except RuntimeError as e:
     raise OSError(str(e)) from e
+
+
+@contextlib.contextmanager
+def _refused(folder: str | os.PathLike) -> Iterator[None]:
+  """Turns an OSError of writing into the refusal of the store."""
+  try:
+    yield
+  except OSError as e:
+    raise errors.refuse(
+      folder,
+      f'the token store cannot be written ({e.strerror or e})',
+      'free disk space and write permission there, or another cache folder',
+    ) from e
 
 
 def _read_seal(folder: pathlib.Path) -> dict[str, Any]:

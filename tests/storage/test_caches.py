@@ -61,6 +61,18 @@ def test_trimming_keeps_what_was_used_within_a_day(folder, most, left):
   assert len(lines) == bool(removed)
 
 
+def test_trimming_removes_stores_of_killed_writers(folder):
+  for name, age in (('.k.old', 2), ('.k.new', 0.5)):
+    scratch = folder / 'tokens' / name
+    scratch.mkdir()
+    for path in (scratch / 'tokens.array_record', scratch):
+      path.touch()
+      os.utime(path, (NOW - age * DAY, NOW - age * DAY))
+  caches.trim(folder, 10**9, print, NOW)
+  left = [p.name for p in (folder / 'tokens').glob('.k.*')]
+  assert left == ['.k.new']
+
+
 def test_clearing_takes_kinds(folder, capsys):
   assert caches_mode.main(workdir='', clear='') == 0
   assert str(caches.folder()) in capsys.readouterr().out

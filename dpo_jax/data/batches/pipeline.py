@@ -175,6 +175,18 @@ class Plan:
     """Whether prompts are also read with the answer of another prompt."""
     return self.mismatched_length > 0
 
+  @property
+  def most_branches(self) -> int:
+    """Most branches of a prompt in a row."""
+    return self._most_completions if self.layout == 'shared' else 1
+
+  @property
+  def most_prompts(self) -> int:
+    """Prompts of a row are at most this many: none is shorter."""
+    shortest = int(self.table.prompt_lengths[self._indices].min()) - 1
+    shortest += int(self.table.completion_lengths.min())
+    return self.row_length // max(shortest, 1)
+
   def records(self, t: int) -> np.ndarray:
     """Returns the store indices of step t, int64 [B]; -1 = empty place."""
     first = t * self.batch_size

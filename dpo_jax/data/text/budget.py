@@ -1,33 +1,33 @@
-"""operation -> cost: the budget that a chat template may spend.
+"""work -> budget: the time and memory that one rendering may take.
 
-Comes in: the operations of a template before they are computed (filters,
-methods, operators) and the texts that it makes. Goes out: nothing, or
-LimitError if an operation would take too much time or memory. Knows no
-template and computes no result: sandbox.py does.
+Comes in: the sizes of what a chat template computes. Goes out: nothing, or
+LimitError once the template has asked for more than any chat needs. Knows no
+template and no operation: costs.py says what an operation costs.
 
-A foreseen size is an upper estimate of the true one. The limits are far above
-what a chat needs.
+Work is measured in units: one is a character that is copied or compared, STEP
+of them are a turn of a loop or a call. A value's weight is an upper estimate of
+its characters. A list that occurs twice in a list weighs twice, since every
+operation of Python walks through it twice: 60 lists, each holding the one
+before it two times, weigh 2**60.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import ItemsView, KeysView, Mapping, ValuesView
 from typing import Any
 
 import jinja2
 
 MAX_CHARS = 10_000_000  # characters of a string, and of the rendering
 MAX_ITEMS = 500_000  # items of a list, including those of its items
-MAX_STEPS = 1_000_000  # turns of loops, calls, and characters / 64
+MAX_STEPS = 1_000_000  # turns of loops, calls, and characters / STEP
 MAX_BITS = 4096  # bits of an integer
+MAX_DEPTH = 200  # lists in lists: tuples of more overflow the stack of hash()
+STEP = 64  # units of a step
+ITEM = MAX_CHARS // MAX_ITEMS  # units of an item of a list
 
-# Filters and methods with a width or a count among their arguments.
-_WITH_WIDTH = (
-  *('center', 'ljust', 'rjust', 'zfill', 'expandtabs'),
-  *('indent', 'batch', 'slice', 'truncate'),
-)
-# Those whose result may be longer than their input.
-_GROWING = (*_WITH_WIDTH, 'round', 'replace', 'format', 'join', 'tojson')
-_SIZED = (str, list, tuple)
+SCALARS = frozenset([int, float, bool, type(None)])
+VIEWS = (KeysView, ValuesView, ItemsView)
+# Lighter containers are weighed anew each time: keeping them costs more.
+_KEEP = 16 * ITEM
 
 
 class LimitError(jinja2.TemplateRuntimeError):
@@ -35,15 +35,18 @@ class LimitError(jinja2.TemplateRuntimeError):
 
 
 class Budget:
-  """Counts the steps of one rendering."""
+  """Counts the work of one rendering."""
 
-  def __init__(self):
-    self.steps = 0
+  def __init__(self, steps: int = MAX_STEPS):
+    self.left = steps * STEP  # units
+    # Weight and height of containers, by id. The container is kept as well:
+    # its id stays its own. The sandbox lets no template change one.
+    self._weighed: dict[int, tuple[Any, int, int]] = {}
 
-  def spend(self, chars: int = 0) -> None:
-    """Counts one step, and the characters that it makes."""
-    self.steps += 1 + chars // 64
-    if self.steps > MAX_STEPS:
+  def spend(self, units: int = 0) -> None:
+    """Counts one step, and more units of work."""
+    self.left -= STEP + units
+    if self.left < 0:
       raise LimitError(f'the template takes more than {MAX_STEPS} steps')
 
   def bound(self, size: int) -> None:
@@ -51,84 +54,58 @@ class Budget:
     if size > MAX_CHARS:
       raise LimitError(f'the template makes more than {MAX_CHARS} characters')
 
-  def spend_result(self, result: Any) -> None:
-    """Counts the step that made a result."""
-    self.spend(len(result) if isinstance(result, _SIZED) else 0)
-
-  def foresee(self, name: str, text: Any, values: tuple) -> None:
-    """Refuses a filter or method whose result would be too large.
-
-    Args:
-      name: of the filter or method.
-      text: what it is applied to.
-      values: its other arguments.
-    """
-    if isinstance(text, str) and name not in _GROWING:
-      self.spend(len(text))
-      return
-    size = self.size(text)
-    longest = max(map(self.size, values), default=0)
-    number = max((abs(v) for v in values if isinstance(v, int)), default=0)
-    if name in _WITH_WIDTH:
-      is_text = isinstance(text, str)
-      lines = text.count('\n') + text.count('\t') if is_text else 0
-      size += max(number, longest) * (lines + 1)
-    elif name == 'round':
-      size += number * (MAX_CHARS // MAX_BITS)
-    elif name == 'replace' and len(values) > 1:
-      size += (str(text).count(str(values[0])) + 1) * self.size(values[1])
-    elif name == 'format':
-      # Widths are written in the text (%9d) or are arguments (%*d).
-      widths = map(int, re.findall(r'\d+', text[:MAX_CHARS]))
-      fields = text.count('{') + text.count('%')
-      size += sum(widths) + fields * (longest + number)
-    elif name == 'tojson':
-      size += number * size
-    elif name == 'join':
-      size += longest * (len(text) if hasattr(text, '__len__') else 0)
+  def pay(self, size: int) -> None:
+    """Refuses what is too large, and counts what is not."""
     self.bound(size)
     self.spend(size)
 
-  def foresee_operator(self, operator: str, left: Any, right: Any) -> None:
-    """Refuses +, *, ** or % whose result would be too large."""
-    if isinstance(left, int) and isinstance(right, int):
-      bits = abs(left).bit_length()
-      if operator == '**':
-        bits *= max(right, 0)
-      elif operator == '*':
-        bits += abs(right).bit_length()
-      if bits > MAX_BITS:
-        raise LimitError(f'the template makes a number of {bits} bits')
-    elif operator == '*':
-      for many, times in ((left, right), (right, left)):
-        if isinstance(many, _SIZED) and isinstance(times, int):
-          # An item of a list counts as MAX_CHARS / MAX_ITEMS characters.
-          unit = 1 if isinstance(many, str) else MAX_CHARS // MAX_ITEMS
-          self.bound(len(many) * max(times, 0) * unit)
-    elif operator == '+' and isinstance(left, _SIZED):
-      self.bound(len(left) + (len(right) if isinstance(right, _SIZED) else 0))
-    elif operator == '%' and isinstance(left, str):
-      values = right if isinstance(right, tuple) else (right,)
-      self.foresee('format', left, values)
-
-  def size(self, value: Any) -> int:
+  def weigh(self, value: Any) -> int:
     """Returns at least the characters of str(value), within the limits."""
     if isinstance(value, str):
-      self.bound(len(value))
       return len(value)
-    size, num_items, todo = 0, 0, [value]
-    while todo:
-      item = todo.pop()
-      if isinstance(item, str):
-        size += len(item)
-        continue
-      size += 1
-      if isinstance(item, (Mapping, list, tuple)):
-        num_items += len(item)
-        if num_items > MAX_ITEMS:
-          raise LimitError(f'the template makes more than {MAX_ITEMS} items')
-        todo.extend(item)
-        if isinstance(item, Mapping):
-          todo.extend(item.values())
-    self.bound(size)
-    return size
+    if type(value) in SCALARS:
+      return _of_number(value)
+    return self._walk(value, 0)[0]
+
+  def _walk(self, value: Any, depth: int) -> tuple[int, int]:
+    """The weight and the height (lists in lists) of any value but a text."""
+    kept = self._weighed.get(id(value))
+    if kept:
+      return kept[1:]
+    items = _items(value)
+    if items is None:
+      return ITEM, 0
+    if depth > MAX_DEPTH:
+      raise LimitError(f'the template nests lists more than {MAX_DEPTH} deep')
+    weight, height = ITEM, 1
+    for part in items:
+      for item in part:
+        kind = type(item)
+        if kind is str:
+          weight += ITEM + len(item)
+        elif kind in SCALARS:
+          weight += _of_number(item)
+        elif isinstance(item, str):
+          weight += ITEM + len(item)
+        else:
+          inner, levels = self._walk(item, depth + 1)
+          weight += ITEM + inner
+          height = max(height, levels + 1)
+        self.bound(weight)
+    if depth + height > MAX_DEPTH:
+      raise LimitError(f'the template nests lists more than {MAX_DEPTH} deep')
+    if weight >= _KEEP and not isinstance(value, VIEWS):
+      self._weighed[id(value)] = value, weight, height
+    return weight, height
+
+
+def _items(value: Any) -> tuple | None:
+  """Iterables of everything in a container; None for any other value."""
+  if isinstance(value, Mapping):
+    return value, value.values()
+  return (value,) if isinstance(value, (list, tuple, *VIEWS)) else None
+
+
+def _of_number(value: Any) -> int:
+  """The weight of a number: data may hold integers of 4,300 digits."""
+  return ITEM + (value.bit_length() // 3 if type(value) is int else 0)

@@ -3,16 +3,19 @@
 Comes in: template source and variables. Goes out: the rendered text. The
 template runs in an immutable sandbox with the settings of `transformers`
 (trim_blocks, lstrip_blocks, loop controls, tojson, raise_exception,
-strftime_now, the generation block). Loops, calls and characters are counted by
-budget.py; an operation that would exceed the budget raises LimitError before
-it is computed. The beginning and end of each generation block can be marked in
-the text. Reads no file and knows neither messages nor tokens.
+strftime_now, the generation block). Every operation of the language whose work
+depends on its operands is paid for (costs.py) from the budget of the rendering
+(budget.py) before it is computed, or LimitError is raised. The beginning and
+end of each generation block can be marked in the text. Reads no file and knows
+neither messages nor tokens.
 """
 
 import datetime
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+import operator as operators
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jinja2
@@ -21,13 +24,36 @@ import jinja2.meta
 import jinja2.runtime
 import jinja2.sandbox
 import jinja2.utils
-from jinja2 import nodes
+import markupsafe
 
+from dpo_jax.data.text import budget as budgets
+from dpo_jax.data.text import costs, template_code, template_objects
 from dpo_jax.data.text.budget import Budget, LimitError
 
-# No chat template needs these, and their cost is hard to foresee.
-_NO_FILTERS = ('sum', 'pprint', 'urlize', 'xmlattr', 'wordwrap')
-_NO_METHODS = ('translate', 'format_map', 'maketrans')
+MAX_SOURCE = 100_000  # characters; the longest published template has 20,000
+_COMPILE_STEPS = budgets.MAX_STEPS // 16
+_OF_DICT = frozenset(dir(dict))  # attributes of a dict that are not its items
+_COPIED = (str, markupsafe.Markup, list, tuple)
+_COMPARE = {
+  'eq': operators.eq,
+  'ne': operators.ne,
+  'lt': operators.lt,
+  'lteq': operators.le,
+  'gt': operators.gt,
+  'gteq': operators.ge,
+  'in': lambda left, right: left in right,
+  'notin': lambda left, right: left not in right,
+}
+_COSTLY_TESTS = (
+  *('lower', 'upper', 'odd', 'even', 'divisibleby', 'filter', 'test', 'in'),
+  *('eq', 'equalto', '==', 'ne', '!=', 'lt', 'lessthan', '<', 'le', '<='),
+  *('gt', 'greaterthan', '>', 'ge', '>='),
+)
+# Methods of jinja2's classes that a template may call.
+_OWN_METHODS = {
+  jinja2.runtime.LoopContext: ('cycle', 'changed'),
+  jinja2.utils.Cycler: ('next', 'reset'),
+}
 # For a generator (from `map`, `select`), these fail in jinja2 too; the others
 # get its items as a list, which can be counted.
 _NO_GENERATOR = ('tojson', 'length', 'count')
@@ -52,11 +78,13 @@ class Template:
 
   def __init__(self, source: str, date: str = ''):
     """Raises jinja2.TemplateError for source that is no template."""
+    if len(source) > MAX_SOURCE:
+      raise LimitError(f'has more than {MAX_SOURCE} characters')
     self._environment = _Environment(
       date=date,
       trim_blocks=True,
       lstrip_blocks=True,
-      extensions=[_Generation, jinja2.ext.loopcontrols],
+      extensions=[template_objects.Generation, jinja2.ext.loopcontrols],
     )
     try:
       self._template = self._environment.from_string(source)
@@ -95,25 +123,29 @@ class Template:
 
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-  """The sandbox. Every operation that can grow passes through the budget."""
+  """The sandbox. Every operation that can take long is paid for first."""
 
-  intercepted_binops = frozenset(['+', '*', '**', '%'])
+  code_generator_class = template_code.Generator
+  intercepted_binops = frozenset(['+', '-', '*', '/', '//', '**', '%'])
 
   def __init__(self, *, date: str, **options: Any):
     super().__init__(**options)
     self.date = date  # YYYY-MM-DD
-    self.budget = Budget()  # of the current rendering
+    # Of the current rendering; while compiling, of what jinja2 computes then.
+    self.budget = Budget(_COMPILE_STEPS)
     self.marks = ('', '')  # of generation blocks
     self.has_generation = False  # set by the block's parser
+    self.work: dict[str, int] = {}  # units of each macro, '' = of everything
     self.finalize = self.bounded
-    for name in _NO_FILTERS:
+    for name in costs.NO_FILTERS:
       del self.filters[name]
     self.filters['tojson'] = self._to_json
-    self.filters = {k: self._guarded(k, f) for k, f in self.filters.items()}
+    self.filters = {k: self._paid(k, f) for k, f in self.filters.items()}
+    self.tests |= {k: self._paid_test(k, self.tests[k]) for k in _COSTLY_TESTS}
     self.globals = {
       'range': self.globals['range'],
-      'dict': _Dict(),
-      'namespace': _Namespace,
+      'dict': template_objects.Dict(),
+      'namespace': template_objects.Namespace,
       'cycler': jinja2.utils.Cycler,
       'joiner': jinja2.utils.Joiner,
       'raise_exception': _raise_exception,
@@ -122,12 +154,18 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
   def bounded(self, value: Any) -> Any:
     """Returns an output's value after counting it; jinja2's `finalize`."""
-    self.budget.spend(self.budget.size(value))
+    if type(value) is str:
+      size = len(value)
+      if size > budgets.MAX_CHARS:
+        self.budget.bound(size)
+      self.budget.spend(size)
+    else:
+      self.budget.spend(self.budget.weigh(value))
     return value
 
-  def counted(self, iterable: Any) -> Any:
-    """Returns the iterable of a `for`, with each turn counted."""
-    return _Counted(iterable, self.budget.spend)
+  def counted(self, iterable: Any, units: int) -> Any:
+    """Returns the iterable of a `for`, with the units of each turn counted."""
+    return template_objects.Counted(iterable, self.budget, units)
 
   def mark(self, side: int) -> str:
     """Returns the mark at the beginning (0) or end (1) of a block."""
@@ -135,10 +173,57 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
   def joined(self, *values: Any) -> str:
     """Computes the operator ~."""
-    size = sum(map(self.budget.size, values))
-    self.budget.bound(size)
-    self.budget.spend(size)
+    self.budget.pay(sum(map(self.budget.weigh, values)))
     return ''.join(map(str, values))
+
+  def compared(self, operator: str, left: Any, right: Any) -> bool:
+    """Computes a comparison or `in`."""
+    is_in = operator in ('in', 'notin')
+    right = template_objects.as_list(right) if is_in else right
+    costs.foresee_comparison(
+      self.budget, 'in' if is_in else operator, left, right
+    )
+    return _COMPARE[operator](left, right)
+
+  def weighed(self, value: Any) -> Any:
+    """Returns an operand of a chain of comparisons, paid for."""
+    value = template_objects.as_list(value)
+    weight = self.budget.weigh(value)
+    self.budget.spend(weight * (80 if weight < 2500 else 8))
+    costs.check_key(self.budget, value)
+    return value
+
+  def sliced(self, value: Any, start: Any, stop: Any, step: Any) -> Any:
+    """Computes x[start:stop:step]."""
+    if type(value) in _COPIED:
+      unit = 1 if isinstance(value, str) else budgets.ITEM
+      self.budget.pay(len(value[start:stop:step]) * unit)
+    return value[start:stop:step]
+
+  def key(self, value: Any) -> Any:
+    """Returns the key of a dict, checked."""
+    costs.check_key(self.budget, value)
+    return value
+
+  def getattr(self, obj: Any, attribute: str) -> Any:
+    """Returns x.attribute; a dict's item without asking the dict's class."""
+    if type(obj) is dict and attribute not in _OF_DICT:
+      if attribute in obj:
+        return obj[attribute]
+      return self.undefined(obj=obj, name=attribute)
+    return super().getattr(obj, attribute)
+
+  def getitem(self, obj: Any, argument: Any) -> Any:
+    """Returns x[argument]; a dict's item without asking the dict's class."""
+    if type(argument) is str:
+      if type(obj) is dict:
+        if argument in obj:
+          return obj[argument]
+        if argument not in _OF_DICT:
+          return self.undefined(obj=obj, name=argument)
+    elif type(argument) is not int:
+      costs.check_key(self.budget, argument)
+    return super().getitem(obj, argument)
 
   def unsafe_undefined(self, obj, attribute):
     """Refuses private attributes, which jinja2 would print as ''."""
@@ -147,72 +232,124 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
       f'access to attribute {attribute!r} of {kind!r} is unsafe'
     )
 
+  def wrap_str_format(self, value: Any) -> Any:
+    """Returns str.format with its own fields, or None for other values."""
+    method = super().wrap_str_format(value)
+    if method is None:
+      return None
+    if value.__name__ != 'format':
+      raise LimitError(f'str.{value.__name__} is not for chat templates')
+    return template_objects.Format(self, value.__self__)
+
   # The underscores keep `self` and `context` free as keywords of a template.
   def call(__self, __context, __obj, *args, **kwargs):  # noqa: B902, N805
-    """Calls a macro, global or method; a method's result is foreseen."""
+    """Calls a macro, global or method, paid for before and after."""
     budget = __self.budget
-    owner = getattr(getattr(__obj, '__wrapped__', __obj), '__self__', None)
-    if isinstance(__obj, jinja2.runtime.LoopContext):
-      args = (__self.counted(args[0]), *args[1:])
-    elif isinstance(__obj, jinja2.runtime.Macro):
-      # A call takes as long as 9 turns of a loop: 1 + 512 / 64 steps.
-      budget.spend(512)
-    elif isinstance(owner, str):
-      name = __obj.__name__
-      if name in _NO_METHODS:
-        raise LimitError(f'str.{name} is not for chat templates')
-      args = tuple(map(_as_list, args))
-      text, values = owner, (*args, *kwargs.values())
-      if name == 'join':  # str.join takes the items; the filter is given them
-        text, values = args[0], (owner,)
-      budget.foresee(name, text, values)
+    kind = type(__obj)
+    if kind is types.BuiltinMethodType:
+      # jinja2 passes these to all that is called in a loop or block.
+      kwargs.pop('_loop_vars', None)
+      kwargs.pop('_block_vars', None)
+      args = tuple(map(template_objects.as_list, args))
+      costs.foresee_method(budget, __obj.__self__, __obj.__name__, args, kwargs)
+      result = __obj(*args, **kwargs)
+      costs.check_result(budget, result)
+      return result
+    args = __self._paid_args(kind, __obj, args)
     result = super().call(__context, __obj, *args, **kwargs)
     budget.spend(len(result) if isinstance(result, str) else 0)
     return result
 
+  def _paid_args(self, kind: type, obj: Any, args: tuple) -> tuple:
+    """Pays for the call of anything but a method of a builtin class."""
+    budget, whole = self.budget, self.work['']
+    budget.spend(len(args) * budgets.ITEM)
+    if kind is jinja2.runtime.Macro:
+      # A call takes as long as 9 turns of a loop: 1 + 512 / 64 steps.
+      budget.spend(512 + self.work.get(obj.name, whole))
+    elif issubclass(kind, jinja2.runtime.LoopContext):
+      return (self.counted(args[0], whole), *args[1:])
+    elif kind is jinja2.runtime.BlockReference:
+      budget.spend(512 + whole)
+    elif kind is types.MethodType and not self._is_own(obj):
+      owner = type(obj.__self__)
+      name = obj.__name__
+      if name not in _OWN_METHODS.get(owner, ()):
+        raise LimitError(f'{owner.__name__}.{name} is not for chat templates')
+      # loop.changed(x) compares x with the last one.
+      for arg in args:
+        budget.spend(2 * budget.weigh(arg))
+    elif kind is not template_objects.Format:
+      args = tuple(map(template_objects.as_list, args))
+      for arg in args:
+        budget.pay(budget.weigh(arg))
+        if obj is template_objects.Namespace or kind is template_objects.Dict:
+          costs.check_pairs(budget, arg)
+    return args
+
+  def _is_own(self, method: Any) -> bool:
+    return method.__self__ is self and method == self._strftime_now
+
   def call_binop(self, context, operator, left, right):
     """Computes an operator of intercepted_binops."""
-    self.budget.foresee_operator(operator, left, right)
+    if operator == '+' and type(left) is str and type(right) is str:
+      self.budget.pay(len(left) + len(right))
+      return left + right
+    costs.foresee_operator(self.budget, operator, left, right)
     result = super().call_binop(context, operator, left, right)
-    self.budget.spend_result(result)
+    costs.check_result(self.budget, result)
     return result
 
   def _generate(self, source, name, filename, defer_init=False):
-    """Rewrites loops and ~ in the syntax tree so that they are counted."""
-    for loop in list(source.find_all(nodes.For)):
-      loop.iter = _environment_call('counted', [loop.iter])
-    for node in list(source.find_all(nodes.Node)):
-      for field, value in list(node.iter_fields()):
-        if isinstance(value, list):  # in place: it may be an operand list
-          value[:] = [_concat_call(item) for item in value]
-        else:
-          setattr(node, field, _concat_call(value))
+    """Counts the work of loops and macros before the code is written."""
+    self.work = template_code.count_work(source)
     return super()._generate(source, name, filename, defer_init)
 
-  def _guarded(self, name: str, function: Callable) -> Callable:
-    """Returns the filter with its result foreseen and counted."""
+  def _paid(self, name: str, function: Callable) -> Callable:
+    """Returns the filter with its work paid for."""
     # Some filters take the context or environment before their arguments.
     skip = int(hasattr(function, 'jinja_pass_arg'))
 
     @functools.wraps(function)
-    def guarded(*args, **kwargs):
+    def paid(*args, **kwargs):
       if name not in _NO_GENERATOR:
-        args = [*args[:skip], *map(_as_list, args[skip:])]
+        args = (*args[:skip], *map(self._listed, args[skip:]))
       if len(args) > skip:
-        values = (*args[skip + 1 :], *kwargs.values())
-        self.budget.foresee(name, args[skip], values)
+        costs.foresee_filter(
+          self.budget, name, args[skip], args[skip + 1 :], kwargs
+        )
       result = function(*args, **kwargs)
-      if isinstance(result, (str, list)):
-        self.budget.bound(len(result))
-        self.budget.spend(len(result))
+      costs.check_result(self.budget, result)
       return result
 
-    return guarded
+    return paid
+
+  def _paid_test(self, name: str, function: Callable) -> Callable:
+    """Returns the test with its work paid for."""
+
+    @functools.wraps(function)
+    def paid(*args):
+      skip = int(hasattr(function, 'jinja_pass_arg'))
+      operands = (*args[:skip], *map(self._listed, args[skip:]))
+      costs.foresee_test(
+        self.budget, name, operands[skip], operands[skip + 1 :]
+      )
+      return function(*operands)
+
+    return paid
+
+  def _listed(self, value: Any) -> Any:
+    """The items of a generator, counted; other values as they are."""
+    if hasattr(value, '__next__'):
+      value = template_objects.as_list(value)
+      self.budget.pay(len(value) * budgets.ITEM)
+    return value
 
   def _strftime_now(self, pattern: str) -> str:
     """Returns the given date, at midnight, never the clock's."""
     if not self.date:
       raise jinja2.TemplateError('strftime_now has no date to write')
+    costs.check_width(pattern)
     return datetime.datetime.fromisoformat(self.date).strftime(pattern)
 
   def _to_json(
@@ -233,79 +370,5 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     )
 
 
-class _Counted:
-  """An iterable whose turns are counted; has a length if the iterable has."""
-
-  def __init__(self, iterable: Any, spend: Callable[[], None]):
-    self._iterable = iterable
-    self._spend = spend
-
-  def __iter__(self) -> Iterator[Any]:
-    for item in self._iterable:
-      self._spend()
-      yield item
-
-  def __len__(self) -> int:
-    return len(self._iterable)
-
-
-class _Generation(jinja2.ext.Extension):
-  """{% generation %}...{% endgeneration %}, with its body in its own scope."""
-
-  tags = {'generation'}
-
-  def parse(self, parser):
-    """Returns the body between its two marks."""
-    line = next(parser.stream).lineno
-    body = parser.parse_statements(('name:endgeneration',), drop_needle=True)
-    self.environment.has_generation = True
-    first, last = (
-      nodes.Output([_environment_call('mark', [nodes.Const(side)])])
-      for side in (0, 1)
-    )
-    return nodes.Scope([first, *body, last]).set_lineno(line)
-
-
-class _Dict:
-  """dict(...) of a template, without the attributes of the class."""
-
-  def __call__(self, *args: Any, **kwargs: Any) -> dict:
-    return dict(*args, **kwargs)
-
-
-class _Namespace(jinja2.utils.Namespace):
-  """namespace(...) of a template, without names that begin with '_'."""
-
-  def __init__(*args: Any, **kwargs: Any):  # `self` may be an attribute
-    values = dict(*args[1:], **kwargs)
-    for name in values:
-      _refuse_private(name)
-    jinja2.utils.Namespace.__init__(args[0], values)
-
-  def __setitem__(self, name: str, value: Any) -> None:
-    _refuse_private(name)
-    super().__setitem__(name, value)
-
-
-def _refuse_private(name: Any) -> None:
-  if isinstance(name, str) and name.startswith('_'):
-    raise jinja2.exceptions.SecurityError(f'{name!r} is not a safe name')
-
-
 def _raise_exception(message: Any) -> None:
   raise jinja2.TemplateError(str(message))
-
-
-def _environment_call(name: str, args: list) -> nodes.Call:
-  return nodes.Call(nodes.EnvironmentAttribute(name), args, [], None, None)
-
-
-def _concat_call(value: Any) -> Any:
-  if isinstance(value, nodes.Concat):
-    return _environment_call('joined', value.nodes)
-  return value
-
-
-def _as_list(value: Any) -> Any:
-  """The items of a generator, to be counted; other values as they are."""
-  return list(value) if hasattr(value, '__next__') else value
