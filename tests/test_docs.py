@@ -199,6 +199,8 @@ def check(words: tuple[str, ...]) -> None:
   program, *rest = words
   if program == 'source':
     subprocess.run(['bash', '-n', pages.ROOT / rest[0]], check=True)
+  elif program == 'scripts/launch_local.sh':
+    check(('python', '-m', 'dpo_jax.main', *rest[rest.index('--') + 1 :]))
   elif program.startswith('scripts/'):
     for recorded in record(*words):
       check(('python', *recorded))

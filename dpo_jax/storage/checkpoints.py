@@ -70,6 +70,8 @@ class Checkpoints:
     self._pending: int | None = None  # the step that is being written
     self._pending_bytes = 0
     self._saved_at = time.monotonic()  # or opened
+    # Where the leaves of the last step are, by item, for its verification.
+    self._placed: dict[str, dict[str, Any]] = {}
     self._sound: set[int] = set()  # saved or restored by this object
     self._saving = False  # whether this object saved: readers remove nothing
     # Orbax logs the traceback of every error that is one line here.
@@ -122,6 +124,7 @@ class Checkpoints:
     if step in self._sound:
       return False
     flat = {item: _flat(value) for item, value in items.items()}
+    self._placed = checkpoint_record.placed(flat)
     record = checkpoint_record.make(step, flat, meta)
     self._pending_bytes = sum(
       leaf.nbytes for leaves in flat.values() for leaf in leaves.values()
@@ -229,10 +232,9 @@ class Checkpoints:
     # A fresh manager, which remembers nothing of the save.
     with self._open() as fresh:
       try:
-        record = checkpoint_record.read(fresh, step, self.folder)
-        for item in record['leaves']:
-          wanted = {item: abstract.get(item)}
-          checkpoint_record.read_step(fresh, step, self.folder, wanted, True)
+        checkpoint_record.verify(
+          fresh, step, self.folder, abstract, self._placed
+        )
       except checkpoint_record.Unsound as damage:
         raise errors.refuse(
           self.folder / str(step), f'not sound on disk, {damage}', again
@@ -292,6 +294,8 @@ class Checkpoints:
     )
     if not partial:
       self._sound.add(step)
+      flat = {item: _flat(value) for item, value in restored.items.items()}
+      self._placed = checkpoint_record.placed(flat)
     return restored
 
   def _settle(self) -> InputError | None:
