@@ -13,16 +13,18 @@ from multiprocessing.connection import Connection
 
 from dpo_jax.data.text import encode
 from dpo_jax.data.text.ledger import Ledger
-from dpo_jax.storage import token_store
+from dpo_jax.storage import packed_records
 from dpo_jax.types import InputError, PreferenceRecord
 
-Answer = tuple[token_store.Packed, Ledger]  # the records, duplicates included
+Answer = tuple[
+  packed_records.Packed, Ledger
+]  # the records, duplicates included
 
 
 def packed(encoder: encode.Encoder, chunk: list[PreferenceRecord]) -> Answer:
   """Encodes a chunk."""
   encoded, counts = encoder.encode(chunk)
-  return token_store.pack(encoded), counts
+  return packed_records.pack(encoded), counts
 
 
 def main(descriptor: int) -> None:

@@ -26,7 +26,7 @@ from dpo_jax.data.text import encode
 from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.data.text.ledger import Ledger
 from dpo_jax.run import encode_worker
-from dpo_jax.storage import token_store
+from dpo_jax.storage import packed_records
 from dpo_jax.types import InputError, PreferenceRecord
 
 KEY = 'config.data.encode_processes'
@@ -58,7 +58,7 @@ def stream(
   num_processes: int = 0,
   poll: Callable[[], None] = lambda: None,
   log: Callable[[str], None] = lambda line: None,
-) -> Iterator[token_store.Packed]:
+) -> Iterator[packed_records.Packed]:
   """Yields the records of encode.encode_all, packed; fills `ledger`.
 
   Args:
@@ -84,7 +84,7 @@ def stream(
     for packed, counts in parts:
       is_kept = ledger.add(counts, packed.table.uids.tolist(), seen)
       progress.show(ledger.read)
-      yield token_store.take(packed, is_kept)
+      yield packed_records.take(packed, is_kept)
 
 
 def count(num_processes: int) -> int:

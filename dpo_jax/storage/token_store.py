@@ -13,15 +13,15 @@ import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module
 
 from dpo_jax import errors
 from dpo_jax.data.batches import length_table
-from dpo_jax.storage import files, scratch
-from dpo_jax.types import Comparison, EncodedRecord, InputError
+from dpo_jax.storage import files, packed_records, scratch
+from dpo_jax.types import EncodedRecord, InputError
 
 FORMAT = 2  # part of the key, so stores of other formats are not opened
 _TOKENS = 'tokens.array_record'
@@ -33,14 +33,6 @@ _JUDGEMENTS = (
   *('labels', 'scores', 'quantiles'),
 )
 _CHUNK = 1000  # records that `write` packs at once
-
-
-class Packed(NamedTuple):
-  """Some records as a store keeps them; quickly handed to another process."""
-
-  table: length_table.LengthTable  # of these records
-  data: list[bytes]  # of each record: its tokens, then its mask if it has one
-  sizes: list[bytes]  # of each record: how its tokens are divided
 
 
 def key(
@@ -83,7 +75,7 @@ def write(
   records = iter(records)
   with draft(folder) as new:
     chunks = iter(lambda: list(itertools.islice(records, _CHUNK)), [])
-    new.fill(map(pack, chunks))
+    new.fill(map(packed_records.pack, chunks))
     new.seal(meta)
   return open_store(folder)
 
@@ -114,33 +106,6 @@ def draft(folder: str | os.PathLike) -> Iterator['Draft']:
       for parent in missing:
         parent.rmdir()
     raise
-
-
-def pack(records: Sequence[EncodedRecord]) -> Packed:
-  """Returns the records as a store keeps them."""
-  data, sizes = [], []
-  for record in records:
-    pieces = [record.prompt, *record.completions]
-    tokens = np.concatenate(pieces).astype('<i4').tobytes()
-    # A negative count marks a record with a mask. Records without one have
-    # the digest of format 1, which names the reference scores on disk.
-    count = len(pieces) if record.trained is None else -len(pieces)
-    if record.trained is not None:
-      tokens += np.concatenate(record.trained).astype('?').tobytes()
-    data.append(tokens)
-    sizes.append(np.array([count, *map(len, pieces)], '<i8').tobytes())
-  return Packed(length_table.make_table(records), data, sizes)
-
-
-def take(packed: Packed, is_kept: Sequence[bool]) -> Packed:
-  """Returns the records that are kept."""
-  if all(is_kept):
-    return packed
-  return Packed(
-    length_table.take(packed.table, np.flatnonzero(is_kept)),
-    list(itertools.compress(packed.data, is_kept)),
-    list(itertools.compress(packed.sizes, is_kept)),
-  )
 
 
 def open_store(folder: str | os.PathLike) -> 'TokenStore':
@@ -177,7 +142,7 @@ class Draft:
     self._name = name
     self._digest = ''
 
-  def fill(self, parts: Iterable[Packed]) -> None:
+  def fill(self, parts: Iterable[packed_records.Packed]) -> None:
     """Writes the records of the parts, in order; holds none of their tokens."""
     tables = [self.table]
 
@@ -291,42 +256,8 @@ class TokenStore:
     # Threads share the reader, so they take turns.
     with self._lock:
       data = self._reader.read(indices) if indices else []
-    return list(map(self._record, indices, data))
-
-  def _record(self, i: int, data: bytes) -> EncodedRecord:
-    """Returns record i, of its bytes."""
     table = self.table
-    own = slice(table.offsets[i], table.offsets[i + 1])
-    starts = np.cumsum(
-      [table.prompt_lengths[i], *table.completion_lengths[own]]
-    )
-    tokens = np.frombuffer(data, '<i4', count=starts[-1])
-    prompt, *completions = np.split(tokens, starts[:-1])
-    # Without a mask, every token is trained.
-    mask = np.frombuffer(data, '?', offset=tokens.nbytes)
-    labels = table.labels[own]
-    scores, quantiles = table.scores[own], table.quantiles[own]
-    return EncodedRecord(
-      prompt=prompt,
-      completions=tuple(completions),
-      comparisons=self._comparisons(i),
-      labels=None if labels[0] < 0 else tuple(map(bool, labels)),
-      scores=None if np.isnan(scores[0]) else tuple(scores.tolist()),
-      uid=table.uids[i].decode(),
-      trained=tuple(np.split(mask, starts[1:-1] - starts[0]))
-      if len(mask)
-      else None,
-      quantiles=None if np.isnan(quantiles[0]) else tuple(quantiles.tolist()),
-    )
-
-  def _comparisons(self, i: int) -> tuple[Comparison, ...]:
-    """Returns the comparisons of record i."""
-    table = self.table
-    own = slice(table.comparison_offsets[i], table.comparison_offsets[i + 1])
-    columns = (table.winner, table.loser, table.weight, table.margin)
-    return tuple(
-      Comparison(*values) for values in zip(*(c[own].tolist() for c in columns))
-    )
+    return [packed_records.unpack(table, i, x) for i, x in zip(indices, data)]
 
 
 def _write_tokens(
