@@ -27,7 +27,15 @@ AXES = {
 REMAT = ('none', 'full', 'dots')
 # What computes attention; 'auto' takes the best that fits the device.
 # kernels/registry.py has them.
-ATTENTION = ('auto', 'dense', 'cudnn', 'splash', 'fa4', 'tokamax')
+ATTENTION = (
+  'auto',
+  'dense',
+  'blocks',
+  'cudnn',
+  'splash',
+  'fa4',
+  'tokamax',
+)
 
 
 @dataclasses.dataclass(frozen=True)

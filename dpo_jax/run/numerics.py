@@ -97,11 +97,15 @@ def choose_kernel(
   dtype = compute_dtype(config)
   names = registry.AUTO.get(backend, ()) if name == 'auto' else (name,)
   for name in names:
-    choice = registry.Choice(name, branches, prompts, backend == 'cpu')
+    choice = registry.Choice(name)
+    is_plain = registry.KERNELS[name].is_plain
+    if not is_plain:
+      choice = registry.Choice(name, branches, prompts, backend == 'cpu')
     if is_planned:
       return choice
     problem, fix = registry.problem(name, model, dtype, backend)
-    problem = problem or proof.problem(choice, model, dtype, row_length)
+    if not problem and not is_plain:
+      problem = proof.problem(choice, model, dtype, row_length)
     if not problem:
       return choice
     if config.model.attention != 'auto':
@@ -123,7 +127,8 @@ def describe(choice: registry.Choice, chunk: int, config: ConfigDict) -> str:
   name = choice.name
   if choice.interpret:
     name += ' (interpreted on CPU: slow)'
-  if choice != registry.DENSE:
+  kernel = registry.KERNELS.get(choice.name)
+  if kernel and not kernel.is_plain:
     name += ', equal to dense attention on a row of this run'
   head = f'chunks of {chunk:,} positions'
   if not chunk:

@@ -37,10 +37,18 @@ class Kernel(NamedTuple):
   package: str = 'jax'  # which has it
   has_softcap: bool = False
   has_float32: bool = False
+  is_plain: bool = False  # XLA alone, no device's own code: tests prove it
 
 
 DENSE = Choice()
 KERNELS = {
+  'blocks': Kernel(
+    ('cpu', 'gpu', 'tpu'),
+    False,
+    has_softcap=True,
+    has_float32=True,
+    is_plain=True,
+  ),
   # On CPU it is interpreted: slow, for proofs.
   'splash': Kernel(('tpu', 'cpu'), True, has_softcap=True, has_float32=True),
   'cudnn': Kernel(('gpu',), True),
@@ -48,7 +56,7 @@ KERNELS = {
   'tokamax': Kernel(('gpu',), True, package='tokamax', has_softcap=True),
 }
 # What 'auto' tries, by backend; dense is the last resort everywhere.
-AUTO = {'tpu': ('splash',), 'gpu': ('cudnn',)}
+AUTO = {'cpu': ('blocks',), 'tpu': ('splash',), 'gpu': ('cudnn',)}
 
 
 def problem(
