@@ -34,7 +34,7 @@ from dpo_jax.storage import (
   run_dir,
   state_items,
 )
-from dpo_jax.types import Adapted, Params
+from dpo_jax.types import Adapted, Array, Params
 
 _MODEL = 'model.json'  # shape of a run's model, in Hugging Face's keys
 
@@ -112,18 +112,10 @@ def load(
 
 def check_finite(params: Params, config: DecoderConfig, where: str) -> None:
   """Raises InputError if a parameter that was given is NaN or infinite."""
-
   where_to = jax.tree.map(lambda leaf: leaf.sharding, params)
-
-  # Replicated, so that any process can read them.
-  @functools.partial(jax.jit, out_shardings=_replicated(where_to))
-  def are_finite(params):
-    # Per layer, so that the line can name the tensor.
-    return {
-      name: jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1)
-      for name, leaf in tree.flatten_with_names(params)
-    }
-
+  # Replicated, so that any process can read them. The function is one for all
+  # calls: the runs of a sweep compile it once.
+  are_finite = jax.jit(_are_finite, out_shardings=_replicated(where_to))
   for name, is_finite in jax.device_get(are_finite(params)).items():
     if is_finite.all():
       continue
@@ -137,6 +129,14 @@ def check_finite(params: Params, config: DecoderConfig, where: str) -> None:
       'are damaged, or overflowed where they were made',
       'copy them again, or use others',
     )
+
+
+def _are_finite(params: Params) -> dict[str, Array]:
+  """Bool [N] per parameter, by layer, so that a line can name the tensor."""
+  return {
+    name: jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1)
+    for name, leaf in tree.flatten_with_names(params)
+  }
 
 
 def tokenizer_of(folder: str) -> str:
