@@ -38,7 +38,7 @@ from dpo_jax.data.text.templates import Piece
 from dpo_jax.types import EncodedRecord, PreferenceRecord
 
 # Rises when the same options give other tokens; part of the token cache's key.
-VERSION = 2
+VERSION = 3
 CHUNK = 1000  # records that go to the tokenizer at once
 
 

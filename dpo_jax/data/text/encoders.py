@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpo_jax.data.text.templates import ControlTokens, Piece
+from dpo_jax.data.text.control_tokens import ControlTokens, Piece
 from dpo_jax.storage import files
 
 _BYTE_NAMES = ('<|bos|>', '<|eos|>', '<|pad|>')

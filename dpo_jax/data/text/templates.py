@@ -13,16 +13,23 @@ unchanged, which may trim, split and test them. If something was wrapped, the
 template runs twice, and the two renderings must be equal after the wrapping is
 removed. They differ if the template measures or rewrites the control tokens of
 messages. Then UnsafeText is raised, and encoding drops the record as
-`control_tokens`.
+`control_tokens`. Upper and lower case count as one, since templates change it.
+A template may also take a text apart and write what is left (`replace`, slices,
+`join`): a message that has all characters of a control token is then rendered
+with each of its special characters wrapped, to see if the tokens stay the same.
+
+Every string is wrapped where it must be: names, keys of objects, values of
+`type`. Only plain words there, which templates compare, never are.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dpo_jax import errors
 from dpo_jax.data.sources import conversations
-from dpo_jax.data.text import sandbox
+from dpo_jax.data.text import control_tokens, sandbox
+from dpo_jax.data.text.control_tokens import ControlTokens, Piece
 from dpo_jax.types import InputError
 
 # Pairs of noncharacters, which Unicode reserves for internal use: texts should
@@ -30,20 +37,16 @@ from dpo_jax.types import InputError
 _MARKS = tuple((chr(c), chr(c + 1)) for c in range(0xFDD0, 0xFDEF, 2))
 # Keys of a message's reasoning; the first that is given counts.
 REASONING = ('reasoning_content', 'thinking', 'reasoning')
-_NOT_TEXT = ('role', 'type')  # keys of a message whose values are names
+# What can bring two ends of a message together in the middle.
+_CUTS = re.compile(
+  r'\b(replace|join|truncate|format)\b|(?<!messages)\[[^\[\]]*:[^\[\]]*\]'
+)
 _FIX_RENDER = 'give messages that this template takes, or another template'
 _FIX_UNDEFINED = (
   'set what it reads in data.template_args, give messages that have it, or '
   'another template'
 )
 _FIX_FORBIDDEN = 'use a template that does nothing but write the messages'
-
-
-class Piece(NamedTuple):
-  """A part of a rendered text."""
-
-  text: str
-  is_content: bool  # from a message: no control token may be made from it
 
 
 class Rendering(NamedTuple):
@@ -62,69 +65,6 @@ class Rendering(NamedTuple):
 
 class UnsafeText(InputError):
   """Control tokens of a message cannot be told from those of the template."""
-
-
-class ControlTokens:
-  """The strings that a tokenizer turns into special tokens."""
-
-  def __init__(self, tokens: Iterable[str]):
-    """Takes the strings, in any order."""
-    # Longest first: a regular expression takes the first alternative that fits.
-    tokens = sorted(filter(None, set(tokens)), key=lambda t: (-len(t), t))
-    self.pattern = re.compile('|'.join(map(re.escape, tokens)) or r'(?!)')
-    self._tokens = tuple(tokens)
-    self._heads = {t[:i] for t in tokens for i in range(1, len(t))}
-    self._tails = {t[i:] for t in tokens for i in range(1, len(t))}
-    self._longest = max(map(len, tokens), default=0)
-
-  def found_in(self, value: Any) -> bool:
-    """Whether a text, or a text in messages, contains a control token."""
-    return any(self.pattern.search(text) for text in _texts(value))
-
-  def is_near(self, value: Any) -> bool:
-    """As `found_in`; also true for part of a token at either end of a text."""
-    return any(self._spans(text) for text in _texts(value))
-
-  def at_border(self, text: str) -> tuple[str, str]:
-    """Returns ('begins' or 'ends', token) of a text; ('', '') if neither.
-
-    White space around the text does not count.
-    """
-    text = text.strip()
-    if text.startswith(self._tokens):
-      return 'begins', next(t for t in self._tokens if text.startswith(t))
-    if text.endswith(self._tokens):
-      return 'ends', next(t for t in self._tokens if text.endswith(t))
-    return '', ''
-
-  def mark(self, text: str, marks: tuple[str, str]) -> str:
-    """Returns the text with all possible (parts of) control tokens wrapped."""
-    done, parts = 0, []
-    for start, stop in self._spans(text):
-      parts += (text[done:start], marks[0], text[start:stop], marks[1])
-      done = stop
-    return ''.join((*parts, text[done:]))
-
-  def _spans(self, text: str) -> list[tuple[int, int]]:
-    """Spans of tokens, and of parts of tokens at the ends of the text.
-
-    The end of a token may open the text, and the beginning of one may close
-    it. White space around the text is skipped, since templates trim it.
-    """
-    # Complete tokens, then a head at the end and a tail at the beginning.
-    spans = [match.span() for match in self.pattern.finditer(text)]
-    stop = len(text.rstrip())
-    start = len(text) - len(text.lstrip())
-    reach = min(self._longest, stop - start + 1)
-    tails = [
-      n for n in range(1, reach) if text[start : start + n] in self._tails
-    ]
-    heads = [n for n in range(1, reach) if text[stop - n : stop] in self._heads]
-    if tails:
-      spans.append((start, start + tails[-1]))
-    if heads:
-      spans.append((stop - heads[-1], stop))
-    return _merged(spans)
 
 
 class ChatTemplate:
@@ -165,6 +105,7 @@ class ChatTemplate:
       ) from None
     self.variables = self._template.variables  # names that the template reads
     self.has_generation = self._template.has_generation
+    self._cuts = bool(_CUTS.search(source))
 
   def render(
     self,
@@ -198,9 +139,12 @@ class ChatTemplate:
       'add_generation_prompt': add_generation_prompt,
     }
     # Rendered once unwrapped; a second time, wrapped, only if it is needed.
-    is_near = self._control_tokens.is_near(plain) and not allow_control_tokens
+    is_near = is_cut = False
+    if not allow_control_tokens:
+      is_near = self._control_tokens.is_near(plain)
+      is_cut = self._cuts and self._control_tokens.may_be_cut_from(plain)
     marks = spans = None
-    if is_near or self.has_generation:
+    if is_near or is_cut or self.has_generation:
       marks, of_spans = self._free_marks(plain)
     if self.has_generation:
       text, spans = _take_spans(
@@ -208,20 +152,33 @@ class ChatTemplate:
       )
     else:
       text = self._run(plain, extra, where)
-    if not is_near:
-      return Rendering((Piece(text, False),), spans)
-    wrapped = _map_texts(
-      plain, lambda text: self._control_tokens.mark(text, marks)
-    )
-    pieces = _split_marked(self._run(wrapped, extra, where), marks)
-    if ''.join(piece.text for piece in pieces) != text:
-      refusal = errors.refuse(
-        where or self.where,
-        'a message holds control tokens that the chat template rewrites',
-        'remove them from the message',
-      )
-      raise UnsafeText(str(refusal))
+    pieces = (Piece(text, False),)
+    for is_needed, change in (
+      (is_near, self._control_tokens.mark),
+      (is_cut, self._control_tokens.mark_signs),
+    ):
+      if is_needed:
+        wrapped = control_tokens.map_texts(plain, lambda t: change(t, marks))  # noqa: B023
+        marked = _split_marked(self._run(wrapped, extra, where), marks)
+        pieces = self._safer(text, pieces, marked, change, where)
     return Rendering(pieces, spans)
+
+  def _safer(self, text, pieces, marked, change, where) -> tuple[Piece, ...]:
+    """The marked pieces if they have fewer control tokens, else `pieces`."""
+    is_same = ''.join(piece.text for piece in marked) == text
+    count = self._control_tokens.count
+    is_quoted = change == self._control_tokens.mark
+    if is_same:
+      return marked if count(marked) < count(pieces) else pieces
+    # Templates look at special characters (`<think>`): that is no fault.
+    if not is_quoted and count(marked) == count(pieces):
+      return pieces
+    refusal = errors.refuse(
+      where or self.where,
+      'a message holds control tokens that the chat template rewrites',
+      'remove them from the message',
+    )
+    raise UnsafeText(str(refusal))
 
   def _run(
     self,
@@ -251,7 +208,7 @@ class ChatTemplate:
 
   def _free_marks(self, plain: Any) -> list[tuple[str, str]]:
     """Two pairs of noncharacters that occur in no text."""
-    used = set(self.source).union(*_texts(plain))
+    used = set(self.source).union(*control_tokens.texts_of(plain))
     free = [marks for marks in _MARKS if not used.intersection(marks)]
     if len(free) > 1:
       return free[:2]
@@ -271,7 +228,7 @@ def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   """
   copies = []
   for message in messages:
-    copy = _map_texts(
+    copy = control_tokens.map_texts(
       {k: v for k, v in message.items() if v is not None}, lambda text: text
     )
     thought = next((copy[k] for k in REASONING if k in copy), None)
@@ -279,38 +236,6 @@ def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
       copy = {'thinking': thought, **copy, 'reasoning_content': thought}
     copies.append(copy)
   return copies
-
-
-def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
-  """JSON data with each string changed, except keys, roles and types."""
-  if isinstance(value, str):
-    return change(value)
-  if isinstance(value, Mapping):
-    return {
-      k: v if k in _NOT_TEXT else _map_texts(v, change)
-      for k, v in value.items()
-    }
-  if isinstance(value, list | tuple):
-    return [_map_texts(item, change) for item in value]
-  return value
-
-
-def _texts(value: Any) -> list[str]:
-  """The strings that _map_texts changes."""
-  texts: list[str] = []
-  _map_texts(value, lambda text: texts.append(text) or text)
-  return texts
-
-
-def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-  """The spans in order; those that touch or overlap become one."""
-  merged: list[tuple[int, int]] = []
-  for start, stop in sorted(spans):
-    if merged and start <= merged[-1][1]:
-      merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
-    else:
-      merged.append((start, stop))
-  return merged
 
 
 def _split_marked(text: str, marks: tuple[str, str]) -> tuple[Piece, ...]:

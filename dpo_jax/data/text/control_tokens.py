@@ -1,0 +1,153 @@
+"""text -> marks: where a message may hold, or become, a control token.
+
+Comes in: the strings that a tokenizer turns into special tokens, and the texts
+of messages. Goes out: those texts with everything wrapped that a template could
+make such a token of. Renders nothing: templates.py does.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+_NAMED = ('role', 'type')  # keys whose values templates compare with words
+_WORD = re.compile(r'[\w.-]*')
+
+
+class Piece(NamedTuple):
+  """A part of a rendered text."""
+
+  text: str
+  is_content: bool  # from a message: no control token may be made from it
+
+
+class ControlTokens:
+  """The strings that a tokenizer turns into special tokens."""
+
+  def __init__(self, tokens: Iterable[str]):
+    """Takes the strings, in any order."""
+    # Longest first: a regular expression takes the first alternative that fits.
+    tokens = sorted(filter(None, set(tokens)), key=lambda t: (-len(t), t))
+    self.pattern = re.compile('|'.join(map(re.escape, tokens)) or r'(?!)')
+    self._loose = re.compile(self.pattern.pattern, re.IGNORECASE)
+    self._tokens = tuple(tokens)
+    lower = {t.lower() for t in tokens}
+    self._heads = {t[:i] for t in lower for i in range(1, len(t))}
+    self._tails = {t[i:] for t in lower for i in range(1, len(t))}
+    # A text within a token, between two that the template writes, makes one.
+    self._all = '\0'.join(lower)
+    self._letters = tuple({frozenset(t) for t in lower})
+    signs = {
+      char for char in self._all if not (char.isalnum() or char in '\0 ')
+    }
+    self._signs = re.compile(
+      f'[{re.escape("".join(signs))}]+' if signs else '(?!)'
+    )
+    self._longest = max(map(len, tokens), default=0)
+
+  def found_in(self, value: Any) -> bool:
+    """Whether a text, or a text in messages, contains a control token."""
+    return any(self.pattern.search(text) for text in texts_of(value))
+
+  def is_near(self, value: Any) -> bool:
+    """As `found_in`; also true for part of a token at either end of a text."""
+    return any(self._spans(text) for text in texts_of(value))
+
+  def may_be_cut_from(self, value: Any) -> bool:
+    """Whether a text has all characters of a control token, in any order."""
+    for text in texts_of(value):
+      # Nearly all texts have no special character, which is quick to see.
+      if self._signs.search(text):
+        letters = set(text.lower())
+        if any(token <= letters for token in self._letters):
+          return True
+    return False
+
+  def mark_signs(self, text: str, marks: tuple[str, str]) -> str:
+    """Returns the text with all special characters of tokens wrapped."""
+    return self._signs.sub(lambda m: marks[0] + m.group() + marks[1], text)
+
+  def count(self, pieces: Iterable[Piece]) -> int:
+    """The control tokens that are made from template text."""
+    texts = (piece.text for piece in pieces if not piece.is_content)
+    return sum(len(self.pattern.findall(text)) for text in texts)
+
+  def at_border(self, text: str) -> tuple[str, str]:
+    """Returns ('begins' or 'ends', token) of a text; ('', '') if neither.
+
+    White space around the text does not count.
+    """
+    text = text.strip()
+    if text.startswith(self._tokens):
+      return 'begins', next(t for t in self._tokens if text.startswith(t))
+    if text.endswith(self._tokens):
+      return 'ends', next(t for t in self._tokens if text.endswith(t))
+    return '', ''
+
+  def mark(self, text: str, marks: tuple[str, str]) -> str:
+    """Returns the text with all possible (parts of) control tokens wrapped."""
+    done, parts = 0, []
+    for start, stop in self._spans(text):
+      parts += (text[done:start], marks[0], text[start:stop], marks[1])
+      done = stop
+    return ''.join((*parts, text[done:]))
+
+  def _spans(self, text: str) -> list[tuple[int, int]]:
+    """Spans of tokens, and of parts of tokens at the ends of the text.
+
+    The end of a token may open the text, and the beginning of one may close
+    it. White space around the text is skipped, since templates trim it.
+    """
+    # Complete tokens, then a head at the end and a tail at the beginning.
+    spans = [match.span() for match in self._loose.finditer(text)]
+    stop = len(text.rstrip())
+    start = len(text) - len(text.lstrip())
+    # One or two letters are in nearly every token, and in many short answers.
+    if 2 < stop - start < self._longest and text.strip().lower() in self._all:
+      return [(start, stop)]
+    reach = min(self._longest, stop - start + 1)
+    tails = [
+      n
+      for n in range(1, reach)
+      if text[start : start + n].lower() in self._tails
+    ]
+    heads = [
+      n for n in range(1, reach) if text[stop - n : stop].lower() in self._heads
+    ]
+    if tails:
+      spans.append((start, start + tails[-1]))
+    if heads:
+      spans.append((stop - heads[-1], stop))
+    return _merged(spans)
+
+
+def map_texts(value: Any, change: Callable[[str], str], key: str = '') -> Any:
+  """JSON data with each string and key changed, except words that are names."""
+  if isinstance(value, str):
+    is_name = key in _NAMED and _WORD.fullmatch(value)
+    return value if is_name else change(value)
+  if isinstance(value, Mapping):
+    return {
+      k if _WORD.fullmatch(k) else change(k): map_texts(v, change, k)
+      for k, v in value.items()
+    }
+  if isinstance(value, list | tuple):
+    return [map_texts(item, change) for item in value]
+  return value
+
+
+def texts_of(value: Any) -> list[str]:
+  """The strings that map_texts changes."""
+  texts: list[str] = []
+  map_texts(value, lambda text: texts.append(text) or text)
+  return texts
+
+
+def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+  """The spans in order; those that touch or overlap become one."""
+  merged: list[tuple[int, int]] = []
+  for start, stop in sorted(spans):
+    if merged and start <= merged[-1][1]:
+      merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+    else:
+      merged.append((start, stop))
+  return merged
