@@ -53,8 +53,8 @@ def test_auto_computes_in_float32_on_a_cpu(config):
   assert numerics.compute_dtype(config) == jnp.bfloat16
 
 
-def test_auto_is_dense_on_a_cpu_and_in_a_plan(config, backend):
-  assert choose(config) == registry.DENSE
+def test_auto_is_blocks_on_a_cpu_and_dense_in_a_plan(config, backend):
+  assert choose(config) == registry.Choice('blocks')
   backend('tpu', 0.0)
   assert choose(config, is_planned=True) == registry.DENSE
 
