@@ -154,17 +154,19 @@ class ChatTemplate:
       text = self._run(plain, extra, where)
     pieces = (Piece(text, False),)
     is_typed = is_near and self._control_tokens.is_typed(plain)
-    for is_needed, is_typed, change in (
-      (is_near, is_typed, self._control_tokens.mark),
-      (is_cut, False, self._control_tokens.mark_signs),
+    for is_needed, may_differ, change in (
+      (is_near, not is_typed, self._control_tokens.mark),
+      (is_cut, True, self._control_tokens.mark_signs),
     ):
       if is_needed:
         wrapped = control_tokens.map_texts(plain, lambda t: change(t, marks))  # noqa: B023
         marked = _split_marked(self._run(wrapped, extra, where), marks)
-        pieces = self._safer(text, pieces, marked, is_typed, where)
+        pieces = self._safer(text, pieces, marked, may_differ, where)
     return Rendering(pieces, spans)
 
-  def _safer(self, text, pieces, marked, is_typed, where) -> tuple[Piece, ...]:
+  def _safer(
+    self, text, pieces, marked, may_differ, where
+  ) -> tuple[Piece, ...]:
     """The marked pieces if they have fewer control tokens, else `pieces`."""
     is_same = ''.join(piece.text for piece in marked) == text
     count = self._control_tokens.count
@@ -172,7 +174,7 @@ class ChatTemplate:
       return marked if count(marked) < count(pieces) else pieces
     # Templates look at special characters (`<think>`) and write messages as
     # Python does: no fault where no message holds a token from end to end.
-    if not is_typed and count(marked) == count(pieces):
+    if may_differ and count(marked) == count(pieces):
       return pieces
     refusal = errors.refuse(
       where or self.where,
