@@ -27,7 +27,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import errors
-from dpo_jax.config import check as config_check
+from dpo_jax.config import paths as config_paths
 from dpo_jax.config import rules as config_rules
 from dpo_jax.config import stored
 from dpo_jax.config.modes import (
@@ -39,7 +39,7 @@ from dpo_jax.config.modes import (
 )
 from dpo_jax.run import best, host_memory, processes
 from dpo_jax.run.preemption import Diverged, Lost, Preempted
-from dpo_jax.storage import caches
+from dpo_jax.storage import buckets, caches, files
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import InputError
 
@@ -205,7 +205,7 @@ def _read_config(
       'this run was trained with another config',
       'leave the flag out: --workdir alone opens the run as it was trained',
     )
-  config_check.check_paths(config, config_lib.parts_read(config, mode))
+  config_paths.check_paths(config, config_lib.parts_read(config, mode))
   return config
 
 
@@ -308,7 +308,7 @@ def _check_flags(
     best.check_flag(given['step'])
   for flag in ('workdir', 'export_to'):
     if flag in given:
-      _check_folder(flag, given[flag])
+      _check_folder(flag, given[flag], mode)
 
 
 def _check_number(flag: str, text: str) -> None:
@@ -320,8 +320,15 @@ def _check_number(flag: str, text: str) -> None:
     )
 
 
-def _check_folder(flag: str, folder: str) -> None:
+def _check_folder(flag: str, folder: str, mode: str) -> None:
   """Refuses a folder that cannot be made or written to."""
+  # A frontier takes several runs, with semicolons between.
+  names = folder.split(';') if mode == 'frontier' else [folder]
+  for name in names:
+    if isinstance(files.at(name), buckets.Path):
+      if flag == 'workdir':
+        buckets.check_checkpoints(files.at(name))
+      return buckets.check_writes(files.at(name))
   nearest = os.path.abspath(folder)  # then its nearest parent that exists
   while not os.path.lexists(nearest):
     nearest = os.path.dirname(nearest)

@@ -17,7 +17,16 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import metrics as metrics_lib
-from dpo_jax.run import best, bookkeeping, diagnose, evaluate, finite, sample
+from dpo_jax.run import (
+  best,
+  bookkeeping,
+  diagnose,
+  evaluate,
+  finite,
+  memory,
+  sample,
+)
+from dpo_jax.run import clock as clocks
 from dpo_jax.run import fork as forks
 from dpo_jax.run import job as job_lib
 from dpo_jax.run import plan as plan_lib
@@ -54,7 +63,7 @@ class Run(NamedTuple):
   train_batches: Callable[[int], Any]  # step -> types.Batch on the devices
   eval_batches: Callable[[int], Any]  # the same for evaluation
   poll: Callable[..., None]  # raises Preempted
-  rates: bookkeeping.Rates
+  clock: clocks.Clock
   sampler: sample.Sampler | None  # draws samples at each evaluation
 
 
@@ -154,7 +163,7 @@ def open_run(
           job, job.eval_plan, job.inputs.evaluation
         ),
         poll=session.poll,
-        rates=bookkeeping.Rates(),
+        clock=clocks.Clock(job, directory.path),
         sampler=sampler,
       )
       if is_forked:
@@ -181,7 +190,8 @@ def _loop(
   try:
     while step < job.num_steps:
       run.poll(step)
-      batch = run.train_batches(step)
+      busy = pending and pending.metrics
+      batch = run.clock.batch(run.train_batches, step, busy)
       # Returns at once: the device computes while the host goes on. The old
       # state is donated, so nothing may read it after this line.
       state, metrics = job.train_step(state, reference, batch, job.hyper)
@@ -199,6 +209,7 @@ def _loop(
       is_last = step == job.num_steps
       evaluates = is_last or is_due(step, train.eval_every)
       saves = is_last or is_due(step, train.save_every)
+      saves |= sessions.is_overdue(run.session, run.saved)
       # No evaluation and no checkpoint of a state that is not known finite.
       if evaluates or saves:
         report(run, pending)
@@ -241,13 +252,14 @@ def report(run: Run, pending: Pending | None) -> None:
     'num_tokens': pending.num_tokens,
     'packing_efficiency': plan.filled_slots
     / (slots * run.job.train_plan.row_length),
-    **run.rates.since_last(
+    **run.clock.since_last(
       tokens=plan.filled_slots, comparisons=run.job.train_plan.batch_size
     ),
   }
   run.writer.write(pending.step, 'train', metrics)
 
 
+@clocks.counted('evaluation')
 def evaluate_run(
   run: Run, state: TrainState, reference: Frozen, step: int
 ) -> dict[str, float]:
@@ -261,7 +273,7 @@ def evaluate_run(
     state.loss_state,
     is_first=step == 0,
   )
-  run.rates.since_last()  # evaluation does not count as training time
+  run.clock.since_last()  # evaluation does not count as training time
   run.writer.write(step, 'eval', metrics)
   finite.check_evaluation(
     step, metrics, state.params, reference, run.job.config
@@ -293,17 +305,16 @@ def _sample(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
     sample.held_out_prompts(run.job, count),
     poll=run.poll,
     # With reference.mode 'cache' its scores are there, but not the model.
-    reference=reference.reference()
-    if plan_lib.has_reference(run.job)
-    else None,
+    reference=reference.reference() if memory.has_reference(run.job) else None,
   )
-  run.rates.since_last()
+  run.clock.since_last()
   name = sample.file_name(f'eval_{step}', run.sampler, samples)
   run.directory.write_samples(name, samples)
   texts = [f'{s["prompt"]} -> {s["completion"]}' for s in samples]
   run.writer.write_text(step, 'samples', '\n\n'.join(texts))
 
 
+@clocks.counted('checkpoint')
 def save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   """Starts to write a checkpoint: state, data position, a moved reference.
 
@@ -313,6 +324,7 @@ def save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   items = state_items.items_of(state, run.trained.counts, moved)
   finite.check_state(f'step {step}', items, finite.TOO_FAST)
   meta = sessions.checkpoint_meta(run.session, run.trained.num_tokens)
+  run.directory.confirm()  # the lock of a bucket is not for ever
   meta |= {'metrics': run.writer.seal()}
   run.saved.save(step, items, meta)
 
@@ -337,7 +349,8 @@ def finish(run: Run, evaluation: dict[str, float]) -> int:
   run.directory.mark_done(
     step=step, ledger=inputs.ledger | {'train': closed}, eval=evaluation
   )
-  print(*diagnose.of_run(run.directory.path), sep='\n')
+  of_run = diagnose.of_run(run.directory.path)
+  print(*run.clock.lines(), *of_run, sep='\n')
   print(f'done: {bookkeeping.result({"step": step, "eval": evaluation})}')
   return 0
 

@@ -68,3 +68,22 @@ def shared():
   if not (_SHARED / 'data').is_dir():
     pytest.skip(f'real data is not at {_SHARED} (set DPO_JAX_SHARED)')
   return _SHARED
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+  """An empty bucket: an object store of fsspec's in the memory of the test.
+
+  It takes the code that a gs:// bucket takes, down to fsspec's methods.
+  """
+  import fsspec
+
+  from dpo_jax.storage import buckets, stores
+
+  memory = fsspec.filesystem('memory')
+  scheme = stores.Scheme('fsspec', 'memory', checkpoints=False)
+  monkeypatch.setitem(stores.SCHEMES, 'mem', scheme)
+  monkeypatch.setattr(stores, 'filesystem', lambda scheme: memory)
+  yield buckets.Path('mem://bkt')
+  if memory.exists('/bkt'):
+    memory.rm('/bkt', recursive=True)

@@ -14,7 +14,12 @@ PACKAGE = ROOT / 'dpo_jax'
 # layer below. Its group is that of the longest name that its own begins with.
 LAYERS = (
   {'nouns': ('types', 'errors', 'tree')},
-  {'files': ('storage.files',)},
+  {
+    'files': tuple(
+      f'storage.{name}'
+      for name in ('files', 'uploads', 'scratch', 'buckets', 'stores')
+    )
+  },
   {
     'maths': ('scoring', 'losses', 'metrics', 'optim', 'models'),
     'data': ('data',),
@@ -49,6 +54,8 @@ EXEMPT = {
 }
 JAX = frozenset({'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'chex'})
 FOREIGN = frozenset({'tensorflow', 'torch', 'transformers', 'trl'})
+# Run in an environment of their own, where nothing of this package is imported.
+GUESTS = {'trl_child', 'trl_encoding'}
 # Folders of data/: file -> record, record -> tokens, lengths -> rows. Each may
 # import itself and the listed ones.
 DATA_ROOMS = {'sources': (), 'text': ('sources',), 'batches': ()}
@@ -60,6 +67,7 @@ HOMES = {
   # Texts that are not files: a column of a record, the JSON of a tokenizer.
   'json.loads': {
     'storage.files',
+    'bench.protocol',  # answers of a process without this package
     'data.sources.conversations',
     'data.text.hf_tokenizer',
   },
@@ -213,6 +221,36 @@ def test_pure_layers_are_pure(module):
     assert called not in banned, f'{path}:{node.lineno}: {called}()'
 
 
+# Modules that open a file or list a folder by a name of the system's: that of
+# this machine for sure, or a copy of an object. All others take a path from
+# files.at, so that a URL is never taken for the name of a folder here.
+BY_NAME = {
+  *('storage.files', 'storage.scratch', 'storage.append', 'storage.places'),
+  *('storage.hf_files', 'storage.run_lock', 'storage.leases'),
+  *('storage.environment', 'results.collect', 'results.provenance'),
+  *('data.sources.files', 'data.sources.arrow', 'data.sources.downloads'),
+  *('data.sources.tfds_builders', 'data.sources.tfds_sets', 'sweeps.claims'),
+  *('losses.catalogue', 'config.knobs', 'config.help', 'config.load'),
+  *(
+    'main',
+    'bench.sweep',
+    'run.processes',
+    'run.plan',
+    'run.show',
+    'sweeps.cost',
+  ),
+}
+_BY_NAME = {'open', 'pathlib.Path', 'os.listdir', 'os.scandir', 'os.makedirs'}
+_BY_NAME |= {'os.path.exists', 'os.path.isdir', 'os.path.isfile', 'os.replace'}
+
+
+def test_paths_that_users_give_may_be_in_a_bucket():
+  users = {m for m, path in MODULES.items() if _calls(path) & _BY_NAME}
+  # Benchmarks work in folders of their own.
+  users = {m for m in users if not m.startswith('bench.')}
+  assert users <= BY_NAME
+
+
 def test_config_dicts_stop_at_the_loops():
   for module, path in MODULES.items():
     if 'ml_collections' in _external(path):
@@ -255,7 +293,10 @@ def test_file_is_short_documented_and_needs_no_other_framework(path):
   num_lines = len(path.read_text(encoding='utf-8').splitlines())
   assert num_lines <= 400
   assert ast.get_docstring(_tree(path)), 'no module docstring'
-  assert not _external(path) & FOREIGN
+  if path.stem in GUESTS:
+    assert not _internal(path) and 'dpo_jax' not in _imports(path)
+  else:
+    assert not _external(path) & FOREIGN and not GUESTS & _external(path)
 
 
 @pytest.mark.parametrize('arrow', FLOW)

@@ -24,7 +24,7 @@ from pages import Command
 
 from dpo_jax import config as config_lib
 from dpo_jax import main as main_lib
-from dpo_jax.bench import sampling, step, sweep
+from dpo_jax.bench import encoding, gpu_check, sampling, step, sweep
 from dpo_jax.exact import __main__ as exact_main
 from dpo_jax.models import presets
 from dpo_jax.results import __main__ as results_main
@@ -109,7 +109,13 @@ def test_every_command_of_a_page_parses(page, checkout):
   (run / 'config.json').write_text(text)
   for command in COMMANDS:
     if command.page == page:
-      check(command.words)
+      check(tuple(map(_on_this_machine, command.words)))
+
+
+def _on_this_machine(word: str) -> str:
+  """A word with a folder in place of a bucket, whose package is optional."""
+  word = word.replace('gs://BUCKET/runs/stories', 'runs/quickstart/dpo')
+  return word.replace('gs://BUCKET', 'buckets')
 
 
 def test_the_commands_of_the_readme_run(checkout):
@@ -193,6 +199,8 @@ def check(words: tuple[str, ...]) -> None:
   program, *rest = words
   if program == 'source':
     subprocess.run(['bash', '-n', pages.ROOT / rest[0]], check=True)
+  elif program == 'scripts/launch_local.sh':
+    check(('python', '-m', 'dpo_jax.main', *rest[rest.index('--') + 1 :]))
   elif program.startswith('scripts/'):
     for recorded in record(*words):
       check(('python', *recorded))
@@ -222,10 +230,12 @@ def check_module(name: str, words: list[str]) -> None:
     optimum.parse(words)
   elif name == 'dpo_jax.exact':
     exact_main.parse(words)
+  elif name == 'dpo_jax.bench.gpu_check':
+    gpu_check.parse(words)
   else:
     # Only the paths are checked: other modules parse their own arguments.
     is_test = name.startswith('tests.')
-    assert is_test or name in ('pytest', 'ruff', 'pip'), name
+    assert is_test or name in ('pytest', 'ruff', 'pip', 'venv'), name
     paths = [word for word in words if word.startswith('tests/')]
     assert all((pages.ROOT / path).exists() for path in paths), paths
 
@@ -248,7 +258,7 @@ def check_benchmark(words: list[str]) -> None:
   """Reads the flags of scripts/benchmark.py and measures nothing."""
   script = load(pages.ROOT / 'scripts/benchmark.py')
   with pytest.MonkeyPatch.context() as patch:
-    for bench in (sampling, step, sweep):
+    for bench in (encoding, sampling, step, sweep):
       patch.setattr(bench, 'run', lambda options: options)
     patch.setattr(script.sys, 'argv', ['benchmark.py', *words])
     assert script.main() == 0
@@ -272,9 +282,7 @@ def record(script: str, *arguments: str) -> list[list[str]]:
   log, python = venv / 'log', venv / 'bin/python'
   python.parent.mkdir(parents=True, exist_ok=True)
   log.write_text('')
-  digest = hashlib.sha256(
-    (pages.ROOT / 'requirements.txt').read_bytes()
-  ).hexdigest()
+  digest = hashlib.sha256(pins(script, arguments).encode()).hexdigest()
   (venv / 'requirements.sha256').write_text(digest)
   python.write_text(
     f'#!/bin/sh\n(printf "%s\\t" "$@"; echo) >>{shlex.quote(str(log))}\n'
@@ -283,6 +291,21 @@ def record(script: str, *arguments: str) -> list[list[str]]:
   environment = os.environ | {'DPO_JAX_VENV': str(venv)}
   subprocess.run([pages.ROOT / script, *arguments], env=environment, check=True)
   return [line.split('\t')[:-1] for line in log.read_text().splitlines()]
+
+
+def pins(script: str, arguments: tuple[str, ...]) -> str:
+  """The pinned requirements that a command of scripts/ asks for."""
+  flags = dict(word.partition('=')[::2] for word in arguments)
+  name = 'requirements.txt'
+  if '--python' in flags:
+    name = 'requirements-py312.txt'
+  if script.endswith('gpu_check.sh'):
+    name = 'requirements-gpu.txt'
+  text = (pages.ROOT / name).read_text()
+  if '--jax' in flags:
+    new = rf'\1=={flags["--jax"]}'
+    text = re.sub(r'^(jax|jaxlib)==[^ \n]+', new, text, flags=re.M)
+  return text
 
 
 def execute(words: tuple[str, ...]) -> None:

@@ -34,6 +34,17 @@ BAD_LINES = [
   ([LOCAL, WORKDIR, '--mode=export'], ('--export_to: ', 'missing')),
   ([LOCAL, WORKDIR, '--export_to=x'], ('--export_to: ', 'not used')),
   ([LOCAL, '--workdir=/dev/null/run'], ('--workdir: ', 'not a folder')),
+  # No folder of that name is made here, in which a run would be lost.
+  ([LOCAL, '--workdir=foo://b/run'], ("'foo://b/run'", 'not supported', 'gs')),
+  ([LOCAL, '--workdir=gs:/b/run'], ("'gs:/b/run'", 'gs://BUCKET/NAME')),
+  (
+    [LOCAL, WORKDIR, '--mode=export', '--export_to=foo://b'],
+    ("'foo://b'", 'not supported'),
+  ),
+  (
+    [LOCAL, WORKDIR, '--config.data.cache_dir=foo://b'],
+    ("'foo://b'", 'not supported'),
+  ),
   ([LOCAL, f'--workdir={QUICKSTART}'], ('--workdir: ', 'not a folder')),
   (
     [LOCAL, WORKDIR, '--mode=export', f'--export_to={QUICKSTART}/x'],

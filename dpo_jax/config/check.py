@@ -1,24 +1,22 @@
 """config -> nothing, or the refusal of what cannot run together.
 
 Comes in: a ConfigDict. Goes out: nothing, or InputError with the key, its
-value, what is allowed and the nearest match. Imports no jax at import time;
-only `check_paths` looks at files.
+value, what is allowed and the nearest match. Imports no jax at import time and
+looks at no file: see paths.py.
 """
 
-import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import errors
 from dpo_jax.config import chosen, knobs, rules
 from dpo_jax.data.batches import limits
-from dpo_jax.data.sources import files, foreign, published, synthetic
+from dpo_jax.data.sources import foreign, synthetic
 from dpo_jax.data.sources import source as sources
 from dpo_jax.losses import catalogue
 from dpo_jax.losses import rules as loss_rules
 from dpo_jax.models import adapter_spec
-from dpo_jax.storage import trackers
 
 
 def validate(config: ConfigDict, num_devices: int | None = None) -> None:
@@ -52,49 +50,6 @@ def validate(config: ConfigDict, num_devices: int | None = None) -> None:
   _check_sample(config.sample)
   if num_devices is not None:
     _check_mesh(config.mesh, num_devices)
-
-
-def check_paths(
-  config: ConfigDict, parts: Collection[str] = ('train', 'eval')
-) -> None:
-  """Raises InputError if a file, folder or package that a key names is missing.
-
-  Of a data file the first bytes are read; the name of a public set
-  (`tfds:...`) is parsed. Embedded sets and 'split' name no file.
-
-  Args:
-    config: validated.
-    parts: those of the data that are read, of 'train' and 'eval'.
-  """
-  values, data = rules.flatten(config), config.data
-  trackers.check(config.log.tracker)
-  named = [('data.eval', data.eval)] if 'eval' in parts else []
-  # What is held out of the training data is read from there.
-  if 'train' in parts or (named and data.eval == 'split'):
-    names = rules.split_names(data.train)
-    named = [('data.train', name) for name in names] + named
-  for key, name in named:
-    if name.startswith(sources.TFDS):
-      published.parse_name(name.removeprefix(sources.TFDS), where=name)
-    elif name not in (*synthetic.EMBEDDED, 'split'):
-      _check_data_file(key, name)
-  if config.tokenizer not in ('', 'byte'):
-    # A folder or its tokenizer.json: either will do.
-    _check_path('tokenizer', config.tokenizer, 'folder', os.path.exists)
-  for key in (
-    'model.init_from',
-    'adapter.init_from',
-    'reference.init_from',
-    'data.manual_dir',
-  ):
-    if values[key]:
-      _check_path(key, values[key], 'folder', os.path.isdir)
-  if config.sample.prompts:
-    files.check(os.path.expanduser(config.sample.prompts))
-  template = config.data.chat_template
-  # An identifier may be the name of one of the tokenizer's templates.
-  if template and not template.replace('-', '_').isidentifier():
-    _check_path('data.chat_template', template, 'file', os.path.isfile)
 
 
 def check_losses(config: ConfigDict) -> None:
@@ -252,6 +207,9 @@ def _check_model(config: ConfigDict) -> None:
       'True is used with model.init_from only',
       'leave it out: a preset has a row per token',
     )
+  if model.scan_unroll > 1 and not model.scan_layers:
+    key, why = 'config.model.scan_unroll', 'scan_layers=False leaves no loop'
+    raise errors.refuse(key, why, 'leave it out')
   if not config.tokenizer and not model.init_from:
     raise errors.refuse(
       'config.tokenizer',
@@ -368,29 +326,3 @@ def _check_mesh(mesh: ConfigDict, num_devices: int) -> None:
   from dpo_jax import sharding
 
   sharding.mesh_sizes(**mesh, num_devices=num_devices)
-
-
-def _check_data_file(key: str, name: str) -> None:
-  path = os.path.expanduser(name)
-  near = errors.nearest(name, synthetic.EMBEDDED)
-  if near and not os.path.exists(path):
-    raise errors.refuse(
-      f'config.{key}',
-      f'{name!r} is no file and no data set',
-      f'did you mean {near!r}?',
-    )
-  files.check(path)
-
-
-def _check_path(key: str, name: str, kind: str, exists: Callable) -> None:
-  if exists(name):
-    return
-  folder, base = os.path.split(name)
-  siblings = os.listdir(folder or '.') if os.path.isdir(folder or '.') else []
-  near = errors.nearest(base, siblings)
-  hint = f'did you mean {os.path.join(folder, near)!r}? ' if near else ''
-  raise errors.refuse(
-    f'config.{key}',
-    f'{name!r} is not there',
-    f'{hint}give the path of a {kind}, absolute or from {os.getcwd()}',
-  )

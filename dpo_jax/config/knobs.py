@@ -37,9 +37,11 @@ from dpo_jax.config.rules import (
   required,
   seed,
   share,
+  steps,
   text,
   unknown_key,
   whole,
+  whole_or_auto,
   within,
 )
 from dpo_jax.data.batches import rows
@@ -134,6 +136,8 @@ def _data() -> Section:
   data.manual_dir = folder()  # files of public sets, fetched by hand; source
   # encoded data, reference scores; '' = the user's cache folder; caches
   data.cache_dir = folder()
+  # that encode at once; encoding
+  data.encode_processes = whole(0, zero='one per core')
   data.row_format = choice('auto', *records.FORMATS)  # records
   data.columns = text('NEW=OLD,-OTHER')  # renames, or leaves out; source
   data.use_token_ids = flag(False)  # take *_ids as they are, if given; source
@@ -174,7 +178,13 @@ def _model() -> Section:
   model.add_rows = flag(False)
   model.router_aux_coef = at_least(None, 0)  # None = the model's; experts
   model.remat = choice(*decoder_config.REMAT)  # in the backward pass; decoder
-  model.attention_block = whole(128, least=1)  # queries per block; attention
+  # the kernel; numerics
+  model.attention = choice(*decoder_config.ATTENTION)
+  # queries per block of dense attention; attention
+  model.attention_block = whole(128, least=1)
+  model.scan_layers = flag(True)  # one body for all; False = unrolled; numerics
+  # layers per step of the loop, 2 = double buffering; numerics
+  model.scan_unroll = whole(1, least=1, like=2)
   return model
 
 
@@ -248,6 +258,9 @@ def _train() -> Section:
   # updates between two evaluations; train
   train.eval_every = whole(0, zero='only at the start and the end')
   train.save_every = whole(0, zero='only at the end')  # updates; train
+  # of wall time since the last checkpoint, besides save_every; train
+  train.save_every_minutes = at_least(0.0, 0, zero='by updates only')
+  train.profile_steps = steps()  # from:to, written to profile/; clock
   train.keep_checkpoints = whole(2, least=1)  # newest ones kept; checkpoints
   # the highest of a held-out metric, or with '-' before it the lowest; best
   train.keep_best = text("a metric, e.g. 'rewards/accuracies' or '-loss'")
@@ -292,9 +305,11 @@ def _log() -> Section:
 
 def _precision() -> Section:
   precision = Section()
-  # 'auto' = float32 on CPU, bfloat16 elsewhere; job
+  # 'auto' = float32 on CPU, bfloat16 elsewhere; numerics
   precision.compute = choice('float32', 'bfloat16', 'auto', default='auto')
-  precision.head_chunk = whole(1024, least=1)  # positions; scoring
+  # positions projected at one time, 'auto' = 1024 on CPU, 4096 on GPU, 2048 on
+  # TPU, or as 0 if that fits; 0 = logits are kept for the backward; output_head
+  precision.head_chunk = whole_or_auto(like=4096)
   return precision
 
 

@@ -9,6 +9,7 @@ A default of None or '' means "not set", and is allowed whatever the rule says.
 
 import datetime
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -54,6 +55,16 @@ def whole(
   words += f', e.g. {example}' if example else ''
   words += f' (0 = {zero})' if zero else ''
   return _knob(default, int, words, lambda v: type(v) is int and v >= least)
+
+
+def whole_or_auto(*, like: int) -> Knob:
+  """'auto', its default, or a whole number from 0; `like` is an example."""
+  return _knob(
+    'auto',
+    object,
+    f"'auto' or a whole number >= 0, e.g. {like}",
+    lambda v: v == 'auto' or (type(v) is int and v >= 0),
+  )
 
 
 def seed(default: int) -> Knob:
@@ -143,6 +154,13 @@ def json_text(example: str) -> Knob:
     str,
     f'a JSON object, e.g. {example}',
     lambda v: isinstance(v, str) and files.parse_object(v) is not None,
+  )
+
+
+def steps() -> Knob:
+  """A range of updates as text; '' by default, none."""
+  return _knob(
+    '', str, "updates as 10:15, or ''", lambda v: v == '' or _is_range(v)
   )
 
 
@@ -262,3 +280,10 @@ def _is_date(value: Any) -> bool:
 def _is_number(value: Any) -> bool:
   # isinstance would take True for 1; NaN and infinity are floats, too.
   return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_range(value: Any) -> bool:
+  if not isinstance(value, str) or not re.fullmatch(r'\d{1,9}:\d{1,9}', value):
+    return False
+  first, last = map(int, value.split(':'))
+  return first < last

@@ -20,10 +20,14 @@ from dpo_jax.storage import files
 # run may change them, and runs that differ in nothing else are one group.
 NO_NUMBERS = (
   'data.cache_dir',
+  'data.encode_processes',
   'data.manual_dir',
   'mesh',
   'train.save_every',
+  'train.save_every_minutes',
   'train.keep_checkpoints',
+  'precision.head_chunk',
+  'train.profile_steps',
   'eval.num_samples',
   'log',
   'sample',

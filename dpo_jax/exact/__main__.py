@@ -12,7 +12,6 @@ Reads no run and no data.
 import argparse
 import math
 import os
-import pathlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -102,7 +101,7 @@ def _run(settings, out: str, measures: Sequence[str]) -> int:
   made = report.files(settings, rows, measures)
   made |= figures.draw(settings, rows, measures)
   for name, content in made.items():
-    path = pathlib.Path(out) / name
+    path = files.at(out) / name
     with files.storage_errors(path):
       path.parent.mkdir(parents=True, exist_ok=True)
       with files.atomic_file(path) as file:

@@ -25,8 +25,10 @@ from dpo_jax.models import (
   experts,
   layers,
   rotary,
+  stack,
 )
 from dpo_jax.models.decoder_config import AXES, DecoderConfig, param_dims
+from dpo_jax.models.kernels import registry
 from dpo_jax.types import Array, Params
 
 # The backward pass of attention recomputes its blocks anyway. Every policy
@@ -49,6 +51,7 @@ class LanguageModel(NamedTuple):
   decode: Callable[[Params, types.Rows, attention.Cache], Any]
   make_cache: Callable[[int, int], attention.Cache]  # rows, slots per row
   logical_axes: Params  # pytree like params of tuples of axis names
+  kernel: registry.Choice
 
 
 def make_model(
@@ -57,6 +60,8 @@ def make_model(
   compute_dtype: Any = jnp.float32,
   remat: str = 'none',
   attention_block: int = 128,
+  kernel: registry.Choice = registry.DENSE,
+  unroll: int = 1,
   mesh: Any = None,
 ) -> LanguageModel:
   """Makes the functions of a decoder.
@@ -77,11 +82,14 @@ def make_model(
     remat: one of decoder_config.REMAT, what the backward pass recomputes of a
       layer: 'none'; 'full', all except the attention's output; 'dots', all
       except that and the outputs of matmuls with weights.
-    attention_block: queries per block of attention.
-    mesh: mesh on which rows are split; read by experts only.
+    attention_block: queries per block of dense attention.
+    kernel: what computes attention; `decode` is always dense.
+    unroll: layers, or periods of layers of several kinds, per step of the loop
+      over layers; 0 = all, and no loop. `decode` always loops.
+    mesh: mesh on which rows are split; read by experts and kernels.
   """
   dtype = jnp.dtype(compute_dtype)
-  numerics = _Numerics(dtype, remat, attention_block, mesh)
+  numerics = _Numerics(dtype, remat, attention_block, kernel, unroll, mesh)
   module = _Decoder(config, numerics)
 
   def hidden(params, rows):
@@ -108,6 +116,7 @@ def make_model(
     decode=decode,
     make_cache=functools.partial(_make_cache, config, numerics.dtype),
     logical_axes=_logical_axes(config),
+    kernel=kernel,
   )
 
 
@@ -149,6 +158,8 @@ class _Numerics(NamedTuple):
   dtype: Any
   remat: str
   attention_block: int
+  kernel: registry.Choice
+  unroll: int
   mesh: Any = None
 
 
@@ -170,38 +181,91 @@ class _Decoder(nn.Module):
       x_RLD *= jnp.asarray(config.width**0.5, dtype)
     if config.learned_positions:
       x_RLD += layers.embed(config, 'T', dtype, 'positions')(rows.positions)
-    layer = _Layer
-    policy = _REMAT[self.numerics.remat]
-    if policy is not None:
-      layer = nn.remat(_Layer, policy=policy, prevent_cse=False)
-    # One compiled layer for all: parameters and `kinds` come one slice each.
-    stack = nn.scan(
-      layer,
-      variable_axes={'params': 0, 'adapter': 0},
-      split_rngs={'params': True},
-      in_axes=(nn.broadcast, nn.broadcast, 0),
-      length=config.num_layers,
-    )(config, self.numerics, name='layers')
-    # Rotary tables are computed once; a layer picks its kind of rotation.
-    tables = rotary.make_tables(config, rows, cache is not None)
-    kinds = _layer_kinds(config)
-    if cache is not None:
+    is_cached = cache is not None
+    if is_cached:
       cache = attention.announce(cache, rows)
-      kinds['layer'] = jnp.arange(config.num_layers)
-    (x_RLD, cache), router = stack((x_RLD, cache), rows, tables, kinds)
+    # Computed once for all layers: a layer picks its kind of rotation.
+    shared = _Shared(
+      rows,
+      rotary.make_tables(config, rows, is_cached),
+      None if is_cached else registry.prepare(self.numerics.kernel, rows),
+    )
+    stacked = {
+      name: values['layers']
+      for name, values in self.variables.items()
+      if 'layers' in values
+    }
+    carry, router = _run_layers(
+      config, self.numerics, shared, stacked, (x_RLD, cache)
+    )
+    x_RLD, cache = carry
     x_RLD = layers.Norm(config, 'D', name='final_norm')(x_RLD)
     aux = {} if router is None else {'router': router}
     return x_RLD, aux, attention.advance(cache, rows)
 
 
+class _Shared(NamedTuple):
+  """What all layers read besides the residual stream."""
+
+  rows: types.Rows
+  tables: Any  # of rotary.make_tables
+  plan: Any  # of registry.prepare
+
+
+class _Kind(NamedTuple):
+  """What differs between layers besides their parameters."""
+
+  window: Array | int | None  # positions that a query sees; None = all
+  rope: Array | int | None  # kind of rotation; None = the first
+  layer: Array | None = None  # its number, for the cache
+
+
+def _run_layers(config, numerics, shared, stacked, carry):
+  """Runs all layers on a carry (residual stream, cache)."""
+
+  def layer(kind, variables, carry):
+    # Without a parent: its variables are a slice, not those of the decoder.
+    run = _Layer(config, numerics, parent=None)
+    return run.apply(variables, carry, shared, kind)
+
+  policy = _REMAT[numerics.remat]
+  unroll = numerics.unroll if carry[1] is None else 1
+  # Without a loop between them the compiler would find the forward and its
+  # repetition equal, and keep what remat drops.
+  remat = functools.partial(
+    jax.checkpoint, policy=policy, prevent_cse=unroll == 0
+  )
+  windows = config.layer_windows or (0,) * config.num_layers
+  ropes = config.layer_ropes or (0,) * config.num_layers
+  # Kernels need windows that are constants of the program.
+  if numerics.kernel.name != 'dense' and carry[1] is None:
+    kinds = [
+      _Kind(window or None, rope) for window, rope in zip(windows, ropes)
+    ]
+    if policy is not None:
+      layer = remat(layer, static_argnums=0)
+    return stack.scan_periods(layer, kinds, stacked, carry, unroll)
+  # A window of 0 is no limit, which is here the largest int32.
+  unlimited = jnp.iinfo(jnp.int32).max
+  windows = jnp.asarray([window or unlimited for window in windows], jnp.int32)
+  kinds = _Kind(
+    windows if config.layer_windows else None,
+    jnp.asarray(ropes, jnp.int32) if config.layer_ropes else None,
+    jnp.arange(config.num_layers),
+  )
+  if policy is not None:
+    layer = remat(layer)
+  return stack.scan(layer, kinds, stacked, carry, unroll)
+
+
 class _Layer(nn.Module):
-  """Attention and MLP on the residual stream; the body of `nn.scan`."""
+  """Attention and MLP on the residual stream; the body of the scan."""
 
   config: DecoderConfig
   numerics: _Numerics
 
   @nn.compact
-  def __call__(self, carry, rows, tables, kind):
+  def __call__(self, carry, shared, kind):
     config = self.config
     x_RLD, cache = carry
 
@@ -210,7 +274,7 @@ class _Layer(nn.Module):
 
     read_RLD = norm('attention_norm', x_RLD, config.pre_norm)
     attend = _Attention(config, self.numerics, name='attention')
-    out_RLD, cache = attend(read_RLD, rows, tables, kind, cache)
+    out_RLD, cache = attend(read_RLD, shared, kind, cache)
     out_RLD = norm('attention_post_norm', out_RLD, config.post_norm)
     before_RLD, x_RLD = x_RLD, x_RLD + out_RLD
     # A parallel MLP reads the stream before the attention's output is added.
@@ -226,7 +290,7 @@ class _Layer(nn.Module):
         self.numerics.mesh,
         name='experts',
       )
-      out_RLD, router = mix(read_RLD, rows)
+      out_RLD, router = mix(read_RLD, shared.rows)
     else:
       out_RLD = layers.Mlp(config, dtype, name='mlp')(read_RLD)
     out_RLD = norm('mlp_post_norm', out_RLD, config.post_norm)
@@ -240,7 +304,7 @@ class _Attention(nn.Module):
   numerics: _Numerics
 
   @nn.compact
-  def __call__(self, x_RLD, rows, tables, kind, cache):
+  def __call__(self, x_RLD, shared, kind, cache):
     config, dtype = self.config, self.numerics.dtype
     linear = functools.partial(layers.Linear, dtype)
     bias = config.qkv_bias
@@ -253,37 +317,26 @@ class _Attention(nn.Module):
       q_RLHK = layers.Norm(config, q_dims, name='query_norm')(q_RLHK)
       k_RLGK = layers.Norm(config, k_dims, name='key_norm')(k_RLGK)
     if config.ropes:
-      index = 0 if kind['rope'] is None else kind['rope']
-      cos_RLN, sin_RLN = tables[0][index], tables[1][index]
+      index = 0 if kind.rope is None else kind.rope
+      cos_RLN, sin_RLN = (table[index] for table in shared.tables)
       pairs = config.rope_interleaved
       q_RLHK = rotary.rotate(q_RLHK, cos_RLN, sin_RLN, pairs)
       k_RLGK = rotary.rotate(k_RLGK, cos_RLN, sin_RLN, pairs)
     options = {
       'block': self.numerics.attention_block,
       'scale': (config.query_scalar or config.head_size) ** -0.5,
-      'window': kind['window'],
+      'window': kind.window,
       'softcap': config.attention_softcap,
     }
     if cache is None:
-      attend = attention.branch_attention
-      out_RLHK = attend(q_RLHK, k_RLGK, v_RLGK, rows, **options)
+      attend = functools.partial(registry.attend, self.numerics.kernel)
+      options['mesh'] = self.numerics.mesh
+      qkv = q_RLHK, k_RLGK, v_RLGK
+      out_RLHK = attend(*qkv, shared.rows, shared.plan, **options)
     else:
-      cache = attention.write(cache, kind['layer'], k_RLGK, v_RLGK)
+      cache = attention.write(cache, kind.layer, k_RLGK, v_RLGK)
       attend = attention.cached_attention
-      out_RLHK = attend(q_RLHK, cache, kind['layer'], rows, **options)
+      out_RLHK = attend(q_RLHK, cache, kind.layer, shared.rows, **options)
     # The name by which the policies of _REMAT keep the output.
     out_RLHK = ad_checkpoint.checkpoint_name(out_RLHK, 'attention')
     return linear('HK', 'D', config.out_bias, name='out')(out_RLHK), cache
-
-
-def _layer_kinds(config: DecoderConfig) -> dict[str, Array | None]:
-  """Window and kind of rotation per layer, int32 [layers]; None if none."""
-  # A window of 0 is no limit, which is here the largest int32.
-  unlimited = jnp.iinfo(jnp.int32).max
-  windows = [window or unlimited for window in config.layer_windows]
-  return {
-    'window': jnp.asarray(windows, jnp.int32) if windows else None,
-    'rope': jnp.asarray(config.layer_ropes, jnp.int32)
-    if config.layer_ropes
-    else None,
-  }

@@ -25,6 +25,17 @@ AXES = {
 # What the backward pass recomputes of a layer: nothing, everything, or
 # everything except matmuls with weights. decoder.py has the policies.
 REMAT = ('none', 'full', 'dots')
+# What computes attention; 'auto' takes the best that fits the device.
+# kernels/registry.py has them.
+ATTENTION = (
+  'auto',
+  'dense',
+  'blocks',
+  'cudnn',
+  'splash',
+  'fa4',
+  'tokamax',
+)
 
 
 @dataclasses.dataclass(frozen=True)

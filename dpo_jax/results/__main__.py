@@ -13,7 +13,6 @@ input, with one line on stderr. Trains nothing and runs no model.
 """
 
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -71,7 +70,7 @@ def _recompute(command: options.Command) -> int:
   chosen = recompute.choose(command.options.metrics, lines)
   print(recompute.markdown(lines, chosen), end='')
   if command.out:
-    path = pathlib.Path(command.out) / 'recompute.csv'
+    path = files.at(command.out) / 'recompute.csv'
     text = recompute.comma_separated(lines, chosen)
     with files.storage_errors(path), files.atomic_file(path) as file:
       file.write(text.encode())

@@ -6,7 +6,6 @@ jax, computes and writes nothing.
 """
 
 import os
-import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from dpo_jax.storage import files, run_dir
 class RunRecord(NamedTuple):
   """What a run directory holds."""
 
-  path: pathlib.Path
+  path: files.AnyPath
   config: dict[str, Any]  # config.json
   done: bool  # the run has its DONE mark
   ledger: dict[str, Any]  # where each row of the data went; {} until DONE

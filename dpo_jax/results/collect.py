@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from dpo_jax import errors
 from dpo_jax.config import stored
 from dpo_jax.results import options, run_files, steps
-from dpo_jax.storage import files, run_dir
+from dpo_jax.storage import files, places, run_dir
 from dpo_jax.types import InputError
 
 # Folders of a run that hold thousands of files and no runs.
@@ -34,7 +34,7 @@ _DEEPEST = 8  # runs that start from runs
 class Run(NamedTuple):
   """One run directory, read."""
 
-  path: pathlib.Path  # resolved
+  path: files.AnyPath  # resolved
   order: int  # index of the argument that led to it
   config: dict[str, Any]  # config.json
   done: bool  # the run has its DONE mark
@@ -84,7 +84,7 @@ def collect(
   """
   runs, seen = [], set()
   for order, path in enumerate(paths):
-    path = pathlib.Path(path)
+    path = files.at(path)
     folders = find_runs(path)
     if not folders:
       raise errors.refuse(
@@ -100,22 +100,23 @@ def collect(
   return runs
 
 
-def find_runs(path: str | os.PathLike) -> list[pathlib.Path]:
+def find_runs(path: str | os.PathLike) -> list[files.AnyPath]:
   """The run directories at or below `path`, resolved and sorted.
 
   Raises:
     InputError: no such folder, or one that may not be listed.
   """
-  path = pathlib.Path(path)
+  path = files.at(path)
   if not path.is_dir():
     raise _no_folder(path)
   return sorted(_walk(path.resolve(), set()))
 
 
-def _no_folder(path: pathlib.Path) -> InputError:
+def _no_folder(path: files.AnyPath) -> InputError:
   if path.exists():
     return errors.refuse(path, 'not a folder', 'name the run directory')
-  siblings = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
+  parent = path.parent
+  siblings = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
   near = errors.nearest(path.name, siblings)
   hint = f'did you mean {str(path.parent / near)!r}? ' if near else ''
   return errors.refuse(
@@ -123,28 +124,28 @@ def _no_folder(path: pathlib.Path) -> InputError:
   )
 
 
-def _walk(folder: pathlib.Path, seen: set) -> Iterable[pathlib.Path]:
+def _walk(folder: files.AnyPath, seen: set) -> Iterable[files.AnyPath]:
   """Yields the folders that are runs; follows links, each folder once."""
   if folder in seen:
     return
   seen.add(folder)  # a link may lead back up
   try:
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    entries = places.entries(folder)
   except OSError as error:
     raise errors.refuse(
       folder, f'cannot be listed ({error.strerror})', 'mend its permissions'
     ) from error
-  names = {entry.name for entry in entries}
+  names = {path.name for path, _ in entries}
   is_run = 'config.json' in names and names & {'metrics.jsonl', 'env.json'}
   if is_run:
     yield folder
-  for entry in entries:
-    if entry.is_dir() and not (is_run and entry.name in _NO_RUNS):
-      yield from _walk(pathlib.Path(entry.path).resolve(), seen)
+  for path, is_folder in entries:
+    if is_folder and not (is_run and path.name in _NO_RUNS):
+      yield from _walk(path.resolve(), seen)
 
 
 def read_run(
-  path: pathlib.Path,
+  path: files.AnyPath,
   order: int = 0,
   at: options.At = LAST,
   known: Collection[str] | None = None,
@@ -162,7 +163,7 @@ def read_run(
     InputError: `config.json` or a complete line of `metrics.jsonl` is not a
       JSON object of the right form, or the per-example file is damaged.
   """
-  path = pathlib.Path(path).resolve()
+  path = files.at(path).resolve()
   config_path, metrics_path = path / 'config.json', path / 'metrics.jsonl'
   # Bytes are read once: what is parsed is what the digest is of, even if the
   # run goes on writing.
@@ -219,7 +220,7 @@ def with_evaluation(run: Run, name: str) -> Run:
   )
 
 
-def _is_done(path: pathlib.Path) -> bool:
+def _is_done(path: files.AnyPath) -> bool:
   """Whether DONE is of this very config: a prolonged run keeps its old one."""
   try:
     return run_dir.RunDir(path).is_done()
@@ -275,7 +276,7 @@ def counted(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _group_key(
-  path: pathlib.Path, config: dict[str, Any], depth: int = 0
+  path: files.AnyPath, config: dict[str, Any], depth: int = 0
 ) -> str:
   """The text that is equal for runs of one group."""
   values = counted(config)
@@ -289,8 +290,8 @@ def _group_key(
 
 
 def _run_of(
-  name: Any, path: pathlib.Path
-) -> tuple[pathlib.Path, dict[str, Any]] | None:
+  name: Any, path: files.AnyPath
+) -> tuple[files.AnyPath, dict[str, Any]] | None:
   """(path, config) of the run that an init_from names; None if it is none.
 
   A relative name is looked for from here, then from the folders above the run.
@@ -298,12 +299,12 @@ def _run_of(
   if not isinstance(name, str) or not name:
     return None
   for folder in (pathlib.Path(), *path.parents):
-    start = folder / name
-    if (start / 'model.json').is_file():
-      try:
+    try:
+      start = places.join(folder, name)
+      if (start / 'model.json').is_file():
         return start.resolve(), run_dir.RunDir(start).config()
-      except InputError:
-        return None
+    except InputError:  # also a store that cannot be used here
+      return None
   return None
 
 

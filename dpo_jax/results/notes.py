@@ -6,11 +6,11 @@ Measures nothing.
 """
 
 import os
-import pathlib
 
 import numpy as np
 
 from dpo_jax.results import cells, collect, measures, sheet
+from dpo_jax.storage import places
 
 
 def main(table: cells.Table) -> list[str]:
@@ -84,8 +84,7 @@ def for_readers(
 
 def run_name(run: collect.Run, relative_to: str | os.PathLike) -> str:
   """The run's path from the output folder."""
-  base = pathlib.Path(relative_to).resolve()
-  return pathlib.Path(os.path.relpath(run.path, base)).as_posix()
+  return places.relative(run.path, relative_to)
 
 
 def at_text(table: cells.Table) -> str:

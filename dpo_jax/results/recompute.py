@@ -30,7 +30,7 @@ from dpo_jax.results import collect, measures
 from dpo_jax.run import held_out as held_out_lib
 from dpo_jax.run import loss_config
 from dpo_jax.run.held_out import HeldOut
-from dpo_jax.storage import example_file
+from dpo_jax.storage import buckets, example_file, files
 from dpo_jax.types import InputError
 
 _FLAG = '--recompute'
@@ -187,12 +187,14 @@ def _rows(lines, chosen, form: str) -> list[list[str]]:
 
 def _name(run: collect.Run) -> str:
   """The run's path, from the current folder if it is inside."""
+  if isinstance(run.path, buckets.Path):
+    return str(run.path)
   here = pathlib.Path.cwd()
   is_inside = run.path.is_relative_to(here)
   return (run.path.relative_to(here) if is_inside else run.path).as_posix()
 
 
-def _order(path: pathlib.Path) -> tuple:
+def _order(path: files.AnyPath) -> tuple:
   """A run's own evaluations by step, then those on other data by name."""
   step = path.stem.removeprefix('eval_')
   is_own = step != path.stem and step.isdigit()

@@ -6,7 +6,6 @@ was read. Decides nothing about tables and writes nothing.
 """
 
 import io
-import pathlib
 import zipfile
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -42,7 +41,7 @@ def digests(data: dict[str, bytes]) -> dict[str, str]:
   return {name: files.bytes_digest([read]) for name, read in data.items()}
 
 
-def read_evaluations(path: pathlib.Path) -> dict[str, Evaluation]:
+def read_evaluations(path: files.AnyPath) -> dict[str, Evaluation]:
   """evaluate/*.json of a run, with the values in per_example/."""
   evaluations = {}
   for file in sorted((path / 'evaluate').glob('*.json')):
@@ -68,7 +67,7 @@ def read_evaluations(path: pathlib.Path) -> dict[str, Evaluation]:
 
 
 def read_frontier(
-  path: pathlib.Path, known: Collection[str] | None = None
+  path: files.AnyPath, known: Collection[str] | None = None
 ) -> tuple[dict[int, dict[str, Any]], dict[str, str]]:
   """frontier/step_*.json of a run: rewards of its samples, by step.
 
@@ -173,7 +172,7 @@ def _as_numbers(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   }
 
 
-def read(path: pathlib.Path) -> bytes:
+def read(path: files.AnyPath) -> bytes:
   """The bytes of a file; InputError if it cannot be read."""
   try:
     return path.read_bytes()

@@ -7,13 +7,12 @@ bytes depend on matplotlib's version, and compares sha256 instead.
 """
 
 import os
-import pathlib
 from typing import Any
 
 from dpo_jax import errors
 from dpo_jax.results import collect, differences, options, provenance
 from dpo_jax.results.page import changes
-from dpo_jax.storage import files
+from dpo_jax.storage import files, places
 from dpo_jax.types import InputError
 
 _SEPARATORS = {'.md': '|', '.tex': '&', '.csv': ','}
@@ -29,7 +28,7 @@ def verify(folder: str | os.PathLike) -> list[str]:
   Raises:
     InputError: the folder has no readable provenance.json.
   """
-  folder = pathlib.Path(folder)
+  folder = files.at(folder)
   document = _load(folder)
   runs, problems = _read_again(document, folder)
   texts = {}
@@ -53,7 +52,7 @@ def verify(folder: str | os.PathLike) -> list[str]:
   return problems
 
 
-def _load(folder: pathlib.Path) -> dict[str, Any]:
+def _load(folder: files.AnyPath) -> dict[str, Any]:
   """Reads provenance.json and checks its form."""
   where = folder / provenance.FILE
   document = files.read_json(
@@ -84,7 +83,7 @@ def _load(folder: pathlib.Path) -> dict[str, Any]:
   return document
 
 
-def _read_again(document, folder: pathlib.Path):
+def _read_again(document, folder: files.AnyPath):
   """Returns the runs of all rows in order, and a line per unreadable run."""
   runs, problems = [], []
   at = options.from_json(document['options']).at
@@ -92,13 +91,14 @@ def _read_again(document, folder: pathlib.Path):
   for row in document['rows']:
     for name in row['runs']:
       try:
-        if not (folder / name).is_dir():
+        path = places.join(folder, name)
+        if not path.is_dir():
           raise errors.refuse(
-            f'run {folder / name}', 'the run is not there', 'put it back'
+            f'run {path}', 'the run is not there', 'put it back'
           )
         # The place in the table is the order that `ordered` must give back.
         order, known = len(runs), digests.get(name)
-        runs.append(collect.read_run(folder / name, order, at, known))
+        runs.append(collect.read_run(path, order, at, known))
       except InputError as error:
         problems.append(f'row {row["row"]!r}, all cells: {error}')
   return runs, problems
@@ -165,7 +165,7 @@ def _said(numbers: dict[str, Any] | None) -> str:
   return ' '.join(f'{key} {numbers[key]}' for key in shown if key in numbers)
 
 
-def _drawings(document, folder: pathlib.Path) -> dict[str, bytes]:
+def _drawings(document, folder: files.AnyPath) -> dict[str, bytes]:
   """The figures that the page shows, as they lie there."""
   drawings = {}
   for name in document['files']:
@@ -175,7 +175,7 @@ def _drawings(document, folder: pathlib.Path) -> dict[str, bytes]:
   return drawings
 
 
-def _changed_file(path: pathlib.Path, data: bytes, digest: str) -> list[str]:
+def _changed_file(path: files.AnyPath, data: bytes, digest: str) -> list[str]:
   """Lines for the differences between a file and a fresh one."""
   if not path.is_file():
     return [f'{path}: no such file']
@@ -198,7 +198,7 @@ def _changed_file(path: pathlib.Path, data: bytes, digest: str) -> list[str]:
   return problems
 
 
-def _changed_values(path: pathlib.Path, has: bytes, data: bytes) -> list[str]:
+def _changed_values(path: files.AnyPath, has: bytes, data: bytes) -> list[str]:
   """Lines for the values of a JSON file that do not follow."""
   old = files.parse_object(has)
   if old is None:
@@ -210,5 +210,5 @@ def _changed_values(path: pathlib.Path, has: bytes, data: bytes) -> list[str]:
   ]
 
 
-def _digest_of(path: pathlib.Path) -> str | None:
+def _digest_of(path: files.AnyPath) -> str | None:
   return files.file_digest(path) if path.is_file() else None

@@ -10,7 +10,6 @@ With one label it is the reward; with two, the log-odds of the second.
 
 import contextlib
 import dataclasses
-import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
@@ -21,7 +20,7 @@ from dpo_jax import errors
 from dpo_jax.data.text import tokenizer as tokenizer_lib
 from dpo_jax.models import architectures, decoder, generate
 from dpo_jax.rewards.registry import FLAG, Answer, Reward
-from dpo_jax.storage import hf_checkpoint, hf_files
+from dpo_jax.storage import files, hf_checkpoint, hf_files
 
 HEAD = 'score.weight'  # [labels, D]; transformers gives it no bias
 _BATCH = 32  # texts that are read at one time
@@ -39,7 +38,7 @@ def load(name: str, folder: str) -> Reward:
     InputError: no classifier, one of another architecture, or one with more
       than two labels.
   """
-  path = pathlib.Path(folder)
+  path = files.at(folder)
   config = architectures.from_hf_config(
     hf_checkpoint.read_config(path), where=str(path / 'config.json')
   )
@@ -65,7 +64,7 @@ def load(name: str, folder: str) -> Reward:
   return Reward(name, path.name, 'score', score_all)
 
 
-def _read_head(folder: pathlib.Path, width: int) -> np.ndarray:
+def _read_head(folder: files.AnyPath, width: int) -> np.ndarray:
   """Reads the head, float32 [K, D], K = 1 or 2."""
   with contextlib.ExitStack() as stack:
     stored = hf_files.Files(folder, stack)

@@ -1,34 +1,14 @@
-"""batches -> counts of trained records, and rates; the ledger's last lines.
+"""batches -> counts of trained records; the ledger's last lines.
 
 Comes in: the records of each batch that was trained on. Goes out: counts that
-are saved in every checkpoint and, at the end, compared with the rows read;
-rates for the metrics. Prints nothing.
+are saved in every checkpoint and, at the end, compared with the rows read.
+Prints nothing.
 """
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-
-
-class Rates:
-  """Tokens and comparisons per second, from one step's report to the next."""
-
-  def __init__(self):
-    """Starts no clock: the first report does, after the compile."""
-    self._last = None
-
-  def since_last(self, **amounts: float) -> dict[str, float]:
-    """Returns `{name}_per_second` for amounts since the last call.
-
-    The first call returns {}. A call without amounts only restarts the clock.
-    """
-    now, last = time.perf_counter(), self._last
-    self._last = now
-    if last is None or now <= last:
-      return {}
-    return {f'{k}_per_second': v / (now - last) for k, v in amounts.items()}
 
 
 class TrainedCounts:

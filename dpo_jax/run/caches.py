@@ -4,7 +4,6 @@ Comes in: a folder, or the user's own. Goes out: a table of what it holds, or
 less of it. Reads no entry.
 """
 
-import pathlib
 import time
 from typing import Any
 
@@ -21,7 +20,7 @@ def main(config: Any = None, workdir: str = '', clear: str = '') -> int:
     clear: kinds of entries with commas between, or 'all'; '' = none.
   """
   del config
-  path = pathlib.Path(workdir) / 'cache' if workdir else caches.folder()
+  path = files.at(workdir) / 'cache' if workdir else caches.folder()
   if clear:
     kinds = list(caches.KINDS) if clear == 'all' else clear.split(',')
     unknown = [kind for kind in kinds if kind not in caches.KINDS]
@@ -42,7 +41,7 @@ def main(config: Any = None, workdir: str = '', clear: str = '') -> int:
   return 0
 
 
-def describe(path: pathlib.Path, now: float | None = None) -> str:
+def describe(path: files.AnyPath, now: float | None = None) -> str:
   """The kinds of entries, their number, size and oldest use, as text."""
   now = time.time() if now is None else now
   listed = caches.entries(path)

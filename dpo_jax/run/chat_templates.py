@@ -5,7 +5,6 @@ data.chat_template; and for an exported model Jinja by name that renders as the
 run did without any argument. Renders nothing and writes nothing.
 """
 
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from dpo_jax import config as config_lib
 from dpo_jax import errors
 from dpo_jax.data.text import chat, encode
 from dpo_jax.data.text.encoders import Tokenizer
+from dpo_jax.storage import files
 
 
 def read(name: str, tokenizer: Tokenizer) -> str | None:
@@ -24,7 +24,7 @@ def read(name: str, tokenizer: Tokenizer) -> str | None:
     InputError: it is neither a file nor a known name.
   """
   named = tokenizer.chat_templates
-  if not name or pathlib.Path(name).is_file():
+  if not name or files.at(name).is_file():
     return _read_text(name) if name else None
   if name not in named:
     raise errors.refuse(
@@ -89,7 +89,7 @@ def log_options(
 
 def _read_text(name: str) -> str:
   try:
-    return pathlib.Path(name).read_text(encoding='utf-8')
+    return files.at(name).read_text(encoding='utf-8')
   except (OSError, UnicodeDecodeError) as error:
     raise errors.refuse(
       'config.data.chat_template',

@@ -3,18 +3,12 @@
 Comes in: a validated config and the tokenizer. Goes out: the records to train
 on and the held-out ones, each as a token store with the indices of its records,
 and the ledger, which accounts for every row. Writes nothing but the token
-cache, and that only after all data was checked.
+cache, where a store has a name only after all data was checked.
 """
 
+import contextlib
 import functools
-import pathlib
-from collections.abc import (
-  Callable,
-  Collection,
-  Iterable,
-  Iterator,
-  Sequence,
-)
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,11 +17,7 @@ from ml_collections.config_dict import ConfigDict
 from dpo_jax import config as config_lib
 from dpo_jax import errors
 from dpo_jax.data.batches import (
-  evidence,
-  label_noise,
   length_table,
-  mismatch,
-  overlap,
   split,
 )
 from dpo_jax.data.sources import (
@@ -40,15 +30,12 @@ from dpo_jax.data.sources import (
 from dpo_jax.data.sources import source as sources
 from dpo_jax.data.text import chat, encode
 from dpo_jax.data.text.encoders import Tokenizer
-from dpo_jax.losses import catalogue
-from dpo_jax.losses import rules as loss_rules
-from dpo_jax.run import chat_templates
+from dpo_jax.data.text.ledger import Ledger
+from dpo_jax.run import chat_templates, data_checks, encoding
 from dpo_jax.storage import caches, reference_cache, token_store
 from dpo_jax.storage import files as storage_files
-from dpo_jax.types import PreferenceRecord
 
 _NUM_SYNTHETIC = 4096  # prompts
-_USES = {'train': 'to train on', 'eval': 'held out'}
 
 
 class Part(NamedTuple):
@@ -71,7 +58,7 @@ class Data(NamedTuple):
 def read(
   config: ConfigDict,
   tokenizer: Tokenizer,
-  cache_dir: pathlib.Path,
+  cache_dir: storage_files.AnyPath,
   log: Callable[[str], None] = print,
   poll: Callable[[], None] = lambda: None,
   parts: Collection[str] = ('train', 'eval'),
@@ -96,64 +83,25 @@ def read(
   """
   if not parts:
     return Data(None, None, {})
-  encode_part = functools.partial(
-    _encode, config, tokenizer, cache_dir, log=log, poll=poll
-  )
-  read, indices, ledger = {}, {}, {}
-  is_split = config.data.eval == 'split'
-  if 'train' in parts or is_split:
-    names = config_lib.source_names(config.data.train)
-    read['train'] = encode_part('train', names, config_lib.proportions(config))
-    ledger['train'] = dict(read['train'].ledger)
-    indices['train'] = np.arange(len(read['train'].records))
-  # With 'split' both parts share one store: their indices tell them apart.
-  if is_split:
-    read['eval'] = read['train']
-    indices['train'], indices['eval'] = _split(
-      config, read['train'], ledger['train'], log
+  # What is encoded gets its name in the cache when this context ends well.
+  with contextlib.ExitStack() as drafts:
+    encode_part = functools.partial(
+      _encode, config, tokenizer, cache_dir, drafts, log=log, poll=poll
     )
-  elif 'eval' in parts:
-    names = config_lib.source_names(config.data.eval)
-    # Evaluation takes every source once: proportions are for training.
-    read['eval'] = encode_part('eval', names, (1.0,) * len(names))
-    ledger['eval'] = dict(read['eval'].ledger)
-    limit = config.eval.max_comparisons
-    indices['eval'] = split.first(read['eval'].table, limit)
-  if len(read) == 2 and not is_split:
-    overlap_counts, lines = overlap.report(
-      *(overlap.Chosen(p.records, p.table, indices[u]) for u, p in read.items())
+    read, indices, ledger = _read_parts(config, parts, encode_part, log)
+    noisy = data_checks.check(
+      config,
+      parts,
+      {use: part.store for use, part in read.items()},
+      indices,
+      ledger,
+      log,
+      check,
     )
-    ledger['eval'] |= overlap_counts
-    for line in lines:
-      log(line)
-  counts = {use: len(indices[use]) for use in read}
-  log('prompts: ' + ', '.join(f'{n} {_USES[u]}' for u, n in counts.items()))
-  ordered = _check_losses(config, read, indices)
-  noisy = None
-  if 'train' in parts:
-    noisy, flips, lines = label_noise.flip(
-      read['train'].table,
-      indices['train'],
-      config.data.flip_share,
-      config.data.flip_seed,
-    )
-    ledger['train'] |= flips
-    for line in lines:
-      log(f'train: {line}')
-  for use, part in read.items():
-    counts, lines = evidence.report(part.table, indices[use], ordered)
-    for line in lines:
-      log(f'{use}: {line}')
-    # Held-out records of the training data have no ledger of their own.
-    if use in ledger:
-      ledger[use] |= counts
-    if check:
-      check(use, part.table, indices[use])
-  # All checks are done: only now is anything written.
   stores = {}
   for use, part in read.items():
-    is_same = use == 'eval' and is_split
-    stores[use] = stores['train'] if is_same else part.store()
+    is_same = use == 'eval' and config.data.eval == 'split'
+    stores[use] = stores['train'] if is_same else part.opened()
   done = {use: Part(stores[use], indices[use]) for use in parts}
   # Held-out comparisons stay as they are, in the same store of tokens.
   if noisy is not None:
@@ -208,24 +156,50 @@ def encode_prompts(
 
 
 class _Encoded(NamedTuple):
-  """Encoded records, in memory or from the token cache."""
+  """The encoded records of a part, from the token cache or new."""
 
-  records: Any  # list of EncodedRecord, or a TokenStore
-  table: length_table.LengthTable  # of the records
-  ledger: dict[str, Any]
-  folder: pathlib.Path  # where the store is, or will be
-  sources: list[str]  # their names
+  store: token_store.TokenStore
+  folder: storage_files.AnyPath | None  # of a new store, once all is checked
 
-  def store(self) -> token_store.TokenStore:
-    """Returns the records as a store; writes it unless it is in the cache."""
-    if isinstance(self.records, token_store.TokenStore):
-      return self.records
-    meta = {'ledger': self.ledger, 'sources': self.sources}
-    return token_store.write(self.folder, self.records, meta)
+  @property
+  def table(self) -> length_table.LengthTable:
+    """The table of the records."""
+    return self.store.table
+
+  def opened(self) -> token_store.TokenStore:
+    """Returns the store under its own name."""
+    return token_store.open_store(self.folder) if self.folder else self.store
+
+
+def _read_parts(
+  config, parts, encode_part, log
+) -> tuple[dict[str, _Encoded], dict[str, np.ndarray], dict[str, dict]]:
+  """Encodes and splits: records, indices and ledger of the parts read."""
+  read, indices, ledger = {}, {}, {}
+  is_split = config.data.eval == 'split'
+  if 'train' in parts or is_split:
+    names = config_lib.source_names(config.data.train)
+    read['train'] = encode_part('train', names, config_lib.proportions(config))
+    ledger['train'] = dict(read['train'].store.meta['ledger'])
+    indices['train'] = np.arange(len(read['train'].store))
+  # With 'split' both parts share one store: their indices tell them apart.
+  if is_split:
+    read['eval'] = read['train']
+    indices['train'], indices['eval'] = _split(
+      config, read['train'], ledger['train'], log
+    )
+  elif 'eval' in parts:
+    names = config_lib.source_names(config.data.eval)
+    # Evaluation takes every source once: proportions are for training.
+    read['eval'] = encode_part('eval', names, (1.0,) * len(names))
+    ledger['eval'] = dict(read['eval'].store.meta['ledger'])
+    limit = config.eval.max_comparisons
+    indices['eval'] = split.first(read['eval'].table, limit)
+  return read, indices, ledger
 
 
 def _encode(
-  config, tokenizer, cache, use, names, shares, *, log, poll
+  config, tokenizer, cache, drafts, use, names, shares, *, log, poll
 ) -> _Encoded:
   """The records of the sources, from the token cache or encoded now."""
   opened = [open_source(config, name, log) for name in names]
@@ -245,29 +219,39 @@ def _encode(
     | ({'needs': needs} if (needs := config_lib.row_needs(config)) else {}),
   )
   folder = cache / 'tokens' / key
-  if folder.exists():
+  if storage_files.is_whole(folder):
     store = token_store.open_store(folder)
     caches.touch(folder)
     log(f'{use}: {len(store)} records from the token cache {folder}')
-    done = store, store.table, store.meta['ledger']
-    chat_templates.log_options(use, options, done[-1], log)
-    return _Encoded(*done, folder, list(names))
-  records = mixture.mix(opened, shares, config.seed)
-  encoded, ledger = encode.encode_all(
-    _polled(records, poll), tokenizer, options
+    chat_templates.log_options(use, options, store.meta['ledger'], log)
+    return _Encoded(store, None)
+  draft = drafts.enter_context(token_store.draft(folder))
+  ledger = Ledger()
+  packed = encoding.stream(
+    mixture.mix(opened, shares, config.seed),
+    tokenizer,
+    options,
+    ledger,
+    num_processes=config.data.encode_processes,
+    poll=poll,
+    log=lambda line: log(f'{use}: {line}'),
   )
+  # Closed at once by an error, which ends the processes.
+  with contextlib.closing(packed):
+    draft.fill(packed)
   for line in ledger.lines():
     log(f'{use}: {line}')
-  if not encoded:
+  if not ledger.kept:
     problem, fix = ledger.main_reason()
     raise errors.refuse(
       f'config.data.{use}',
       f'no record of {", ".join(names)} is left after encoding: {problem}',
       fix,
     )
-  done = encoded, length_table.make_table(encoded), ledger.as_dict()
-  chat_templates.log_options(use, options, done[-1], log)
-  return _Encoded(*done, folder, list(names))
+  counts = ledger.as_dict()
+  chat_templates.log_options(use, options, counts, log)
+  store = draft.seal({'ledger': counts, 'sources': list(names)})
+  return _Encoded(store, folder)
 
 
 def open_source(
@@ -305,7 +289,7 @@ def _split(
   kept, held_out, surplus = split.split_by_prompt_hash(
     train.table, config.data.eval_pairs
   )
-  num_records = len(train.records)
+  num_records = len(train.store)
   if surplus:
     log(f'held out: {surplus} comparisons of its last prompt go unused')
   if not len(kept):
@@ -318,37 +302,6 @@ def _split(
   ledger['held_out'] = len(held_out)
   ledger['surplus'] = num_records - len(kept) - len(held_out)
   return kept, held_out
-
-
-def _check_losses(
-  config, parts: dict[str, _Encoded], indices: dict[str, np.ndarray]
-) -> list[str]:
-  """Refuses data that lacks what a chosen loss needs.
-
-  Returns:
-    The chosen losses that need the higher score on the chosen answer.
-  """
-  known = catalogue.read()
-  chosen = {name: known[name] for name in config_lib.loss_terms(config)}
-  is_mismatched = any('mismatched' in loss.needs for loss in chosen.values())
-  if is_mismatched and 'train' in parts:
-    size = config.train.batch_size
-    mismatch.check(parts['train'].table, indices['train'], size)
-  if 'train' in parts:
-    evidence.check(parts['train'].table, indices['train'])
-  for use, part in parts.items():
-    columns = length_table.columns(part.table, indices[use])
-    loss_rules.check_data(chosen, columns, f'config.data.{use}')
-  return [k for k, loss in chosen.items() if 'score_order' in loss.needs]
-
-
-def _polled(
-  records: Iterable[PreferenceRecord], poll: Callable[[], None]
-) -> Iterator[PreferenceRecord]:
-  """The records, with a poll before each: encoding can take minutes."""
-  for record in records:
-    poll()
-    yield record
 
 
 def encode_options(

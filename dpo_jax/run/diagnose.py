@@ -6,7 +6,6 @@ that says what is fine. Writes nothing; imports no jax, so that results can show
 the same lines. symptoms.py has the checks.
 """
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +49,7 @@ def lines(
 
 
 def of_run(
-  path: pathlib.Path,
+  path: files.AnyPath,
   last: Mapping[str, float] | None = None,
   arrays: Mapping[str, np.ndarray] | None = None,
   *,
@@ -84,7 +83,7 @@ def of_run(
   )
 
 
-def _history(path: pathlib.Path) -> dict[str, dict[int, dict[str, float]]]:
+def _history(path: files.AnyPath) -> dict[str, dict[int, dict[str, float]]]:
   """What the run measured, by split and step; a later line counts."""
   history: dict[str, dict[int, dict[str, float]]] = {}
   if (path / 'metrics.jsonl').exists():
@@ -100,7 +99,7 @@ def _history(path: pathlib.Path) -> dict[str, dict[int, dict[str, float]]]:
   return history | {'samples': sampled}
 
 
-def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
+def _rows(path: files.AnyPath) -> list[dict[str, Any]]:
   with files.storage_errors(path):
     text = path.read_bytes()
   return [
@@ -110,12 +109,12 @@ def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
   ]
 
 
-def _arrays(path: pathlib.Path, step: int) -> dict[str, np.ndarray]:
+def _arrays(path: files.AnyPath, step: int) -> dict[str, np.ndarray]:
   """The values per comparison of an evaluation; {} if it saved none."""
   file = path / 'per_example' / f'eval_{step}.npz'
   if not file.exists():
     return {}
-  with files.storage_errors(file), np.load(file, allow_pickle=False) as saved:
+  with files.storage_errors(file), files.load_arrays(file) as saved:
     return {
       name: saved[name]
       for name in saved.files

@@ -5,8 +5,6 @@ all, with the tokenizer, the stops that were trained and the chat template in
 use. Reads no data and changes nothing in the workdir.
 """
 
-import pathlib
-
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
@@ -14,6 +12,7 @@ from dpo_jax import errors, handover
 from dpo_jax.run import chat_templates, processes, sample, weights
 from dpo_jax.run import session as sessions
 from dpo_jax.storage import (
+  files,
   hf_checkpoint,
   hf_companions,
   initial_weights,
@@ -73,7 +72,7 @@ def _companions(config: ConfigDict, inputs) -> Companions:
   """The tokenizer, the stops and the templates that the run worked with."""
   tokenizer = inputs.tokenizer
   name = config.tokenizer or initial_weights.tokenizer_of(inputs.weights)
-  path = pathlib.Path(name).expanduser()
+  path = files.at(name).expanduser()
   # A tokenizer may be named by its tokenizer.json; 'byte' has no files.
   folder = path if path.is_dir() else path.parent
   has_files = (folder / 'tokenizer.json').is_file() and name != 'byte'

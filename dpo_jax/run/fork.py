@@ -5,7 +5,6 @@ changed, in words, and the step to start from; or a refusal of what a fork
 keeps. fork.json in the new workdir records it. Restores and trains nothing.
 """
 
-import pathlib
 from typing import Any, NamedTuple
 
 from ml_collections.config_dict import ConfigDict
@@ -169,7 +168,7 @@ def _check_step(run: RunDir, step: int | None) -> int:
   if step not in steps:
     raise errors.refuse(
       '--fork',
-      f'{str(pathlib.Path(run.path))!r} has no step {step}',
+      f'{str(files.at(run.path))!r} has no step {step}',
       f'use one of its steps {steps}',
     )
   return step

@@ -22,12 +22,12 @@ from dpo_jax.rewards import registry
 from dpo_jax.run import (
   datasets,
   frontier_plan,
+  numerics,
   processes,
   sample,
   sampled_kl,
   weights,
 )
-from dpo_jax.run import job as job_lib
 from dpo_jax.run import session as sessions
 from dpo_jax.run.frontier_plan import Task
 from dpo_jax.run.job import Job
@@ -110,7 +110,7 @@ class _Shared:
     # All that the programs read besides their arguments.
     key = (
       job.inputs.model,
-      job_lib.compute_dtype(job.config),
+      numerics.compute_dtype(job.config),
       job.config.model.attention_block,
       job.mesh,
       sampler.max_new_tokens,

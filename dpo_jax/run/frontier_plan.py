@@ -5,8 +5,6 @@ of the same settings yet, or one line that says what cannot be used. Samples
 nothing and touches no device.
 """
 
-import os
-import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,10 +13,10 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import errors
-from dpo_jax.config import check, stored
+from dpo_jax.config import paths, stored
 from dpo_jax.run import best
 from dpo_jax.run import session as sessions
-from dpo_jax.storage import checkpoints, files
+from dpo_jax.storage import buckets, checkpoints, files, places
 from dpo_jax.storage.run_dir import RunDir
 
 _STEPS = '--steps'
@@ -28,7 +26,7 @@ _WORDS = ('all', 'best', 'last')
 class Task(NamedTuple):
   """A run, and the steps of it that are to be measured."""
 
-  path: pathlib.Path
+  path: files.AnyPath
   name: str  # for a line of progress
   config: ConfigDict  # of the run, with the command's own keys
   parts: tuple[str, ...]  # of the data that are read
@@ -64,18 +62,18 @@ def tasks(
   return out
 
 
-def path(workdir: pathlib.Path, step: int) -> pathlib.Path:
+def path(workdir: files.AnyPath, step: int) -> files.AnyPath:
   """The file of a step."""
   return workdir / 'frontier' / f'step_{step}.json'
 
 
-def _runs(workdir: str) -> list[tuple[pathlib.Path, bool]]:
+def _runs(workdir: str) -> list[tuple[files.AnyPath, bool]]:
   """(run directory, whether it was named itself), in their order."""
   # Names of runs have commas in them.
-  names = [workdir] if os.path.exists(workdir) else workdir.split(';')
-  out: list[tuple[pathlib.Path, bool]] = []
+  names = [workdir] if _exists(workdir) else workdir.split(';')
+  out: list[tuple[files.AnyPath, bool]] = []
   for name in filter(None, names):
-    folder = pathlib.Path(os.path.abspath(name))
+    folder = files.absolute(name)
     if (folder / 'config.json').is_file():
       out.append((folder, True))
       continue
@@ -91,6 +89,13 @@ def _runs(workdir: str) -> list[tuple[pathlib.Path, bool]]:
   return list(dict.fromkeys(out))
 
 
+def _exists(workdir: str) -> bool:
+  """Whether it is one path, with semicolons in its name or none."""
+  if ';' in workdir and buckets.is_url(workdir):
+    return False  # URLs of several runs
+  return places.exists(workdir)
+
+
 def _config(directory: RunDir, overrides) -> ConfigDict:
   """The config of a run with the keys of the command line."""
   before = directory.config()
@@ -102,7 +107,7 @@ def _config(directory: RunDir, overrides) -> ConfigDict:
     'this run was trained with another config',
     'leave the flag out',
   )
-  check.check_paths(config, config_lib.parts_read(config, 'frontier'))
+  paths.check_paths(config, config_lib.parts_read(config, 'frontier'))
   return config
 
 
@@ -170,7 +175,7 @@ def _steps(directory: RunDir, config, words, is_named: bool) -> list[int]:
   )
 
 
-def _is_done(workdir: pathlib.Path, step: int, settings) -> bool:
+def _is_done(workdir: files.AnyPath, step: int, settings) -> bool:
   """Whether a step has a file of these settings."""
   file = path(workdir, step)
   before = files.read_json_or_none(file, fix='remove it')

@@ -5,7 +5,6 @@ keep, in env.json and in every checkpoint, or a refusal that names what is
 another than when the run was started. Loads nothing and writes nothing.
 """
 
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -171,7 +170,7 @@ class Identity:
 def of_template(config: ConfigDict, tokenizer: Tokenizer) -> str:
   """The digest of the chat template in use, or of all that a tokenizer has."""
   name = config.data.chat_template
-  if name and pathlib.Path(name).is_file():
+  if name and files.at(name).is_file():
     return files.file_digest(name)
   named = tokenizer.chat_templates
   return files.digest(named.get(name, '') if name else dict(named))

@@ -7,7 +7,6 @@ all data was checked.
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from dpo_jax.models.adapter_spec import AdapterSpec
 from dpo_jax.models.decoder_config import DecoderConfig
 from dpo_jax.run import datasets, identity, positions
 from dpo_jax.run.datasets import Part
-from dpo_jax.storage import initial_weights, peft_checkpoint
+from dpo_jax.storage import files, initial_weights, peft_checkpoint
 
 
 class Inputs(NamedTuple):
@@ -39,7 +38,7 @@ class Inputs(NamedTuple):
 
 def read(
   config: ConfigDict,
-  cache_dir: pathlib.Path,
+  cache_dir: files.AnyPath,
   log: Callable[[str], None] = print,
   poll: Callable[[], None] = lambda: None,
   parts: Collection[str] = ('train', 'eval'),

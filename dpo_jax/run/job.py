@@ -26,7 +26,8 @@ from dpo_jax import (
 )
 from dpo_jax.data.batches import pipeline
 from dpo_jax.models import adapters, decoder, quantized
-from dpo_jax.run import loss_config, updates
+from dpo_jax.models.kernels import registry
+from dpo_jax.run import loss_config, memory, numerics, updates
 from dpo_jax.run.datasets import Part
 from dpo_jax.run.inputs import Inputs
 from dpo_jax.run.shared import Shared
@@ -59,6 +60,7 @@ class Job(NamedTuple):
   train_plan: pipeline.Plan | None  # None = a part that is not read
   eval_plan: pipeline.Plan | None
   num_steps: int
+  head_chunk: int  # see output_head.make_project
   shared: Shared  # what runs of one process have in common
   # Takes (config key, weights) as they are loaded, to compare with the run's.
   take_weights: Callable[[str, Params], str] = lambda key, params: ''
@@ -86,30 +88,50 @@ def build(
   num_steps = _count_steps(config, inputs.train)
   scored = loss_config.with_names(objective, config_lib.scored_for(config))
   train_plan, eval_plan = _make_plans(config, inputs, mesh, objective, scored)
+  kernel = numerics.choose_kernel(
+    config, inputs.model, (train_plan, eval_plan), is_planned
+  )
   # A constant of the evaluation step.
   epsilon = loss_config.epsilon(scored, hyper)
-  programs = shared.get(
-    config,
-    'programs',
-    (num_steps, is_planned, epsilon),
-    lambda: _make_programs(
-      config, inputs, mesh, objective, scored, epsilon, num_steps
-    ),
-  )
-  return Job(
-    config=config,
-    inputs=inputs,
-    shared=shared,
-    # An abstract mesh has no device to put numbers on.
-    hyper=hyper
-    if is_planned
-    else handover.put(hyper, sharding.replicated(mesh)),
-    reference_every=float(hyper.get('tr_tau', 0)),
-    train_plan=train_plan,
-    eval_plan=eval_plan,
-    num_steps=num_steps,
-    **programs,
-  )
+
+  def assembled(chunk: int) -> Job:
+    programs = shared.get(
+      config,
+      'programs',
+      (num_steps, is_planned, epsilon, kernel, chunk),
+      lambda: _make_programs(
+        config,
+        inputs,
+        mesh,
+        objective,
+        scored,
+        epsilon,
+        num_steps,
+        kernel,
+        chunk,
+      ),
+    )
+    return Job(
+      config=config,
+      inputs=inputs,
+      shared=shared,
+      # An abstract mesh has no device to put numbers on.
+      hyper=hyper
+      if is_planned
+      else handover.put(hyper, sharding.replicated(mesh)),
+      reference_every=float(hyper.get('tr_tau', 0)),
+      train_plan=train_plan,
+      eval_plan=eval_plan,
+      num_steps=num_steps,
+      head_chunk=chunk,
+      **programs,
+    )
+
+  job = assembled(numerics.head_chunk(config))
+  room = numerics.room_for_logits(config, is_planned)
+  if room and train_plan and sum(memory.needed(job, chunk=0)) <= room:
+    job = assembled(0)
+  return job
 
 
 def _make_programs(
@@ -120,13 +142,17 @@ def _make_programs(
   scored: losses.Objective,
   epsilon: float | None,
   num_steps: int,
+  kernel: registry.Choice,
+  chunk: int,
 ) -> dict[str, Any]:
   """The fields of a Job that do not depend on traced numbers."""
   model = decoder.make_model(
     inputs.model,
-    compute_dtype=compute_dtype(config),
+    compute_dtype=numerics.compute_dtype(config),
     remat=config.model.remat,
     attention_block=config.model.attention_block,
+    kernel=kernel,
+    unroll=numerics.unroll(config),
     mesh=mesh if mesh.size > 1 else None,
   )
   optimizer = updates.make_optimizer(config)
@@ -134,9 +160,7 @@ def _make_programs(
   state = _place_state(config, inputs, mesh, model, optimizer, objective)
   replicated = sharding.replicated(mesh)
   # Training needs no entropy; evaluation reports it.
-  make_score = functools.partial(
-    _make_score, model, chunk=config.precision.head_chunk, mesh=mesh
-  )
+  make_score = functools.partial(_make_score, model, chunk=chunk, mesh=mesh)
   step = train_step.make_train_step(
     make_score(objective),
     objective,
@@ -148,9 +172,7 @@ def _make_programs(
     scored,
     epsilon,
   )
-  score = scoring.make_score(
-    model, chunk=config.precision.head_chunk, mesh=mesh
-  )
+  score = scoring.make_score(model, chunk=chunk, mesh=mesh)
   return dict(
     model=model,
     weights=weights,
@@ -230,14 +252,6 @@ def check_mesh(config: ConfigDict) -> None:
   sizes = dict(config.mesh)
   if sorted(sizes.values()) != [-1] + [1] * (len(sizes) - 1):
     sharding.mesh_sizes(len(jax.devices()), **sizes)
-
-
-def compute_dtype(config: ConfigDict) -> np.dtype:
-  """Returns the dtype of matmuls: 'auto' is float32 on CPU, else bfloat16."""
-  name = config.precision.compute
-  if name == 'auto':
-    name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
-  return jnp.dtype(name)
 
 
 def _make_objective(

@@ -10,7 +10,6 @@ nothing.
 """
 
 import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ from dpo_jax.data.text import tokenizer as tokenizer_lib
 from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.models import decoder
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.run import datasets, job, sample
+from dpo_jax.run import datasets, numerics, sample
 from dpo_jax.storage import files, initial_weights, run_dir
 from dpo_jax.types import Comparison, EncodedRecord, Params, PreferenceRecord
 
@@ -86,7 +85,7 @@ class Policy:
     self.inputs = inputs
     self.model = model
     self.mesh = mesh
-    chunk = config.precision.head_chunk
+    chunk = numerics.head_chunk(config)
     self._score = jax.jit(
       scoring.make_score(model, chunk=chunk, mesh=mesh),
       static_argnums=2,
@@ -234,7 +233,7 @@ def open_policy(
     InputError: the folder holds no policy that can be read.
   """
   path = os.fspath(path)
-  if not pathlib.Path(path).is_dir():
+  if not files.at(path).is_dir():
     raise errors.refuse(path, 'no such folder', 'name a run or a model folder')
   config = _config_of(path)
   config.tokenizer = tokenizer or config.tokenizer
@@ -246,7 +245,7 @@ def open_policy(
   mesh = sharding.make_mesh(**config.mesh)
   model = decoder.make_model(
     shape,
-    compute_dtype=job.compute_dtype(config),
+    compute_dtype=numerics.compute_dtype(config),
     mesh=mesh if mesh.size > 1 else None,
   )
   abstract = jax.eval_shape(model.init, jax.random.key(0))
@@ -258,8 +257,8 @@ def open_policy(
 
 def _config_of(path: str) -> ConfigDict:
   """The default config, with what a run says of its texts."""
-  config = config_lib.base().copy_and_resolve_references()
-  if not (pathlib.Path(path) / 'config.json').is_file():
+  config = config_lib.base()
+  if not (files.at(path) / 'config.json').is_file():
     return config
   values = files.flatten(run_dir.RunDir(path).config())
   # A Hugging Face folder has a config.json too, with none of these keys.

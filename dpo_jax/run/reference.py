@@ -5,7 +5,6 @@ the score caches, which every beta, loss, seed and learning rate shares. Trains
 nothing.
 """
 
-import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,17 +16,17 @@ from dpo_jax import tree
 from dpo_jax.data.batches import pipeline
 from dpo_jax.models import architectures
 from dpo_jax.run import job as job_lib
-from dpo_jax.run import processes, weights
+from dpo_jax.run import numerics, processes, weights
 from dpo_jax.run import session as sessions
 from dpo_jax.run.datasets import Part
 from dpo_jax.run.job import Job
-from dpo_jax.storage import caches, reference_cache
+from dpo_jax.storage import caches, files, reference_cache
 from dpo_jax.types import Frozen, Params
 
 
 def prepare(
   job: Job,
-  cache_dir: pathlib.Path,
+  cache_dir: files.AnyPath,
   poll: Callable[[], None],
   moved: Params | None = None,
 ) -> tuple[Job, Frozen]:
@@ -67,7 +66,7 @@ class _Made(NamedTuple):
   taken: list[tuple[str, str]]  # (config key, digest of the weights)
 
 
-def _make(job: Job, cache_dir: pathlib.Path, poll) -> _Made:
+def _make(job: Job, cache_dir: files.AnyPath, poll) -> _Made:
   """Loads the reference, and scores the records with it in mode 'cache'."""
   taken: list[tuple[str, str]] = []
 
@@ -109,7 +108,7 @@ def _with(job: Job, scores):
 def with_scores(
   job: Job,
   reference: Frozen,
-  cache_dir: pathlib.Path,
+  cache_dir: files.AnyPath,
   poll: Callable[[], None],
 ) -> Job:
   """Returns the job with precomputed scores for training and evaluation.
@@ -128,7 +127,7 @@ def scores_of(
   job: Job,
   params: Params,
   store,
-  folder: pathlib.Path,
+  folder: files.AnyPath,
   *,
   log: Callable[[str], None] = print,
   poll: Callable[[], None] = lambda: None,
@@ -144,7 +143,7 @@ def scores_of(
     poll: raises to stop.
   """
   # The key holds everything that the scores depend on: tokens, weights, dtype.
-  precision = str(job_lib.compute_dtype(job.config))
+  precision = str(numerics.compute_dtype(job.config))
   model = architectures.to_hf_config(job.inputs.model)
   name = reference_cache.key(
     store.digest, tree.fingerprint(params), precision, model
@@ -172,7 +171,7 @@ def scores_of(
   return processes.first_then_all(keep)
 
 
-def _open(folder: pathlib.Path, name: str, table):
+def _open(folder: files.AnyPath, name: str, table):
   """The scores on disk, which have to be of this table."""
   return reference_cache.open_cache(
     folder, name, offsets=table.offsets, num_tokens=table.num_trained

@@ -6,7 +6,6 @@ against the run's own, job built, signals caught. Trains nothing.
 """
 
 import contextlib
-import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from dpo_jax.run.shared import Shared
 from dpo_jax.storage import (
   caches,
   checkpoints,
+  files,
   initial_weights,
   state_items,
   trackers,
@@ -44,7 +44,7 @@ class Session(NamedTuple):
   job: Job
   poll: Callable[..., None]  # raises Preempted after a signal
   identity: identities.Identity  # fingerprints of what this command reads
-  cache_dir: pathlib.Path  # of tokens and of the reference's scores
+  cache_dir: files.AnyPath  # of tokens and of the reference's scores
 
 
 class Policy(NamedTuple):
@@ -173,6 +173,7 @@ def writer(
     start_step=start,
     comparisons_per_step=job.train_plan.num_comparisons,
     tracker=_tracker(session),
+    confirm=session.directory.confirm,
   )
 
 
@@ -199,6 +200,13 @@ def has_evaluated(session: Session, writer: Any, step: int) -> bool:
   samples = (session.directory.path / 'samples').glob(f'eval_{step}_*.jsonl')
   is_sampled = not session.job.config.eval.num_samples or any(samples)
   return processes.of_first(writer.has(step, 'eval') and is_sampled)
+
+
+def is_overdue(session: Session, saved: checkpoints.Checkpoints) -> bool:
+  """Whether train.save_every_minutes have gone by since the last save."""
+  minutes = session.job.config.train.save_every_minutes
+  # All processes save, or none: the clock of the first one decides.
+  return minutes > 0 and processes.of_first(saved.is_overdue(minutes))
 
 
 def checkpoint_meta(session: Session, num_tokens: int) -> dict[str, Any]:

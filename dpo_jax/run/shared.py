@@ -6,13 +6,13 @@ reference of runs that differ in traced numbers only are the same; a run of its
 own has a fresh Shared, and shares with nobody.
 """
 
-import pathlib
 from collections.abc import Callable, Hashable
 from typing import Any
 
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
+from dpo_jax.storage import files
 
 
 class Shared:
@@ -26,7 +26,7 @@ class Shared:
 
   def __init__(
     self,
-    cache_dir: pathlib.Path | None = None,
+    cache_dir: files.AnyPath | None = None,
     group: str = '',
     mesh: Any = None,
   ):

@@ -251,7 +251,8 @@ class Watch:
       # Time counts only while others are ahead, and not while it compiles.
       if before is None or before[0] != polls or polls == most or excused:
         self._counts[rank] = polls, now
-      elif now - before[1] > self.heartbeat:
+      # One that is silent as well is not stuck, but about to be lost.
+      elif now - before[1] > self.heartbeat > 2 * (now - self._seen[rank][1]):
         self._lose(rank, f'is stuck after step {step}', before[1])
         return
     for rank in self._silent():

@@ -7,14 +7,14 @@ Everything in it can be made again; nothing in it is read without being
 verified by whoever made it.
 """
 
+import contextlib
 import os
-import pathlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from dpo_jax import errors
-from dpo_jax.storage import files
+from dpo_jax.storage import buckets, files
 
 # {name of a subfolder: its entries, in words}
 KINDS = {
@@ -37,22 +37,22 @@ class Entry(NamedTuple):
   """One thing that can be removed by itself."""
 
   kind: str  # of KINDS
-  path: pathlib.Path  # a folder or a file
+  path: files.AnyPath  # a folder or a file
   num_bytes: int
   used: float  # seconds since the epoch, of the last use
 
 
-def folder(environ: Mapping[str, str] = os.environ) -> pathlib.Path:
+def folder(environ: Mapping[str, str] = os.environ) -> files.AnyPath:
   """The user's cache folder: $DPO_JAX_CACHE, else ~/.cache/dpo_jax."""
   if environ.get(FOLDER):
-    return pathlib.Path(os.path.abspath(environ[FOLDER]))
+    return files.absolute(environ[FOLDER])
   home = environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-  return pathlib.Path(home) / 'dpo_jax'
+  return files.at(home) / 'dpo_jax'
 
 
 def place(
-  given: str, own: pathlib.Path, shared: pathlib.Path | None = None
-) -> pathlib.Path:
+  given: str, own: files.AnyPath, shared: files.AnyPath | None = None
+) -> files.AnyPath:
   """The cache folder of a run.
 
   Args:
@@ -61,13 +61,15 @@ def place(
     shared: of a sweep; None = the user's.
   """
   if given:
-    return pathlib.Path(given)
+    return files.at(given)
   chosen = shared or folder()
   return chosen if usable(chosen) else own / 'cache'
 
 
-def usable(path: pathlib.Path) -> bool:
+def usable(path: files.AnyPath) -> bool:
   """Whether a folder can be made and written there."""
+  if isinstance(path, buckets.Path):
+    return True  # known by the first put
   nearest = path
   while not nearest.exists() and nearest != nearest.parent:
     nearest = nearest.parent
@@ -103,13 +105,15 @@ def compile_settings(
   place = folder(environ) / 'compiled'
   if 'JAX_COMPILATION_CACHE_DIR' in environ or not usable(place):
     return {}
+  if isinstance(place, buckets.Path):
+    return {'JAX_COMPILATION_CACHE_DIR': str(place)}  # jax trims no bucket
   return {
     'JAX_COMPILATION_CACHE_DIR': str(place),
     'JAX_COMPILATION_CACHE_MAX_SIZE': str(limit(environ)),
   }
 
 
-def touch(path: pathlib.Path) -> None:
+def touch(path: files.AnyPath) -> None:
   """Notes that an entry is used now; a folder that is read-only stays so."""
   mark = path / _USED if path.is_dir() else _mark(path)
   try:
@@ -119,7 +123,7 @@ def touch(path: pathlib.Path) -> None:
 
 
 def entries(
-  path: pathlib.Path, kinds: Collection[str] = tuple(KINDS)
+  path: files.AnyPath, kinds: Collection[str] = tuple(KINDS)
 ) -> list[Entry]:
   """What a cache folder holds of these kinds, the longest unused first."""
   listed = []
@@ -133,15 +137,16 @@ def entries(
 
 
 def trim(
-  path: pathlib.Path,
+  path: files.AnyPath,
   most: int,
   log: Callable[[str], None] = print,
   now: float | None = None,
 ) -> list[Entry]:
   """Removes entries until the folder holds at most `most` bytes.
 
-  What was used within a day stays, whatever its size. Compiled programs are
-  left to jax, which has the same limit for them.
+  What was used within a day stays, whatever its size. Token stores whose
+  writer was killed go after a day. Compiled programs are left to jax, which has
+  the same limit for them.
 
   Args:
     path: the cache folder.
@@ -153,6 +158,9 @@ def trim(
     What was removed.
   """
   now = time.time() if now is None else now
+  with contextlib.suppress(OSError):  # another process removed one
+    for unfinished in _unfinished(path / 'tokens', now - _SAFE_SECONDS):
+      files.remove(unfinished)
   listed = entries(path, ('tokens', 'reference'))
   total, removed = sum(entry.num_bytes for entry in listed), []
   for entry in listed:
@@ -171,7 +179,7 @@ def trim(
   return removed
 
 
-def clear(path: pathlib.Path, kinds: Collection[str]) -> list[Entry]:
+def clear(path: files.AnyPath, kinds: Collection[str]) -> list[Entry]:
   """Removes all entries of these kinds; returns them."""
   removed = entries(path, kinds)
   for entry in removed:
@@ -185,11 +193,11 @@ def remove(entry: Entry) -> None:
   _mark(entry.path).unlink(missing_ok=True)
 
 
-def _mark(path: pathlib.Path) -> pathlib.Path:
+def _mark(path: files.AnyPath) -> files.AnyPath:
   return path.with_name(f'.{path.name}{_USED}')
 
 
-def _children(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def _children(path: files.AnyPath) -> Iterator[files.AnyPath]:
   """The entries of a subfolder; names with a dot are not whole or no entry."""
   try:
     yield from (p for p in path.iterdir() if not p.name.startswith('.'))
@@ -197,12 +205,21 @@ def _children(path: pathlib.Path) -> Iterator[pathlib.Path]:
     return
 
 
-def _size(path: pathlib.Path) -> int:
+def _unfinished(path: files.AnyPath, before: float) -> list[files.AnyPath]:
+  """Stores that nobody wrote to since then: their writers were killed."""
+  folders = [p for p in path.glob('.*') if p.is_dir()]
+  written = {p: [p, *p.iterdir()] for p in folders}
+  return [
+    p for p in folders if max(q.stat().st_mtime for q in written[p]) < before
+  ]
+
+
+def _size(path: files.AnyPath) -> int:
   if not path.is_dir():
     return path.stat().st_size
   return sum(p.stat().st_size for p in path.rglob('*') if p.is_file())
 
 
-def _last_use(path: pathlib.Path) -> float:
+def _last_use(path: files.AnyPath) -> float:
   mark = path / _USED if path.is_dir() else _mark(path)
   return max(p.stat().st_mtime for p in (path, mark) if p.exists())

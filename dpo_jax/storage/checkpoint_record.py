@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 from dpo_jax import errors, tree
 from dpo_jax.storage import files
 
+_PART = 1 << 28  # bytes of each device that are verified at once
 ITEM = 'meta'  # the item that holds the record; reserved
 
 # Errors that say nothing about the bytes on disk. Going back to an older step
@@ -157,6 +158,7 @@ def _read_item(
   item: str,
   leaves: dict[str, list],
   wanted: Any,
+  partial: bool = False,
 ) -> Any:
   """Reads an item into the structure and placement of `wanted`.
 
@@ -168,6 +170,7 @@ def _read_item(
     leaves: the item's part of the record, the same tree as `wanted`.
     wanted: pytree of jax.ShapeDtypeStruct or numpy arrays; None: nested dicts
       of numpy arrays.
+    partial: whether the step holds more leaves of the item.
 
   Raises:
     Unsound: a leaf is not what was saved.
@@ -183,7 +186,14 @@ def _read_item(
   def arrays() -> dict[str, Any]:
     if not abstract:
       return {}
-    args = ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
+    restore = ocp.args.StandardRestore(abstract)
+    if partial:
+      restore = ocp.args.PyTreeRestore(
+        abstract,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        partial_restore=True,
+      )
+    args = ocp.args.Composite(**{item: restore})
     with jax.transfer_guard('allow'):
       return dict(manager.restore(step, args=args)[item])
 
@@ -194,6 +204,69 @@ def _read_item(
   _check_bits(item, leaves, restored)
   structure = jax.tree.structure(wanted)
   return structure.unflatten([restored[name] for name, _ in named])
+
+
+def placed(items: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+  """Returns where the leaves of items are, without their numbers.
+
+  Args:
+    items: {item name: {leaf name: array}}.
+  """
+
+  def place(leaf):
+    if isinstance(leaf, jax.Array):
+      return jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=leaf.sharding
+      )
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+
+  return {
+    item: {name: place(leaf) for name, leaf in leaves.items()}
+    for item, leaves in items.items()
+  }
+
+
+def verify(
+  manager: ocp.CheckpointManager,
+  step: int,
+  folder: epath.Path,
+  abstract: dict[str, Any],
+  where: dict[str, dict[str, Any]],
+) -> None:
+  """Reads all items of a step back, as another process would.
+
+  Args:
+    manager: a fresh one, which remembers nothing of the save.
+    step: number of the step.
+    folder: the folder of the steps.
+    abstract: {item name: what to restore to}, as in `Checkpoints`.
+    where: `placed` of the items, which several processes read by.
+
+  Raises:
+    Unsound: an item is not what was saved.
+    InputError: the step cannot be read now.
+  """
+  for item, leaves in read(manager, step, folder)['leaves'].items():
+    if jax.process_count() > 1 and item in where:
+      _verify_parts(manager, step, folder, item, leaves, where[item])
+    else:
+      wanted = {item: abstract.get(item)}
+      read_step(manager, step, folder, wanted, True)
+
+
+def _verify_parts(manager, step, folder, item, leaves, where) -> None:
+  """Reads an item as it lies on the devices, a few leaves at a time.
+
+  So each process reads its own shards, and no host holds an item whole.
+  """
+  part, size = {}, 0
+  for number, (name, leaf) in enumerate(where.items(), 1):
+    part[name] = leaf
+    size += int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+    if size > _PART * jax.device_count() or number == len(where):
+      own = {name: leaves[name] for name in part}
+      _read_item(manager, step, folder, item, own, part, partial=True)
+      part, size = {}, 0
 
 
 def host_leaves(leaves: dict[str, list]) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ On disk: <folder>/<step>/<item>/, each leaf under its name ('a/b/c'), and
 import contextlib
 import logging
 import os
-import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from dpo_jax import errors, tree
-from dpo_jax.storage import checkpoint_record, files
+from dpo_jax.storage import buckets, checkpoint_record, files, orbax_parts
 from dpo_jax.types import InputError
 
 _TRASH = 'trash'  # old steps are renamed into it at once, and deleted later
@@ -49,7 +49,7 @@ class Checkpoints:
 
   def __init__(
     self,
-    folder: str | os.PathLike,
+    folder: str | os.PathLike | buckets.Path,
     *,
     keep: int = 2,
     best: Callable[[], int | None] = lambda: None,
@@ -58,19 +58,24 @@ class Checkpoints:
     """Opens the folder for reading and, with `save`, for writing."""
     if keep < 1:
       raise ValueError(f'keep={keep}, at least 1')
-    # A URL such as gs://bucket/run is taken as it is.
-    path = os.fspath(folder)
-    self.folder = epath.Path(path if '://' in path else os.path.abspath(path))
+    place = files.absolute(folder)
+    self._in_bucket = isinstance(place, buckets.Path)
+    if self._in_bucket:
+      buckets.check_checkpoints(place)
+    self.folder = epath.Path(str(place))
     self._kept = policies.AnyPreservationPolicy(
-      [policies.LatestN(keep), _Step(best)]
+      [policies.LatestN(keep), orbax_parts.Step(best)]
     )
     self._log = log
     self._pending: int | None = None  # the step that is being written
     self._pending_bytes = 0
+    self._saved_at = time.monotonic()  # or opened
+    # Where the leaves of the last step are, by item, for its verification.
+    self._placed: dict[str, dict[str, Any]] = {}
     self._sound: set[int] = set()  # saved or restored by this object
     self._saving = False  # whether this object saved: readers remove nothing
     # Orbax logs the traceback of every error that is one line here.
-    logging.getLogger('absl').addFilter(_not_from_orbax)
+    logging.getLogger('absl').addFilter(orbax_parts.not_from_orbax)
     self._manager = self._open()
 
   def __enter__(self) -> 'Checkpoints':
@@ -111,6 +116,7 @@ class Checkpoints:
       InputError: the step is not written; names path, cause, and the bytes
         that it needs and that are free.
     """
+    self._saved_at = time.monotonic()
     # One save is in flight at a time: Orbax would wait here all the same.
     failure = self._settle()
     if failure:
@@ -118,6 +124,7 @@ class Checkpoints:
     if step in self._sound:
       return False
     flat = {item: _flat(value) for item, value in items.items()}
+    self._placed = checkpoint_record.placed(flat)
     record = checkpoint_record.make(step, flat, meta)
     self._pending_bytes = sum(
       leaf.nbytes for leaves in flat.values() for leaf in leaves.values()
@@ -136,6 +143,10 @@ class Checkpoints:
     if failure:
       self.wait()
     return True
+
+  def is_overdue(self, minutes: float) -> bool:
+    """Returns whether the last save is so long ago; never for 0."""
+    return 0 < 60 * minutes <= time.monotonic() - self._saved_at
 
   def wait(self) -> None:
     """Waits until the last save is on disk; InputError if it failed."""
@@ -221,10 +232,9 @@ class Checkpoints:
     # A fresh manager, which remembers nothing of the save.
     with self._open() as fresh:
       try:
-        record = checkpoint_record.read(fresh, step, self.folder)
-        for item in record['leaves']:
-          wanted = {item: abstract.get(item)}
-          checkpoint_record.read_step(fresh, step, self.folder, wanted, True)
+        checkpoint_record.verify(
+          fresh, step, self.folder, abstract, self._placed
+        )
       except checkpoint_record.Unsound as damage:
         raise errors.refuse(
           self.folder / str(step), f'not sound on disk, {damage}', again
@@ -261,7 +271,8 @@ class Checkpoints:
       save_root_metadata=False,
       atomicity_options=_ATOMICITY,
       step_name_format=_STEP_NAMES,
-      todelete_subdir=_TRASH,
+      # A store renames by copying every byte: there, steps are just removed.
+      todelete_subdir=None if self._in_bucket else _TRASH,
       preservation_policy=self._kept,
       # Folders are made in save(): in the background, a failure takes minutes
       # to show.
@@ -283,6 +294,8 @@ class Checkpoints:
     )
     if not partial:
       self._sound.add(step)
+      flat = {item: _flat(value) for item, value in restored.items.items()}
+      self._placed = checkpoint_record.placed(flat)
     return restored
 
   def _settle(self) -> InputError | None:
@@ -343,11 +356,14 @@ class Checkpoints:
     """Moves an unsound step out of the way of a new one."""
     parent = self.folder / _ASIDE
     # A link leads out of the run, where nothing is ours to replace.
-    while pathlib.Path(parent).is_symlink():
+    while os.path.islink(parent):
       parent = parent.with_name(f'{parent.name}_here')
     _remove(parent / str(step))
-    parent.mkdir(exist_ok=True)
-    (self.folder / str(step)).rename(parent / str(step))
+    if self._in_bucket:
+      orbax_parts.move(self.folder / str(step), parent / str(step))
+    else:
+      parent.mkdir(exist_ok=True)
+      (self.folder / str(step)).rename(parent / str(step))
     self._log(f'{self.folder / str(step)}: moved to {parent.name}/{step}')
 
   def _unfinished(self, steps: list[int]) -> list[int]:
@@ -357,17 +373,6 @@ class Checkpoints:
     return sorted(set(numbers) - {*steps, self._pending})
 
 
-class _Step:
-  """Orbax's policy for one step, whose number may change."""
-
-  def __init__(self, number: Callable[[], int | None]):
-    self._number = number
-
-  def should_preserve(self, checkpoints, *, context) -> list[bool]:
-    del context
-    return [info.step == self._number() for info in checkpoints]
-
-
 def _remove(path: epath.Path) -> None:
   """Removes a folder if it exists; the first process does it for all.
 
@@ -375,7 +380,7 @@ def _remove(path: epath.Path) -> None:
   """
   if jax.process_index() != 0:
     return
-  if pathlib.Path(path).is_symlink():
+  if os.path.islink(path):
     path.unlink()
   else:
     path.rmtree(missing_ok=True)
@@ -387,8 +392,3 @@ def _flat(value: Any) -> dict[str, Any]:
     name: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
     for name, leaf in tree.flatten_with_names(value)
   }
-
-
-def _not_from_orbax(entry: logging.LogRecord) -> bool:
-  """Filters out Orbax's tracebacks: its errors are raised or logged here."""
-  return f'{os.sep}orbax{os.sep}' not in entry.pathname

@@ -6,7 +6,6 @@ of the whole set that was scored, under names that begin with WHOLE.
 """
 
 import os
-import pathlib
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +30,7 @@ def write(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
   Raises:
     InputError: the file cannot be written.
   """
-  path = pathlib.Path(path)
+  path = files.at(path)
   arrays = {key: np.asarray(value) for key, value in arrays.items()}
   rows = {k: v.shape[:1] for k, v in arrays.items() if not is_whole(k)}
   objects = [key for key, value in arrays.items() if value.dtype.hasobject]
@@ -55,7 +54,7 @@ def read_whole(path: str | os.PathLike) -> dict[str, np.ndarray]:
       values per example.
   """
   try:
-    with np.load(path, allow_pickle=False) as archive:
+    with files.load_arrays(path) as archive:
       arrays = {
         name.removeprefix(WHOLE): archive[name]
         for name in archive.files

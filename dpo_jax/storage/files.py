@@ -1,8 +1,9 @@
 """Files and folders written whole, JSON read with checks, digests.
 
-Comes in: paths, bytes and plain values. Goes out: JSON objects, sha256 digests,
-dotted keys, or one line that names the file and the fix. Every other module
-that touches a disk builds on this one; it knows no format of this package.
+Comes in: paths of this machine or of a bucket, bytes and plain values. Goes
+out: JSON objects, sha256 digests, dotted keys, or one line that names the file
+and the fix. Every other module that touches a disk or a bucket builds on this
+one; it knows no format of this package.
 """
 
 import contextlib
@@ -17,10 +18,52 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import IO, Any
 
 from dpo_jax import errors
+from dpo_jax.storage import buckets, stores, uploads
 from dpo_jax.types import InputError
+
+AnyPath = pathlib.Path | buckets.Path
 
 _POINTER = b'version https://git-lfs'  # first bytes of a git-lfs pointer
 _BLOCK = 1 << 20  # bytes read at once for a digest
+
+
+def at(name: Any) -> AnyPath:
+  """Returns the path of a name: of this machine, or of a bucket for a URL.
+
+  Raises:
+    InputError: the scheme is not supported, its package is not installed, or
+      a slash of the URL is missing.
+  """
+  if isinstance(name, AnyPath):
+    return name
+  if buckets.is_url(name):
+    return buckets.Path(name)
+  if match := re.match(f'({"|".join(stores.SCHEMES)}):/(?!/)', str(name)):
+    raise errors.refuse(
+      f'{str(name)!r}',
+      'has one slash behind the scheme',
+      f'write {match[1]}://BUCKET/NAME',
+    )
+  return pathlib.Path(name)
+
+
+def absolute(name: Any) -> AnyPath:
+  """Returns the path of a name, with the working directory in front."""
+  place = at(name)
+  if isinstance(place, buckets.Path):
+    return place
+  return pathlib.Path(os.path.abspath(place))
+
+
+def is_whole(folder: Any) -> bool:
+  """Returns whether a folder is there, and all of it.
+
+  A killed process leaves a part of a `whole_folder` in a bucket only.
+  """
+  folder = at(folder)
+  if isinstance(folder, buckets.Path):
+    return uploads.is_whole(folder)
+  return folder.exists()
 
 
 def read_json(
@@ -62,7 +105,7 @@ def read_text(path: str | os.PathLike, *, fix: str = 'copy it again') -> str:
     InputError: unreadable, not UTF-8, or a git-lfs pointer.
   """
   try:
-    data = pathlib.Path(path).read_bytes()
+    data = at(path).read_bytes()
     text = data.decode('utf-8-sig')
   # A missing file has its own fix, which only the caller knows.
   except FileNotFoundError:
@@ -138,6 +181,12 @@ def write_json(
     file.write(text.encode())
 
 
+def refuse_unfinished(folder: AnyPath) -> None:
+  """Refuses a folder of a bucket that is not `is_whole`."""
+  if isinstance(folder, buckets.Path):
+    uploads.refuse_unfinished(folder)
+
+
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
   """Opens a binary file that is renamed to `path` once it is written.
@@ -145,7 +194,11 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
   A kill at any time leaves the old file or the new one. Missing parent folders
   are made. Raises plain OSErrors; `storage_errors` turns them into InputErrors.
   """
-  path = pathlib.Path(path)
+  path = at(path)
+  if isinstance(path, buckets.Path):
+    with uploads.new_object(path) as file:
+      yield file
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   scratch = path.with_name(f'.{path.name}.{_own_name()}.tmp')
   try:
@@ -166,8 +219,9 @@ def whole_folder(
 ) -> Iterator[pathlib.Path]:
   """Yields an empty folder to fill, renamed to `path` once it is filled.
 
-  A failure or a kill leaves no folder of that name. Raises plain OSErrors;
-  `storage_errors` turns them into InputErrors.
+  A failure or a kill leaves no folder of that name; in a bucket, one that is
+  not `is_whole`. Raises plain OSErrors; `storage_errors` turns them into
+  InputErrors.
 
   Args:
     path: the folder to make, with its parents; an empty one may exist.
@@ -178,7 +232,11 @@ def whole_folder(
   Raises:
     InputError: the folder exists, is not empty, and `may_exist` is False.
   """
-  path = pathlib.Path(os.path.abspath(path))
+  path = absolute(path)
+  if isinstance(path, buckets.Path):
+    with uploads.new_folder(path, may_exist=may_exist) as beside:
+      yield beside
+    return
   if not may_exist and _is_taken(path):
     raise errors.refuse(
       path, 'is there already', 'give another folder, or remove it'
@@ -203,6 +261,8 @@ def storage_errors(path: str | os.PathLike) -> Iterator[None]:
   """Turns an OSError on a path into an InputError of one line."""
   try:
     yield
+  except buckets.BucketError:
+    raise  # a refusal already
   except OSError as error:
     raise errors.refuse(
       error.filename or path,
@@ -211,12 +271,23 @@ def storage_errors(path: str | os.PathLike) -> Iterator[None]:
     ) from error
 
 
-def remove(path: pathlib.Path) -> None:
+def remove(path: AnyPath) -> None:
   """Removes a file, a link or a folder."""
-  if path.is_dir() and not path.is_symlink():
+  if isinstance(path, buckets.Path):
+    path.rmtree()
+  elif path.is_dir() and not path.is_symlink():
     shutil.rmtree(path, ignore_errors=True)
   else:
     path.unlink(missing_ok=True)
+
+
+def load_arrays(path: Any) -> Any:
+  """Opens an npz file as np.load does; refuses pickled objects."""
+  import numpy as np  # slow to import, and most of this needs none
+
+  path = at(path)
+  source = path.open('rb') if isinstance(path, buckets.Path) else path
+  return np.load(source, allow_pickle=False)
 
 
 def show_size(num_bytes: float) -> str:
@@ -230,7 +301,8 @@ def show_size(num_bytes: float) -> str:
 
 def show_free(folder: Any) -> str:
   """Returns the free space of the nearest folder that exists."""
-  for path in (folder, *folder.parents):
+  # A bucket has no end that anyone knows.
+  for path in () if buckets.is_url(folder) else (folder, *folder.parents):
     try:
       return show_size(shutil.disk_usage(path).free)
     except OSError:
@@ -310,7 +382,7 @@ def _is_taken(path: pathlib.Path) -> bool:
 def _blocks(paths: Iterable[str | os.PathLike], text: str) -> Iterator[bytes]:
   """Yields the files' bytes in blocks, then the text's."""
   for path in paths:
-    with open(path, 'rb') as file:
+    with at(path).open('rb') as file:
       while block := file.read(_BLOCK):
         yield block
   yield text.encode()

@@ -9,7 +9,6 @@ headers, before an array is made. Reads no pickles.
 import contextlib
 import functools
 import os
-import pathlib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -35,7 +34,7 @@ _BUFFERS = re.compile(r'\.(rotary_emb\.inv_freq|(attn|attention)\.\w*bias)$')
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
   """Reads the folder's config.json; InputError if there is none."""
   return files.read_json(
-    pathlib.Path(folder) / 'config.json',
+    files.at(folder) / 'config.json',
     if_missing='give the folder of a Hugging Face checkpoint',
   )
 
@@ -47,7 +46,7 @@ def check(folder: str | os.PathLike, config: DecoderConfig) -> None:
     InputError: tensors are missing, unexpected or misshapen; names them.
   """
   with contextlib.ExitStack() as stack:
-    _check(hf_files.Files(pathlib.Path(folder), stack), config)
+    _check(hf_files.Files(files.at(folder), stack), config)
 
 
 def load_params(
@@ -72,7 +71,7 @@ def load_params(
   placed = dict(tree.flatten_with_names(shardings)) if shardings else {}
   first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   with contextlib.ExitStack() as stack:
-    stored = hf_files.Files(pathlib.Path(folder), stack)
+    stored = hf_files.Files(files.at(folder), stack)
     _check(stored, config, more)
     params = {}
     for name, dims in param_dims(config).items():

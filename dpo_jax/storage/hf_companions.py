@@ -6,12 +6,11 @@ and stops as training did. Writes no weights and no config.json: it returns the
 token ids that belong there.
 """
 
-import pathlib
 import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from dpo_jax.storage import files
+from dpo_jax.storage import files, scratch
 
 _TOKENIZER_FILES = (
   'tokenizer.json',
@@ -34,7 +33,7 @@ _TOKEN_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 class Companions(NamedTuple):
   """The files beside the weights."""
 
-  source: pathlib.Path | None = None  # folder of the tokenizer's files
+  source: files.AnyPath | None = None  # folder of the tokenizer's files
   # Token ids by key of config.json; None = those of the source's config.json.
   ids: Mapping[str, Any] | None = None
   # Jinja by name ('default', 'tool_use'), all of them; None = the source's.
@@ -64,7 +63,7 @@ def token_ids(
   }
 
 
-def write(folder: pathlib.Path, companions: Companions) -> dict[str, Any]:
+def write(folder: files.AnyPath, companions: Companions) -> dict[str, Any]:
   """Writes the files; returns the token ids that config.json is to hold."""
   source, ids = companions.source, companions.ids
   if source is not None:
@@ -84,17 +83,17 @@ def write(folder: pathlib.Path, companions: Companions) -> dict[str, Any]:
   return dict(ids)
 
 
-def _copy(source: pathlib.Path, folder: pathlib.Path) -> None:
+def _copy(source: files.AnyPath, folder: files.AnyPath) -> None:
   for name in _TOKENIZER_FILES:
     if (source / name).is_file():
-      shutil.copyfile(source / name, folder / name)
+      shutil.copyfile(scratch.copy(source / name), folder / name)
   for file in (source / _MORE_TEMPLATES).glob('*.jinja'):
     (folder / _MORE_TEMPLATES).mkdir(exist_ok=True)
-    shutil.copyfile(file, folder / _MORE_TEMPLATES / file.name)
+    shutil.copyfile(scratch.copy(file), folder / _MORE_TEMPLATES / file.name)
 
 
 def _write_templates(
-  folder: pathlib.Path, templates: Mapping[str, str]
+  folder: files.AnyPath, templates: Mapping[str, str]
 ) -> None:
   """Replaces all chat templates of the folder."""
   shutil.rmtree(folder / _MORE_TEMPLATES, ignore_errors=True)

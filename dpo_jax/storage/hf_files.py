@@ -7,7 +7,6 @@ pickles.
 
 import contextlib
 import os
-import pathlib
 import re
 from collections.abc import Mapping
 
@@ -16,7 +15,7 @@ import numpy as np
 import safetensors
 
 from dpo_jax import errors
-from dpo_jax.storage import files
+from dpo_jax.storage import files, scratch
 from dpo_jax.types import InputError
 
 SINGLE = 'model.safetensors'
@@ -37,19 +36,21 @@ class Files:
     stack: closes the files.
   """
 
-  def __init__(self, folder: pathlib.Path, stack: contextlib.ExitStack):
+  def __init__(self, folder: files.AnyPath, stack: contextlib.ExitStack):
     """Opens the files; InputError if they are missing or damaged."""
     self.folder = folder
     self._file = {}  # tensor -> (path, open file)
     for path in _find(folder):
       try:
-        file = stack.enter_context(safetensors.safe_open(path, 'numpy'))
+        file = stack.enter_context(
+          safetensors.safe_open(scratch.copy(path), 'numpy')
+        )
         self._file |= {name: (path, file) for name in file.keys()}
       except (safetensors.SafetensorError, OSError) as error:
         raise _damaged(path, error) from None
     self.names = set(self._file)
 
-  def path(self, name: str) -> pathlib.Path:
+  def path(self, name: str) -> files.AnyPath:
     """Returns the file that holds a tensor."""
     return self._file[name][0]
 
@@ -67,19 +68,20 @@ class Files:
     return tensor[where]
 
 
-def _mapped(path: pathlib.Path, name: str) -> np.ndarray:
+def _mapped(path: files.AnyPath, name: str) -> np.ndarray:
   """Maps a tensor into memory."""
   # The file is: length of the header (8 bytes), header (JSON), data.
-  with open(path, 'rb') as file:
+  with open(scratch.copy(path), 'rb') as file:
     length = int.from_bytes(file.read(8), 'little')
     entry = files.parse_json(file.read(length), path, fix='copy it again')[name]
   start = 8 + length + entry['data_offsets'][0]
   dtype, shape = np.dtype(_SMALL[entry['dtype']]), tuple(entry['shape'])
-  return np.memmap(path, dtype, 'r', start, shape)
+  return np.memmap(scratch.copy(path), dtype, 'r', start, shape)
 
 
-def _find(folder: pathlib.Path) -> list[pathlib.Path]:
+def _find(folder: files.AnyPath) -> list[files.AnyPath]:
   """Finds the safetensors files of a folder; InputError if it has none."""
+  files.refuse_unfinished(folder)
   if (folder / INDEX).is_file():
     weight_map = files.read_json(folder / INDEX).get('weight_map')
     if not isinstance(weight_map, Mapping) or not weight_map:
@@ -117,8 +119,8 @@ def _find(folder: pathlib.Path) -> list[pathlib.Path]:
   )
 
 
-def _damaged(path: pathlib.Path, error: Exception) -> InputError:
-  with open(path, 'rb') as file:
+def _damaged(path: files.AnyPath, error: Exception) -> InputError:
+  with path.open('rb') as file:
     pointer = files.is_pointer(file.read(32))
   if pointer:
     return errors.refuse(path, 'a git-lfs pointer', 'run git lfs pull')

@@ -8,7 +8,6 @@ except those that a run's adapter was trained on.
 """
 
 import functools
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +34,7 @@ from dpo_jax.storage import (
   run_dir,
   state_items,
 )
-from dpo_jax.types import Adapted, Params
+from dpo_jax.types import Adapted, Array, Params
 
 _MODEL = 'model.json'  # shape of a run's model, in Hugging Face's keys
 
@@ -43,19 +42,19 @@ _MODEL = 'model.json'  # shape of a run's model, in Hugging Face's keys
 def read_config(folder: str) -> DecoderConfig:
   """Reads the shape of the model in a folder or a run."""
   if _is_run(folder):
-    mapping = files.read_json(pathlib.Path(folder) / _MODEL)
+    mapping = files.read_json(files.at(folder) / _MODEL)
     return architectures.from_hf_config(mapping)
   if peft_base.is_adapter(folder):
     return read_config(peft_base.find(folder))
   return architectures.from_hf_config(
     hf_checkpoint.read_config(folder),
-    where=str(pathlib.Path(folder) / 'config.json'),
+    where=str(files.at(folder) / 'config.json'),
   )
 
 
-def recorded(folder: pathlib.Path) -> DecoderConfig | None:
+def recorded(folder: files.AnyPath) -> DecoderConfig | None:
   """Reads the shape of a run's model; None if none is recorded yet."""
-  path = pathlib.Path(folder) / _MODEL
+  path = files.at(folder) / _MODEL
   values = files.read_json_or_none(path)
   return None if values is None else architectures.from_hf_config(values)
 
@@ -113,18 +112,10 @@ def load(
 
 def check_finite(params: Params, config: DecoderConfig, where: str) -> None:
   """Raises InputError if a parameter that was given is NaN or infinite."""
-
   where_to = jax.tree.map(lambda leaf: leaf.sharding, params)
-
-  # Replicated, so that any process can read them.
-  @functools.partial(jax.jit, out_shardings=_replicated(where_to))
-  def are_finite(params):
-    # Per layer, so that the line can name the tensor.
-    return {
-      name: jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1)
-      for name, leaf in tree.flatten_with_names(params)
-    }
-
+  # Replicated, so that any process can read them. The function is one for all
+  # calls: the runs of a sweep compile it once.
+  are_finite = jax.jit(_are_finite, out_shardings=_replicated(where_to))
   for name, is_finite in jax.device_get(are_finite(params)).items():
     if is_finite.all():
       continue
@@ -140,10 +131,18 @@ def check_finite(params: Params, config: DecoderConfig, where: str) -> None:
     )
 
 
+def _are_finite(params: Params) -> dict[str, Array]:
+  """Bool [N] per parameter, by layer, so that a line can name the tensor."""
+  return {
+    name: jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1)
+    for name, leaf in tree.flatten_with_names(params)
+  }
+
+
 def tokenizer_of(folder: str) -> str:
   """Returns the folder or name of the tokenizer that a model was trained on."""
   if peft_base.is_adapter(folder) and not _is_run(folder):
-    if (pathlib.Path(folder) / 'tokenizer.json').is_file():
+    if (files.at(folder) / 'tokenizer.json').is_file():
       return folder
     return tokenizer_of(peft_base.find(folder))
   if not _is_run(folder):
@@ -154,13 +153,13 @@ def tokenizer_of(folder: str) -> str:
   return config['tokenizer'] or tokenizer_of(config['model']['init_from'])
 
 
-def record(folder: pathlib.Path, config) -> None:
+def record(folder: files.AnyPath, config) -> None:
   """Writes model.json, the shape of a run's model, into the run's folder."""
   files.write_json(folder / _MODEL, architectures.to_hf_config(config))
 
 
 def _is_run(folder: str) -> bool:
-  return (pathlib.Path(folder) / _MODEL).is_file()
+  return (files.at(folder) / _MODEL).is_file()
 
 
 def _run_config(folder: str) -> dict[str, Any]:
@@ -200,7 +199,7 @@ def _load(folder, config, shardings, abstract) -> Params:
 
 def _newest(folder: str, abstract: Params) -> Params:
   """What a run trained, from its newest sound checkpoint."""
-  path = pathlib.Path(folder) / 'checkpoints'
+  path = files.at(folder) / 'checkpoints'
   with checkpoints.Checkpoints(path) as saved:
     wanted = {state_items.POLICY: abstract}
     restored = saved.restore_latest(wanted, partial=True)

@@ -9,7 +9,6 @@ JSON has no NaN and no Infinity: such a value is null in its place, and the key
 """
 
 import os
-import pathlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -27,7 +26,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   Raises:
     InputError: no such file, or as `parse`.
   """
-  path = pathlib.Path(path)
+  path = files.at(path)
   with files.storage_errors(path):
     data = path.read_bytes()
   return parse(data, path)[0]
@@ -109,7 +108,7 @@ def check(path: str | os.PathLike, seal: Mapping[str, Any], step: int) -> bool:
   Raises:
     InputError: the lines are not those that were written, or as `parse`.
   """
-  entries = read(path) if os.path.exists(path) else []
+  entries = read(path) if files.at(path).exists() else []
   entries = [entry for entry in entries if entry['step'] <= step]
   if seal['lines'] and not entries:
     return False

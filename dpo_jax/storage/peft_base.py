@@ -5,7 +5,6 @@ and the AdapterSpec with which peft_checkpoint.py reads it. Reads no weights.
 """
 
 import os
-import pathlib
 
 import safetensors
 
@@ -13,14 +12,21 @@ from dpo_jax import errors
 from dpo_jax.models import adapter_spec
 from dpo_jax.models.adapter_spec import AdapterSpec
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.storage import hf_files, peft_checkpoint, peft_config
+from dpo_jax.storage import (
+  files,
+  hf_files,
+  peft_checkpoint,
+  peft_config,
+  places,
+  scratch,
+)
 
 _DEPTH = 8  # adapters on adapters; more is a circle
 
 
 def is_adapter(folder: str | os.PathLike) -> bool:
   """Returns whether a folder holds a PEFT adapter and no whole model."""
-  folder = pathlib.Path(folder)
+  folder = files.at(folder)
   has_model = any(
     (folder / name).is_file() for name in (hf_files.SINGLE, hf_files.INDEX)
   )
@@ -49,7 +55,7 @@ def read_spec(folder: str | os.PathLike, config: DecoderConfig) -> AdapterSpec:
   Raises:
     InputError: not plain LoRA of one rank, or not of this base.
   """
-  folder = pathlib.Path(folder)
+  folder = files.at(folder)
   peft = peft_config.read(folder)
   spec = AdapterSpec(
     rank=peft.get('r', peft_config.DEFAULT),
@@ -67,8 +73,8 @@ def _base_name(folder: str | os.PathLike) -> str:
   if not name or not isinstance(name, str):
     raise _refused(folder, 'it names no base')
   # From where it was written, or beside the adapter.
-  for place in (name, os.path.join(os.path.dirname(folder), name)):
-    if os.path.isdir(place):
+  for place in (name, os.path.join(os.path.dirname(str(folder)), name)):
+    if places.is_folder(place):
       return place
   raise _refused(folder, f'its base {name!r} is no folder here')
 
@@ -82,13 +88,13 @@ def _refused(folder, problem: str) -> Exception:
   )
 
 
-def _targets(folder: pathlib.Path, config: DecoderConfig) -> tuple[str, ...]:
+def _targets(folder: files.AnyPath, config: DecoderConfig) -> tuple[str, ...]:
   """Returns our names of the linear maps that have factors in the file."""
   path = folder / peft_checkpoint.TENSORS
   if not path.is_file():  # peft_checkpoint has the line for every case
     return adapter_spec.linears(config)
   try:
-    with safetensors.safe_open(path, 'numpy') as file:
+    with safetensors.safe_open(scratch.copy(path), 'numpy') as file:
       names = set(file.keys())
   except (safetensors.SafetensorError, OSError):
     return adapter_spec.linears(config)

@@ -12,7 +12,6 @@ share one A loads too.
 """
 
 import os
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +23,13 @@ from dpo_jax import errors, handover, tree
 from dpo_jax.models import adapter_spec, adapters, families
 from dpo_jax.models.adapter_spec import LINEARS, AdapterSpec
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.storage import files, hf_companions, hf_layout, peft_config
+from dpo_jax.storage import (
+  files,
+  hf_companions,
+  hf_layout,
+  peft_config,
+  scratch,
+)
 from dpo_jax.types import Params
 
 TENSORS = 'adapter_model.safetensors'
@@ -47,7 +52,7 @@ def check(
   Raises:
     InputError: another method, rank, strength, targets or shape.
   """
-  _read(pathlib.Path(folder), config, spec)
+  _read(files.at(folder), config, spec)
 
 
 def load(
@@ -67,7 +72,7 @@ def load(
   Raises:
     InputError: as `check`.
   """
-  adapter = _read(pathlib.Path(folder), config, spec)
+  adapter = _read(files.at(folder), config, spec)
   return handover.put(tree.unflatten_names(adapter), shardings)
 
 
@@ -223,8 +228,9 @@ def _read(folder, config, spec) -> dict[str, np.ndarray]:
   return leaves
 
 
-def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_tensors(folder: files.AnyPath) -> dict[str, np.ndarray]:
   """Reads adapter_model.safetensors; InputError if it cannot."""
+  files.refuse_unfinished(folder)
   path = folder / TENSORS
   if not path.is_file():
     pickle = folder / 'adapter_model.bin'
@@ -236,7 +242,7 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
       )
     raise errors.refuse(path, 'no such file', f'give {peft_config.FOLDER}')
   try:
-    return safetensors.numpy.load_file(path)
+    return safetensors.numpy.load_file(scratch.copy(path))
   except (safetensors.SafetensorError, OSError) as error:
     raise errors.refuse(
       path, f'not a safetensors file ({error})', 'copy it again'

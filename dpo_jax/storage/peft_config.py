@@ -7,7 +7,6 @@ tensors.
 
 import math
 import os
-import pathlib
 import re
 from typing import Any
 
@@ -51,7 +50,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
   Raises:
     InputError: no such file, or one of another form; names it.
   """
-  path = pathlib.Path(folder) / CONFIG
+  path = files.at(folder) / CONFIG
   peft = files.read_json(path, if_missing=f'give {FOLDER}')
   for key, whole in (('r', True), ('lora_alpha', False)):
     _check_number(path, key, peft.get(key, DEFAULT), whole=whole)
@@ -65,7 +64,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
   return peft
 
 
-def check(path: pathlib.Path, peft: dict[str, Any], spec: AdapterSpec) -> None:
+def check(path: files.AnyPath, peft: dict[str, Any], spec: AdapterSpec) -> None:
   """Raises InputError unless it is plain LoRA of this rank and strength."""
   # Keys that are absent or empty have their plain meaning in PEFT.
   for key, plain in (('peft_type', 'LORA'), ('bias', 'none')):
@@ -93,7 +92,7 @@ def check(path: pathlib.Path, peft: dict[str, Any], spec: AdapterSpec) -> None:
 
 
 def check_scale(
-  path: pathlib.Path,
+  path: files.AnyPath,
   peft: dict[str, Any],
   spec: AdapterSpec,
   module: str,

@@ -10,7 +10,6 @@ So runs of any beta, learning rate, seed, loss and batch order share it.
 """
 
 import os
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -77,7 +76,7 @@ def write(
     'logps': np.asarray(logps, np.float32),
     'num_tokens': np.asarray(num_tokens, np.int32),
   }
-  path = pathlib.Path(folder) / f'{name}.npz'
+  path = files.at(folder) / f'{name}.npz'
   # A bad score is refused here, while the reference is at hand.
   _check(path, arrays)
   seal = np.frombuffer(_seal(name, arrays).encode(), np.uint8)
@@ -88,7 +87,7 @@ def write(
 
 def is_there(folder: str | os.PathLike, name: str) -> bool:
   """Returns whether there is a file of this key; `open_cache` verifies it."""
-  return (pathlib.Path(folder) / f'{name}.npz').is_file()
+  return (files.at(folder) / f'{name}.npz').is_file()
 
 
 def open_cache(
@@ -110,7 +109,7 @@ def open_cache(
   Raises:
     InputError: no file of this key, or it is damaged or of another store.
   """
-  path = pathlib.Path(folder) / f'{name}.npz'
+  path = files.at(folder) / f'{name}.npz'
   arrays = _read(path, name)
   _check(path, arrays)
   for what, wanted in (('offsets', offsets), ('num_tokens', num_tokens)):
@@ -126,7 +125,7 @@ class ReferenceCache:
 
   def __init__(
     self,
-    path: pathlib.Path,
+    path: files.AnyPath,
     uids: np.ndarray,
     offsets: np.ndarray,
     logps: np.ndarray,
@@ -180,10 +179,10 @@ class ReferenceCache:
     return self.scores(np.arange(self.offsets[i], self.offsets[i + 1]))
 
 
-def _read(path: pathlib.Path, name: str) -> dict[str, np.ndarray]:
+def _read(path: files.AnyPath, name: str) -> dict[str, np.ndarray]:
   """Reads the arrays of a file; InputError unless key and bits fit its seal."""
   try:
-    with np.load(path, allow_pickle=False) as file:
+    with files.load_arrays(path) as file:
       arrays = {what: file[what] for what in _ARRAYS}
       seal = file['seal'].tobytes().decode()
   except FileNotFoundError as error:
@@ -207,7 +206,7 @@ def _read(path: pathlib.Path, name: str) -> dict[str, np.ndarray]:
   return arrays
 
 
-def _check(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _check(path: files.AnyPath, arrays: Mapping[str, np.ndarray]) -> None:
   """Raises InputError unless every completion of every record has a score."""
   uids, offsets, logps, num_tokens = (arrays[name] for name in _ARRAYS)
   is_complete = (

@@ -7,15 +7,13 @@ checkpoints (checkpoints.py).
 """
 
 import contextlib
-import fcntl
 import json
 import os
-import pathlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import IO, Any
+from typing import Any
 
 from dpo_jax import errors
-from dpo_jax.storage import environment, example_file, files
+from dpo_jax.storage import environment, example_file, files, run_lock
 from dpo_jax.types import InputError
 
 _FIX = 'put back a copy, or give another --workdir'
@@ -43,13 +41,14 @@ class RunDir:
     writes: bool = True,
   ):
     """Names the parts of the folder."""
-    self.path = pathlib.Path(os.path.abspath(path))
+    self.path = files.absolute(path)
     self.checkpoints = self.path / 'checkpoints'
     self.cache_dir = self.path / 'cache'
     self._may_change = frozenset(may_change)
     self._complete = complete
     self._writes = writes
-    self._lock = None  # open file while this process writes here
+    # While this process writes here.
+    self._lock: run_lock.Lock | None = None
     self._began = False  # whether create_or_continue succeeded
 
   def config(self) -> dict[str, Any]:
@@ -128,6 +127,7 @@ class RunDir:
     except InputError:
       if self._writes and not self._began and self._can_lock():
         with contextlib.suppress(OSError):
+          self._lock.discard()
           for path in [p for p in self._entries() if p not in before]:
             files.remove(path)
           self.close()
@@ -135,7 +135,7 @@ class RunDir:
             folder.rmdir()
       raise
 
-  def _entries(self) -> Iterator[pathlib.Path]:
+  def _entries(self) -> Iterator[files.AnyPath]:
     """Yields what the folder and its caches hold, the deepest first."""
     for folder in (
       self.cache_dir / 'tokens',
@@ -162,7 +162,7 @@ class RunDir:
     if self._lock is None and self._writes:
       with files.storage_errors(self.path):
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.path)
+        self._lock = run_lock.take(self.path)
 
   def create_or_continue(self, config: Mapping[str, Any]) -> bool:
     """Makes the folder and config.json, or continues the run in it.
@@ -191,7 +191,7 @@ class RunDir:
       self.close()
       with contextlib.suppress(OSError):
         if made:
-          (self.path / '.lock').unlink(missing_ok=True)
+          files.remove(self.path / '.lock')
         for folder in made:
           folder.rmdir()
       raise
@@ -341,6 +341,15 @@ class RunDir:
         file.write(content)
     return str(path)
 
+  def confirm(self) -> None:
+    """Makes sure that this process still has the lock.
+
+    Raises:
+      InputError: it was silent for so long that another process has it.
+    """
+    if self._lock:
+      self._lock.confirm()
+
   def close(self) -> None:
     """Gives up the lock, so that another process may write here."""
     if self._lock:
@@ -377,24 +386,3 @@ def _equal(a: Any, b: Any) -> bool:
   if isinstance(a, bool) or isinstance(b, bool):
     return a is b
   return a == b or json.dumps(a) == json.dumps(b)
-
-
-def _lock(path: pathlib.Path) -> IO[bytes]:
-  """Locks the folder for this process, until the process ends.
-
-  A POSIX lock: a second run in the same process (a test) is let in.
-  """
-  file = open(path / '.lock', 'ab')
-  try:
-    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except (BlockingIOError, PermissionError) as error:
-    file.close()
-    raise errors.refuse(
-      path,
-      'another process is writing this run',
-      'wait for it, stop it, or give another --workdir',
-    ) from error
-  except OSError:
-    # Some network file systems have no locks: go on without one.
-    pass
-  return file

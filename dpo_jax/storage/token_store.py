@@ -6,7 +6,9 @@ every byte is verified before it is used. Encodes nothing and does not choose
 the folder.
 """
 
+import contextlib
 import copy
+import itertools
 import os
 import pathlib
 import threading
@@ -18,8 +20,8 @@ from array_record.python import array_record_module
 
 from dpo_jax import errors
 from dpo_jax.data.batches import length_table
-from dpo_jax.storage import files
-from dpo_jax.types import Comparison, EncodedRecord, InputError
+from dpo_jax.storage import files, packed_records, scratch
+from dpo_jax.types import EncodedRecord, InputError
 
 FORMAT = 2  # part of the key, so stores of other formats are not opened
 _TOKENS = 'tokens.array_record'
@@ -30,6 +32,7 @@ _JUDGEMENTS = (
   *('comparison_offsets', 'winner', 'loser', 'weight', 'margin'),
   *('labels', 'scores', 'quantiles'),
 )
+_CHUNK = 1000  # records that `write` packs at once
 
 
 def key(
@@ -69,17 +72,40 @@ def write(
   Raises:
     InputError: the store cannot be written.
   """
-  folder = pathlib.Path(folder)
-  try:
-    with files.whole_folder(folder, may_exist=True) as beside:
-      _write_files(beside, list(records), meta)
-  except OSError as e:
-    raise errors.refuse(
-      folder,
-      f'the token store cannot be written ({e.strerror or e})',
-      'free disk space and write permission there, or another cache folder',
-    ) from e
+  records = iter(records)
+  with draft(folder) as new:
+    chunks = iter(lambda: list(itertools.islice(records, _CHUNK)), [])
+    new.fill(map(packed_records.pack, chunks))
+    new.seal(meta)
   return open_store(folder)
+
+
+@contextlib.contextmanager
+def draft(folder: str | os.PathLike) -> Iterator['Draft']:
+  """Yields a store to fill; it gets its name when the context ends well.
+
+  An exception or a kill leaves no store of that name. If another process makes
+  it meanwhile, its store stays.
+
+  Raises:
+    InputError: the store cannot be written.
+  """
+  folder = files.at(folder)
+  missing = [parent for parent in folder.parents if not parent.exists()]
+  try:
+    with contextlib.ExitStack() as stack:
+      with _refused(folder):
+        whole = files.whole_folder(folder, may_exist=True)
+        beside = stack.enter_context(whole)
+      yield Draft(beside, folder)
+      with _refused(folder):
+        stack.close()
+  except BaseException:
+    # Refused data leaves no trace: the folders above go too, if empty.
+    with contextlib.suppress(OSError):
+      for parent in missing:
+        parent.rmdir()
+    raise
 
 
 def open_store(folder: str | os.PathLike) -> 'TokenStore':
@@ -88,16 +114,74 @@ def open_store(folder: str | os.PathLike) -> 'TokenStore':
   Raises:
     InputError: a file is missing or damaged; names it.
   """
-  folder = pathlib.Path(folder)
+  folder = files.at(folder)
   fields = _read_seal(folder)
+  # Tokens are mapped: of a bucket, a copy is.
+  places = {name: _local(folder / name) for name in fields['files']}
   for name, sha256 in fields['files'].items():
-    _verify(folder / name, sha256)
-  with np.load(folder / _TABLE, allow_pickle=False) as arrays:
+    _verify(folder / name, places[name], sha256)
+  with np.load(places[_TABLE], allow_pickle=False) as arrays:
     columns = dict(arrays)
   # A store without them, as every one was before there were any.
   columns.setdefault('quantiles', np.full(columns['scores'].shape, np.nan))
   table = length_table.LengthTable(**columns)
-  return TokenStore(folder / _TOKENS, table, fields['digest'], fields['meta'])
+  return TokenStore(places[_TOKENS], table, fields['digest'], fields['meta'])
+
+
+class Draft:
+  """A store that is being written, from `draft`: first filled, then sealed.
+
+  Attributes:
+    table: `LengthTable` of the records, once it is filled.
+  """
+
+  def __init__(self, folder: pathlib.Path, name: files.AnyPath):
+    """Called by draft: where the files are, and the store's later name."""
+    self.table = length_table.make_table([])
+    self._folder = folder
+    self._name = name
+    self._digest = ''
+
+  def fill(self, parts: Iterable[packed_records.Packed]) -> None:
+    """Writes the records of the parts, in order; holds none of their tokens."""
+    tables = [self.table]
+
+    def records() -> Iterator[tuple[bytes, bytes]]:
+      for part in parts:
+        tables.append(part.table)
+        yield from zip(part.data, part.sizes, strict=True)
+
+    path = self._folder / _TOKENS
+    self._digest = files.bytes_digest(
+      _write_tokens(path, records(), self._name)
+    )
+    self.table = length_table.join(tables)
+
+  def seal(self, meta: Mapping[str, Any]) -> 'TokenStore':
+    """Writes the table and the seal over all; returns the store.
+
+    What it reads may be read after the context too, whatever the folder's name.
+    """
+    table = self.table
+    arrays = table._asdict()
+    if np.isnan(table.quantiles).all():
+      del arrays['quantiles']
+    with _refused(self._name):
+      np.savez(self._folder / _TABLE, allow_pickle=False, **arrays)
+      seal = {
+        'format': FORMAT,
+        'digest': self._digest,
+        'files': {
+          name: files.file_digest(self._folder / name)
+          for name in (_TOKENS, _TABLE)
+        },
+        'meta': dict(meta),
+      }
+      seal['seal'] = files.digest(seal)
+      data = files.canonical(seal, allow_nan=False)
+      (self._folder / _META).write_bytes(data)
+    tokens = self._folder / _TOKENS
+    return TokenStore(tokens, table, self._digest, seal['meta'])
 
 
 class TokenStore:
@@ -114,7 +198,7 @@ class TokenStore:
 
   def __init__(
     self,
-    path: pathlib.Path,
+    path: files.AnyPath,
     table: length_table.LengthTable,
     digest: str,
     meta: dict[str, Any],
@@ -162,88 +246,36 @@ class TokenStore:
 
   def __getitem__(self, i: int) -> EncodedRecord:
     """Reads record i, equal to the one that was written."""
-    if not 0 <= i < len(self):
-      raise IndexError(f'record {i} of a store of {len(self)}')
-    table = self.table
+    return self.read_all([i])[0]
+
+  def read_all(self, indices: Sequence[int]) -> list[EncodedRecord]:
+    """Reads records at once: each request has a price of its own."""
+    for i in indices:
+      if not 0 <= i < len(self):
+        raise IndexError(f'record {i} of a store of {len(self)}')
     # Threads share the reader, so they take turns.
     with self._lock:
-      data = self._reader.read([i])[0]
-    own = slice(table.offsets[i], table.offsets[i + 1])
-    starts = np.cumsum(
-      [table.prompt_lengths[i], *table.completion_lengths[own]]
-    )
-    tokens = np.frombuffer(data, '<i4', count=starts[-1])
-    prompt, *completions = np.split(tokens, starts[:-1])
-    # Without a mask, every token is trained.
-    mask = np.frombuffer(data, '?', offset=tokens.nbytes)
-    labels = table.labels[own]
-    scores, quantiles = table.scores[own], table.quantiles[own]
-    return EncodedRecord(
-      prompt=prompt,
-      completions=tuple(completions),
-      comparisons=self._comparisons(i),
-      labels=None if labels[0] < 0 else tuple(map(bool, labels)),
-      scores=None if np.isnan(scores[0]) else tuple(scores.tolist()),
-      uid=table.uids[i].decode(),
-      trained=tuple(np.split(mask, starts[1:-1] - starts[0]))
-      if len(mask)
-      else None,
-      quantiles=None if np.isnan(quantiles[0]) else tuple(quantiles.tolist()),
-    )
-
-  def _comparisons(self, i: int) -> tuple[Comparison, ...]:
-    """Returns the comparisons of record i."""
+      data = self._reader.read(indices) if indices else []
     table = self.table
-    own = slice(table.comparison_offsets[i], table.comparison_offsets[i + 1])
-    columns = (table.winner, table.loser, table.weight, table.margin)
-    return tuple(
-      Comparison(*values) for values in zip(*(c[own].tolist() for c in columns))
-    )
-
-
-def _write_files(
-  folder: pathlib.Path,
-  records: Sequence[EncodedRecord],
-  meta: Mapping[str, Any],
-) -> None:
-  """Writes the three files of a store; meta.json seals the other two."""
-  digest = files.bytes_digest(_write_tokens(folder / _TOKENS, records))
-  table = length_table.make_table(records)
-  arrays = table._asdict()
-  if np.isnan(table.quantiles).all():
-    del arrays['quantiles']
-  np.savez(folder / _TABLE, allow_pickle=False, **arrays)
-  seal = {
-    'format': FORMAT,
-    'digest': digest,
-    'files': {
-      name: files.file_digest(folder / name) for name in (_TOKENS, _TABLE)
-    },
-    'meta': dict(meta),
-  }
-  seal['seal'] = files.digest(seal)
-  (folder / _META).write_bytes(files.canonical(seal, allow_nan=False))
+    return [packed_records.unpack(table, i, x) for i, x in zip(indices, data)]
 
 
 def _write_tokens(
-  path: pathlib.Path, records: Iterable[EncodedRecord]
+  path: files.AnyPath,
+  records: Iterable[tuple[bytes, bytes]],
+  folder: files.AnyPath,
 ) -> Iterator[bytes]:
-  """Writes the records; yields the bytes that the store's digest covers."""
+  """Writes (data, sizes) of records; yields what the store's digest covers."""
   # One record per group, so that a record is read without its neighbours.
   writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
   try:
-    for record in records:
-      pieces = [record.prompt, *record.completions]
-      data = np.concatenate(pieces).astype('<i4').tobytes()
-      # A negative count marks a record with a mask. Records without one have
-      # the digest of format 1, which names the reference scores on disk.
-      count = len(pieces) if record.trained is None else -len(pieces)
-      if record.trained is not None:
-        data += np.concatenate(record.trained).astype('?').tobytes()
-      _on_disk(writer.write, data)
-      yield np.array([count, *map(len, pieces)], '<i8').tobytes() + data
+    for data, sizes in records:
+      with _refused(folder):
+        _on_disk(writer.write, data)
+      yield sizes + data
   finally:
-    _on_disk(writer.close)
+    with _refused(folder):
+      _on_disk(writer.close)
 
 
 def _on_disk(call: Callable[..., None], *args: Any) -> None:
@@ -254,7 +286,20 @@ def _on_disk(call: Callable[..., None], *args: Any) -> None:
     raise OSError(str(e)) from e
 
 
-def _read_seal(folder: pathlib.Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def _refused(folder: str | os.PathLike) -> Iterator[None]:
+  """Turns an OSError of writing into the refusal of the store."""
+  try:
+    yield
+  except OSError as e:
+    raise errors.refuse(
+      folder,
+      f'the token store cannot be written ({e.strerror or e})',
+      'free disk space and write permission there, or another cache folder',
+    ) from e
+
+
+def _read_seal(folder: files.AnyPath) -> dict[str, Any]:
   """Reads meta.json and verifies it against its own digest."""
   path = folder / _META
   try:
@@ -270,17 +315,25 @@ def _read_seal(folder: pathlib.Path) -> dict[str, Any]:
   return fields
 
 
-def _verify(path: pathlib.Path, sha256: str) -> None:
+def _local(path: files.AnyPath) -> pathlib.Path:
+  """The file, or a copy of the object."""
+  try:
+    return scratch.copy(path)
+  except FileNotFoundError as e:
+    raise _unusable(path, e.strerror) from e
+
+
+def _verify(path: files.AnyPath, place: pathlib.Path, sha256: str) -> None:
   """Raises InputError unless the file holds the bytes that were written."""
   try:
-    sound = files.file_digest(path) == sha256
+    sound = files.file_digest(place) == sha256
   except OSError as e:
     raise _unusable(path, e.strerror or str(e)) from e
   if not sound:
     raise _unusable(path, 'damaged: its bytes are not those that were written')
 
 
-def _unusable(path: pathlib.Path, problem: str) -> InputError:
+def _unusable(path: files.AnyPath, problem: str) -> InputError:
   """Returns the refusal of a store; names the damaged file."""
   return errors.refuse(
     path, problem, f'delete the folder {path.parent}, it is made anew'

@@ -11,12 +11,11 @@ import contextlib
 import importlib
 import importlib.util
 import io
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from dpo_jax import errors
-from dpo_jax.storage import files
+from dpo_jax.storage import files, scratch
 
 # Packages with `init(...) -> run`, `run.log(metrics, step=)`, `run.finish()`.
 KINDS = ('none', 'wandb', 'trackio')
@@ -48,7 +47,7 @@ class Tracker:
   def __init__(
     self,
     kind: str,
-    path: pathlib.Path,
+    path: files.AnyPath,
     *,
     project: str = '',
     group: str = '',
@@ -70,7 +69,7 @@ class Tracker:
       # By the place, so that the same command goes on in the same run.
       keywords |= {
         'id': files.digest(str(path))[:16],
-        'dir': str(path),
+        'dir': str(scratch.stand_in(path)),
         'reinit': 'finish_previous',
       }
     self._try(

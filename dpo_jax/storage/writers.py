@@ -10,10 +10,9 @@ import contextlib
 import json
 import math
 import os
-import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 import jax
@@ -22,7 +21,7 @@ import rich.progress
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from dpo_jax.storage import files, metrics_file, trackers
+from dpo_jax.storage import append, files, metrics_file, scratch, trackers
 
 # Metrics of the progress line, if present: name, label, format.
 _SHOWN = (
@@ -50,6 +49,8 @@ class MetricWriter:
     stream: output for progress; a terminal gets a bar, anything else one line
       per ten seconds at most and one at the end.
     tracker: takes the same numbers; closed with the writer. None = none.
+    confirm: called before a put to a bucket; raises if the run is another
+      process's now.
   """
 
   def __init__(
@@ -61,13 +62,14 @@ class MetricWriter:
     comparisons_per_step: float = 0.0,
     stream: TextIO | None = None,
     tracker: trackers.Tracker | None = None,
+    confirm: Callable[[], None] = lambda: None,
   ):
     """Cuts metrics.jsonl back to start_step and opens all outputs."""
-    workdir = pathlib.Path(workdir)
+    workdir = files.at(workdir)
     self._path = workdir / 'metrics.jsonl'
     with files.storage_errors(self._path):
       kept = _cut_back(self._path, start_step)
-      self._file = open(self._path, 'a', encoding='utf-8')
+      self._file = append.open_text(self._path, confirm)
       self._board = _Board(workdir / 'tensorboard', start_step)
     self._tracker = tracker
     self._written = {(entry['step'], entry['split']) for entry in kept}
@@ -125,7 +127,8 @@ class MetricWriter:
   def seal(self) -> dict[str, Any]:
     """Returns the digest of all lines, which are on disk from here on."""
     with files.storage_errors(self._path):
-      os.fsync(self._file.fileno())
+      append.sync(self._file)
+      self._board.sync()
     return self._seal.value()
 
   def write_text(self, step: int, name: str, text: str) -> None:
@@ -145,8 +148,8 @@ class MetricWriter:
     if self._tracker:
       self._tracker.close()
     with contextlib.suppress(OSError):  # every line of the file is flushed
-      self._file.close()
       self._board.close()
+    append.close(self._file)
 
 
 class SilentWriter:
@@ -180,7 +183,7 @@ class SilentWriter:
     """Has nothing to close."""
 
 
-def _cut_back(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
+def _cut_back(path: files.AnyPath, step: int) -> list[dict[str, Any]]:
   """Drops lines after `step`; returns those that stay."""
   if not path.exists():
     return []
@@ -204,10 +207,12 @@ class _Board:
   full, that thread dies, and the next metric waits for it forever.
   """
 
-  def __init__(self, folder: pathlib.Path, start_step: int):
+  def __init__(self, folder: files.AnyPath, start_step: int):
     folder.mkdir(exist_ok=True)
+    self._folder, self._local = folder, scratch.stand_in(folder)
+    self._pace = append.Pace()
     self._events = event_file_writer.EventsWriter(
-      str(folder / 'events'),
+      str(self._local / 'events'),
       f'.{time.time_ns()}',  # two sessions may begin in one second
     )
     # Makes TensorBoard hide later steps of an earlier session.
@@ -235,10 +240,25 @@ class _Board:
     if now - self._flushed > _BOARD_SECONDS:
       self._flushed = now
       self._events.flush()
+      if self._pace.is_due():
+        self._put()
+
+  def sync(self) -> None:
+    """Puts the file where it belongs if that is a bucket."""
+    if self._local is not self._folder:
+      self._events.flush()
+      self._put()
 
   def close(self) -> None:
     """Flushes and closes the file."""
     self._events.close()
+    self._put()
+
+  def _put(self) -> None:
+    """Puts the event file into the bucket; on a disk it is there."""
+    if self._local is not self._folder:
+      for file in self._local.iterdir():
+        self._pace.put(self._folder / file.name, file.read_bytes())
 
 
 class _Progress:

@@ -3,14 +3,14 @@
 Comes in: the folder of a sweep. Goes out: the claim of a point, or the word
 that another process has it. A claim is a lock on a file, which the system gives
 up when its owner ends, and the owner's name in that file, by which a file
-system whose locks do not reach the other machine is noticed.
+system whose locks do not reach the other machine is noticed. In a bucket a
+claim is a lease (storage/leases.py), which ends some time after its owner.
 """
 
 import contextlib
 import fcntl
 import json
 import os
-import pathlib
 import platform
 import threading
 import time
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from dpo_jax import errors
-from dpo_jax.storage import files
+from dpo_jax.storage import buckets, files, leases
 
 # A live owner writes the time into its claim this often, and a claim without a
 # lock counts as alive for that long after it.
@@ -27,12 +27,7 @@ _ALIVE_SECONDS = 60.0
 _SHARD = '--sweep.shard=I/N splits the points without locks'
 
 
-def owner() -> str:
-  """The name of this process: host and number."""
-  return f'{platform.node()}:{os.getpid()}'
-
-
-def check(folder: pathlib.Path) -> None:
+def check(folder: files.AnyPath) -> None:
   """Refuses a folder whose file system has no locks.
 
   Args:
@@ -41,9 +36,13 @@ def check(folder: pathlib.Path) -> None:
   Raises:
     InputError: a lock is refused for another reason than another's lock.
   """
+  if isinstance(folder, buckets.Path):
+    return leases.check(folder)
   with files.storage_errors(folder):
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f'.{owner().replace(":", "-")}.probe', 'ab') as probe:
+    with open(
+      folder / f'.{leases.owner().replace(":", "-")}.probe', 'ab'
+    ) as probe:
       try:
         fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except OSError as error:
@@ -51,14 +50,16 @@ def check(folder: pathlib.Path) -> None:
           folder, f'this file system has no locks ({error.strerror})', _SHARD
         ) from None
       finally:
-        pathlib.Path(probe.name).unlink(missing_ok=True)
+        files.at(probe.name).unlink(missing_ok=True)
 
 
-def alive(folder: pathlib.Path, name: str) -> str:
+def alive(folder: files.AnyPath, name: str) -> str:
   """The owner of a point's claim, as far as its file tells; '' = none.
 
   Takes no lock: a process that wants the point is not in its way.
   """
+  if isinstance(folder, buckets.Path):
+    return leases.holder(folder / f'{name}.lock')
   try:
     with open(folder / f'{name}.lock', 'rb') as file:
       claimed = _read(file)
@@ -75,7 +76,7 @@ def alive(folder: pathlib.Path, name: str) -> str:
 
 
 @contextlib.contextmanager
-def claim(folder: pathlib.Path, name: str) -> Iterator[str]:
+def claim(folder: files.AnyPath, name: str) -> Iterator[str]:
   """Claims a point until the end of the block.
 
   Args:
@@ -90,6 +91,13 @@ def claim(folder: pathlib.Path, name: str) -> Iterator[str]:
       the locks of this file system do not reach the machine of the other.
   """
   path = folder / f'{name}.lock'
+  if isinstance(folder, buckets.Path):
+    lease = leases.Lease(path)
+    try:
+      yield lease.take(log=lambda line: None)
+    finally:
+      lease.release()
+    return
   with files.storage_errors(path):
     opened = open(path, 'a+b')
   with opened as file:
@@ -119,7 +127,7 @@ def claim(folder: pathlib.Path, name: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def wait_for(folder: pathlib.Path, name: str) -> Iterator[None]:
+def wait_for(folder: files.AnyPath, name: str) -> Iterator[None]:
   """Claims as `claim`, once the process that has it is through.
 
   Raises:
@@ -145,7 +153,7 @@ def _beating(file: IO[bytes]) -> Iterator[None]:
 
   def write():
     with contextlib.suppress(OSError):  # the claim itself is the lock
-      _write(file, {'owner': owner(), 'time': time.time()})
+      _write(file, {'owner': leases.owner(), 'time': time.time()})
 
   def beat():
     while not stop.wait(_BEAT_SECONDS):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run import job as job_lib
-from dpo_jax.run import plan
+from dpo_jax.run import memory, plan
 from dpo_jax.sweeps.folder import Folder
 from dpo_jax.sweeps.points import Point
 
@@ -34,7 +34,7 @@ def describe(listed: Sequence[Point], folder: Folder | None = None) -> str:
       states = [stands.get(point.digest, '') for point in group]
       left = sum(state != 'done' for state in states)
       job = _job(group[0], pathlib.Path(scratch))
-      counts, needed = plan.step_flops(job), plan.memory(job)
+      counts, needed = plan.step_flops(job), memory.needed(job)
       flops = counts['flops_per_step'] * job.num_steps
       total, num_left = total + flops * left, num_left + left
       lines.append(

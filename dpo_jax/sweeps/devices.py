@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 
 from dpo_jax import errors
+from dpo_jax.run import encoding
 
 _COUNT = 'import jax; print(jax.default_backend(), jax.local_device_count())'
 _FLAG = '--sweep.devices_per_point'
@@ -47,8 +48,12 @@ def split(backend: str, total: int, per_point: int) -> int:
     )
   # The copies have `per_point` devices each, so they do not split again.
   command = [sys.executable, '-m', 'dpo_jax.main', *sys.argv[1:]]
+  # They share the cores too: each encodes data on its part of them.
+  share = {encoding.SHARE: str(total // per_point)}
   children = [
-    subprocess.Popen(command, env=environment(backend, first, per_point))
+    subprocess.Popen(
+      command, env=environment(backend, first, per_point) | share
+    )
     for first in range(0, total, per_point)
   ]
   try:

@@ -8,7 +8,6 @@ sweep/ with claims, the output of every point and the line of those that failed.
 """
 
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -41,7 +40,7 @@ class Folder:
 
   def __init__(self, path: str | os.PathLike):
     """Names the parts of the folder."""
-    self.path = pathlib.Path(os.path.abspath(path))
+    self.path = files.absolute(path)
     self.cache_dir = self.path / 'cache'
     self.claims = self.path / 'sweep' / 'claims'
     self._failed = self.path / 'sweep' / 'failed'
@@ -55,7 +54,7 @@ class Folder:
       complete=stored.complete,
     )
 
-  def output(self, name: str) -> pathlib.Path:
+  def output(self, name: str) -> files.AnyPath:
     """The file that takes what a point prints."""
     return self._output / f'{name}.txt'
 
@@ -165,7 +164,7 @@ class Folder:
     return State(name, state, step, total, metrics, note)
 
 
-def _progress(path: pathlib.Path) -> tuple[int, dict[str, float]]:
+def _progress(path: files.AnyPath) -> tuple[int, dict[str, float]]:
   """The last step of metrics.jsonl, and its newest evaluation."""
   file, step, metrics = path / 'metrics.jsonl', 0, {}
   if file.exists():

@@ -14,7 +14,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
 from dpo_jax import errors
-from dpo_jax.config import check, grid, knobs, rules
+from dpo_jax.config import grid, knobs, paths, rules
 from dpo_jax.config.load import call, functions
 from dpo_jax.losses import catalogue
 from dpo_jax.storage import files
@@ -104,7 +104,7 @@ def _point(path, arguments, overrides, values) -> Point:
     config = config_lib.load(source, settings)
     config_lib.validate(config)
     config = _with_shared_reference(config, settings)
-    check.check_paths(config)
+    paths.check_paths(config)
   except InputError as error:
     # The key alone would not say which of sixty points it is about.
     raise errors.within(f'sweep point {name}', error) from None

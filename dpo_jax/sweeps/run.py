@@ -18,6 +18,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import errors
 from dpo_jax.run.preemption import Diverged, Preempted
+from dpo_jax.storage import append
 from dpo_jax.sweeps import claims, devices, points
 from dpo_jax.sweeps import folder as folders
 from dpo_jax.sweeps.points import Point
@@ -219,7 +220,7 @@ class Loop:
     began = time.monotonic()
     output = self._folder.output(point.name)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with open(output, 'a', encoding='utf-8') as file:
+    with append.open_text(output) as file:
       line, code = self._train(point, file)
     seconds = time.monotonic() - began
     number, total = self._num_settled + 1, len(self._points)

@@ -26,6 +26,7 @@ from dpo_jax.run import job as job_lib
 from dpo_jax.run import session as sessions
 from dpo_jax.run.preemption import Diverged, Preempted
 from dpo_jax.run.shared import Shared
+from dpo_jax.storage import append
 from dpo_jax.sweeps import program
 from dpo_jax.sweeps.folder import Folder
 from dpo_jax.sweeps.points import Point
@@ -93,7 +94,7 @@ def train_points(
     for point in listed:
       path = folder.output(point.name)
       path.parent.mkdir(parents=True, exist_ok=True)
-      file = stack.enter_context(open(path, 'a', encoding='utf-8'))
+      file = stack.enter_context(append.open_text(path))
       output = functools.partial(contextlib.redirect_stdout, file)
       try:
         with output():
@@ -209,6 +210,10 @@ class _Stack:
           is_last = step == job.num_steps
           evaluates = is_last or train.is_due(step, options.eval_every)
           saves = is_last or train.is_due(step, options.save_every)
+          saves |= any(
+            sessions.is_overdue(v.run.session, v.run.saved)
+            for v in self._live()
+          )
           if evaluates or saves:
             self._report(pending)
             pending = None

@@ -1,14 +1,9 @@
-"""config.check: what does not go together, meshes, structure, paths."""
-
-import pathlib
+"""config.check: what does not go together, meshes, structure."""
 
 import pytest
 
 from dpo_jax import config
-from dpo_jax.config import check
 from dpo_jax.types import InputError
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # (stage, overrides, key named, words)
 BAD_TOGETHER = [
@@ -136,45 +131,3 @@ def test_validate_refuses_another_structure(quickstart):
     del loaded.train['steps'], loaded.train['batch_size']
   with pytest.raises(InputError, match='config.train.batch_size: is missing'):
     config.validate(loaded)
-
-
-def test_the_stories_experiment_finds_its_files(shared, monkeypatch):
-  monkeypatch.chdir(ROOT)  # its paths are relative to the repository
-  if not pathlib.Path('../shared').exists():
-    pytest.skip(f'{shared} is not beside the repository')
-  check.check_paths(config.load('experiments/stories_dpo.py'))
-
-
-@pytest.mark.parametrize(
-  'key,value,words',
-  [
-    ('data.train', 'synthetik', ("did you mean 'synthetic'?",)),
-    ('data.eval', 'synthetic_demonstration', ("'synthetic_demonstrations'?",)),
-    ('tokenizer', 'gpt', ("'gpt' is not there", 'the path of a folder')),
-    ('model.init_from', 'experimenty', ("did you mean 'experiments'? give",)),
-    ('data.manual_dir', 'x' * 5000, ('the path of a folder',)),
-    ('data.chat_template', './a.jinja', ('the path of a file',)),
-  ],
-)
-def test_a_missing_path_is_refused_by_its_key(
-  load, monkeypatch, key, value, words
-):
-  monkeypatch.chdir(ROOT)
-  loaded = load('dpo', '')
-  check.check_paths(loaded)
-  section, _, name = key.rpartition('.')
-  (loaded[section] if section else loaded)[name] = value
-  with pytest.raises(InputError) as error:
-    check.check_paths(loaded)
-  assert str(error.value).startswith(f'config.{key}: ')
-  for word in words:
-    assert word in str(error.value)
-
-
-@pytest.mark.parametrize('key', ['data.train', 'data.eval', 'sample.prompts'])
-def test_a_missing_data_file_is_refused_by_its_path(load, tmp_path, key):
-  loaded = load('dpo', '')
-  section, _, name = key.partition('.')
-  loaded[section][name] = f'{tmp_path}/no.jsonl'
-  with pytest.raises(InputError, match=f'{tmp_path}/no.jsonl:0: no '):
-    check.check_paths(loaded)

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from dpo_jax import config
-from dpo_jax.config import check
+from dpo_jax.config import paths
 from dpo_jax.types import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ def test_every_experiment_loads_validates_and_says_what_it_is(path):
   config.validate(config.load(str(path)))
   local = config.load(f'{path}:runlocal')
   config.validate(local)
-  check.check_paths(local)  # runs anywhere
+  paths.check_paths(local)  # runs anywhere
   assert local.train.num_steps <= 10
 
 

@@ -47,7 +47,8 @@ BAD_VALUES = [
   ('train.keep_checkpoints=0', ('>= 1',)),
   ('eval.batch_size=0', ('>= 1',)),
   ('eval.max_comparisons=-1', ('-1',)),
-  ('precision.head_chunk=0', ('>= 1',)),
+  ('precision.head_chunk=-1', ("'auto'", '>= 0')),
+  ('precision.head_chunk=atuo', ("'auto'",)),
   ('mesh.data=0', ('-1 for the rest',)),
   ('mesh.fsdp=-2', ('-2',)),
   # Types.

@@ -240,3 +240,19 @@ def test_runs_that_start_from_a_run_of_their_own_seed_are_siblings(
     ['odd'],
     ['sft0', 'sft1'],
   ]
+
+
+def test_runs_in_a_bucket(make_run, tmp_path, bucket):
+  make_run('sweep/a')
+  make_run('sweep/b', {'seed': 1, 'model.init_from': 'foo://x'})
+  for file in (tmp_path / 'sweep').rglob('*'):
+    if file.is_file():
+      path = bucket / file.relative_to(tmp_path)
+      path.write_bytes(file.read_bytes())
+  local = collect.collect([tmp_path / 'sweep'])
+  runs = collect.collect([bucket / 'sweep'])
+  assert [str(r.path) for r in runs] == [f'mem://bkt/sweep/{x}' for x in 'ab']
+  assert [r.digests for r in runs] == [r.digests for r in local]
+  assert len(collect.group_runs(runs)) == len(collect.group_runs(local))
+  with pytest.raises(InputError, match="did you mean 'mem://bkt/sweep'"):
+    collect.collect([bucket / 'sweeep'])

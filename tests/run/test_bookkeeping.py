@@ -43,9 +43,3 @@ def test_what_does_not_balance_is_named():
     LEDGER | {'read': 11}, trained_on([0]), INDICES
   )
   assert problems == ['11 rows read, 10 accounted for']
-
-
-def test_rates_start_with_the_second_report():
-  rates = bookkeeping.Rates()
-  assert rates.since_last(tokens=5) == {}
-  assert rates.since_last(tokens=5)['tokens_per_second'] > 0

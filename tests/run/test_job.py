@@ -75,13 +75,6 @@ def test_a_resolved_config_has_the_defaults_of_its_losses():
   assert resolved['alpha'] is None  # no chosen loss has one
 
 
-def test_auto_computes_in_float32_on_a_cpu():
-  config = config_lib.load(EXPERIMENT)
-  assert job_lib.compute_dtype(config) == jnp.float32
-  config.precision.compute = 'bfloat16'
-  assert job_lib.compute_dtype(config) == jnp.bfloat16
-
-
 def test_the_default_mesh_asks_for_no_device(monkeypatch):
   config = config_lib.load(EXPERIMENT)
   monkeypatch.setattr(jax, 'devices', lambda: pytest.fail('asked for devices'))

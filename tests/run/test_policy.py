@@ -12,7 +12,8 @@ import pytest
 
 import dpo_jax
 from dpo_jax import main as main_lib
-from dpo_jax import scoring, types
+from dpo_jax import types
+from dpo_jax.models import output_head
 from dpo_jax.run import datasets, inputs
 from dpo_jax.types import InputError
 
@@ -25,7 +26,9 @@ TEMPLATE = (
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp('opened') / 'run'
-  assert main_lib.main([commands.CONFIG, f'--workdir={folder}']) == 0
+  # As runs were stored before the key knew 'auto'.
+  chunk = '--config.precision.head_chunk=1024'
+  assert main_lib.main([commands.CONFIG, f'--workdir={folder}', chunk]) == 0
   return folder
 
 
@@ -48,7 +51,7 @@ def by_hand(policy, prompt, completion):
     completion_id=0 * one - 1,
   )
   hidden, _ = policy.model.hidden(policy.params, rows)
-  logits = scoring.logits(policy.model.head(policy.params), hidden[0])
+  logits = output_head.logits(policy.model.head(policy.params), hidden[0])
   logps = jax.nn.log_softmax(jnp.asarray(logits, jnp.float32))
   picked = logps[np.arange(n - 1), ids[1:]]
   return float(picked[len(prompt) - 1 :].sum())

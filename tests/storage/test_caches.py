@@ -61,6 +61,18 @@ def test_trimming_keeps_what_was_used_within_a_day(folder, most, left):
   assert len(lines) == bool(removed)
 
 
+def test_trimming_removes_stores_of_killed_writers(folder):
+  for name, age in (('.k.old', 2), ('.k.new', 0.5)):
+    scratch = folder / 'tokens' / name
+    scratch.mkdir()
+    for path in (scratch / 'tokens.array_record', scratch):
+      path.touch()
+      os.utime(path, (NOW - age * DAY, NOW - age * DAY))
+  caches.trim(folder, 10**9, print, NOW)
+  left = [p.name for p in (folder / 'tokens').glob('.k.*')]
+  assert left == ['.k.new']
+
+
 def test_clearing_takes_kinds(folder, capsys):
   assert caches_mode.main(workdir='', clear='') == 0
   assert str(caches.folder()) in capsys.readouterr().out
@@ -106,3 +118,20 @@ def test_compiled_programs_go_there_unless_the_user_chose(tmp_path):
     'JAX_COMPILATION_CACHE_MAX_SIZE': '50000000000',
   }
   assert caches.compile_settings({'JAX_COMPILATION_CACHE_DIR': ''}) == {}
+
+
+def test_a_cache_in_a_bucket(bucket):
+  environ = {caches.FOLDER: 'mem://bkt/cache'}
+  folder = caches.folder(environ)
+  assert folder == bucket / 'cache' and caches.usable(folder)
+  # jax trims no bucket.
+  settings = caches.compile_settings(environ)
+  assert settings == {'JAX_COMPILATION_CACHE_DIR': 'mem://bkt/cache/compiled'}
+  (folder / 'tokens' / 'a' / 'meta.json').write_bytes(b'123')
+  (folder / 'reference' / 'b.npz').write_bytes(b'12')
+  caches.touch(folder / 'tokens' / 'a')
+  caches.touch(folder / 'reference' / 'b.npz')
+  listed = {e.path.name: e.num_bytes for e in caches.entries(folder)}
+  assert listed == {'a': 3, 'b.npz': 2}
+  caches.clear(folder, ['tokens', 'reference'])
+  assert not folder.exists()

@@ -342,3 +342,17 @@ def test_killed_at_any_moment_at_most_one_save_is_lost(tmp_path):
     step = restore(folder)[0].step + 1
     save_steps(folder, [step])
     assert restore(folder)[0].step == step
+
+
+def test_a_save_is_overdue_by_the_clock(tmp_path, monkeypatch):
+  clock = [0.0]
+  monkeypatch.setattr(checkpoints.time, 'monotonic', lambda: clock[0])
+  with checkpoints.Checkpoints(tmp_path / 'c') as saver:
+    for now, overdue in ((29.0, False), (31.0, True)):
+      clock[0] = now
+      assert saver.is_overdue(0.5) == overdue
+      assert not saver.is_overdue(0.0)  # by updates only
+    saver.save(1, state(1), {})
+    assert not saver.is_overdue(0.5)
+    clock[0] = 62.0
+    assert saver.is_overdue(0.5)

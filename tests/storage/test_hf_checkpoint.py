@@ -333,3 +333,16 @@ def test_an_export_never_replaces_a_folder(saved):
   empty.mkdir()
   hf_checkpoint.save(empty, params, CONFIG)
   assert_same(hf_checkpoint.load_params(empty, CONFIG), params)
+
+
+def test_a_folder_in_a_bucket(bucket, tmp_path):
+  params = make_params(CONFIG)
+  hf_checkpoint.save(bucket / 'm', params, CONFIG, max_shard_bytes=2000)
+  assert_same(hf_checkpoint.load_params('mem://bkt/m', CONFIG), params)
+  mapping = hf_checkpoint.read_config('mem://bkt/m')
+  assert architectures.from_hf_config(mapping) == CONFIG
+  with pytest.raises(InputError, match='mem://bkt/m: is there already'):
+    hf_checkpoint.save('mem://bkt/m', params, CONFIG)
+  (bucket / 'm' / '.unfinished').write_bytes(b'')
+  with pytest.raises(InputError, match='was never finished'):
+    hf_checkpoint.load_params('mem://bkt/m', CONFIG)

@@ -143,3 +143,12 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(types.InputError, match='file.*: .*; fix: make room'):
     reference_cache.write(tmp_path / 'file', 'k', **_SCORES)
+
+
+def test_scores_in_a_bucket(bucket):
+  written = reference_cache.write(bucket, 'k', **_SCORES)
+  read = reference_cache.open_cache('mem://bkt', 'k')
+  assert reference_cache.is_there(bucket, 'k')
+  np.testing.assert_array_equal(read.logps, written.logps)
+  with pytest.raises(types.InputError, match='1 of others in that folder'):
+    reference_cache.open_cache(bucket, 'other')

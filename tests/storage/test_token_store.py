@@ -228,3 +228,18 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
   (tmp_path / 'file').write_text('not a folder')
   with pytest.raises(types.InputError, match='file/store: .*Not a directory'):
     token_store.write(tmp_path / 'file' / 'store', RECORDS, {})
+
+
+def test_a_store_in_a_bucket_is_read_from_a_copy(bucket, tmp_path):
+  local = token_store.write(tmp_path / 'x', RECORDS, {'n': 1})
+  store = token_store.write(bucket / 'x', RECORDS, {'n': 1})
+  again = token_store.open_store('mem://bkt/x')
+  assert store.digest == again.digest == local.digest
+  assert all(same(again[i], local[i]) for i in range(4))
+  data = (bucket / 'x' / 'table.npz').read_bytes()
+  (bucket / 'x' / 'table.npz').write_bytes(data[:-1] + b'?')
+  with pytest.raises(types.InputError, match='mem://bkt/x/table.npz: damaged'):
+    token_store.open_store(bucket / 'x')
+  (bucket / 'x' / 'table.npz').unlink()
+  with pytest.raises(types.InputError, match='mem://bkt/x/table.npz: no such'):
+    token_store.open_store(bucket / 'x')

@@ -9,12 +9,14 @@ import time
 
 import pytest
 
+from dpo_jax.storage import leases
 from dpo_jax.sweeps import claims
 from dpo_jax.types import InputError
 
 # Claims a point, says so, and waits.
 HOLD = """
 import pathlib, sys, time
+from dpo_jax.storage import leases
 from dpo_jax.sweeps import claims
 with claims.claim(pathlib.Path(sys.argv[1]), 'a') as other:
   print(other or 'mine', flush=True)
@@ -51,13 +53,13 @@ def test_a_claim_is_given_up_when_its_owner_is_killed(folder):
   assert claims.alive(folder, 'a') == ''
   with claims.claim(folder, 'a') as other:
     assert other == ''
-    assert claims.alive(folder, 'a') == claims.owner()
+    assert claims.alive(folder, 'a') == leases.owner()
   assert claims.alive(folder, 'a') == ''
 
 
 def test_a_second_claim_in_the_same_process_is_refused(folder):
   with claims.claim(folder, 'a') as first, claims.claim(folder, 'a') as second:
-    assert first == '' and second == claims.owner()
+    assert first == '' and second == leases.owner()
 
 
 def test_looking_takes_no_claim(folder):
@@ -93,3 +95,15 @@ def test_a_file_system_without_locks_is_refused(folder, monkeypatch):
   monkeypatch.setattr(claims.fcntl, 'flock', no_locks)
   with pytest.raises(InputError, match='has no locks.*--sweep.shard'):
     claims.check(folder)
+
+
+def test_a_claim_in_a_bucket_is_a_lease(bucket):
+  claims.check(bucket)
+  with claims.claim(bucket, 'a') as first, claims.claim(bucket, 'a') as second:
+    assert first == '' and second == leases.owner()
+    assert claims.alive(bucket, 'a') == leases.owner()
+    with claims.claim(bucket, 'b') as other:
+      assert other == ''
+  assert claims.alive(bucket, 'a') == ''
+  with claims.wait_for(bucket, 'a'):
+    pass

@@ -86,6 +86,24 @@ def make_table(records: Iterable[EncodedRecord]) -> LengthTable:
   )
 
 
+def take(table: LengthTable, indices: np.ndarray) -> LengthTable:
+  """Returns the table of some records, in the order of the table."""
+  own = dict(zip(('record', 'completion', 'comparison'), masks(table, indices)))
+  return _made(
+    {name: part[own[_OWNERS[name]]] for name, part in _flat(table)},
+    np.diff(table.offsets)[own['record']],
+  )
+
+
+def join(tables: Sequence[LengthTable]) -> LengthTable:
+  """Returns one table of the records of all tables, in order."""
+  parts = zip(*(_flat(table) for table in tables))
+  return _made(
+    {same[0][0]: np.concatenate([part for _, part in same]) for same in parts},
+    np.concatenate([np.diff(table.offsets) for table in tables]),
+  )
+
+
 def columns(table: LengthTable, indices: np.ndarray) -> frozenset[str]:
   """Returns which data these records have, as losses.rules.check_data needs it.
 
@@ -150,6 +168,40 @@ def prompt_id(prompt: np.ndarray) -> bytes:
   # A fixed byte order: the digest must not depend on the machine.
   tokens = np.ascontiguousarray(prompt, '<i4')
   return files.bytes_digest([tokens])[:32].encode()
+
+
+# Of each column that is no offset: the things that it has an entry for.
+_OWNERS = {
+  'prompt_lengths': 'record',
+  'completion_lengths': 'completion',
+  'num_trained': 'completion',
+  'num_comparisons': 'record',
+  'winner': 'comparison',
+  'loser': 'comparison',
+  'weight': 'comparison',
+  'margin': 'comparison',
+  'labels': 'completion',
+  'scores': 'completion',
+  'uids': 'record',
+  'prompts': 'record',
+  'quantiles': 'completion',
+}
+
+
+def _flat(table: LengthTable) -> list[tuple[str, np.ndarray]]:
+  """The columns that are no offsets, with their names."""
+  return [(name, getattr(table, name)) for name in _OWNERS]
+
+
+def _made(
+  flat: dict[str, np.ndarray], num_completions: np.ndarray
+) -> LengthTable:
+  """A table of columns and the completions of each record."""
+  return LengthTable(
+    **flat,
+    offsets=_starts(num_completions),
+    comparison_offsets=_starts(flat['num_comparisons']),
+  )
 
 
 def _starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -18,7 +18,8 @@ held-out set in the order of its uids, so that the baseline depends neither on
 the order of the file nor on the batch size.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -128,6 +129,36 @@ def check(table: LengthTable, indices: np.ndarray, batch_size: int) -> None:
       "every prompt with another prompt's answer",
       'data with more prompts, or the loss bco',
     )
+
+
+def read(
+  own: dict[int, int],
+  answers: Answers | None,
+  store: Any,
+  offsets: Sequence[int] | np.ndarray,
+  last: int,
+) -> dict[int, EncodedRecord]:
+  """Returns the records of some places, with their mismatched answers.
+
+  Args:
+    own: place -> index in the store.
+    answers: of all places; None = there are none.
+    store: is asked once for all records, if it has `read_all`.
+    offsets: of the table, [N + 1].
+    last: the number of a mismatched answer among a record's completions.
+  """
+  others = {}
+  if answers is not None:
+    both = {i: tuple(int(field[i]) for field in answers) for i in own}
+    others = {i: pair for i, pair in both.items() if pair[0] >= 0}
+  wanted = sorted({*own.values(), *(other for other, _ in others.values())})
+  read_all = getattr(store, 'read_all', lambda all_: [store[i] for i in all_])
+  records = dict(zip(wanted, read_all(wanted), strict=True))
+  done = {i: records[index] for i, index in own.items()}
+  for i, (other, answer) in others.items():
+    k = answer - int(offsets[other])
+    done[i] = with_answer(done[i], records[other], k, last)
+  return done
 
 
 def with_answer(

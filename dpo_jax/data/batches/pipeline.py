@@ -175,6 +175,18 @@ class Plan:
     """Whether prompts are also read with the answer of another prompt."""
     return self.mismatched_length > 0
 
+  @property
+  def most_branches(self) -> int:
+    """Most branches of a prompt in a row."""
+    return self._most_completions if self.layout == 'shared' else 1
+
+  @property
+  def most_prompts(self) -> int:
+    """Prompts of a row are at most this many: none is shorter."""
+    shortest = int(self.table.prompt_lengths[self._indices].min()) - 1
+    shortest += int(self.table.completion_lengths.min())
+    return self.row_length // max(shortest, 1)
+
   def records(self, t: int) -> np.ndarray:
     """Returns the store indices of step t, int64 [B]; -1 = empty place."""
     first = t * self.batch_size
@@ -237,7 +249,7 @@ class Plan:
       parts.append(
         rows_lib.fill(
           chosen,
-          {i: self._read(plan, i, store) for i in wanted},
+          self._read(plan, wanted, store),
           row_length=self.row_length,
           completions_per_prompt=self._most_completions,
         )
@@ -304,15 +316,11 @@ class Plan:
         total += num[answers[answers >= 0]].sum()
     return int(total)
 
-  def _read(self, plan: StepPlan, i: int, store) -> EncodedRecord:
-    """The record in place i, with its mismatched answer as last completion."""
-    record = store[int(plan.records[i])]
-    if plan.others is None or plan.others.records[i] < 0:
-      return record
-    other, answer = (int(field[i]) for field in plan.others)
-    k = answer - int(self.table.offsets[other])
-    place = self._most_completions - 1
-    return mismatch.with_answer(record, store[other], k, place)
+  def _read(self, plan, places, store) -> dict[int, EncodedRecord]:
+    """The records by place, with a mismatched answer as last completion."""
+    own = {i: int(plan.records[i]) for i in places}
+    last = self._most_completions - 1
+    return mismatch.read(own, plan.others, store, self.table.offsets, last)
 
   def _place(
     self, t: int

@@ -21,7 +21,7 @@ _NOT_DATA = ('dataset_info.json', 'dataset_dict.json', _STATE)
 
 
 def read_rows(
-  path: str, wanted: Callable[[str], bool]
+  path: str, wanted: Callable[[str], bool], name: str = ''
 ) -> Iterator[tuple[int, dict[str, Any]]]:
   """Yields (row number, row).
 
@@ -29,6 +29,7 @@ def read_rows(
     path: a file ending in .parquet or .arrow, or a folder of the latter.
     wanted: takes the name of a column; those that are not wanted are None in
       the rows.
+    name: what messages call the path; '' = the path.
 
   Raises:
     InputError: a damaged file.
@@ -37,7 +38,7 @@ def read_rows(
   import pyarrow
 
   number = 0
-  for file in parts(path):
+  for file in parts(path, name):
     try:
       for batch, names in _batches(file, wanted):
         # Columns that are not decoded still count as columns of the row.
@@ -56,13 +57,13 @@ def read_rows(
         raise
       kind = 'Parquet' if file.endswith('.parquet') else 'Arrow'
       raise errors.refuse(
-        f'{path}:{number}',
+        f'{name or path}:{number}',
         f'damaged {kind} file: {errors.show(str(error), 120)}',
         'copy or download the file again',
       ) from None
 
 
-def parts(path: str) -> list[str]:
+def parts(path: str, name: str = '') -> list[str]:
   """Returns the files of a folder that `save_to_disk` wrote, in order.
 
   A path that is no folder is its own part, and a folder without Arrow files
@@ -74,11 +75,12 @@ def parts(path: str) -> list[str]:
   """
   if not os.path.isdir(path):
     return [path]
+  where = f'{name or path}:0'
   state = storage_files.read_json_or_none(os.path.join(path, _STATE)) or {}
   for key, value in state.items():
     if 'indices' in key and value:
       raise errors.refuse(
-        f'{path}:0',
+        where,
         f'{_STATE} chooses rows by {key!r}, which is not read',
         'write it again: dataset.flatten_indices().save_to_disk(FOLDER)',
       )
@@ -88,7 +90,7 @@ def parts(path: str) -> list[str]:
     named = [e.get('filename') for e in listed if isinstance(e, dict)]
     if sorted(map(str, named)) != names:
       raise errors.refuse(
-        f'{path}:0',
+        where,
         f'{_STATE} lists {len(named)} data files, and {len(names)} are there '
         'or have other names',
         'copy the whole folder again',

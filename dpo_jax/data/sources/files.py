@@ -16,6 +16,8 @@ from typing import Any
 
 from dpo_jax import errors
 from dpo_jax.data.sources import arrow, jsonl
+from dpo_jax.storage import buckets, scratch
+from dpo_jax.storage import files as storage_files
 from dpo_jax.types import InputError
 
 EXTENSIONS = (
@@ -54,32 +56,34 @@ def read_rows(
     InputError: a missing, misnamed, damaged or malformed file.
   """
   check(path)
-  if os.path.isdir(path) or path.endswith(('.parquet', '.arrow')):
-    yield from arrow.read_rows(path, wanted)
+  place = _local(path)
+  if os.path.isdir(place) or path.endswith(('.parquet', '.arrow')):
+    yield from arrow.read_rows(place, wanted, path)
     return
   # The name decides: `check` has refused a file whose bytes contradict it.
   opener = gzip.open if path.endswith('.gz') else open
-  with opener(path, 'rb') as file:
+  with opener(place, 'rb') as file:
     yield from jsonl.read_rows(file, path)
 
 
 def parts(path: str) -> list[str]:
   """Returns the files that hold the rows: those of a folder, or the path."""
-  return arrow.parts(path)
+  return arrow.parts(_local(path), path)
 
 
 def check(path: str) -> None:
   """Refuses a file whose name or first bytes are not those of a data file."""
   where = f'{path}:0'
   try:
-    status = os.stat(path)
+    place = _local(path)
+    status = os.stat(place)
     if stat.S_ISDIR(status.st_mode):
-      if not arrow.parts(path):
-        raise _folder(path, where)
+      if not arrow.parts(place, path):
+        raise _folder(path, place, where)
       return
     if not stat.S_ISREG(status.st_mode):
       raise errors.refuse(where, 'not a regular file', 'name a data file')
-    with open(path, 'rb') as file:
+    with open(place, 'rb') as file:
       start = file.read(512)
   except (FileNotFoundError, NotADirectoryError):
     raise _missing(path, where) from None
@@ -142,10 +146,20 @@ def _check_start(path: str, start: bytes, where: str) -> None:
       )
 
 
+def _local(path: str) -> str:
+  """The path on this machine: that of a copy, for a name in a bucket."""
+  place = storage_files.at(path)
+  if not isinstance(place, buckets.Path):
+    return path
+  storage_files.refuse_unfinished(place)
+  copy = scratch.copy_folder if place.is_dir() else scratch.copy
+  return str(copy(place))
+
+
 def _missing(path: str, where: str) -> Exception:
   folder, name = os.path.split(path)
   try:
-    names = os.listdir(folder or '.')
+    names = [p.name for p in storage_files.at(folder).iterdir()]
   except OSError:
     return errors.refuse(
       where, 'no such file, and no such folder', 'correct the path'
@@ -155,8 +169,8 @@ def _missing(path: str, where: str) -> Exception:
   return errors.refuse(where, 'no such file', f'{hint}correct the path')
 
 
-def _folder(path: str, where: str) -> Exception:
-  name = arrow.data_file_in(path, EXTENSIONS)
+def _folder(path: str, place: str, where: str) -> Exception:
+  name = arrow.data_file_in(place, EXTENSIONS).replace(place, path, 1)
   example = f', such as {name!r}' if name else ''
   return errors.refuse(
     where, 'a folder, not a file', f'name one file in it{example}'

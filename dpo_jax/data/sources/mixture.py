@@ -11,6 +11,7 @@ encoding with drop_duplicates drops them.
 """
 
 import collections
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -39,19 +40,25 @@ def mix(
   for source, proportion in zip(sources, proportions):
     if proportion == 0:
       continue
-    # The proportion needs the number of records, so all are held at once.
-    records = list(source.records())
-    chosen = take(
-      len(records), proportion, seed=seed, key=int(source.fingerprint, 16)
-    )
+    key = int(source.fingerprint, 16)
+    copies, part = divmod(proportion, 1)
+    if not part:
+      # No record is held, and none is read before it is due.
+      for record in source.records():
+        yield from itertools.repeat(record, int(copies))
+      continue
+    # A part of them needs their number, so they are read twice.
+    size = sum(1 for _ in source.records())
+    chosen = take(size, proportion, seed=seed, key=key)
     if not len(chosen):
       raise errors.refuse(
         'config.data.proportions',
-        f'{proportion} of the {len(records)} records of {source.name} is none',
+        f'{proportion} of the {size} records of {source.name} is none',
         'raise the proportion, or set it to 0',
       )
-    for index in chosen:
-      yield records[index]
+    times = np.bincount(chosen, minlength=size)
+    for record, number in zip(source.records(), times.tolist(), strict=True):
+      yield from itertools.repeat(record, number)
 
 
 def take(size: int, proportion: float, *, seed: int, key: int) -> np.ndarray:

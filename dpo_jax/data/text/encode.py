@@ -39,7 +39,7 @@ from dpo_jax.types import EncodedRecord, PreferenceRecord
 
 # Rises when the same options give other tokens; part of the token cache's key.
 VERSION = 3
-_CHUNK = 1000  # records that go to the tokenizer at once
+CHUNK = 1000  # records that go to the tokenizer at once
 
 
 # Field names and values are part of the token cache's key: a change of either
@@ -106,22 +106,30 @@ def encode_stream(
   ledger: Ledger,
 ) -> Iterator[EncodedRecord]:
   """Yields the records of encode_all; `ledger` is filled on the way."""
-  encoder = _Encoder(tokenizer, options, ledger)
+  encoder = Encoder(tokenizer, options)
+  seen = set() if options.drop_duplicates else None
+  for chunk in chunks(records):
+    encoded, counts = encoder.encode(chunk)
+    is_kept = ledger.add(counts, [record.uid for record in encoded], seen)
+    yield from itertools.compress(encoded, is_kept)
+
+
+def chunks(records: Iterable[PreferenceRecord]) -> Iterator[list]:
+  """Yields the records in the lists that Encoder.encode takes."""
   records = iter(records)
-  while chunk := list(itertools.islice(records, _CHUNK)):
-    yield from encoder.encode(chunk)
+  while chunk := list(itertools.islice(records, CHUNK)):
+    yield chunk
 
 
-class _Encoder:
-  """Tokenizer, options and ledger, with the uids seen so far."""
+class Encoder:
+  """Encodes chunks of records, each by itself: processes may share them."""
 
-  def __init__(
-    self, tokenizer: Tokenizer, options: EncodeOptions, ledger: Ledger
-  ):
+  def __init__(self, tokenizer: Tokenizer, options: EncodeOptions):
+    """Compiles nothing yet."""
     truncation.check(options.truncation)
     self.tokenizer = tokenizer
     self.options = options
-    self.ledger = ledger
+    self.ledger = ledger = Ledger()  # of the chunk in work
     self.ends = Ends(
       tokenizer,
       add_bos=options.add_bos,
@@ -130,29 +138,27 @@ class _Encoder:
     )
     # Compiled on first use; True: for records with tools.
     self.templates: dict[bool, templates.ChatTemplate] = {}
-    self.seen: set[str] = set()
 
-  def encode(self, chunk: list[PreferenceRecord]) -> list[EncodedRecord]:
-    """Returns the records of a chunk that are kept."""
+  def encode(self, chunk: list) -> tuple[list[EncodedRecord], Ledger]:
+    """Returns the records of a chunk that can be used, and its counts.
+
+    Duplicates are among them: Ledger.add, which sees all chunks, finds these.
+    """
     self.ledger.read += len(chunk)
     # One call of the tokenizer per chunk: it works on many texts in parallel.
     drafts = [self.draft(record) for record in chunk]
     usable = [draft for draft in drafts if not isinstance(draft, Dropped)]
     tokens = iter(self.tokenise(usable))
-    kept = []
+    encoded = []
     for record, draft in zip(chunk, drafts):
       done = draft
       if not isinstance(draft, Dropped):
         done = self.finish(draft, *next(tokens))
       if isinstance(done, Dropped):
         self.drop(done.reason, record.where)
-      elif self.options.drop_duplicates and done.uid in self.seen:
-        self.ledger.duplicates += 1
       else:
-        self.seen.add(done.uid)
-        kept.append(done)
-    self.ledger.kept += len(kept)
-    return kept
+        encoded.append(done)
+    return encoded, self.ledger.pop()
 
   def drop(self, reason: str, where: str) -> None:
     """Counts a dropped record; with options.strict, refuses it."""

@@ -5,7 +5,9 @@ text and as JSON for the run directory. Encodes nothing, prints nothing.
 """
 
 import collections
+import copy
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 # Reasons to drop a record, each with the problem and the fix.
@@ -118,6 +120,44 @@ class Ledger:
     """Counts a dropped record."""
     self.dropped[reason] += 1
     self.first.setdefault(reason, where)
+
+  def pop(self) -> 'Ledger':
+    """Returns these counts; this ledger starts again from zero."""
+    counts = copy.deepcopy(self)
+    self.read = self.kept = self.duplicates = 0
+    # In place: others hold these mappings.
+    for mapping in (self.dropped, self.counters, self.first):
+      mapping.clear()
+    return counts
+
+  def add(
+    self, counts: 'Ledger', uids: Sequence[Any], seen: set | None
+  ) -> list[bool]:
+    """Adds the counts of the next part of the data.
+
+    Args:
+      counts: of the part, without `kept` and `duplicates`.
+      uids: of its records that can be used.
+      seen: uids of the parts before, to which these are added; None if
+        duplicates are kept.
+
+    Returns:
+      Which of these records are kept: all but the duplicates.
+    """
+    is_kept = []
+    for uid in uids:
+      is_kept.append(seen is None or uid not in seen)
+      if seen is not None:
+        seen.add(uid)
+    self.read += counts.read
+    self.kept += sum(is_kept)
+    self.duplicates += len(is_kept) - sum(is_kept)
+    # A Counter keeps keys of zero here, as counting one by one does.
+    self.dropped.update(counts.dropped)
+    self.counters.update(counts.counters)
+    for reason, where in counts.first.items():
+      self.first.setdefault(reason, where)
+    return is_kept
 
   def main_reason(self) -> tuple[str, str]:
     """Returns (problem, fix) of the reason that dropped most records."""

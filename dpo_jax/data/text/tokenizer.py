@@ -7,7 +7,6 @@ chat_template.jinja, additional_chat_templates/NAME.jinja. Goes out: a
 Tokenizer, or a types.InputError. Encodes nothing.
 """
 
-import pathlib
 from typing import Any
 
 from dpo_jax import errors
@@ -38,7 +37,7 @@ def load(name_or_path: str) -> Tokenizer:
   name = str(name_or_path)
   if name == 'byte':
     return encoders.ByteTokenizer()
-  path = pathlib.Path(name).expanduser()
+  path = files.at(name).expanduser()
   # A folder of an older layout is left to transformers to convert.
   if path.is_dir():
     path = path / 'tokenizer.json'
@@ -57,7 +56,7 @@ def load(name_or_path: str) -> Tokenizer:
   return hf_tokenizer.FileTokenizer(_read_folder(path, name))
 
 
-def _read_folder(path: pathlib.Path, name: str) -> TokenizerFiles:
+def _read_folder(path: files.AnyPath, name: str) -> TokenizerFiles:
   config = _json(path.with_name('tokenizer_config.json'))
   special_map = _json(path.with_name('special_tokens_map.json'))
   _check(special_map, path.with_name('special_tokens_map.json'))
@@ -74,7 +73,7 @@ def _read_folder(path: pathlib.Path, name: str) -> TokenizerFiles:
   )
 
 
-def _check(settings: dict[str, Any], path: pathlib.Path) -> None:
+def _check(settings: dict[str, Any], path: files.AnyPath) -> None:
   """Refuses names of tokens that are no text, as no tokenizer takes them."""
   where = str(path)
   checks.writable(settings, 'settings', where)
@@ -84,7 +83,7 @@ def _check(settings: dict[str, Any], path: pathlib.Path) -> None:
       raise errors.wrong_type(key, value, 'a list of tokens', where)
 
 
-def _template_files(path: pathlib.Path) -> dict[str, str]:
+def _template_files(path: files.AnyPath) -> dict[str, str]:
   """Templates in .jinja files. If any exist, transformers reads no others."""
   others = path.with_name('additional_chat_templates').glob('*.jinja')
   paths = {file.stem: file for file in sorted(others)}
@@ -93,7 +92,7 @@ def _template_files(path: pathlib.Path) -> dict[str, str]:
   return {name: _text(file) for name, file in paths.items()}
 
 
-def _listed_templates(path: pathlib.Path, config: dict) -> dict[str, str]:
+def _listed_templates(path: files.AnyPath, config: dict) -> dict[str, str]:
   """Templates in tokenizer_config.json: a single one, or several by name."""
   given = config.get('chat_template')
   if given is None:
@@ -116,10 +115,10 @@ def _listed_templates(path: pathlib.Path, config: dict) -> dict[str, str]:
   return named
 
 
-def _json(path: pathlib.Path) -> dict[str, Any]:
+def _json(path: files.AnyPath) -> dict[str, Any]:
   """Reads a JSON object; {} if there is no such file."""
   return files.read_json_or_none(path, fix=_RESTORE) or {}
 
 
-def _text(path: pathlib.Path) -> str:
+def _text(path: files.AnyPath) -> str:
   return files.read_text(path, fix=_RESTORE)

@@ -19,9 +19,9 @@ _DEFAULT = ('rewards/accuracies', 'rewards/margins', 'kl', 'displacement')
 def data(report: Report) -> dict[str, Any] | None:
   """A line per loss, or per loss and other keys that differ."""
   lines = _lines(report)
-  if not any(len(line) > 1 for line in lines.values()):
+  if not any(len(each) > 1 for each in lines.values()):
     return None
-  lines = {key: line for key, line in lines.items() if len(line) > 1}
+  lines = {key: each for key, each in lines.items() if len(each) > 1}
   shown, context, note = _choose(report, lines)
   panels = []
   for measure in measures_of(report):

@@ -6,7 +6,6 @@ answer. Draws no sample and judges none.
 """
 
 import os
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -55,7 +54,7 @@ def as_json(
   return {'sets': sets, 'prompts': prompts}, absent
 
 
-def _files(run: collect.Run) -> list[pathlib.Path]:
+def _files(run: collect.Run) -> list[files.AnyPath]:
   """The newest and the first file of samples of a run."""
   folder = run.path / 'samples'
   listed = sorted(folder.glob('*.jsonl'), key=lambda file: (_step(file), file))
@@ -64,12 +63,12 @@ def _files(run: collect.Run) -> list[pathlib.Path]:
   return list(dict.fromkeys([*newest, *listed[:1]]))
 
 
-def _step(file: pathlib.Path) -> int:
+def _step(file: files.AnyPath) -> int:
   match = re.search(r'step_(\d+)', file.name)
   return int(match[1]) if match else -1
 
 
-def _read(file: pathlib.Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _read(file: files.AnyPath) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   """The samples of a file, and what the page says of it."""
   try:
     data = file.read_bytes()
@@ -122,5 +121,5 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def _name(file: pathlib.Path) -> str:
+def _name(file: files.AnyPath) -> str:
   return markup.visible(os.path.join('samples', file.name))

@@ -5,11 +5,11 @@ point: done, running, failed with its line, waiting. Runs nothing.
 """
 
 import os
-import pathlib
 from collections.abc import Iterable, Sequence
 
 from dpo_jax.results import collect
 from dpo_jax.results.page import grids, markup
+from dpo_jax.storage import files, places
 from dpo_jax.sweeps import folder as sweep_folder
 from dpo_jax.types import InputError
 
@@ -22,7 +22,7 @@ def sections(
   """A heading, the counts and a table per sweep; [] without sweeps."""
   parts = []
   for path in _sweeps(runs):
-    name = os.path.relpath(path, pathlib.Path(folder).resolve())
+    name = places.relative(path, folder)
     parts.append(markup.element('h3', 'Sweep ', markup.label(name)))
     try:
       states = _states(path)
@@ -43,7 +43,7 @@ def sections(
   return parts
 
 
-def _sweeps(runs: Iterable[collect.Run]) -> list[pathlib.Path]:
+def _sweeps(runs: Iterable[collect.Run]) -> list[files.AnyPath]:
   """The folders of sweeps that hold these runs, each once."""
   return [
     parent
@@ -52,7 +52,7 @@ def _sweeps(runs: Iterable[collect.Run]) -> list[pathlib.Path]:
   ]
 
 
-def _states(path: pathlib.Path) -> list[sweep_folder.State]:
+def _states(path: files.AnyPath) -> list[sweep_folder.State]:
   sweep = sweep_folder.Folder(path)
   states = [sweep.state(name) for name in sweep.known()]
   # Which commit is today's is no property of the runs: the tables name theirs.

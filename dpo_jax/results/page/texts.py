@@ -7,9 +7,9 @@ the fingerprint that the run noted: what is shown is what was evaluated.
 Encodes nothing, needs no jax and writes nothing.
 """
 
+import contextlib
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from dpo_jax.data.text import tokenizer as tokenizer_lib
 from dpo_jax.data.text.encoders import Tokenizer
 from dpo_jax.results import collect
 from dpo_jax.results.page import markup
-from dpo_jax.storage import caches, run_dir, token_store
+from dpo_jax.storage import caches, files, run_dir, token_store
 from dpo_jax.types import Array, EncodedRecord, InputError
 
 # Characters of one text; a longer one says how many are left out.
@@ -77,10 +77,10 @@ class Finder:
 
   def __init__(self):
     """Reads nothing yet."""
-    self._stores: dict[pathlib.Path, token_store.TokenStore | str] = {}
+    self._stores: dict[files.AnyPath, token_store.TokenStore | str] = {}
     self._places: dict[token_store.TokenStore, dict[str, int]] = {}
     self._tokenizers: dict[str, Tokenizer | str] = {}
-    self._sources: dict[pathlib.Path, Source] = {}
+    self._sources: dict[files.AnyPath, Source] = {}
 
   def source(self, run: collect.Run) -> Source:
     """Where the texts of a run's held-out pairs are."""
@@ -126,7 +126,7 @@ class Finder:
       'run again there'
     )
 
-  def _open(self, path: pathlib.Path) -> token_store.TokenStore | str:
+  def _open(self, path: files.AnyPath) -> token_store.TokenStore | str:
     if path not in self._stores:
       try:
         store = token_store.open_store(path)
@@ -173,16 +173,19 @@ def _fingerprints(run: collect.Run) -> Mapping[str, Any]:
   return prints if isinstance(prints, Mapping) else {}
 
 
-def _cache_folders(run: collect.Run) -> list[pathlib.Path]:
+def _cache_folders(run: collect.Run) -> list[files.AnyPath]:
   """Folders that may hold a run's encoded records, each once."""
   data = run.config.get('data')
   given = data.get('cache_dir') if isinstance(data, Mapping) else ''
   own = [parent / 'cache' for parent in (run.path, *run.path.parents[:3])]
-  folders = [*([pathlib.Path(given)] if given else []), *own, caches.folder()]
+  folders = [*own, caches.folder()]
+  # A store that cannot be used here has no records.
+  with contextlib.suppress(InputError):
+    folders = [*([files.at(given)] if given else []), *folders]
   return list(dict.fromkeys(folders))
 
 
-def _shown(folder: pathlib.Path, run: collect.Run) -> str:
+def _shown(folder: files.AnyPath, run: collect.Run) -> str:
   """A cache folder in words: a page must not depend on who made it."""
   if folder == caches.folder():
     return "the user's cache"
@@ -197,7 +200,7 @@ def _shown(folder: pathlib.Path, run: collect.Run) -> str:
   return 'config.data.cache_dir'
 
 
-def _has_digest(path: pathlib.Path, digest: str) -> bool:
+def _has_digest(path: files.AnyPath, digest: str) -> bool:
   """Whether meta.json names these tokens; a look before all is verified."""
   try:
     return f'"{digest}"'.encode() in (path / 'meta.json').read_bytes()
@@ -211,11 +214,11 @@ def _tokenizer_name(config: Mapping[str, Any], depth: int = 0) -> str:
   start = model.get('init_from', '') if isinstance(model, Mapping) else ''
   if config.get('tokenizer') or not start or depth > 8:
     return str(config.get('tokenizer') or '')
-  if (pathlib.Path(start) / 'model.json').is_file():
-    try:
+  try:
+    if (files.at(start) / 'model.json').is_file():
       return _tokenizer_name(run_dir.RunDir(start).config(), depth + 1)
-    except InputError:
-      return ''
+  except InputError:  # also a store that cannot be used here
+    return ''
   return os.fspath(start)
 
 

@@ -156,6 +156,15 @@ def test_processes_fill_their_rows_of_the_same_batch(num_processes):
   assert set().union(*read) == set(plan.records(3))
 
 
+def test_the_rows_of_a_process_need_not_be_neighbours():
+  records = make_records(64, longest=20)
+  plan = plan_of(records, row_multiple=6, microbatches=2, batch_size=16)
+  full, own = plan.batch(3, records), np.array([0, 3, 5])
+  part = plan.batch(3, records, rows=own)
+  for field, piece in zip(full.rows, part.rows):
+    assert np.array_equal(field[:, own], piece)
+
+
 def test_evaluation_goes_once_through_in_order():
   records = make_records(21)
   plan = plan_of(records, shuffle=False, indices=range(20, 1, -1))

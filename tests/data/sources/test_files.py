@@ -1,5 +1,6 @@
 """Data files: paths that are refused, and the rows of Parquet files."""
 
+import gzip
 import json
 import os
 
@@ -79,3 +80,21 @@ def test_paths_that_are_no_file(tmp_path, name, part):
   message = str(caught.value)
   assert part in message and ':0: ' in message and '; fix: ' in message
   assert message.isprintable()
+
+
+def test_files_and_folders_in_a_bucket(bucket, tmp_path):
+  rows = [{'prompt': 'a', 'chosen': 'b', 'rejected': 'c'}] * 3
+  text = ''.join(json.dumps(row) + '\n' for row in rows).encode()
+  (bucket / 'a.jsonl').write_bytes(text)
+  (bucket / 'b.jsonl.gz').write_bytes(gzip.compress(text))
+  for name in ('a.jsonl', 'b.jsonl.gz'):
+    read = [row for _, row in files.read_rows(f'mem://bkt/{name}')]
+    assert read == rows
+  (bucket / 'bad.jsonl').write_bytes(text + b'{"prompt"')
+  for name, words in (
+    ('bad.jsonl', 'mem://bkt/bad.jsonl:4: '),
+    ('c.jsonl', 'mem://bkt/c.jsonl:0: no such file'),
+    ('a.json', "did you mean 'mem://bkt/a.jsonl'"),
+  ):
+    with pytest.raises(types.InputError, match=words):
+      list(files.read_rows(f'mem://bkt/{name}'))

@@ -121,7 +121,7 @@ def test_arrays_are_int32_and_chunks_do_not_show(monkeypatch):
     for r in at_once
     for a in (r.prompt, *r.completions)
   )
-  monkeypatch.setattr(encode, '_CHUNK', 2)
+  monkeypatch.setattr(encode, 'CHUNK', 2)
   parts, again = run(*records)
   assert [r.uid for r in parts] == [r.uid for r in at_once] and again == counts
 

@@ -5,7 +5,7 @@ import os
 
 from dpo_jax.results import collect
 from dpo_jax.results.page import status
-from dpo_jax.sweeps import claims
+from dpo_jax.storage import leases
 
 
 def _sweep(make_run, tmp_path):
@@ -19,7 +19,7 @@ def _sweep(make_run, tmp_path):
     (sweep / 'sweep' / folder).mkdir(parents=True)
   line = {'line': 'loss is <nan> at step 3', 'exit_code': 1}
   (sweep / 'sweep' / 'failed' / 'bad.json').write_text(json.dumps(line))
-  owner = {'owner': claims.owner(), 'time': 0}
+  owner = {'owner': leases.owner(), 'time': 0}
   (sweep / 'sweep' / 'claims' / 'busy.lock').write_text(json.dumps(owner))
   return sweep
 

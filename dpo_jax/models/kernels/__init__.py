@@ -1,0 +1,1 @@
+"""Attention by fused kernels, each equal to models/attention.py."""

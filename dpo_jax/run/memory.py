@@ -1,0 +1,191 @@
+"""job -> the bytes that a training step holds on each device.
+
+Comes in: a Job, on a real mesh or an abstract one. Goes out: Memory, from
+shapes alone. Makes no array and compiles nothing.
+
+Memory is the sum of the arrays alive in the middle of the backward pass:
+
+- parameters, the optimizer's moments and the reference's weights, as sharded;
+- gradients, as large as the trained parameters (twice that with microbatches:
+  the sum and the next addend);
+- activations: the residuals of `jax.vjp` of the layers, for a device's rows
+  under the remat policy, and those of one layer while it is recomputed;
+- one layer and the head, gathered from all `fsdp` shards, with their gradients;
+- a chunk of logits three times (logits, probabilities, gradient), and kept
+  logits, if any: of every position, because data says how many predict;
+- the batch.
+
+Fusion and scheduling by the compiler are not modelled: tests/run/test_plan.py
+compares the sum with `compiled.memory_analysis()`.
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dpo_jax import sharding, types
+from dpo_jax.models import decoder, output_head
+from dpo_jax.models.decoder_config import DecoderConfig, param_dims
+from dpo_jax.run import numerics
+
+
+class Memory(NamedTuple):
+  """Bytes on one device."""
+
+  parameters: int
+  optimizer: int
+  reference: int
+  gradients: int
+  activations: int
+  gathered: int  # one layer and the head, not sharded, with their gradients
+  logits: int
+  batch: int
+
+
+def needed(job, chunk: int | None = None) -> Memory:
+  """Returns the bytes that a training step holds on each device.
+
+  Args:
+    job: on a real mesh or an abstract one.
+    chunk: positions of a chunk of the head, 0 if logits are kept; None = as in
+      the job.
+  """
+  config, state, model = job.config, job.abstract, job.model
+  parts = job.mesh.shape
+  # The largest of the planned shapes decides.
+  rows = max(job.train_plan.row_counts) // sharding.row_multiple(job.mesh)
+  length = job.train_plan.row_length
+  trained = on_device(state.params)
+  local = _local(model.config, parts['tensor'])
+  dtype = numerics.compute_dtype(config)
+  return Memory(
+    parameters=trained + (on_device(job.base.abstract) if job.base else 0),
+    optimizer=on_device(state.opt_state),
+    reference=on_device(job.weights.abstract) if _has_own(job) else 0,
+    gradients=trained * (2 if config.train.microbatches > 1 else 1),
+    activations=_activations(job, local, dtype, rows, length),
+    gathered=_gathered(local, dtype, split=parts['fsdp'] > 1),
+    logits=_logits(
+      job.head_chunk if chunk is None else chunk,
+      rows * length,
+      local.vocab_size,
+      # Losses that compare distributions keep those of both models.
+      dtype.itemsize * (1 + ('distributions' in job.objective.needs)),
+    ),
+    # The six int32 arrays of types.Rows.
+    batch=6 * 4 * rows * length * config.train.microbatches,
+  )
+
+
+def on_device(abstract: Any) -> int:
+  """Returns the bytes per device of ShapeDtypeStructs with shardings."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * _bits(leaf.dtype) // 8
+    for leaf in jax.tree.leaves(abstract)
+  )
+
+
+def has_reference(job) -> bool:
+  """Whether the step, or an evaluation, runs the reference model."""
+  in_step = job.config.reference.mode in ('params', 'adapter_off')
+  return job.scored.needs_reference and in_step
+
+
+def _bits(dtype) -> int:
+  """Of an element; devices pack two of uint4 in a byte."""
+  return 4 if dtype == jnp.uint4 else 8 * dtype.itemsize
+
+
+def _has_own(job) -> bool:
+  """Whether the reference has separate weights, beside an adapter's base."""
+  shared = not job.config.reference.init_from and job.move_reference is None
+  return has_reference(job) and (job.inputs.adapter is None or not shared)
+
+
+def _local(config: DecoderConfig, parts: int) -> DecoderConfig:
+  """The part of the decoder that one `tensor` shard computes.
+
+  A size that the shards do not divide is not split, as in sharding.py.
+  """
+  names = ('num_heads', 'num_kv_heads', 'mlp_width', 'vocab_size')
+  sizes = {name: getattr(config, name) for name in names}
+  return dataclasses.replace(
+    config,
+    **{k: n // parts if n % parts == 0 else n for k, n in sizes.items()},
+  )
+
+
+def _logits(chunk: int, positions: int, vocab: int, kept_bytes: int) -> int:
+  """Bytes of three float32 arrays [chunk, V], and of logits that are kept."""
+  size = min(chunk or output_head.KEPT_CHUNK, positions)
+  kept = 0 if chunk else -(-positions // size) * size * vocab * kept_bytes
+  return 3 * 4 * vocab * size + kept
+
+
+def _activations(job, local, dtype, rows, length) -> int:
+  """Bytes of residuals that the layers store for the backward pass."""
+  config, kernel, shape = job.config, job.model.kernel, (rows, length)
+
+  def kept(decoder_config, remat):
+    model = decoder.make_model(
+      decoder_config,
+      compute_dtype=dtype,
+      remat=remat,
+      attention_block=config.model.attention_block,
+      kernel=kernel,
+    )
+    return _residuals(model, shape)
+
+  stored = kept(local, config.model.remat)
+  if config.model.remat == 'none':
+    return stored
+  # Under remat, one layer at a time has its residuals in full.
+  one = dataclasses.replace(
+    local,
+    num_layers=1,
+    layer_windows=local.layer_windows[:1],
+    layer_ropes=local.layer_ropes[:1],
+  )
+  return stored + kept(one, 'none')
+
+
+def _residuals(model, shape: tuple[int, int]) -> int:
+  """Bytes of the residuals of jax.vjp of the hidden states, less parameters."""
+  slot = jax.ShapeDtypeStruct(shape, jnp.int32)
+  rows = types.Rows(*[slot] * len(types.Rows._fields))
+  sizes = {}
+
+  def trace(params, rows):
+    # A pullback is a pytree whose leaves are the residuals. By id, since some
+    # of them are parameters or inputs, which are counted elsewhere.
+    _, pullback = jax.vjp(lambda p: model.hidden(p, rows)[0], params)
+    known = {id(leaf) for leaf in jax.tree.leaves((params, rows))}
+    for leaf in jax.tree.leaves(pullback):
+      if id(leaf) not in known:
+        sizes[id(leaf)] = leaf.size * leaf.dtype.itemsize
+    return 0
+
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  jax.eval_shape(trace, params, rows)
+  return sum(sizes.values())
+
+
+def _gathered(local: DecoderConfig, dtype, split: bool) -> int:
+  """Bytes of one layer and the head while they compute.
+
+  A copy in the compute dtype if that is not float32, a float32 copy if shards
+  are gathered, and the float32 gradient. All experts of a layer are counted.
+  """
+  sizes = local.sizes | {'N': 1}
+  dims = param_dims(local)
+  layer = sum(
+    math.prod(sizes[d] for d in letters)
+    for name, letters in dims.items()
+    if name.startswith('layers/')
+  )
+  head = local.vocab_size * local.width
+  cast = dtype.itemsize if dtype != jnp.float32 else 0
+  return (layer + head) * (cast + 4 * split + 4)

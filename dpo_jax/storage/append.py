@@ -1,0 +1,115 @@
+"""Text files that grow: appended on disk, put whole again in a bucket.
+
+Comes in: a path and lines. Goes out: a text file to write to. A store has no
+append, so the lines wait in memory and the object is put whole: at `sync`, at
+the end, and between them as often as costs at most a twentieth of the time. A
+kill loses the lines since the last put, never a part of one.
+"""
+
+import contextlib
+import io
+import os
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from dpo_jax.storage import buckets, files
+
+_PUT_SECONDS = 30.0  # least time from one put to the next
+_SHARE = 20.0  # times as long as the last put took
+
+
+def open_text(path: Any, confirm: Callable[[], None] = lambda: None) -> TextIO:
+  """Opens a UTF-8 text to append to; its folder exists.
+
+  Args:
+    path: of the file.
+    confirm: called before a put; raises if another process writes there now.
+  """
+  path = files.at(path)
+  if isinstance(path, buckets.Path):
+    return _Object(path, confirm)
+  return open(path, 'a', encoding='utf-8')
+
+
+def sync(file: TextIO) -> None:
+  """Returns once all that was written is on the disk or in the bucket."""
+  if isinstance(file, _Object):
+    file.put()
+  else:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def close(file: TextIO) -> None:
+  """Closes a file; an error counts only where lines may be lost by it."""
+  # On a disk every line was flushed before.
+  with contextlib.suppress(() if isinstance(file, _Object) else OSError):
+    file.close()
+
+
+class Pace:
+  """When to put an object again that grows."""
+
+  def __init__(self):
+    """The first put is due after the least time."""
+    self._next = time.monotonic() + _PUT_SECONDS
+
+  def is_due(self) -> bool:
+    """Returns whether a put may be made now."""
+    return time.monotonic() >= self._next
+
+  def put(self, path: buckets.Path, data: bytes) -> None:
+    """Puts the object and sets the time of the next put."""
+    began = time.monotonic()
+    path.write_bytes(data)
+    ended = time.monotonic()
+    self._next = ended + max(_PUT_SECONDS, _SHARE * (ended - began))
+
+
+class _Object(io.TextIOBase):
+  """A text in memory that is put as one object."""
+
+  def __init__(self, path: buckets.Path, confirm: Callable[[], None]):
+    """Reads what is there."""
+    self._path, self._pace, self._confirm = path, Pace(), confirm
+    try:
+      self._data = bytearray(path.read_bytes())
+    except FileNotFoundError:
+      self._data = bytearray()
+    self._num_put = len(self._data)
+
+  @property
+  def name(self) -> str:
+    """The URL."""
+    return str(self._path)
+
+  def writable(self) -> bool:
+    """Returns True."""
+    return True
+
+  def write(self, text: str) -> int:
+    """Keeps the text."""
+    self._data += text.encode()
+    return len(text)
+
+  def flush(self) -> None:
+    """Puts the object if that is due."""
+    if not self.closed and self._pace.is_due():
+      self.put()
+
+  def put(self) -> None:
+    """Puts the object unless it is there as it is."""
+    if len(self._data) != self._num_put:
+      self._confirm()
+      data = bytes(self._data)
+      self._pace.put(self._path, data)
+      self._num_put = len(data)
+
+  def close(self) -> None:
+    """Puts the object; again is harmless."""
+    if not self.closed:
+      try:
+        self.put()
+      finally:
+        super().close()
