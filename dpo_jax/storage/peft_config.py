@@ -36,9 +36,12 @@ _UNSUPPORTED = (
 _OTHER_BASE = ('pissa', 'olora', 'corda', 'loftq')
 DEFAULT = 8  # PEFT's rank and alpha
 _LARGEST = 1e9  # of ranks and alphas
+_MOST_WAYS = 1000  # to match a pattern
 # Repetitions of a regular expression, and those of a group.
 _REPEATS = re.compile(r'[*+?{]')
-_NESTED = re.compile(r'\)[*+?{]|\\[0-9]')
+# Brackets that are letters would hide a group; no module's name has any.
+_NESTED = re.compile(r'\)[*+?{]|\\[0-9()]|\[\^?\]?[^\]]*[()]')
+_CHOICES = re.compile(r'\(([^()]*)\)')  # a group that holds no other
 
 
 def read(folder: str | os.PathLike) -> dict[str, Any]:
@@ -138,7 +141,15 @@ def _check_pattern(path, key: str, pattern: str) -> None:
   """Refuses what is no regular expression, or may take for ever to match."""
   try:
     re.compile(pattern)
-    is_slow = len(_REPEATS.findall(pattern)) > 3 or _NESTED.search(pattern)
+    # Alternatives one behind another multiply: (a|b)(a|b) has 4 ways.
+    ways, inner = 1, pattern
+    while inner != (inner := _CHOICES.sub('', last := inner)):
+      ways *= math.prod(g.count('|') + 1 for g in _CHOICES.findall(last))
+    is_slow = (
+      len(_REPEATS.findall(pattern)) > 3
+      or _NESTED.search(pattern)
+      or ways > _MOST_WAYS
+    )
   except (re.error, RecursionError, OverflowError):
     is_slow = True
   if is_slow:

@@ -48,6 +48,10 @@ class ControlTokens:
     """Whether a text, or a text in messages, contains a control token."""
     return any(self.pattern.search(text) for text in texts_of(value))
 
+  def is_typed(self, value: Any) -> bool:
+    """As `found_in`, upper and lower case counting as one."""
+    return any(self._loose.search(text) for text in texts_of(value))
+
   def is_near(self, value: Any) -> bool:
     """As `found_in`; also true for part of a token at either end of a text."""
     return any(self._spans(text) for text in texts_of(value))

@@ -153,25 +153,28 @@ class ChatTemplate:
     else:
       text = self._run(plain, extra, where)
     pieces = (Piece(text, False),)
-    for is_needed, change in (
-      (is_near, self._control_tokens.mark),
-      (is_cut, self._control_tokens.mark_signs),
+    is_typed = is_near and self._control_tokens.is_typed(plain)
+    for is_needed, may_differ, change in (
+      (is_near, not is_typed, self._control_tokens.mark),
+      (is_cut, True, self._control_tokens.mark_signs),
     ):
       if is_needed:
         wrapped = control_tokens.map_texts(plain, lambda t: change(t, marks))  # noqa: B023
         marked = _split_marked(self._run(wrapped, extra, where), marks)
-        pieces = self._safer(text, pieces, marked, change, where)
+        pieces = self._safer(text, pieces, marked, may_differ, where)
     return Rendering(pieces, spans)
 
-  def _safer(self, text, pieces, marked, change, where) -> tuple[Piece, ...]:
+  def _safer(
+    self, text, pieces, marked, may_differ, where
+  ) -> tuple[Piece, ...]:
     """The marked pieces if they have fewer control tokens, else `pieces`."""
     is_same = ''.join(piece.text for piece in marked) == text
     count = self._control_tokens.count
-    is_quoted = change == self._control_tokens.mark
     if is_same:
       return marked if count(marked) < count(pieces) else pieces
-    # Templates look at special characters (`<think>`): that is no fault.
-    if not is_quoted and count(marked) == count(pieces):
+    # Templates look at special characters (`<think>`) and write messages as
+    # Python does: no fault where no message holds a token from end to end.
+    if may_differ and count(marked) == count(pieces):
       return pieces
     refusal = errors.refuse(
       where or self.where,

@@ -83,6 +83,12 @@ def test_harmless_text_stays_in_one_piece():
     assert TOKENS.count(pieces) == 2
 
 
+def test_a_short_message_within_a_token_that_is_written_as_python_is_kept():
+  # The wrapping would be written as an escape, and the texts would differ.
+  pieces = render('<|im_start|>{{ messages[0] }}', {'content': ' end\n'})
+  assert len(pieces) == 1
+
+
 def test_roles_and_types_that_are_words_are_compared_as_they_are():
   source = (
     "{% for m in messages if m.role == 'user' %}{% for p in m.content if "
