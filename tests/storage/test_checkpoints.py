@@ -182,10 +182,10 @@ def test_a_bit_flip_in_any_file_is_never_restored(tmp_path):
   save_steps(tmp_path, [2, 3], items)
   choose = random.Random(0)
   files = sorted(p for p in (tmp_path / '3').rglob('*') if p.is_file())
-  data = [p for p in files if p.parent.name == 'd']
+  pieces = [p for p in files if p.parent.name == 'd']
   # How many files hold the data depends on Orbax's threads: 3 to 5.
-  assert len(data) >= 2 and len(files) >= 12
-  files += data
+  assert len(pieces) >= 2 and len(files) >= 12
+  files += pieces
   walked_back = 0
   for path in files * 2:
     data = path.read_bytes()
