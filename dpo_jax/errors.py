@@ -24,10 +24,14 @@ def refuse(where: Any, problem: str, fix: str) -> InputError:
     An InputError whose text holds no line break, control character or lone
     surrogate, whatever the path and the data contain.
   """
-  text = f'{where}: {problem}; fix: {fix}'
-  if not text.isprintable():
-    text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-  return InputError(text)
+  return InputError(printable(f'{where}: {problem}; fix: {fix}'))
+
+
+def printable(text: str) -> str:
+  """Returns a text as one line: what no terminal prints is escaped."""
+  if text.isprintable():
+    return text
+  return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def within(place: Any, error: InputError) -> InputError:

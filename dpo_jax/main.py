@@ -82,10 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return processes.leave(code)
   except (InputError, Lost) as error:
     processes.fail(error)  # of several processes, none comes back
-    print(_printable(str(error)), file=sys.stderr)
+    print(errors.printable(str(error)), file=sys.stderr)
     return 2 if isinstance(error, InputError) else Lost.exit_code
   except Diverged as error:
-    return processes.leave(1, _printable(str(error)))
+    return processes.leave(1, errors.printable(str(error)))
   except Preempted as stop:
     return processes.leave(stop.exit_code, f'stopped by {stop}; {_CONTINUE}')
   except KeyboardInterrupt:
@@ -354,11 +354,6 @@ def _with_values(overrides):
         f'config.{key}', 'has no value', f'--config.{key}=VALUE'
       )
     yield key, value or ''
-
-
-def _printable(text: str) -> str:
-  """The text in one line: control characters of arguments are escaped."""
-  return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 if __name__ == '__main__':

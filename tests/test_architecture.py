@@ -24,7 +24,7 @@ LAYERS = (
     'maths': ('scoring', 'losses', 'metrics', 'optim', 'models'),
     'data': ('data',),
   },
-  {'composition': ('sharding', 'handover', 'train_step')},
+  {'composition': ('sharding', 'train_step')},
   {'storage': ('storage',)},
   {'choices': ('config',)},
   {'loops': ('run', 'train', 'rewards')},

@@ -21,6 +21,7 @@ from dpo_jax import scoring
 from dpo_jax.data.batches import length_table, pipeline
 from dpo_jax.models import decoder
 from dpo_jax.models.decoder_config import DecoderConfig
+from dpo_jax.models.kernels import proof, registry
 from dpo_jax.storage import files
 from dpo_jax.types import Comparison, EncodedRecord
 
@@ -30,8 +31,6 @@ _TINY_CASES = {'shared keys, window': (2, 1, 50)}
 _HEADS = {'logits kept': 0, 'chunks of 1,024': 1024, 'chunks of 4,096': 4096}
 _DTYPES = ('bfloat16', 'float32')
 _BRANCHES = 2  # completions of a prompt
-# Errors that are always allowed: of the value and of the gradient.
-_VALUE, _GRADIENT = 1e-5, 1e-4
 
 
 def rows(tiny: bool) -> Iterator[dict[str, Any]]:
@@ -39,9 +38,6 @@ def rows(tiny: bool) -> Iterator[dict[str, Any]]:
   for dtype in _DTYPES:
     for name, form in _HEADS.items():
       yield _head(name, form, dtype, tiny)
-  # Here, not above: the heads need no kernel.
-  from dpo_jax.models.kernels import registry
-
   for dtype in _DTYPES:
     for name in registry.KERNELS:
       for case, heads in (_TINY_CASES if tiny else _CASES).items():
@@ -51,8 +47,6 @@ def rows(tiny: bool) -> Iterator[dict[str, Any]]:
 
 def _kernel(name: str, case, dtype: str, tiny: bool) -> dict[str, Any]:
   """Errors of an attention kernel, or a line on why it cannot be here."""
-  from dpo_jax.models.kernels import proof, registry
-
   num_heads, num_kv_heads, window = case
   backend = jax.default_backend()
   config = DecoderConfig(
@@ -86,20 +80,15 @@ def _kernel(name: str, case, dtype: str, tiny: bool) -> dict[str, Any]:
 def _head(name: str, chunk: int, dtype: str, tiny: bool) -> dict[str, Any]:
   """Errors of a form of the output head; the plain form has full logits."""
   plain_wide = _scores('float32', None, tiny)
-  errors = {}
-  forms = {
-    '': _scores(dtype, chunk, tiny),
-    'dense_': _scores(dtype, None, tiny),
-  }
-  for prefix, got in forms.items():
-    for part, a, b in zip(('value', 'gradient'), got, plain_wide):
-      worst = max(_error(x, y) for x, y in zip(a, b, strict=True))
-      errors[prefix + part] = worst
-  right = errors['value'] <= max(_VALUE, 2 * errors['dense_value']) and (
-    errors['gradient'] <= max(_GRADIENT, 2 * errors['dense_gradient'])
-  )
+  parts = []
+  for got in (_scores(dtype, chunk, tiny), _scores(dtype, None, tiny)):
+    for a, b in zip(got, plain_wide, strict=True):
+      worst = [proof.error(x, y) for x, y in zip(a, b, strict=True)]
+      # Python's max would drop a NaN.
+      parts.append(float(np.max(worst)))
+  errors = proof.Errors(*parts)
   row = {'form': 'head', 'case': name, 'dtype': dtype}
-  return row | errors | {'right': right}
+  return row | errors._asdict() | {'right': errors.are_small}
 
 
 @functools.cache
@@ -147,12 +136,6 @@ def _scores(dtype: str, chunk: int | None, tiny: bool):
     run = jax.jit(jax.grad(values, has_aux=True))
     gradient, logps = jax.tree.map(np.asarray, run(params))
   return [logps], jax.tree.leaves(gradient)
-
-
-def _error(a, b) -> float:
-  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-  # A NaN stays one: it is no small error.
-  return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
 
 
 def main(words: list[str]) -> int:

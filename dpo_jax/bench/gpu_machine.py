@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpo_jax.bench import gpu_stages
+from dpo_jax.run import peaks
 from dpo_jax.storage import environment, files
 
 _PACKAGES = ('jax', 'jaxlib', 'jax-cuda13-plugin', 'flax', 'optax', 'numpy')
@@ -39,7 +39,7 @@ def describe(tiny: bool = False) -> dict[str, Any]:
     'python': platform.python_version(),
     'versions': {name: _version(name) for name in _PACKAGES},
     'commit': environment.commit(),
-    'sheet_tflops': gpu_stages.peak(device.device_kind),
+    'sheet_tflops': peaks.flops(device.device_kind) / 1e12,
     'bfloat16_tflops': _matmul(size, jnp.bfloat16) / 1e12,
     'float32_tflops': _matmul(size // 2, jnp.float32) / 1e12,
     'copy_tb_per_second': _copy(2**22 if tiny else 2**31) / 1e12,

@@ -10,9 +10,6 @@ from typing import Any, NamedTuple
 
 # Kernels that an NVIDIA GPU may have, beside 'auto' and 'dense'.
 KERNELS = ('cudnn', 'tokamax', 'fa4')
-# Matmuls in bfloat16, in 10^12 operations per second, by words of the device's
-# name: NVIDIA's data sheets, dense. Published MFU refers to these.
-PEAKS = {'H100 PCIe': 756.0, 'H100 NVL': 835.0, 'H100': 989.4, 'H200': 989.4}
 
 # Shapes with heads of 128 and random weights: 0.60 and 1.35 billion parameters.
 _MODELS = {
@@ -122,11 +119,6 @@ def make(*, tiny: bool = False, data: str = '') -> list[Stage]:
     title = f'0.6B, {kernel}'
     stages.append(step(f'0.6b-{kernel}', title, 35, '0.6b', attention=kernel))
   return stages
-
-
-def peak(device: str) -> float:
-  """Returns the data sheet's TFLOP/s in bfloat16; 0 for other devices."""
-  return next((value for word, value in PEAKS.items() if word in device), 0.0)
 
 
 def command(

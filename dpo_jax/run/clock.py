@@ -17,25 +17,11 @@ from typing import Any
 
 import jax
 
+from dpo_jax.run import peaks
 from dpo_jax.run import plan as plan_lib
 from dpo_jax.run.job import Job
 from dpo_jax.storage import files
 
-# Matmuls in bfloat16, dense, in operations per second of one device, by words
-# of jax's device_kind; the first that fits. Sources: Google's pages of Cloud
-# TPU versions, NVIDIA's data sheets.
-_PEAKS = {
-  'TPU v6': 918e12,
-  'TPU v5 lite': 197e12,
-  'TPU v5e': 197e12,
-  'TPU v5': 459e12,
-  'TPU v4': 275e12,
-  'H100 PCIe': 756e12,
-  'H100 NVL': 835e12,
-  'H100': 989.4e12,
-  'H200': 989.4e12,
-  'A100': 312e12,
-}
 # Not '/jax/core/compile/jaxpr_trace_duration': a trace contains others.
 _COMPILES = (
   '/jax/core/compile/jaxpr_to_mlir_module_duration',
@@ -122,7 +108,7 @@ class Clock:
     flops = plan_lib.step_flops(self._job)['flops_per_device']
     speed = flops * self._num_steps / updates if updates else 0.0
     device = jax.local_devices()[0]
-    peak = _peak(device.device_kind)
+    peak = peaks.flops(device.device_kind)
     memory = (device.memory_stats() or {}).get('peak_bytes_in_use', 0)
     return [
       f'time: {total:.1f} s = updates {updates:.1f} ({updates / total:.0%}) + '
@@ -161,11 +147,6 @@ def counted(name: str) -> Callable:
     return timed
 
   return decorate
-
-
-def _peak(device_kind: str) -> float:
-  """The matmuls of a device in operations per second; 0 = unknown."""
-  return next((v for k, v in _PEAKS.items() if k in device_kind), 0.0)
 
 
 def _is_done(busy: Any) -> bool:

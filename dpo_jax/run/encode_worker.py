@@ -16,9 +16,8 @@ from dpo_jax.data.text.ledger import Ledger
 from dpo_jax.storage import packed_records
 from dpo_jax.types import InputError, PreferenceRecord
 
-Answer = tuple[
-  packed_records.Packed, Ledger
-]  # the records, duplicates included
+# The records, duplicates included.
+Answer = tuple[packed_records.Packed, Ledger]
 
 
 def packed(encoder: encode.Encoder, chunk: list[PreferenceRecord]) -> Answer:

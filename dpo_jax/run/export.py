@@ -8,11 +8,12 @@ use. Reads no data and changes nothing in the workdir.
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
-from dpo_jax import errors, handover
+from dpo_jax import errors
 from dpo_jax.run import chat_templates, processes, sample, weights
 from dpo_jax.run import session as sessions
 from dpo_jax.storage import (
   files,
+  handover,
   hf_checkpoint,
   hf_companions,
   initial_weights,

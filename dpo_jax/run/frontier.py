@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dpo_jax import handover, sharding
+from dpo_jax import sharding
 from dpo_jax.data.batches import length_table
 from dpo_jax.rewards import registry
 from dpo_jax.run import (
@@ -32,7 +32,7 @@ from dpo_jax.run import session as sessions
 from dpo_jax.run.frontier_plan import Task
 from dpo_jax.run.job import Job
 from dpo_jax.run.preemption import Diverged, Signals
-from dpo_jax.storage import files
+from dpo_jax.storage import files, handover
 from dpo_jax.types import Frozen
 
 

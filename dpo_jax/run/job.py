@@ -17,7 +17,6 @@ from ml_collections.config_dict import ConfigDict
 from dpo_jax import config as config_lib
 from dpo_jax import (
   errors,
-  handover,
   losses,
   scoring,
   sharding,
@@ -32,6 +31,7 @@ from dpo_jax.run.datasets import Part
 from dpo_jax.run.inputs import Inputs
 from dpo_jax.run.shared import Shared
 from dpo_jax.sharding import Placed
+from dpo_jax.storage import handover
 from dpo_jax.types import Frozen, Params, TrainState
 
 

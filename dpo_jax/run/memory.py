@@ -15,7 +15,7 @@ Memory is the sum of the arrays alive in the middle of the backward pass:
   logits, if any: of every position, because data says how many predict;
 - the batch.
 
-Fusion and scheduling by the compiler are not modelled: tests/run/test_plan.py
+Fusion and scheduling by the compiler are not modelled: tests/run/test_memory.py
 compares the sum with `compiled.memory_analysis()`.
 """
 

@@ -17,13 +17,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
-from dpo_jax import errors, handover, sharding, types
+from dpo_jax import errors, sharding, types
 from dpo_jax.data.batches import length_table
 from dpo_jax.models import generate
 from dpo_jax.run import datasets, positions, weights
 from dpo_jax.run import session as sessions
 from dpo_jax.run.job import Job
-from dpo_jax.storage import files, state_items
+from dpo_jax.storage import files, handover, state_items
 from dpo_jax.types import ROW_AXES
 
 # Values with which a filter does nothing: they stay out of a file's name.

@@ -350,5 +350,4 @@ def _compiles() -> bool:
 
 def _say(fault: Fault) -> None:
   """Prints the line of a fault as one line."""
-  text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in fault.line)
-  print(text, file=sys.stderr, flush=True)
+  print(errors.printable(fault.line), file=sys.stderr, flush=True)

@@ -11,11 +11,11 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from dpo_jax import errors, handover, sharding
+from dpo_jax import errors, sharding
 from dpo_jax.models import adapters, decoder_config, quantized
 from dpo_jax.models.decoder_config import DecoderConfig
 from dpo_jax.run.job import Job
-from dpo_jax.storage import initial_weights, peft_checkpoint
+from dpo_jax.storage import handover, initial_weights, peft_checkpoint
 from dpo_jax.types import Adapted, Frozen, Params
 
 # Fields that change no number of given weights, or of which loading tells more.

@@ -162,9 +162,10 @@ class Lease:
   def _alive(self, path, value, patient, log) -> str:
     """The living holder of the highest object; '' if there is none."""
     name = value.get('owner', 'another process')
-    if not path or value.get('released') or _is_dead_here(value):
+    runs = _runs_here(value)
+    if not path or value.get('released') or runs is False:
       return ''
-    if _is_here(value):
+    if runs:
       return name
     age = time.time() - value.get('time', 0.0)
     if not patient and age < ALIVE_SECONDS:
@@ -217,10 +218,11 @@ class Lease:
 def holder(folder: buckets.Path) -> str:
   """Returns the living holder of a lease, as far as it tells; '' = none."""
   path, value = Lease(folder)._top()
-  if not path or value.get('released') or _is_dead_here(value):
+  runs = _runs_here(value)
+  if not path or value.get('released') or runs is False:
     return ''
   age = time.time() - value.get('time', 0.0)
-  is_alive = _is_here(value) or age < ALIVE_SECONDS
+  is_alive = runs or age < ALIVE_SECONDS
   return value.get('owner', 'another process') if is_alive else ''
 
 
@@ -232,22 +234,13 @@ def _read(path: buckets.Path) -> dict[str, Any]:
     return {}
 
 
-def _is_here(value: dict[str, Any]) -> bool:
-  """Whether the holder is a process of this machine that runs."""
+def _runs_here(value: dict[str, Any]) -> bool | None:
+  """Whether the holder runs, if it is of this machine; else None."""
   process = value.get('process') or {}
   own = _process(os.getpid())
   if not own or [process.get(k) for k in _PLACE] != [own[k] for k in _PLACE]:
-    return False
+    return None
   return _process(process.get('number')) == process
-
-
-def _is_dead_here(value: dict[str, Any]) -> bool:
-  """Whether the holder was a process of this machine and has ended."""
-  process = value.get('process') or {}
-  own = _process(os.getpid())
-  if not own or [process.get(k) for k in _PLACE] != [own[k] for k in _PLACE]:
-    return False
-  return _process(process.get('number')) != process
 
 
 _PLACE = ('boot', 'namespace')  # equal for processes that see one another

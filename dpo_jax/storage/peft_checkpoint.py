@@ -19,12 +19,13 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dpo_jax import errors, handover, tree
+from dpo_jax import errors, tree
 from dpo_jax.models import adapter_spec, adapters, families
 from dpo_jax.models.adapter_spec import LINEARS, AdapterSpec
 from dpo_jax.models.decoder_config import DecoderConfig
 from dpo_jax.storage import (
   files,
+  handover,
   hf_companions,
   hf_layout,
   peft_config,

@@ -12,6 +12,7 @@ import pytest
 
 from dpo_jax.bench import gpu_check, gpu_stages
 from dpo_jax.bench.gpu_stages import Stage
+from dpo_jax.run import peaks
 
 _WRITE = (
   'import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])'
@@ -124,9 +125,9 @@ def test_mfu_refers_to_the_data_sheet_of_the_machine(tmp_path):
   )
   stages, _ = check(tmp_path, [machine, told])
   assert stages['told']['status'] == 'done', stages['told']['line']
-  assert gpu_stages.peak('NVIDIA H100 80GB HBM3') == 989.4
-  assert gpu_stages.peak('NVIDIA H100 PCIe') == 756.0
-  assert gpu_stages.peak('cpu') == 0.0
+  assert peaks.flops('NVIDIA H100 80GB HBM3') / 1e12 == 989.4
+  assert peaks.flops('NVIDIA H100 PCIe') / 1e12 == 756.0
+  assert peaks.flops('cpu') / 1e12 == 0.0
 
 
 def test_the_dry_listing_of_a_rehearsal(capsys):

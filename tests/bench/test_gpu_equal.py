@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dpo_jax.bench import gpu_equal
+from dpo_jax.models.kernels import proof
 
 
 @pytest.fixture
@@ -44,4 +45,4 @@ def test_the_file_is_written_after_each_row_and_names_what_is_wrong(
   monkeypatch.setattr(gpu_equal, 'rows', rows)
   assert gpu_equal.main([f'--json={path}', '--tiny']) == 1
   assert json.loads(path.read_text())['failed'] == {'head, x, float32': 'wrong'}
-  assert np.isnan(gpu_equal._error([np.nan, 1.0], [1.0, 1.0]))
+  assert np.isnan(proof.error([np.nan, 1.0], [1.0, 1.0]))

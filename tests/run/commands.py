@@ -10,6 +10,11 @@ from dpo_jax.run import job as job_lib
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXPERIMENT = f'{ROOT}/experiments/quickstart.py:stage=dpo,runlocal'
 CONFIG = f'--config={EXPERIMENT}'
+LLAMA = {
+  'model.preset': 'llama-3.1-8b',
+  'model.vocab_size': '128256',
+  'precision.compute': 'bfloat16',
+}
 GOOD = '{"prompt": "p%d", "chosen": "yes", "rejected": "no"}\n'
 
 

@@ -71,21 +71,6 @@ def test_the_seconds_add_up(monkeypatch):
   assert clock._parts['evaluation'] < clocks._compile_seconds()[0]
 
 
-@pytest.mark.parametrize(
-  ('kind', 'peak'),
-  [
-    ('TPU v5 lite', 197e12),
-    ('TPU v5', 459e12),
-    ('TPU v5p', 459e12),
-    ('NVIDIA H100 80GB HBM3', 989.4e12),
-    ('NVIDIA H100 PCIe', 756e12),
-    ('cpu', 0),
-  ],
-)
-def test_peaks_are_of_the_device(kind, peak):
-  assert clocks._peak(kind) == peak
-
-
 def test_a_trace_of_some_updates_is_written(tmp_path):
   clock = clocks.Clock(_job('1:3'), tmp_path)
   step = jax.jit(lambda x: x + 1)

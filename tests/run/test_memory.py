@@ -2,16 +2,10 @@
 
 import jax
 import pytest
-from commands import build
+from commands import LLAMA, build
 
 from dpo_jax import sharding, types
 from dpo_jax.run import memory, numerics
-
-LLAMA = {
-  'model.preset': 'llama-3.1-8b',
-  'model.vocab_size': '128256',
-  'precision.compute': 'bfloat16',
-}
 
 
 @pytest.fixture(scope='module')

@@ -1,41 +1,16 @@
 """plan: arithmetic by hand, and the command."""
 
-import pathlib
-
 import pytest
+from commands import EXPERIMENT, LLAMA, build
 
-from dpo_jax import config as config_lib
 from dpo_jax import main as main_lib
 from dpo_jax import sharding
-from dpo_jax.run import inputs
-from dpo_jax.run import job as job_lib
 from dpo_jax.run import plan as plan_lib
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-LOCAL = f'{ROOT}/experiments/quickstart.py:stage=dpo,runlocal'
-LLAMA = {
-  'model.preset': 'llama-3.1-8b',
-  'model.vocab_size': '128256',
-  'precision.compute': 'bfloat16',
-}
 
-
-@pytest.fixture(scope='module')
-def job_of(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('plans')
-
-  def make(overrides, num_devices=None):
-    config = config_lib.load(LOCAL, overrides.items())
-    config_lib.validate(config)
-    data = inputs.read(config, folder, lambda line: None)
-    mesh = num_devices and sharding.abstract_mesh(num_devices, **config.mesh)
-    return job_lib.build(config, data, mesh)
-
-  return make
-
-
-def test_arithmetic_by_hand(job_of):
-  job = job_of({'data.layout': 'packed'}, 1)
+def test_arithmetic_by_hand(tmp_path):
+  mesh = sharding.abstract_mesh(1, data=-1, fsdp=1, tensor=1)
+  job = build(tmp_path, [('data.layout', 'packed')], mesh)
   got = plan_lib.step_flops(job)
   # 'tiny': D 64, 4 heads of 16, MLP 176, 2 layers, 259 tokens. 2 FLOPs per
   # weight and position, 4 H K per pair of positions; three passes of the policy
@@ -57,7 +32,7 @@ def test_arithmetic_by_hand(job_of):
 
 
 def test_the_command_plans_for_devices_that_do_not_exist(capsys):
-  argv = [f'--config={LOCAL}', '--mode=plan', '--plan_devices=256']
+  argv = [f'--config={EXPERIMENT}', '--mode=plan', '--plan_devices=256']
   argv += [f'--config.{k}={v}' for k, v in LLAMA.items()]
   fsdp = ['--config.mesh.data=1', '--config.mesh.fsdp=-1']
   assert main_lib.main([*argv, *fsdp]) == 0

@@ -141,7 +141,6 @@ def _forward(shape, q_RLHK, k_RLGK, v_RLGK, visits):
       highest, total, out = carry
       key = _at(visits.key_T, t)
       scores = _scores(shape, visits, query, key, _at(q, query), _at(k, key))
-      scores = _cap(shape, scores)
       new = jnp.maximum(highest, scores.max(-1, keepdims=True))
       weights, shrink = jnp.exp(scores - new), jnp.exp(highest - new)
       total = total * shrink + weights.sum(-1, keepdims=True)
@@ -180,14 +179,13 @@ def _attend_bwd(shape, residuals, bar_RLHK):
   def visit(t, carry):
     q_bar, k_bar, v_bar = carry
     query, key = _at(visits.query_T, t), _at(visits.key_T, t)
-    raw = _scores(shape, visits, query, key, _at(q, query), _at(k, key))
-    scores = _cap(shape, raw)
+    scores = _scores(shape, visits, query, key, _at(q, query), _at(k, key))
     weights = jnp.exp(scores - _at(log_sums, query))
     scores_bar = _dot('gqk,gsk->gqs', _at(bar, query), _at(v, key))
     scores_bar = weights * (scores_bar - _at(dots, query))
     if shape.softcap is not None:
-      # Hidden keys have no weight, hence no cotangent.
-      scores_bar *= 1 - jnp.tanh(raw / shape.softcap) ** 2
+      # Clipped for hidden keys, whose cotangent is 0 as their weight is.
+      scores_bar *= 1 - jnp.clip(scores / shape.softcap, -1, 1) ** 2
     weights, scores_bar = (x.astype(v.dtype) for x in (weights, scores_bar))
     return (
       _add(q_bar, query, _dot('gqs,gsk->gqk', scores_bar, _at(k, key))),
@@ -214,26 +212,18 @@ _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
 def _scores(shape, visits, query, key, q_GQK, k_GSK):
-  """Scaled dot products [G, Q, S] of two blocks; hidden ones are very low."""
+  """Capped dot products [G, Q, S] of two blocks; hidden ones are very low."""
   place, start, _, position = (_at(x, query)[:, None] for x in visits.slots)
   key_place, _, end, key_position = (_at(x, key) for x in visits.slots)
   sees = intervals.sees(place, key_place, start, end)
   if shape.window is not None:
     sees &= position - key_position < shape.window
   scores = _dot('gqk,gsk->gqs', q_GQK, k_GSK)
-  by_head = scores.reshape(shape.num_kv_heads, shape.group, *sees.shape)
   if shape.softcap is not None:
-    # Capped later: -softcap would be the score of a hidden key.
-    return jnp.where(sees, by_head, _HIDDEN).reshape(scores.shape)
+    scores = shape.softcap * jnp.tanh(scores / shape.softcap)
+  by_head = scores.reshape(shape.num_kv_heads, shape.group, *sees.shape)
   # An added bias, not a select: XLA:CPU fuses it into the product.
   return (by_head + jnp.where(sees, 0.0, _HIDDEN)).reshape(scores.shape)
-
-
-def _cap(shape, scores):
-  if shape.softcap is None:
-    return scores
-  capped = shape.softcap * jnp.tanh(scores / shape.softcap)
-  return jnp.where(scores > _HIDDEN / 2, capped, _HIDDEN)
 
 
 def _dot(spec, x, y):

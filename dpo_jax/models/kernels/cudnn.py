@@ -23,15 +23,9 @@ def attend(
   softcap: float | None,
   prompts: int,
 ) -> Array:
-  """Causal attention within segments; a documents.Kernel.
+  """Causal attention within segments: documents.Kernel, with its arguments.
 
   Args:
-    q_NSHK: queries; S is a multiple of documents.TILE.
-    k_NSGK: keys.
-    v_NSGK: values.
-    segments_NS: from 1 and ascending, 0 after the last token.
-    scale: factor on the dot products.
-    window: a query sees fewer than this many slots back; None = no limit.
     softcap: None; registry.problem refuses others.
     prompts: most segments of a document; a token of a later one gives NaN.
   """

@@ -34,7 +34,14 @@ class Documents(NamedTuple):
   is_lost_RL: Array  # bool, tokens for which the documents had no room
 
 
-# (q_NSHK, k_NSGK, v_NSGK, segments_NS) -> out_NSHK; causal within segments.
+# (q_NSHK, k_NSGK, v_NSGK, segments_NS) -> out_NSHK; causal within segments. The
+# modules of kernels have it as `attend`, with constants besides:
+#   S           slots, a multiple of TILE;
+#   segments_NS ascending from 1, 0 after the last token; a query sees keys of
+#               its own;
+#   scale       factor on the dot products;
+#   window      a query sees fewer than this many slots back; None = no limit;
+#   softcap     scores become softcap * tanh(scores / softcap); None = off.
 Kernel = Callable[[Array, Array, Array, Array], Array]
 
 

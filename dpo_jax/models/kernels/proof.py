@@ -151,13 +151,15 @@ def make_rows(length: int, branches: int) -> Rows:
   return Rows(zeros, *row, zeros, zeros - 1)
 
 
+def error(a: Array, b: Array) -> float:
+  """Returns the largest difference as a share of the largest b; NaN if any."""
+  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+  # max passes over NaN in no place: a NaN makes it NaN.
+  return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
+
+
 def _errors(got: tuple[Array, list], want: tuple[Array, list]):
   """Largest errors of the value and of the gradients, as shares."""
-
-  def error(a, b):
-    # max passes over NaN in no place: a NaN makes it NaN.
-    return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
-
   gradients = [error(a, b) for a, b in zip(got[1], want[1], strict=True)]
   # Python's max would drop a NaN.
   return error(got[0], want[0]), float(np.max(gradients))

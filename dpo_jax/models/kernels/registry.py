@@ -37,6 +37,7 @@ class Kernel(NamedTuple):
   package: str = 'jax'  # which has it
   has_softcap: bool = False
   has_float32: bool = False
+  options: tuple[str, ...] = ()  # fields of Choice that it takes
   is_plain: bool = False  # XLA alone, no device's own code: tests prove it
 
 
@@ -50,8 +51,14 @@ KERNELS = {
     is_plain=True,
   ),
   # On CPU it is interpreted: slow, for proofs.
-  'splash': Kernel(('tpu', 'cpu'), True, has_softcap=True, has_float32=True),
-  'cudnn': Kernel(('gpu',), True),
+  'splash': Kernel(
+    ('tpu', 'cpu'),
+    True,
+    has_softcap=True,
+    has_float32=True,
+    options=('interpret',),
+  ),
+  'cudnn': Kernel(('gpu',), True, options=('prompts',)),
   'fa4': Kernel(('gpu',), False, package='fa4_jax'),
   'tokamax': Kernel(('gpu',), True, package='tokamax', has_softcap=True),
 }
@@ -143,13 +150,10 @@ def attend(
       softcap=softcap,
     )
   module = importlib.import_module(f'{__package__}.{choice.name}')
+  constants = {k: getattr(choice, k) for k in KERNELS[choice.name].options}
   kernel = functools.partial(
-    module.attend, scale=scale, window=window, softcap=softcap
+    module.attend, scale=scale, window=window, softcap=softcap, **constants
   )
-  if choice.name == 'splash':
-    kernel = functools.partial(kernel, interpret=choice.interpret)
-  if choice.name == 'cudnn':
-    kernel = functools.partial(kernel, prompts=choice.prompts)
 
   def run(q_RLHK, k_RLGK, v_RLGK, positions_RL, plan):
     if isinstance(plan, documents.Documents):

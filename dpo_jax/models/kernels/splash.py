@@ -33,16 +33,9 @@ def attend(
   softcap: float | None,
   interpret: bool,
 ) -> Array:
-  """Causal attention within segments; a documents.Kernel.
+  """Causal attention within segments: documents.Kernel, with its arguments.
 
   Args:
-    q_NSHK: queries; S is a multiple of documents.TILE.
-    k_NSGK: keys.
-    v_NSGK: values.
-    segments_NS: a query sees keys of its own segment.
-    scale: factor on the dot products.
-    window: a query sees fewer than this many slots back; None = no limit.
-    softcap: scores become softcap * tanh(scores / softcap); None = off.
     interpret: whether to run without a TPU.
   """
   slots, num_heads = q_NSHK.shape[1:3]

@@ -25,16 +25,9 @@ def attend(
   softcap: float | None,
   implementation: str = 'mosaic_gpu',
 ) -> Array:
-  """Causal attention within segments; a documents.Kernel.
+  """Causal attention within segments: documents.Kernel, with its arguments.
 
   Args:
-    q_NSHK: queries; S is a multiple of documents.TILE.
-    k_NSGK: keys.
-    v_NSGK: values.
-    segments_NS: a query sees keys of its own segment.
-    scale: factor on the dot products.
-    window: a query sees fewer than this many slots back; None = no limit.
-    softcap: scores become softcap * tanh(scores / softcap); None = off.
     implementation: 'xla' is a reference for any device.
   """
   from tokamax._src.ops.attention import api, base

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dpo_jax import handover, sharding, types
+from dpo_jax import sharding, types
+from dpo_jax.storage import handover
 
 
 @pytest.fixture
