@@ -167,27 +167,13 @@ def _train_all(folder, steps) -> None:
   """In a process of its own: trains all cases, counts the records it read."""
   from dpo_jax import config as config_lib
   from dpo_jax import train
-  from dpo_jax.data.batches import pipeline
   from dpo_jax.run import processes
 
   given = dict(x[2:].split('=', 1) for x in sys.argv[4:])
   if given:
     processes.join(processes.find(given))
-  reads = collections.Counter()
-  read = pipeline.Plan._read
-
-  def counted(self, plan, i, store):
-    reads[case] += self.seed is not None
-    return read(self, plan, i, store)
-
-  pipeline.Plan._read = counted
-  init = pipeline.Plan.__init__
-
-  def with_seed(self, *args, seed, **more):
-    self.seed = seed
-    init(self, *args, seed=seed, **more)
-
-  pipeline.Plan.__init__ = with_seed
+  reads: dict[str, list] = collections.defaultdict(list)
+  _count_reads(lambda step, *lists: reads[case].append(lists))
   for case, changes in CASES.items():
     keys = SMALL | {'train.num_steps': steps} | changes
     config = config_lib.load(EXPERIMENT, list(keys.items()))
@@ -196,6 +182,56 @@ def _train_all(folder, steps) -> None:
   rank = given.get('process_id', '0')
   pathlib.Path(f'{folder}/reads_{rank}').write_text(json.dumps(reads))
   sys.exit(processes.leave(0))
+
+
+def _count_reads(count) -> None:
+  """Calls count(step, read, held, batch) at every training batch.
+
+  `read` are the records that this process asked of the token store, `held`
+  those of which its rows hold a token, by the rows of the whole batch, `batch`
+  those of all rows. A prompt whose answers lie in rows of two processes is held
+  by both.
+  """
+  from dpo_jax.data.batches import pipeline
+
+  init, whole = pipeline.Plan.__init__, pipeline.Plan.batch
+
+  def with_seed(self, *args, seed, **more):
+    self.seed = seed
+    init(self, *args, seed=seed, **more)
+
+  def counted(self, t, store, rows=None):
+    if self.seed is None:
+      return whole(self, t, store, rows)
+    asked = []
+
+    class Asked:
+      def read_all(self, indices):
+        asked.extend(indices)
+        return store.read_all(indices)
+
+    batch = whole(self, t, Asked(), rows)
+    id_MRL = whole(self, t, store).rows.completion_id
+    own = slice(None) if rows is None else rows
+    held, every = (
+      _records_of(self, t, ids) for ids in (id_MRL[:, own], id_MRL)
+    )
+    count(t, sorted(map(int, asked)), held, every)
+    return batch
+
+  pipeline.Plan.__init__, pipeline.Plan.batch = with_seed, counted
+
+
+def _records_of(plan, t, completion_id) -> list[int]:
+  """Records of which some rows of a step hold a token, from the rows."""
+  per_prompt = plan.num_completions // plan.batch_size
+  places = np.unique(completion_id[completion_id >= 0] // per_prompt)
+  step = plan.step(t)
+  held = {*step.records[places].tolist()}
+  if step.others is not None:
+    others = step.others.records[places]
+    held |= {*others[others >= 0].tolist()}
+  return sorted(held)
 
 
 def same(steps=20) -> list[str]:
@@ -221,10 +257,16 @@ def same(steps=20) -> list[str]:
           abs(a[k] - b[k]) / max(abs(a[k]), 1.0) for k in a if k[2] == 'loss'
         )
         distance = farthest(parameters(first), parameters(run))
-        shares = [r[case] for r in reads]
+        # Per process and batch: read, held, all.
+        batches = [r[case] for r in reads]
+        shares = [sum(len(b[0]) for b in one) for one in batches]
+        is_share = all(b[0] == b[1] for one in batches for b in one)
+        for parts in zip(*batches, strict=True):
+          is_share &= {i for b in parts for i in b[0]} == {*parts[0][2]}
         line = (
           f'{case} on {count} x {devices}: loss {loss:.1e}, parameters '
-          f'{distance:.1e}, records read by each {shares}, '
+          f'{distance:.1e}, records read by each {shares} '
+          f'({"those of its rows" if is_share else "NOT those of its rows"}), '
           f'{len(lines(run))} lines'
         )
         print(line, flush=True)
@@ -232,8 +274,7 @@ def same(steps=20) -> list[str]:
           a.keys() == b.keys()
           and loss <= 1e-5
           and distance <= 1e-5
-          and sum(shares) == steps * 16
-          and max(shares) <= 1.5 * steps * 16 / count
+          and is_share
           and len(lines(run)) == steps + 2
         )
         bad += [] if is_sound else [line]
