@@ -55,12 +55,17 @@ start() { # the process of a rank, in the place of this shell
   else
     export XLA_FLAGS="${XLA_FLAGS:-} $flag=$each"
   fi
-  exec ${dry:+printf '%q '} "$python" -m dpo_jax.main "${@:2}" \
-    --coordinator_address="localhost:$port" --num_processes="$count" \
-    --process_id="$1"
+  local command=("$python" -m dpo_jax.main "${@:2}"
+    --coordinator_address="localhost:$port" --num_processes="$count"
+    --process_id="$1")
+  [ -z "$dry" ] || {
+    words "${command[@]}"
+    exit
+  }
+  exec "${command[@]}"
 }
 if [ -n "$dry" ]; then
-  for ((rank = 0; rank < count; rank++)); do (start $rank "$@") && echo; done
+  for ((rank = 0; rank < count; rank++)); do (start $rank "$@"); done
   exit 0
 fi
 tasks=()

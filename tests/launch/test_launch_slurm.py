@@ -27,7 +27,7 @@ def test_an_array_finishes_a_sweep_with_a_requeue_in_between(tmp_path):
   (tmp_path / 'slurm').mkdir()
   with slurm.cluster(tmp_path / 'slurm') as environment:
     environment |= {'PYTHON': sys.executable, 'JAX_PLATFORMS': 'cpu'}
-    environment |= {'PYTHONPATH': str(ROOT)}
+    environment |= {'PYTHONPATH': str(ROOT), 'DPO_JAX_UNCOMMITTED': '1'}
     log = f'--output={tmp_path}/%a.log'
     sent = slurm.run(
       environment, 'sbatch', '--array=3-6', log, str(SCRIPT), *arguments
