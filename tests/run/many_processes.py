@@ -4,6 +4,7 @@
   python tests/run/many_processes.py ends      signals, kill -9, stuck processes
   python tests/run/many_processes.py moves     from 2 x 4 to 1 x 8 and to 1 x 1
   python tests/run/many_processes.py verbs     the other commands, 2 x 2
+  python tests/run/many_processes.py late      a process 45 s behind the other
 
 Each prints a line per trial and exits with 1 if one failed.
 """
@@ -360,26 +361,60 @@ def ends(heartbeat=20, steps=60) -> list[str]:
 def moves(steps=20) -> list[str]:
   """A run that was cut on 2 x 4 goes on on 1 x 8 and on 1 x 1."""
   bad = []
-  changes = {'train.save_every': '10'}
   with tempfile.TemporaryDirectory() as top:
     whole = f'{top}/whole'
-    ended(start(f'{top}/out', flags(whole, steps, **changes), 2, 4), 1800)
+    ended(start(f'{top}/out', flags(whole, steps), 2, 4), 1800)
     for devices in (8, 1):
       run = f'{top}/{devices}'
-      first = flags(run, steps // 2, **changes)
-      codes = ended(start(f'{run}_out', first, 2, 4), 1800)
-      second = flags(run, steps, **changes)
-      codes += ended(start(f'{run}_then', second, 1, devices), 1800)
+      arguments = flags(run, steps)
+      started = start(f'{run}_out', arguments, 2, 4)
+      wait_for(run, steps // 2, started)
+      started[1].send_signal(signal.SIGTERM)
+      codes = ended(started, 1800)
+      cut = len(lines(run))
+      codes += ended(start(f'{run}_then', arguments, 1, devices), 1800)
       a, b = numbers(whole), numbers(run)
       # Tokens of a batch: the same rows give the same counts.
       tokens = [k for k in a if k[2] in ('num_tokens', 'loss')]
       gap = max(abs(a[k] - b.get(k, np.inf)) for k in tokens)
       distance = farthest(parameters(whole), parameters(run))
-      line = f'2 x 4 to 1 x {devices}: exit {codes}, metrics {gap:.1e}, '
-      line += f'parameters {distance:.1e}'
+      line = f'2 x 4 to 1 x {devices}: exit {codes}, cut at line {cut}, '
+      line += f'metrics {gap:.1e}, parameters {distance:.1e}'
       print(line, flush=True)
-      is_sound = not any(codes) and max(gap, distance) <= 1e-5
+      is_sound = codes == [143, 143, 0] and max(gap, distance) <= 1e-5
       bad += [] if is_sound else [line]
+  return bad
+
+
+def _main_late(seconds) -> None:
+  """In a process of its own: the command, which waits before it trains."""
+  from dpo_jax import main
+  from dpo_jax.run import processes, session
+
+  begin = session.begin
+
+  def late(*args):
+    time.sleep(float(seconds) * processes.is_first())
+    return begin(*args)
+
+  session.begin = late
+  sys.exit(main.main(sys.argv[3:]))
+
+
+def late(seconds=45) -> list[str]:
+  """A process that compiles for longer than gloo waits."""
+  bad = []
+  with tempfile.TemporaryDirectory() as top:
+    for name, mesh in {'data': {}, 'fsdp': {'mesh.fsdp': '4'}}.items():
+      arguments = flags(f'{top}/{name}', 2, **mesh)
+      program = [__file__, 'late_worker', str(seconds)]
+      started = start(f'{top}/{name}_out', arguments, 2, 2, program=program)
+      codes = ended(started, 1800)
+      line = f'{seconds} s late, {name}: exit {codes}'
+      print(line, flush=True)
+      if any(codes):
+        bad.append(line)
+        print(pathlib.Path(f'{top}/{name}_out/1').read_text()[-1500:])
   return bad
 
 
@@ -435,7 +470,10 @@ if __name__ == '__main__':
   sys.path.insert(0, str(ROOT))
   if sys.argv[1] == 'worker':
     _train_all(sys.argv[2], sys.argv[3])
+  if sys.argv[1] == 'late_worker':
+    _main_late(sys.argv[2])
   trials = {'same': same, 'ends': ends, 'moves': moves, 'verbs': verbs}
+  trials |= {'late': late}
   problems = trials[sys.argv[1]]()
   print(*(problems or ['all sound']), sep='\n')
   sys.exit(bool(problems))
