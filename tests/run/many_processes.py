@@ -9,7 +9,6 @@
 Each prints a line per trial and exits with 1 if one failed.
 """
 
-import collections
 import json
 import os
 import pathlib
@@ -23,6 +22,7 @@ import time
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+WORKERS = str(pathlib.Path(__file__).with_name('many_workers.py'))
 EXPERIMENT = f'{ROOT}/experiments/quickstart.py:stage=dpo,runlocal'
 # Rows of 64 slots, so that a step takes milliseconds.
 SMALL = {
@@ -41,6 +41,7 @@ CASES = {
   'bco': {_TERM: '0', 'loss.terms.bco': '1'},
   'beta_dpo': {'loss.beta_dpo': 'True'},
 }
+_STUCK = 30  # the batch, from 0, that a stuck process never makes
 LAYOUTS = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 4), (4, 2))  # processes, devices
 
 
@@ -164,84 +165,13 @@ def farthest(a, b) -> float:
   )
 
 
-def _train_all(folder, steps) -> None:
-  """In a process of its own: trains all cases, counts the records it read."""
-  from dpo_jax import config as config_lib
-  from dpo_jax import train
-  from dpo_jax.run import processes
-
-  given = dict(x[2:].split('=', 1) for x in sys.argv[4:])
-  if given:
-    processes.join(processes.find(given))
-  reads: dict[str, list] = collections.defaultdict(list)
-  _count_reads(lambda step, *lists: reads[case].append(lists))
-  for case, changes in CASES.items():
-    keys = SMALL | {'train.num_steps': steps} | changes
-    config = config_lib.load(EXPERIMENT, list(keys.items()))
-    config_lib.validate(config)
-    assert train.main(config, f'{folder}/{case}') == 0, case
-  rank = given.get('process_id', '0')
-  pathlib.Path(f'{folder}/reads_{rank}').write_text(json.dumps(reads))
-  sys.exit(processes.leave(0))
-
-
-def _count_reads(count) -> None:
-  """Calls count(step, read, held, batch) at every training batch.
-
-  `read` are the records that this process asked of the token store, `held`
-  those of which its rows hold a token, by the rows of the whole batch, `batch`
-  those of all rows. A prompt whose answers lie in rows of two processes is held
-  by both.
-  """
-  from dpo_jax.data.batches import pipeline
-
-  init, whole = pipeline.Plan.__init__, pipeline.Plan.batch
-
-  def with_seed(self, *args, seed, **more):
-    self.seed = seed
-    init(self, *args, seed=seed, **more)
-
-  def counted(self, t, store, rows=None):
-    if self.seed is None:
-      return whole(self, t, store, rows)
-    asked = []
-
-    class Asked:
-      def read_all(self, indices):
-        asked.extend(indices)
-        return store.read_all(indices)
-
-    batch = whole(self, t, Asked(), rows)
-    id_MRL = whole(self, t, store).rows.completion_id
-    own = slice(None) if rows is None else rows
-    held, every = (
-      _records_of(self, t, ids) for ids in (id_MRL[:, own], id_MRL)
-    )
-    count(t, sorted(map(int, asked)), held, every)
-    return batch
-
-  pipeline.Plan.__init__, pipeline.Plan.batch = with_seed, counted
-
-
-def _records_of(plan, t, completion_id) -> list[int]:
-  """Records of which some rows of a step hold a token, from the rows."""
-  per_prompt = plan.num_completions // plan.batch_size
-  places = np.unique(completion_id[completion_id >= 0] // per_prompt)
-  step = plan.step(t)
-  held = {*step.records[places].tolist()}
-  if step.others is not None:
-    others = step.others.records[places]
-    held |= {*others[others >= 0].tolist()}
-  return sorted(held)
-
-
 def same(steps=20) -> list[str]:
   """Losses and parameters on every layout against one device."""
   bad = []
   with tempfile.TemporaryDirectory() as top:
     for count, devices in LAYOUTS:
       folder = f'{top}/{count}x{devices}'
-      program = [__file__, 'worker', folder, str(steps)]
+      program = [WORKERS, 'train_all', folder, str(steps)]
       codes = ended(start(folder, [], count, devices, program=program), 3600)
       if any(codes):
         bad.append(f'{count} x {devices}: exit {codes}')
@@ -305,6 +235,9 @@ def _ends():
     'kill -9 of 0': (lambda s: s[0].send_signal(kill), (-9, None)),
     'stopped 1': (lambda s: s[1].send_signal(stop), (3, None)),
     'stopped 0': (lambda s: s[0].send_signal(stop), (None, 3)),
+    # Its main thread hangs at step 30, the others live: see _main_stuck.
+    'stuck 1': (lambda s: None, (3, 3)),
+    'stuck 0': (lambda s: None, (3, 3)),
   }
 
 
@@ -321,8 +254,11 @@ def ends(heartbeat=20, steps=60) -> list[str]:
     for name, (act, expected) in _ends().items():
       run, out = f'{top}/{name}', f'{top}/out {name}'
       arguments = flags(run, steps, **changes)
-      started = start(out, arguments, heartbeat=heartbeat)
-      wait_for(run, 25, started)
+      program = ()
+      if name.startswith('stuck'):
+        program = (WORKERS, 'stuck', name[-1], str(_STUCK))
+      started = start(out, arguments, heartbeat=heartbeat, program=program)
+      wait_for(run, _STUCK - 1 if program else 25, started)
       act(started)
       began, codes = time.monotonic(), {}
       # A process that was stopped cannot end.
@@ -386,28 +322,13 @@ def moves(steps=20) -> list[str]:
   return bad
 
 
-def _main_late(seconds) -> None:
-  """In a process of its own: the command, which waits before it trains."""
-  from dpo_jax import main
-  from dpo_jax.run import processes, session
-
-  begin = session.begin
-
-  def late(*args):
-    time.sleep(float(seconds) * processes.is_first())
-    return begin(*args)
-
-  session.begin = late
-  sys.exit(main.main(sys.argv[3:]))
-
-
 def late(seconds=45) -> list[str]:
   """A process that compiles for longer than gloo waits."""
   bad = []
   with tempfile.TemporaryDirectory() as top:
     for name, mesh in {'data': {}, 'fsdp': {'mesh.fsdp': '4'}}.items():
       arguments = flags(f'{top}/{name}', 2, **mesh)
-      program = [__file__, 'late_worker', str(seconds)]
+      program = [WORKERS, 'late', str(seconds)]
       started = start(f'{top}/{name}_out', arguments, 2, 2, program=program)
       codes = ended(started, 1800)
       line = f'{seconds} s late, {name}: exit {codes}'
@@ -468,12 +389,7 @@ def verbs(count=2, devices=2) -> list[str]:
 
 if __name__ == '__main__':
   sys.path.insert(0, str(ROOT))
-  if sys.argv[1] == 'worker':
-    _train_all(sys.argv[2], sys.argv[3])
-  if sys.argv[1] == 'late_worker':
-    _main_late(sys.argv[2])
-  trials = {'same': same, 'ends': ends, 'moves': moves, 'verbs': verbs}
-  trials |= {'late': late}
+  trials = {f.__name__: f for f in (same, ends, moves, verbs, late)}
   problems = trials[sys.argv[1]]()
   print(*(problems or ['all sound']), sep='\n')
   sys.exit(bool(problems))
