@@ -62,14 +62,16 @@ def test_the_real_tools_take_what_the_scripts_give(user, tmp_path):
   """xpk makes its manifest, SkyPilot reads its task."""
   if not os.environ.get('DPO_JAX_REAL_PARTS'):
     pytest.skip('set DPO_JAX_REAL_PARTS=1 to install xpk and SkyPilot')
-  # Apart, since each pins packages of the other.
-  bins = {}
+  # Apart, since each pins packages of the other. Minutes, unless a folder keeps
+  # them from one time to the next.
+  kept, bins = pathlib.Path(os.environ.get('DPO_JAX_TOOLS') or tmp_path), {}
   for package in ('xpk==1.16.0', 'skypilot==0.14.1'):
-    venv = tmp_path / package.partition('=')[0]
-    subprocess.run([sys.executable, '-m', 'venv', str(venv)], check=True)
+    venv = kept / package.partition('=')[0]
     bins[venv.name] = venv / 'bin'
-    install = [str(venv / 'bin/pip'), 'install', '-q', package]
-    subprocess.run(install, check=True, capture_output=True)
+    if not venv.exists():
+      subprocess.run([sys.executable, '-m', 'venv', str(venv)], check=True)
+      install = [str(venv / 'bin/pip'), 'install', '-q', package]
+      subprocess.run(install, check=True, capture_output=True)
   xpk = bins['xpk']
   user.stub('xpk', f'exec {shlex.quote(str(xpk / "xpk"))} "$@" --dry-run')
   done = user.run(
