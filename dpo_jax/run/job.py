@@ -98,7 +98,10 @@ def build(
     programs = shared.get(
       config,
       'programs',
-      (num_steps, is_planned, epsilon, kernel, chunk),
+      (
+        *(num_steps, is_planned, epsilon, kernel, chunk),
+        config.train.skip_bad_steps,
+      ),
       lambda: _make_programs(
         config,
         inputs,
@@ -166,6 +169,7 @@ def _make_programs(
     objective,
     optimizer,
     updates.make_schedule(config, num_steps),
+    config.train.skip_bad_steps,
   )
   eval_step = train_step.make_eval_step(
     make_score(scored, wanted=('entropy',)),

@@ -209,10 +209,13 @@ def is_overdue(session: Session, saved: checkpoints.Checkpoints) -> bool:
   return minutes > 0 and processes.of_first(saved.is_overdue(minutes))
 
 
-def checkpoint_meta(session: Session, num_tokens: int) -> dict[str, Any]:
+def checkpoint_meta(
+  session: Session, num_tokens: int, skipped: int = 0
+) -> dict[str, Any]:
   """What every checkpoint says of the run that made it."""
   return {
     'num_tokens': num_tokens,
+    **({'skipped': skipped} if skipped else {}),
     'config': config_lib.resolve(session.job.config),
     'fingerprints': session.identity.fingerprints(),
   }
