@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from etils import epath
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
@@ -16,7 +17,7 @@ from dpo_jax import errors, optim
 from dpo_jax.config import stored
 from dpo_jax.models import decoder_config
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.run import best, processes, updates, weights
+from dpo_jax.run import best, processes, updates, watchdog, weights
 from dpo_jax.run import identity as identities
 from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run import job as job_lib
@@ -112,7 +113,8 @@ def open_workdir(
   if shared.mesh is None:
     job_lib.check_mesh(config)
   # From here on a signal waits for the next poll, encoding included.
-  with Signals() as signals, directory.as_it_was():
+  dog = _watchdog(config if trains else None, directory)
+  with Signals() as signals, dog, directory.as_it_was():
     if trains:
       # All have read the folder before the first one writes into it.
       processes.together(directory.lock)
@@ -143,6 +145,19 @@ def open_workdir(
       yield Session(directory, job, signals.poll, identity, cache_dir)
     finally:
       directory.close()
+
+
+def _watchdog(
+  config: ConfigDict | None, directory: RunDir
+) -> watchdog.Watchdog:
+  """The watchdog of a command that trains; for others one that never ends."""
+
+  def saved() -> list[int]:
+    folder = epath.Path(str(directory.checkpoints))
+    return [path.step for path in checkpoints.STEP_NAMES.find_all(folder)]
+
+  minutes = config.train.watchdog_minutes if config else 0.0
+  return watchdog.Watchdog(minutes, saved, watchdog.command())
 
 
 def begin(session: Session) -> None:
