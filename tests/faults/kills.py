@@ -74,7 +74,7 @@ def _take_images(line: Line, expected, count: int) -> None:
   while count:
     images = _images(line, min(count, 40))
     count -= len(images)
-    for image, found in zip(images, machine.states(*images)):
+    for _, found in zip(images, machine.states(*images)):
       bad = [s for s, d in found.items() if expected['states'].get(s) != d]
       line.fault('image', f'steps {bad} are other ones' if bad else '')
     # One of them goes on to the end.
