@@ -1,4 +1,4 @@
-"""R3 elastic, R7 processes, R14 chaos: runs on several devices and processes."""
+"""R3 elastic, R7 processes, R14 chaos: several devices and processes."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""The lines of the scorecard: their claims, what runs them, what breaks them."""
+"""The lines of the scorecard: their claims, and what runs them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
