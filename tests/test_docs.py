@@ -199,8 +199,10 @@ def check(words: tuple[str, ...]) -> None:
   program, *rest = words
   if program == 'source':
     subprocess.run(['bash', '-n', pages.ROOT / rest[0]], check=True)
-  elif program == 'scripts/launch_local.sh':
-    check(('python', '-m', 'dpo_jax.main', *rest[rest.index('--') + 1 :]))
+  elif program in ('scripts/launch_local.sh', 'scripts/supervise.sh'):
+    words = rest[rest.index('--') + 1 :]
+    is_flag = words[0].startswith('-')
+    check(('python', '-m', 'dpo_jax.main', *words) if is_flag else tuple(words))
   elif program.startswith('scripts/'):
     for recorded in record(*words):
       check(('python', *recorded))

@@ -93,15 +93,13 @@ def build(
   )
   # A constant of the evaluation step.
   epsilon = loss_config.epsilon(scored, hyper)
+  skips = config.train.skip_bad_steps
 
   def assembled(chunk: int) -> Job:
     programs = shared.get(
       config,
       'programs',
-      (
-        *(num_steps, is_planned, epsilon, kernel, chunk),
-        config.train.skip_bad_steps,
-      ),
+      (num_steps, is_planned, epsilon, kernel, chunk, skips),
       lambda: _make_programs(
         config,
         inputs,

@@ -95,11 +95,23 @@ BREAKS = {
     '  if key not in known:\n    raise rules.unknown_key(key, known)',
     '  if key not in known:\n    return',
   ),
+  'R11': Break(
+    'a template may take any number of steps',
+    'dpo_jax/data/text/budget.py',
+    '    self.left -= STEP + units',
+    '    self.left -= 0',
+  ),
   'R12': Break(
     'the ledger is off by one',
     'dpo_jax/run/bookkeeping.py',
     "    'trained': reached,",
     "    'trained': reached + 1,",
+  ),
+  'R13': Break(
+    'variables of JAX are not part of the environment',
+    'dpo_jax/storage/environment.py',
+    'name: _flag(jax.config, name) for name in _JAX_CONFIG',
+    'name: _flag(jax.config, name) for name in ()',
   ),
   'R14': Break(
     'the counts of trained records are not restored',

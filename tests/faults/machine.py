@@ -38,7 +38,8 @@ SMALL = {
 _FLAGS = (
   '--xla_backend_optimization_level=0 '
   '--xla_llvm_disable_expensive_passes=true '
-  '--xla_force_host_platform_device_count={}'
+  '--xla_force_host_platform_device_count={} '
+  '--xla_cpu_use_fusion_emitters=false'
 )
 
 
