@@ -73,7 +73,9 @@ class Line:
     key = repr(sorted(options.items()))
     if key in _WHOLE:
       return _WHOLE[key]
-    workdir = _WHOLE[key] = self.place('whole')
+    # Beside the folders of the lines: it outlives this one.
+    workdir = self.folder.with_name(f'whole_{len(_WHOLE)}')
+    _WHOLE[key] = workdir
     child = self.train(workdir, **options)
     if child.wait():
       raise RuntimeError(f'{workdir}: {child.text()[-3000:]}')
