@@ -49,6 +49,7 @@ def main() -> int:
     return breaks.run(names, words.page)
   top = pathlib.Path(tempfile.mkdtemp(prefix='dpo_jax_faults_'))
   results = {}
+  page.commit()
   try:
     machine.load(f'{top}/cache')
     for name in names:

@@ -5,6 +5,7 @@ lines as they were.
 """
 
 import datetime
+import functools
 import os
 import platform
 import re
@@ -68,7 +69,7 @@ def write(result: Result, is_full: bool) -> None:
     size = 'part of full'
   rows[name] = [
     *(name, table.LINES[name].claim, size, f'{result.faults:,}'),
-    *(str(len(result.violations)), _commit(), str(result.seed)),
+    *(str(len(result.violations)), commit(), str(result.seed)),
     *(f'{datetime.date.today()}, {_machine()}', f'{result.cpu:,.0f}'),
   ]
   said = [*result.notes, *(f'VIOLATION {v}' for v in result.violations[:5])]
@@ -122,8 +123,9 @@ def _write(rows, broken, notes) -> None:
   PAGE.write_text(HEAD + lines(rows) + BREAKS + lines(broken) + NOTES + said)
 
 
-def _commit() -> str:
-  """The commit, with a + if the tree is another one."""
+@functools.cache
+def commit() -> str:
+  """The commit, with a + if the tree is another one; asked at the start."""
   git = ['git', '-C', str(machine.ROOT)]
   head = subprocess.run(
     [*git, 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True
