@@ -4,52 +4,83 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
+from dpo_jax.run import watchdog
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # A process whose main thread sleeps in the place of train._loop.
 STUCK = """
 import pathlib, sys, time
 from dpo_jax.run import preemption, watchdog
 
-def _loop(signals, polls):
-  for step in range(polls):
+def _loop(signals):
+  for step in range(31):
     signals.poll(step)
-    time.sleep(.002)
-  if sys.argv[1] == 'stuck':
-    time.sleep(110)
+  time.sleep(110)
 
-namespace = {'time': time, 'sys': sys}
-with watchdog.Watchdog(float(sys.argv[2]), lambda: [20, 10], 'again') as dog:
+with watchdog.Watchdog(0.05, lambda: [20, 10], 'again') as dog:
   with preemption.Signals() as signals:
-    _loop(signals, int(sys.argv[3]))
+    _loop(signals)
 """
 
 
-def child(folder, *words):
-  """A finished process that runs STUCK as .../dpo_jax/train.py."""
-  path = folder / 'dpo_jax' / 'train.py'
+def test_a_silence_ends_the_process_with_one_line(tmp_path):
+  path = tmp_path / 'dpo_jax' / 'train.py'
   path.parent.mkdir()
   path.write_text(STUCK)
-  return subprocess.run(
-    [sys.executable, str(path), *words],
+  done = subprocess.run(
+    [sys.executable, str(path)],
     env={'PYTHONPATH': str(ROOT), 'PYTHONSAFEPATH': '1'},
     capture_output=True,
     text=True,
     timeout=120,
   )
-
-
-def test_a_silence_ends_the_process_with_one_line(tmp_path):
-  done = child(tmp_path, 'stuck', '0.005', '31')
   assert done.returncode == 3
   assert done.stderr.count('\n') == 1 and not done.stdout
   assert done.stderr.startswith(
-    'process 0 of 1: no progress for 0.005 minutes in update (train.py:10) '
+    'process 0 of 1: no progress for 0.05 minutes in update (train.py:8) '
     'after step 30; last good checkpoint: step 20; fix: '
   )
   assert done.stderr.endswith(' then: again\n')
 
 
-def test_polls_keep_it_quiet_and_zero_is_no_watchdog(tmp_path):
-  # Longer at work than the silence that is allowed.
-  done = child(tmp_path, 'works', '0.005', '400')
-  assert (done.returncode, done.stderr) == (0, '')
+class Looks:
+  """Stands for the event that ends the thread: after so many looks."""
+
+  def __init__(self, dog, count, polls):
+    self.left, self.dog, self.polls = count, dog, polls
+
+  def wait(self, seconds):
+    del seconds
+    self.left -= 1
+    if self.polls(self.left):
+      self.dog.heard(self.left)
+    return self.left < 0
+
+
+@pytest.mark.parametrize(
+  ('polls', 'barks'),
+  [
+    (lambda left: False, True),
+    (lambda left: left % 60 == 0, False),  # one poll in 60 looks
+    (lambda left: left > 100, True),  # then none
+  ],
+)
+def test_it_counts_the_looks_without_a_poll(monkeypatch, polls, barks):
+  said = []
+
+  def end(line):
+    said.append(line)
+    raise SystemExit
+
+  monkeypatch.setattr(watchdog, '_end', end)
+  dog = watchdog.Watchdog(1, lambda: [], 'again')
+  dog._ended = Looks(dog, 300, polls)
+  if barks:
+    with pytest.raises(SystemExit):
+      dog._watch()
+  else:
+    dog._watch()
+  assert len(said) == barks
+  assert all('checkpoint: none, it starts over; fix' in line for line in said)
