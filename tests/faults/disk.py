@@ -154,8 +154,10 @@ def survives_corruption(line: Line) -> None:
     count -= size
     seeds = [line.random.random() for _ in range(size)]
     found = machine.call(lambda s=seeds: [_flip(run, expected, x) for x in s])
-    for what, problem in found:
-      line.fault(what, problem)
+    *first, last = found
+    for what, problem in first:
+      line.count(what, problem)
+    line.fault(*last)
   if line.size == 'small':
     return
   whole = machine.outcome(run)

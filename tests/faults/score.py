@@ -52,11 +52,15 @@ class Line:
     self._made += 1
     return self.folder / f'{name}_{self._made}'
 
-  def fault(self, what: str, problem: str = '', count: int = 1) -> None:
-    """Counts faults, and a violation if there is a problem."""
-    self.faults += count
+  def count(self, what: str, problem: str = '') -> None:
+    """Counts a fault, and a violation if there is a problem."""
+    self.faults += 1
     if problem:
       self.violations.append(f'{what}: {problem}')
+
+  def fault(self, what: str, problem: str = '') -> None:
+    """Counts a fault as `count`; raises OutOfTime after the line's minutes."""
+    self.count(what, problem)
     if time.monotonic() > self._until:
       raise OutOfTime
 
