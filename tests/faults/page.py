@@ -73,7 +73,9 @@ def write(result: Result, is_full: bool) -> None:
     *(f'{datetime.date.today()}, {_machine()}', f'{result.cpu:,.0f}'),
   ]
   said = [*result.notes, *(f'VIOLATION {v}' for v in result.violations[:5])]
-  notes[name] = [' '.join(text.split())[:400] for text in said]
+  # A page names no folder of the machine.
+  said = [re.sub(r'/[\w./-]*/', '', text) for text in said]
+  notes[name] = [' '.join(text.split())[:160] for text in said]
   _write(rows, broken, notes)
 
 
