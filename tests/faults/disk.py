@@ -148,7 +148,7 @@ def survives_corruption(line: Line) -> None:
   """R6: bytes that changed are refused by name, passed over, or harmless."""
   run = line.baseline()
   expected = machine.states(run)[0]
-  count = line.pick(20, 800)
+  count = line.pick(40, 800)
   while count:
     size = min(count, 50)
     count -= size
@@ -182,7 +182,9 @@ def _flip(run: pathlib.Path, expected, seed: float) -> tuple[str, str]:
     shutil.copytree(run / 'checkpoints', folder)
     step = dice.choice(machine.steps(run)[-2:])
     listed = sorted(p for p in (folder / str(step)).rglob('*') if p.is_file())
-    path = dice.choice(listed)
+    # Mostly numbers; the other files are as many, and small.
+    large = sorted(listed, key=lambda p: -p.stat().st_size)[:8]
+    path = dice.choice(dice.choice((large, large, listed)))
     what = _spoil(path, dice, listed)
     names = ('params', 'opt_state', 'loss_state', 'rng', 'data')
     what = f'{what} of {path.relative_to(folder)}'

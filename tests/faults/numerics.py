@@ -133,10 +133,14 @@ def _in_state(place: str, state, value: float):
   if place == 'running mean of the loss':
     return state._replace(loss_state=spoilt(state.loss_state, value))
   name = 'mu' if place == 'first moments' else 'nu'
-  # optax.chain: the moments are in the first transformation.
-  first, *rest = state.opt_state
-  first = first._replace(**{name: spoilt(getattr(first, name), value)})
-  return state._replace(opt_state=(first, *rest))
+  # optax.chain: one of the transformations has the moments.
+  chain = tuple(
+    part._replace(**{name: spoilt(getattr(part, name), value)})
+    if hasattr(part, name)
+    else part
+    for part in state.opt_state
+  )
+  return state._replace(opt_state=chain)
 
 
 def spoilt(tree, value: float):
