@@ -144,12 +144,13 @@ def _in_state(place: str, state, value: float):
 
 
 def spoilt(tree, value: float):
-  """The first array of a tree with one element set."""
+  """The first array of floats in a tree, with one element set."""
   import jax
 
   leaves, structure = jax.tree.flatten(tree)
+  at = next(i for i, x in enumerate(leaves) if x.dtype == np.float32)
   with jax.transfer_guard('allow'):
-    array = np.array(leaves[0])
+    array = np.array(leaves[at])
     array[(0,) * array.ndim] = value
-    leaves[0] = jax.device_put(array, leaves[0].sharding)
+    leaves[at] = jax.device_put(array, leaves[at].sharding)
   return structure.unflatten(leaves)
