@@ -260,6 +260,10 @@ def _train() -> Section:
   train.save_every = whole(0, zero='only at the end')  # updates; train
   # of wall time since the last checkpoint, besides save_every; train
   train.save_every_minutes = at_least(0.0, 0, zero='by updates only')
+  # updates whose numbers are not finite, left out before the run stops; train
+  train.skip_bad_steps = whole(0, zero='it stops at the first')
+  # without a poll of the loops, after which the run ends with code 3; watchdog
+  train.watchdog_minutes = at_least(60.0, 0, zero='it may be silent for ever')
   train.profile_steps = steps()  # from:to, written to profile/; clock
   train.keep_checkpoints = whole(2, least=1)  # newest ones kept; checkpoints
   # the highest of a held-out metric, or with '-' before it the lowest; best

@@ -99,12 +99,13 @@ def build(
   )
   # A constant of the evaluation step.
   epsilon = loss_config.epsilon(scored, hyper)
+  skips = config.train.skip_bad_steps
 
   def assembled(chunk: int) -> Job:
     programs = shared.get(
       config,
       'programs',
-      (num_steps, is_planned, epsilon, kernel, chunk),
+      (num_steps, is_planned, epsilon, kernel, chunk, skips),
       lambda: _make_programs(
         config,
         inputs,
@@ -172,6 +173,7 @@ def _make_programs(
     objective,
     optimizer,
     updates.make_schedule(config, num_steps),
+    config.train.skip_bad_steps,
   )
   eval_step = train_step.make_eval_step(
     make_score(scored, wanted=('entropy',)),

@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 # What a poll asks in place of this process's own signals; see `listen`.
 _asked: list[Callable[[int | None], None]] = []
+# What hears of every poll: see watchdog.py.
+heard: list[Callable[[int | None], None]] = []
 
 
 class Diverged(Exception):
@@ -56,6 +58,8 @@ class Signals:
     Args:
       step: updates done, where several processes train together.
     """
+    for hear in heard:
+      hear(step)
     for ask in _asked:
       ask(step)
     if self._received:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from dpo_jax import errors
 from dpo_jax.config import modes
-from dpo_jax.run import preemption, watch
+from dpo_jax.run import preemption, watch, watchdog
 from dpo_jax.run.preemption import Diverged, Preempted
 from dpo_jax.storage import files
 from dpo_jax.types import InputError
@@ -266,6 +266,7 @@ def join(cluster: Cluster) -> None:
     return
   group = _Group(state.client, state.process_id, state.num_processes, seconds)
   _joined.append(group)
+  watchdog.join(group.watch)
   group.watch.start()
   preemption.listen(group.watch.poll)
   if group.rank:

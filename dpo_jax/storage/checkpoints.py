@@ -33,7 +33,7 @@ _ASIDE = 'set_aside'  # unsound steps whose numbers training reached again
 _ATOMICITY = ocp.options.AtomicityOptions(
   mode=ocp.options.AtomicityMode.COMMIT_FILE  # so an empty folder is no step
 )
-_STEP_NAMES = ocp.path.step.standard_name_format(atomicity_options=_ATOMICITY)
+STEP_NAMES = ocp.path.step.standard_name_format(atomicity_options=_ATOMICITY)
 
 
 class Checkpoints:
@@ -93,7 +93,7 @@ class Checkpoints:
 
   def steps(self) -> list[int]:
     """Returns the committed steps on disk, ascending; not the pending one."""
-    steps = [path.step for path in _STEP_NAMES.find_all(self.folder)]
+    steps = [path.step for path in STEP_NAMES.find_all(self.folder)]
     return sorted(step for step in steps if step != self._pending)
 
   def save(
@@ -270,7 +270,7 @@ class Checkpoints:
       create=False,
       save_root_metadata=False,
       atomicity_options=_ATOMICITY,
-      step_name_format=_STEP_NAMES,
+      step_name_format=STEP_NAMES,
       # A store renames by copying every byte: there, steps are just removed.
       todelete_subdir=None if self._in_bucket else _TRASH,
       preservation_policy=self._kept,
@@ -305,7 +305,7 @@ class Checkpoints:
     try:
       self._manager.wait_until_finished()
       # Raises if the step is gone, or was never committed.
-      _STEP_NAMES.find_step(self.folder, self._pending)
+      STEP_NAMES.find_step(self.folder, self._pending)
     except Exception as error:
       return self._lost(error)
     self._sound.add(self._pending)
