@@ -37,8 +37,8 @@ from dpo_jax.config.modes import (
   PROCESS_FLAGS,
   SWITCHES,
 )
-from dpo_jax.run import best, host_memory, processes
-from dpo_jax.run.preemption import Diverged, Lost, Preempted
+from dpo_jax.run import best, host_memory, preemption, processes
+from dpo_jax.run.preemption import Diverged, Lost, Preempted, Signals
 from dpo_jax.storage import buckets, caches, files
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import InputError
@@ -66,6 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit code.
   """
   argv = sys.argv[1:] if argv is None else argv
+  with Signals():
+    return _run(argv)
+
+
+def _run(argv: Sequence[str]) -> int:
+  """The command's exit code; says how it ended."""
   # Only the expected ends of a command are caught: a bug keeps its traceback.
   try:
     if '--help' in argv or '-h' in argv:
@@ -75,10 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
       if word.startswith('--help='):
         print(config_lib.help_text(word.removeprefix('--help=')))
         return 0
-    command = _start(argv)
-    code = _function(command.mode)(
-      command.config, command.workdir, **command.flags
-    )
+    # A mode that writes listens by itself.
+    with preemption.at_once():
+      command = _start(argv)
+      function = _function(command.mode)
+      code = function(command.config, command.workdir, **command.flags)
     return processes.leave(code)
   except (InputError, Lost) as error:
     processes.fail(error)  # of several processes, none comes back

@@ -16,7 +16,7 @@ from dpo_jax import errors, optim
 from dpo_jax.config import stored
 from dpo_jax.models import decoder_config
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.run import best, processes, updates, weights
+from dpo_jax.run import best, preemption, processes, updates, weights
 from dpo_jax.run import identity as identities
 from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run import job as job_lib
@@ -111,7 +111,7 @@ def open_workdir(
     directory.check(config_lib.resolve(config))
   if shared.mesh is None:
     job_lib.check_mesh(config)
-  # From here on a signal waits for the next poll, encoding included.
+  # From here on a signal waits for the next poll, except where files are read.
   with Signals() as signals, directory.as_it_was():
     if trains:
       # All have read the folder before the first one writes into it.
@@ -126,14 +126,17 @@ def open_workdir(
       )
       # A fraction of a source is drawn by the seed.
       is_drawn = any(share % 1 for share in config_lib.proportions(config))
-      inputs = shared.get(
-        config,
-        'inputs',
-        (tuple(parts), config.seed if is_drawn else None),
-        lambda: processes.first_then_all(
-          lambda: inputs_lib.read(config, cache_dir, print, signals.poll, parts)
-        ),
-      )
+      with preemption.at_once():
+        inputs = shared.get(
+          config,
+          'inputs',
+          (tuple(parts), config.seed if is_drawn else None),
+          lambda: processes.first_then_all(
+            lambda: inputs_lib.read(
+              config, cache_dir, print, signals.poll, parts
+            )
+          ),
+        )
       if cache_dir == caches.folder() and processes.is_first():
         caches.trim(cache_dir, caches.limit())
       identity.take(inputs.fingerprints)
