@@ -90,7 +90,7 @@ def _run(argv: Sequence[str]) -> int:
   except (InputError, Lost) as error:
     processes.fail(error)  # of several processes, none comes back
     print(errors.printable(str(error)), file=sys.stderr)
-    return 2 if isinstance(error, InputError) else Lost.exit_code
+    return error.exit_code
   except Diverged as error:
     return processes.leave(1, errors.printable(str(error)))
   except Preempted as stop:

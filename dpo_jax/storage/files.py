@@ -7,6 +7,7 @@ one; it knows no format of this package.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -25,6 +26,12 @@ AnyPath = pathlib.Path | buckets.Path
 
 _POINTER = b'version https://git-lfs'  # first bytes of a git-lfs pointer
 _BLOCK = 1 << 20  # bytes read at once for a digest
+# Of a write: a full disk, a quota, a limit on file sizes, a broken device, a
+# disk that became read-only, a server that lost the file.
+_DISK_FAULTS = {
+  *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+  *(errno.EROFS, errno.ESTALE),
+}
 
 
 def at(name: Any) -> AnyPath:
@@ -258,13 +265,17 @@ def whole_folder(
 
 @contextlib.contextmanager
 def storage_errors(path: str | os.PathLike) -> Iterator[None]:
-  """Turns an OSError on a path into an InputError of one line."""
+  """Turns an OSError on a path into an InputError of one line.
+
+  A StorageError if the disk is at fault, not the command.
+  """
   try:
     yield
   except buckets.BucketError:
     raise  # a refusal already
   except OSError as error:
-    raise errors.refuse(
+    is_full = error.errno in _DISK_FAULTS
+    raise (errors.unwritten if is_full else errors.refuse)(
       error.filename or path,
       error.strerror or error,
       'make room, mend the permissions, or give another --workdir',

@@ -252,7 +252,7 @@ class Loop:
     except Preempted:
       raise
     except InputError as error:
-      return str(error), 2
+      return str(error), error.exit_code
     except Diverged as error:
       return str(error), 1
     except Exception as error:
