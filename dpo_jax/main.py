@@ -37,14 +37,13 @@ from dpo_jax.config.modes import (
   PROCESS_FLAGS,
   SWITCHES,
 )
-from dpo_jax.run import best, host_memory, preemption, processes
+from dpo_jax.run import best, host_memory, output, preemption, processes
 from dpo_jax.run.preemption import Diverged, Lost, Preempted, Signals
 from dpo_jax.storage import buckets, caches, files
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import InputError
 
 _FLAGS = ('config', 'workdir', 'mode', *MODE_FLAGS, *PROCESS_FLAGS, 'help')
-_CONTINUE = 'the same command, given again, continues the run'
 
 
 class Command(NamedTuple):
@@ -66,8 +65,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit code.
   """
   argv = sys.argv[1:] if argv is None else argv
-  with Signals():
-    return _run(argv)
+  with Signals(), output.guarded():
+    code = _run(argv)
+    sys.stdout.flush()
+    lost = preemption.take_asked()
+    # The command did its work, and nobody saw all of it.
+    if lost and not code:
+      print(errors.printable(lost.line()), file=sys.stderr)
+      code = lost.exit_code
+  return code
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -94,9 +100,9 @@ def _run(argv: Sequence[str]) -> int:
   except Diverged as error:
     return processes.leave(1, errors.printable(str(error)))
   except Preempted as stop:
-    return processes.leave(stop.exit_code, f'stopped by {stop}; {_CONTINUE}')
+    return processes.leave(stop.exit_code, errors.printable(stop.line()))
   except KeyboardInterrupt:
-    print(f'stopped by SIGINT; {_CONTINUE}', file=sys.stderr)
+    print(f'stopped by SIGINT; {preemption.CONTINUE}', file=sys.stderr)
     return 130
   except Exception as error:
     processes.fail(error)

@@ -227,7 +227,8 @@ def _loop(
     report(run, pending)
     save(run, state, reference, step)
     run.saved.wait()
-    run.writer.log(f'{signal}: stopped; step {step} is saved')
+    signal.saved = f'step {step} is saved'
+    run.writer.log(f'{signal}: stopped; {signal.saved}')
     raise
   return evaluation
 

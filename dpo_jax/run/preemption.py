@@ -15,8 +15,13 @@ from collections.abc import Callable, Iterator
 
 # What a poll asks in place of this process's own signals; see `listen`.
 _asked: list[Callable[[int | None], None]] = []
+# What other parts of this process ask for.
+_stops: list['Preempted'] = []
 # Those that listen, the innermost last: that one hears.
 _listening: list['Signals'] = []
+
+
+CONTINUE = 'the same command, given again, continues the run'
 
 
 class Diverged(Exception):
@@ -34,10 +39,16 @@ class Lost(Exception):
 class Preempted(BaseException):
   """A signal asked the run to stop; `exit_code` is 128 + its number."""
 
+  saved = ''  # what the run has saved since, in words
+
   def __init__(self, number: int):
     """Remembers which signal it was."""
     super().__init__(signal.Signals(number).name)
     self.exit_code = 128 + number
+
+  def line(self) -> str:
+    """Returns the line for stderr."""
+    return f'stopped by {self}; {CONTINUE}'
 
 
 class Signals:
@@ -47,7 +58,7 @@ class Signals:
     """Starts without a signal."""
     self._received = 0  # number of the first signal; 0 = none
     self._previous = {}
-    self._raises = False  # whether the first signal raises where it comes
+    self.raises = False  # whether the first signal raises where it comes
 
   def __enter__(self) -> 'Signals':
     _listening.append(self)
@@ -74,16 +85,18 @@ class Signals:
       ask(step)
     if self._received:
       raise Preempted(self._received)
+    if _stops:
+      raise _stops[0]
 
   @contextlib.contextmanager
   def at_once(self) -> Iterator[None]:
     """Context within which a signal raises in whatever line it comes."""
-    before, self._raises = self._raises, True
+    before, self.raises = self.raises, True
     try:
       self.poll()
       yield
     finally:
-      self._raises = before
+      self.raises = before
 
   def _receive(self, number, frame):
     # Elsewhere it only takes a note: a handler may run in the middle of any
@@ -92,7 +105,7 @@ class Signals:
     if self._received:
       os._exit(128 + number)
     self._received = number
-    if self._raises:
+    if self.raises:
       raise Preempted(number)
 
 
@@ -105,6 +118,26 @@ def at_once() -> contextlib.AbstractContextManager:
   if not _listening or _asked:
     return contextlib.nullcontext()
   return _listening[-1].at_once()
+
+
+def ask(stop: Preempted) -> None:
+  """Makes the next poll raise `stop`, as if a signal had come.
+
+  Of several processes, all stop by a signal that this one sends itself.
+  """
+  if _asked:
+    signal.raise_signal(signal.SIGTERM)
+    return
+  _stops.append(stop)
+  if _listening and _listening[-1].raises:
+    raise stop
+
+
+def take_asked() -> Preempted | None:
+  """Returns what `ask` was given, once; None if it was not called."""
+  asked = _stops[0] if _stops else None
+  _stops.clear()
+  return asked
 
 
 def listen(poll: Callable[[int | None], None]) -> None:

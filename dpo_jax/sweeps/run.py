@@ -220,7 +220,7 @@ class Loop:
     began = time.monotonic()
     output = self._folder.output(point.name)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with append.open_text(output) as file:
+    with append.open_log(output) as file:
       line, code = self._train(point, file)
     seconds = time.monotonic() - began
     number, total = self._num_settled + 1, len(self._points)
