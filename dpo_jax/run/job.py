@@ -387,6 +387,13 @@ def _count_steps(config, train: Part | None) -> int:
   num_records = len(train.indices)
   prompts = config.train.num_epochs * num_records
   steps = int(prompts // config.train.batch_size)
+  if steps >= 2**31:
+    raise errors.refuse(
+      'config.train.num_epochs',
+      f'{config.train.num_epochs:g} of {num_records} prompts is more updates '
+      'than 32 bits count',
+      'a smaller number',
+    )
   if not steps:
     raise errors.refuse(
       'config.train.num_epochs',

@@ -16,7 +16,14 @@ from dpo_jax import errors, optim
 from dpo_jax.config import stored
 from dpo_jax.models import decoder_config
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.run import best, preemption, processes, updates, weights
+from dpo_jax.run import (
+  best,
+  memory,
+  preemption,
+  processes,
+  updates,
+  weights,
+)
 from dpo_jax.run import identity as identities
 from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run import job as job_lib
@@ -142,6 +149,8 @@ def open_workdir(
       identity.take(inputs.fingerprints)
       _check_model(first, inputs.model)
       job = job_lib.build(config, inputs, shared=shared)
+      if trains:
+        memory.check(job)
       job = job._replace(take_weights=identity.take_weights)
       yield Session(directory, job, signals.poll, identity, cache_dir)
     finally:
