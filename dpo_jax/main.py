@@ -287,6 +287,10 @@ def _pairs(argv: Sequence[str]):
         'write --name=value, quoted as a whole if the value has spaces',
       )
     name, value = match.groups()
+    if any('\ud800' <= char <= '\udfff' for char in word):
+      raise errors.refuse(
+        f'--{name}', f'{word!r} is not UTF-8', 'rename the file or folder'
+      )
     # A word after a bare flag is its value, unless it is a flag too. A negative
     # number is a value: no letter follows its dash.
     if value is None and words and not re.match(r'--?[A-Za-z_]', words[0]):
@@ -364,6 +368,8 @@ def _check_folder(flag: str, folder: str, mode: str) -> None:
       if flag == 'workdir':
         buckets.check_checkpoints(files.at(name))
       return buckets.check_writes(files.at(name))
+  if flag == 'workdir':
+    _check_name(flag, folder)
   nearest = os.path.abspath(folder)  # then its nearest parent that exists
   while not os.path.lexists(nearest):
     nearest = os.path.dirname(nearest)
@@ -376,6 +382,20 @@ def _check_folder(flag: str, folder: str, mode: str) -> None:
   raise errors.refuse(
     f'--{flag}', f'{folder!r} is not allowed, {problem}', 'use another folder'
   )
+
+
+def _check_name(flag: str, folder: str) -> None:
+  """Refuses a name of this machine under which no checkpoint can be read."""
+  path = os.path.abspath(folder)
+  bad = [char for char in '[]\\' if char in path]
+  bad += [part for part in path.split(os.sep) if part.endswith(':')]
+  if bad:
+    raise errors.refuse(
+      f'--{flag}',
+      f'{folder!r} is not allowed, checkpoints cannot be read under a name '
+      f'with {bad[0]!r}',
+      'use a folder without [ ] and \\, of which no part ends in a colon',
+    )
 
 
 def _with_values(overrides):

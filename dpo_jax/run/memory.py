@@ -111,11 +111,12 @@ def check(job) -> None:
     max(plan.row_counts) * plan.row_length // sharding.row_multiple(job.mesh)
   )
   # Tracing a step takes a moment: only where its rows are suspiciously long.
-  if slots > _MANY_SLOTS and sum(needed(job)) > 4 * room > 0:
+  need = sum(needed(job)) if slots > _MANY_SLOTS else 0
+  if need > 4 * room > 0:
     raise errors.refuse(
       'config.data.row_length',
       f'a batch of {max(plan.row_counts)} rows of {plan.row_length} tokens '
-      f'needs {files.show_size(sum(needed(job)))} on each device, which has at most '
+      f'needs {files.show_size(need)} on each device, which has at most '
       f'{files.show_size(room)}',
       'a smaller data.max_length, data.row_length or train.batch_size',
     )
