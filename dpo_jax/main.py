@@ -46,13 +46,6 @@ from dpo_jax.types import InputError
 _FLAGS = ('config', 'workdir', 'mode', *MODE_FLAGS, *PROCESS_FLAGS, 'help')
 
 
-_SMALLER = (
-  'a smaller train.batch_size or more train.microbatches, a smaller '
-  'data.max_length, eval.batch_size, sample.batch_size, or a larger mesh.fsdp; '
-  '--mode=plan estimates the need'
-)
-
-
 class Command(NamedTuple):
   """A command line after all checks."""
 
@@ -113,22 +106,11 @@ def _run(argv: Sequence[str]) -> int:
     return 130
   except Exception as error:
     processes.fail(error)
-    if not _is_out_of_memory(error):
+    line = host_memory.line_of(error)
+    if not line:
       raise
-    reason = f'{str(error).splitlines()[0]:.200}' if str(error) else 'the host'
-    line = f'out of memory ({reason}); fix: {_SMALLER}'
     print(errors.printable(line), file=sys.stderr)
     return 1
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-  """Whether host or device had no room: no bug, so no traceback."""
-  # By name: jax may not be imported.
-  is_jax = type(error).__name__ in ('JaxRuntimeError', 'XlaRuntimeError')
-  text = str(error)
-  return isinstance(error, MemoryError) or (
-    is_jax and ('RESOURCE_EXHAUSTED' in text or 'Out of memory' in text)
-  )
 
 
 def _start(argv: Sequence[str]) -> Command:

@@ -136,7 +136,7 @@ def _data() -> Section:
   # no default: an experiment names its data; source
   data.train = required(names('a file or a source name, or several as a,b'))
   # '' = 1 each; mixture
-  data.proportions = numbers('numbers from 0 to 10000 as 1,0.5')
+  data.proportions = numbers('numbers >= 0 and <= 10000 as 1,0.5')
   # 'split' = comparisons held out of data.train; datasets
   data.eval = name('split', "a file, a source name or 'split'")
   data.eval_pairs = whole(256, least=1)  # held out if eval is 'split'; split

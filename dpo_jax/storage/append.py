@@ -7,6 +7,7 @@ kill loses the lines since the last put, never a part of one.
 """
 
 import contextlib
+import errno
 import io
 import os
 import time
@@ -73,6 +74,16 @@ def open_log(path: Any) -> TextIO:
   return io.TextIOWrapper(
     io.BufferedWriter(Lossy(path)), encoding='utf-8', line_buffering=True
   )
+
+
+def check(file: TextIO) -> None:
+  """Raises FileNotFoundError or OSError if a file on a disk is gone or cut."""
+  if isinstance(file, _Object):
+    return
+  if os.stat(file.name).st_size < os.fstat(file.fileno()).st_size:
+    raise OSError(
+      errno.ESTALE, 'was replaced while the run wrote it', file.name
+    )
 
 
 def sync(file: TextIO) -> None:

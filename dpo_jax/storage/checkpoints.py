@@ -327,14 +327,13 @@ class Checkpoints:
       f'needs {files.show_size(self._pending_bytes)}, '
       f'{files.show_free(self.folder)} free',
       'make room or mend the folder and run the same command again, '
-      f'{_then(steps)}',
+      f'{orbax_parts.then(steps)}',
     )
 
   def says_last(self, error: StorageError) -> StorageError:
     """Returns the error with the step from which the same command goes on."""
-    with contextlib.suppress(OSError):
-      return errors.with_hint(error, _then(self.steps()))
-    return error
+    self._settle()  # a step may be on its way
+    return errors.with_hint(error, orbax_parts.then(self.steps()))
 
   def _make_room(self, step: int) -> None:
     """Removes what stands in the way of a save of `step`.
@@ -377,11 +376,6 @@ class Checkpoints:
     paths = self.folder.iterdir() if self.folder.is_dir() else ()
     numbers = (int(path.name) for path in paths if path.name.isdigit())
     return sorted(set(numbers) - {*steps, self._pending})
-
-
-def _then(steps: list[int]) -> str:
-  """What the same command does, with these steps on disk."""
-  return f'it continues from step {steps[-1]}' if steps else 'it starts over'
 
 
 def _remove(path: epath.Path) -> None:

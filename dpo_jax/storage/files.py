@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import IO, Any
 
 from dpo_jax import errors
-from dpo_jax.storage import buckets, stores, uploads
+from dpo_jax.storage import buckets, leftovers, stores, uploads
 from dpo_jax.types import InputError
 
 AnyPath = pathlib.Path | buckets.Path
@@ -30,7 +30,7 @@ _BLOCK = 1 << 20  # bytes read at once for a digest
 # disk that became read-only, a server that lost the file.
 _DISK_FAULTS = {
   *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-  *(errno.EROFS, errno.ESTALE),
+  *(errno.EROFS, errno.ESTALE, errno.ENOENT),
 }
 
 
@@ -207,7 +207,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
       yield file
     return
   path.parent.mkdir(parents=True, exist_ok=True)
-  scratch = path.with_name(f'.{path.name}.{_own_name()}.tmp')
+  scratch = path.with_name(leftovers.name_of(path.name))
   try:
     with open(scratch, 'wb') as file:
       yield file
@@ -249,7 +249,8 @@ def whole_folder(
       path, 'is there already', 'give another folder, or remove it'
     )
   # Beside its place: a rename is atomic within one file system only.
-  beside = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:8]}')
+  leftovers.remove(path.parent)
+  beside = path.with_name(leftovers.name_of(path.name, uuid.uuid4().hex[:8]))
   try:
     beside.mkdir(parents=True)
     yield beside
@@ -377,12 +378,6 @@ def flatten(
     else:
       leaves[name] = value
   return leaves
-
-
-def _own_name() -> str:
-  """Returns a name that no other process has, on any host of a shared disk."""
-  host = re.sub(r'[^\w-]', '-', os.uname().nodename)[:40]
-  return f'{host}.{os.getpid()}'
 
 
 def _is_taken(path: pathlib.Path) -> bool:

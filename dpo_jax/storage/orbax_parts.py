@@ -44,6 +44,11 @@ def move(step: epath.Path, target: epath.Path) -> None:
   step.rmtree(missing_ok=True)
 
 
+def then(steps: list[int]) -> str:
+  """Returns what the same command does, with these steps on disk."""
+  return f'it continues from step {steps[-1]}' if steps else 'it starts over'
+
+
 def not_from_orbax(entry: logging.LogRecord) -> bool:
   """Filters out Orbax's tracebacks: its errors are raised or logged here."""
   return f'{os.sep}orbax{os.sep}' not in entry.pathname

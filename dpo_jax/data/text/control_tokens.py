@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 _NAMED = ('role', 'type')  # keys whose values templates compare with words
 _WORD = re.compile(r'[\w.-]*')
-# Words of the schemas of messages and tools. A template writes `<|user|>` from a
-# role on purpose, so these stay as they are in any place.
+# Words of the schemas of messages and tools. A template writes `<|user|>` from
+# a role on purpose, so these stay as they are in any place.
 _SCHEMA = frozenset(
   'role content name type id text tools tool tool_calls tool_call_id function '
   'functions arguments parameters properties required description enum items '
-  'thinking reasoning reasoning_content thought system user assistant developer '
-  'observation ipython object string number integer boolean array null'.split()
+  'thinking reasoning reasoning_content thought system user assistant '
+  'developer observation ipython object string number integer boolean array '
+  'null'.split()
 )
 
 
