@@ -34,6 +34,7 @@ from dpo_jax.storage import (
   caches,
   checkpoints,
   files,
+  handover,
   initial_weights,
   state_items,
   trackers,
@@ -151,6 +152,7 @@ def open_workdir(
       job = job_lib.build(config, inputs, shared=shared)
       if trains:
         memory.check(job)
+      handover.connect(job.mesh, lambda: processes.all_true(True))
       job = job._replace(take_weights=identity.take_weights)
       yield Session(directory, job, signals.poll, identity, cache_dir)
     finally:
