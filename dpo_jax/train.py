@@ -37,7 +37,7 @@ from dpo_jax.run.preemption import Preempted
 from dpo_jax.run.shared import Shared
 from dpo_jax.storage import checkpoints, state_items, writers
 from dpo_jax.storage.run_dir import RunDir
-from dpo_jax.types import Frozen, TrainState
+from dpo_jax.types import Frozen, StorageError, TrainState
 
 
 class Pending(NamedTuple):
@@ -112,9 +112,12 @@ def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
   with open_run(session, origin) as (run, state, reference, start):
     # An implicit copy between host and device would slow every step down in
     # silence, so it is an error: the loop uses device_put and device_get.
-    with jax.transfer_guard('disallow'):
-      last = _loop(run, state, reference, start)
-    return finish(run, last)
+    try:
+      with jax.transfer_guard('disallow'):
+        last = _loop(run, state, reference, start)
+      return finish(run, last)
+    except StorageError as error:
+      raise run.saved.says_last(error) from error
 
 
 @contextlib.contextmanager
@@ -229,7 +232,8 @@ def _loop(
     report(run, pending, (state, reference))
     save(run, state, reference, step)
     run.saved.wait()
-    run.writer.log(f'{signal}: stopped; step {step} is saved')
+    signal.saved = f'step {step} is saved'
+    run.writer.log(f'{signal}: stopped; {signal.saved}')
     raise
   return evaluation
 

@@ -26,6 +26,14 @@ class InputError(ValueError):
   path:line, with the value, the allowed values and the nearest match.
   """
 
+  exit_code = 2
+
+
+class StorageError(InputError):
+  """A disk that takes no more, or a folder that is gone: exit code 1."""
+
+  exit_code = 1
+
 
 class Comparison(NamedTuple):
   """One human judgement: completion `winner` is preferred to `loser`."""

@@ -359,11 +359,12 @@ def _count_steps(config, train: Part | None) -> int:
   num_records = len(train.indices)
   prompts = config.train.num_epochs * num_records
   steps = int(prompts // config.train.batch_size)
-  if not steps:
+  if not 0 < steps < 2**31:
+    what = 'less than one update' if not steps else 'more than 2**31 updates'
     raise errors.refuse(
       'config.train.num_epochs',
-      f'{config.train.num_epochs:g} of {num_records} prompts is less than one '
-      f'update of {config.train.batch_size}',
-      'a smaller train.batch_size',
+      f'{config.train.num_epochs:g} of {num_records} prompts is {what} '
+      f'of {config.train.batch_size}',
+      'a smaller train.batch_size' if not steps else 'a smaller number',
     )
   return steps

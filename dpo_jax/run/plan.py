@@ -52,6 +52,7 @@ def main(
   with tempfile.TemporaryDirectory() as scratch:
     inputs = inputs_lib.read(config, pathlib.Path(scratch))
     job = job_lib.build(config, inputs, mesh)
+    memory.check(job)
     print(describe(job))
     print(describe_needs(job))
     for name, plan in (('train', job.train_plan), ('eval', job.eval_plan)):

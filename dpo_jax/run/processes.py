@@ -394,7 +394,7 @@ def _fault(error: BaseException) -> watch.Fault:
   if isinstance(error, Preempted):
     return watch.Fault(rank, error.exit_code, str(error))
   if isinstance(error, _EXPECTED):
-    code = 2 if isinstance(error, InputError) else 1
+    code = error.exit_code if isinstance(error, InputError) else 1
     return watch.Fault(rank, code, str(error))
   line = f'process {rank}: {type(error).__name__}: {error}'.splitlines()[0]
   return watch.Fault(rank, 1, f'{line}; its traceback is above')

@@ -17,7 +17,15 @@ from dpo_jax import errors, optim
 from dpo_jax.config import stored
 from dpo_jax.models import decoder_config
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.run import best, processes, updates, watchdog, weights
+from dpo_jax.run import (
+  best,
+  memory,
+  preemption,
+  processes,
+  updates,
+  watchdog,
+  weights,
+)
 from dpo_jax.run import identity as identities
 from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run import job as job_lib
@@ -113,7 +121,7 @@ def open_workdir(
     directory.check(config_lib.resolve(config))
   if shared.mesh is None:
     job_lib.check_mesh(config)
-  # From here on a signal waits for the next poll, encoding included.
+  # From here on a signal waits for the next poll, except where files are read.
   dog = _watchdog(config if trains else None, directory)
   with Signals() as signals, dog, directory.as_it_was():
     if trains:
@@ -129,19 +137,24 @@ def open_workdir(
       )
       # A fraction of a source is drawn by the seed.
       is_drawn = any(share % 1 for share in config_lib.proportions(config))
-      inputs = shared.get(
-        config,
-        'inputs',
-        (tuple(parts), config.seed if is_drawn else None),
-        lambda: processes.first_then_all(
-          lambda: inputs_lib.read(config, cache_dir, print, signals.poll, parts)
-        ),
-      )
+      with preemption.at_once():
+        inputs = shared.get(
+          config,
+          'inputs',
+          (tuple(parts), config.seed if is_drawn else None),
+          lambda: processes.first_then_all(
+            lambda: inputs_lib.read(
+              config, cache_dir, print, signals.poll, parts
+            )
+          ),
+        )
       if cache_dir == caches.folder() and processes.is_first():
         caches.trim(cache_dir, caches.limit())
       identity.take(inputs.fingerprints)
       _check_model(first, inputs.model)
       job = job_lib.build(config, inputs, shared=shared)
+      if trains:
+        memory.check(job)
       handover.connect(job.mesh, lambda: processes.all_true(True))
       job = job._replace(take_weights=identity.take_weights)
       yield Session(directory, job, signals.poll, identity, cache_dir)

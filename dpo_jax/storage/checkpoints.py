@@ -11,7 +11,6 @@ On disk: <folder>/<step>/<item>/, each leaf under its name ('a/b/c'), and
 """
 
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from dpo_jax import errors, tree
 from dpo_jax.storage import buckets, checkpoint_record, files, orbax_parts
-from dpo_jax.types import InputError
+from dpo_jax.types import InputError, StorageError
 
 _TRASH = 'trash'  # old steps are renamed into it at once, and deleted later
 _ASIDE = 'set_aside'  # unsound steps whose numbers training reached again
@@ -74,8 +73,7 @@ class Checkpoints:
     self._placed: dict[str, dict[str, Any]] = {}
     self._sound: set[int] = set()  # saved or restored by this object
     self._saving = False  # whether this object saved: readers remove nothing
-    # Orbax logs the traceback of every error that is one line here.
-    logging.getLogger('absl').addFilter(orbax_parts.not_from_orbax)
+    orbax_parts.silence()
     self._manager = self._open()
 
   def __enter__(self) -> 'Checkpoints':
@@ -312,7 +310,7 @@ class Checkpoints:
     self._pending = None
     return None
 
-  def _lost(self, error: Exception) -> InputError:
+  def _lost(self, error: Exception) -> StorageError:
     """Forgets the pending step, frees its bytes, returns the error to raise."""
     step, self._pending = self._pending, None
     steps = []
@@ -321,14 +319,21 @@ class Checkpoints:
       steps = self.steps()
       if step not in steps:
         _remove(self.folder / str(step))
-    then = f'continues from step {steps[-1]}' if steps else 'starts over'
-    return errors.refuse(
+    # Orbax's threads may be at work on what failed: they would print.
+    orbax_parts.drop_coroutines(error)
+    return errors.unwritten(
       self.folder / str(step),
       f'the checkpoint was not written ({checkpoint_record.reason(error)}); '
       f'needs {files.show_size(self._pending_bytes)}, '
       f'{files.show_free(self.folder)} free',
-      f'make room or mend the folder and run the same command again, it {then}',
+      'make room or mend the folder and run the same command again, '
+      f'{orbax_parts.then(steps)}',
     )
+
+  def says_last(self, error: StorageError) -> StorageError:
+    """Returns the error with the step from which the same command goes on."""
+    self._settle()  # a step may be on its way
+    return errors.with_hint(error, orbax_parts.then(self.steps()))
 
   def _make_room(self, step: int) -> None:
     """Removes what stands in the way of a save of `step`.
