@@ -26,7 +26,7 @@ from dpo_jax import (
 from dpo_jax.data.batches import pipeline
 from dpo_jax.models import adapters, decoder, quantized
 from dpo_jax.models.kernels import registry
-from dpo_jax.run import loss_config, memory, numerics, updates
+from dpo_jax.run import batch_plans, loss_config, memory, numerics, updates
 from dpo_jax.run.datasets import Part
 from dpo_jax.run.inputs import Inputs
 from dpo_jax.run.shared import Shared
@@ -90,7 +90,13 @@ def build(
   objective, hyper = _make_objective(config, inputs)
   num_steps = _count_steps(config, inputs.train)
   scored = loss_config.with_names(objective, config_lib.scored_for(config))
-  train_plan, eval_plan = _make_plans(config, inputs, mesh, objective, scored)
+  train_plan, eval_plan = shared.get(
+    config,
+    'plans',
+    # A sweep's points of one seed see the same batches.
+    (config.seed, is_planned, inputs.train is None, inputs.evaluation is None),
+    lambda: batch_plans.make(config, inputs, mesh, objective, scored),
+  )
   kernel = numerics.choose_kernel(
     config, inputs.model, (train_plan, eval_plan), is_planned, backend
   )
@@ -231,7 +237,11 @@ def batch_source(
   def batch(t):
     num_rows = plan.step(t).num_rows
     own = handover.own_rows(job.mesh, num_rows)
-    host = host_batch(plan, part, t, own)
+    host = job.shared.batch(
+      (plan, part.store, part.scores),
+      t,
+      lambda: host_batch(plan, part, t, own),
+    )
     return handover.put_batch(job.mesh, host, num_rows)
 
   return batch
@@ -337,46 +347,6 @@ def _place_state(config, inputs, mesh, model, optimizer, objective) -> Placed:
   return sharding.placed(
     sharding.state_shardings(mesh, optimizer, shardings, state), state
   )
-
-
-def _make_plans(config, inputs: Inputs, mesh, objective, scored):
-  """The plans of training and of evaluation; None for a part not read."""
-  data, model = config.data, inputs.model
-  longest = data.max_length
-  if model.learned_positions:
-    longest = min(longest, model.max_positions)
-  common = {
-    'row_length': data.row_length or data.max_length,
-    'layout': data.layout,
-    'row_multiple': sharding.row_multiple(mesh),
-    'max_shapes': data.max_shapes,
-    'weigh_prompts': data.weigh_prompts,
-  }
-
-  def mismatched_length(objective):
-    return longest if 'mismatched' in objective.needs else 0
-
-  train = inputs.train and pipeline.make_plan(
-    inputs.train.store.table,
-    seed=config.seed,
-    batch_size=config.train.batch_size,
-    microbatches=config.train.microbatches,
-    indices=inputs.train.indices,
-    mismatched_length=mismatched_length(objective),
-    **common,
-  )
-  # Evaluation runs in the order of the data: it is the same for every seed.
-  evaluation = inputs.evaluation and pipeline.make_plan(
-    inputs.evaluation.store.table,
-    seed=0,
-    batch_size=config.eval.batch_size,
-    shuffle=False,
-    indices=inputs.evaluation.indices,
-    mismatched_length=mismatched_length(scored),
-    # At most two row counts: each one compiles the evaluation step again.
-    **(common | {'max_shapes': min(2, data.max_shapes)}),
-  )
-  return train, evaluation
 
 
 def _count_steps(config, train: Part | None) -> int:

@@ -202,6 +202,7 @@ class Loop:
           self._folder.cache_dir,
           self._folder.path.name,
           program.one_device(),
+          shared.BATCH_BYTES,
         ),
         self._mode,
         self._say,
@@ -266,7 +267,9 @@ class Loop:
     if point.graph != self._graph:
       shared = importlib.import_module('dpo_jax.run.shared')
       self._shared = shared.Shared(
-        self._folder.cache_dir, self._folder.path.name
+        self._folder.cache_dir,
+        self._folder.path.name,
+        batch_bytes=shared.BATCH_BYTES,
       )
       self._graph = point.graph
     return self._shared

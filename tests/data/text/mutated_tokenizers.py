@@ -11,6 +11,7 @@ whatever else happened.
 
 import collections
 import json
+import math
 import pathlib
 import random
 import sys
@@ -24,7 +25,6 @@ import toy_tokenizers as toy
 from dpo_jax.data.text import tokenizer
 from dpo_jax.types import InputError
 
-LIMIT = 5.0  # seconds that one folder may take
 _VALUES: tuple[Any, ...] = (
   None, True, False, 0, -1, 7, 1e308, 10**9, 10**30, 2**63, '', 'x\ud83d',
   '\x00', '<|im_end|>', 'ByteLevel', 'TemplateProcessing', [], {}, [[]], [{}],
@@ -87,8 +87,16 @@ def _change(holder: Any, random_: random.Random) -> None:
     holder[random_.choice(keys)] = value
 
 
-def run(num: int, seed: int) -> tuple[collections.Counter, list[str]]:
-  """Returns (counts of outcomes, one line per mutation that went wrong)."""
+def run(
+  num: int, seed: int, seconds: float = math.inf
+) -> tuple[collections.Counter, list[str]]:
+  """Returns (counts of outcomes, one line per mutation that went wrong).
+
+  Args:
+    num: mutations.
+    seed: of the mutations.
+    seconds: what loading a folder may take.
+  """
   random_ = random.Random(seed)
   counts: collections.Counter = collections.Counter()
   failures = []
@@ -117,7 +125,7 @@ def run(num: int, seed: int) -> tuple[collections.Counter, list[str]]:
         outcome = 'failed'
         if isinstance(error, KeyboardInterrupt):
           raise
-      if time.monotonic() - start > LIMIT:
+      if time.monotonic() - start > seconds:
         failures.append(f'{i}: {spoilt}: took too long')
       counts[outcome] += 1
   return counts, failures
@@ -125,6 +133,6 @@ def run(num: int, seed: int) -> tuple[collections.Counter, list[str]]:
 
 if __name__ == '__main__':
   numbers = [int(argument) for argument in sys.argv[1:]]
-  outcomes, wrong = run(*numbers, *(2000, 0)[len(numbers) :])
+  outcomes, wrong = run(*numbers, *(2000, 0)[len(numbers) :], 5)
   print(dict(outcomes))
   print('\n'.join(wrong) or 'nothing else happened')

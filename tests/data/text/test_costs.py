@@ -16,21 +16,16 @@ def render(source, **variables):
 
 
 @pytest.mark.parametrize('source', hostile_templates.HANDED)
-def test_constructions_of_issue_16_are_refused_at_once(source):
-  start = time.process_time()
+def test_constructions_of_issue_16_are_refused(source):
   assert hostile_templates.run(source)
-  assert time.process_time() - start < 5
 
 
-def test_some_of_the_hostile_templates_end_in_time(monkeypatch):
-  # A tenth of the budget must end in a tenth of the time.
+def test_some_of_the_hostile_templates_are_refused(monkeypatch):
+  # The program hostile_templates.py measures the time of all of them.
   steps = budget.MAX_STEPS // 10
   monkeypatch.setattr(budget.Budget.__init__, '__defaults__', (steps,))
   for name, source in hostile_templates.build(1200)[20::75]:
-    start = time.process_time()
-    hostile_templates.run(source)
-    seconds = time.process_time() - start
-    assert seconds < hostile_templates.MAX_SECONDS / 10, name
+    assert hostile_templates.run(source), name
 
 
 # Each is the worst case of one operation: hours, or gigabytes, in plain jinja2.
@@ -54,23 +49,18 @@ SLOW = [
 
 @pytest.mark.parametrize('source', SLOW)
 def test_the_worst_case_of_an_operation_is_refused(source):
-  start = time.process_time()
   with pytest.raises((budget.LimitError, OverflowError, TypeError)):
     # Integers that differ by 2**61 - 1 have one hash.
     render(source, x=[i * (2**61 - 1) for i in range(2, 60000)])
-  assert time.process_time() - start < 5
 
 
-@pytest.mark.parametrize('size', [100, 2000, 20000])
-@pytest.mark.parametrize('length', [1, 50, 900])
-def test_the_price_of_a_search_covers_its_worst_case(size, length):
-  text, word = 'a' * size, 'a' * (length // 2) + 'b' + 'a' * (length // 2)
-  start = time.process_time()
-  for _ in range(200):
-    assert word not in text
-  seconds = (time.process_time() - start) / 200
-  # A million steps are to take less than 10 s.
-  assert seconds < 20e-6 + 10e-6 * costs.of_search(size, length) / budget.STEP
+def test_a_search_costs_its_comparisons_unless_both_texts_are_long():
+  # CPython's own bounds for its two-way search: 100 and 2,500 characters.
+  for size, length in ((100, 50), (2400, 1199), (9_000_000, 99)):
+    # 16 characters compared take the time of one copied.
+    assert costs.of_search(size, length) >= size * length // 16
+  long = costs.of_search(9_000_000, 4_000_000)
+  assert 9_000_000 < long < costs.of_search(9_000_000, 4_000_000, True) / 1000
 
 
 def test_sizes_count_what_is_shared_as_often_as_it_is_walked_through():
