@@ -54,8 +54,10 @@ def parse(text: str) -> Planned:
   if not chip:
     raise _refuse(text, 'names no devices', _examples())
   sizes = match[3].split('x')
-  if not all(size.isdigit() and int(size) for size in sizes):
-    raise _refuse(text, 'has a size that is no number from 1', _examples())
+  if not all(re.fullmatch('[1-9][0-9]{0,6}', size) for size in sizes):
+    raise _refuse(
+      errors.show(text)[1:-1], 'has a size that is not a number', _examples()
+    )
   counts = [int(size) for size in sizes]
   separator = {'gpu': ('x',), 'tpu': ('-', ':')}[chip.backend]
   if match[2] not in separator or (match[2] != ':' and len(counts) > 1):
