@@ -8,7 +8,6 @@ with libtpu installed jax's descriptions of a slice, for which XLA compiles.
 import importlib.util
 import math
 import os
-import pathlib
 import re
 from typing import NamedTuple
 
@@ -120,8 +119,8 @@ def describe_devices(planned: Planned) -> list:
     raise errors.refuse(
       where, 'libtpu, the compiler for TPUs, is not installed', _INSTALL
     )
-  folder = pathlib.Path(spec.submodule_search_locations[0])
-  os.environ.setdefault('TPU_LIBRARY_PATH', str(folder / 'libtpu.so'))
+  folder = spec.submodule_search_locations[0]
+  os.environ.setdefault('TPU_LIBRARY_PATH', os.path.join(folder, 'libtpu.so'))
   # No machine of a slice is asked for its neighbours.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   from jax.experimental import topologies
