@@ -1,23 +1,31 @@
 #!/bin/bash
-# scripts/launch_local.sh [--dry-run] N -- ARGS: runs N processes of
-# `python -m dpo_jax.main ARGS` on this machine, as one run, with the python in
-# use ($PYTHON, or the one on the PATH). The GPUs are divided among them; on the
-# CPU each has its part of --xla_force_host_platform_device_count in XLA_FLAGS,
-# or one device. Every line has the number of its process before it. The exit
-# code is that of the first process that fails; the others then end by
+# scripts/launch_local.sh [--dry-run] [--uncommitted] N -- ARGS: runs N
+# processes of `python -m dpo_jax.main ARGS` on this machine, as one run, with
+# the python in use ($PYTHON, or the one on the PATH). The GPUs are divided among
+# them; on the CPU each has its part of --xla_force_host_platform_device_count in
+# XLA_FLAGS, or one device. Every line has the number of its process before it.
+# The exit code is that of the first process that fails; the others then end by
 # themselves.
 set -u
-usage() {
-  echo "$1; fix: scripts/launch_local.sh [--dry-run] N -- ARGS" >&2
-  exit 2
-}
-dry=
-if [ "${1:-}" = --dry-run ]; then dry=1 && shift; fi
+source "$(dirname "$0")/launch_common.sh"
+usage() { refuse "$1" 'scripts/launch_local.sh [--dry-run] N -- ARGS'; }
+while [[ ${1:-} == --?* ]]; do
+  case $1 in
+    --dry-run) dry=1 ;;
+    --uncommitted) uncommitted=1 ;;
+    *) usage "$1: not a flag of this script" ;;
+  esac
+  shift
+done
 count=${1:-}
 [[ $count =~ ^[1-9][0-9]{0,3}$ ]] || usage "'$count' is not a number of processes"
 [ "${2:-}" = -- ] || usage "-- is missing after $count"
 shift 2
 python=${PYTHON:-python}
+need "$python" 'source scripts/environment.sh, and export PYTHON'
+committed
+# They share the cores when they encode.
+export DPO_JAX_PROCESSES_PER_HOST=$count
 
 # The devices: numbers of GPUs, or a count on the CPU.
 gpus=()
@@ -47,12 +55,17 @@ start() { # the process of a rank, in the place of this shell
   else
     export XLA_FLAGS="${XLA_FLAGS:-} $flag=$each"
   fi
-  exec ${dry:+printf '%q '} "$python" -m dpo_jax.main "${@:2}" \
-    --coordinator_address="localhost:$port" --num_processes="$count" \
-    --process_id="$1"
+  local command=("$python" -m dpo_jax.main "${@:2}"
+    --coordinator_address="localhost:$port" --num_processes="$count"
+    --process_id="$1")
+  [ -z "$dry" ] || {
+    words "${command[@]}"
+    exit
+  }
+  exec "${command[@]}"
 }
 if [ -n "$dry" ]; then
-  for ((rank = 0; rank < count; rank++)); do (start $rank "$@") && echo; done
+  for ((rank = 0; rank < count; rank++)); do (start $rank "$@"); done
   exit 0
 fi
 tasks=()

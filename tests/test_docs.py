@@ -46,6 +46,11 @@ STORIES = (
   '../shared/data/prefs/stories_lexicon.jsonl.gz',
   '../shared/data/models/stories260K',
 )
+# Scripts with --dry-run, and programs that are not this repository's.
+LAUNCHERS = tuple(
+  f'scripts/launch_{name}.sh' for name in ('local', 'tpu', 'gke')
+)
+OUTSIDE = ('export', 'gcloud', 'gcluster', 'scancel', 'sky', 'squeue')
 # Flags that `...` stands for, as in `--mode=evaluate ...`.
 THE_SAME = {
   '--config': 'experiments/quickstart.py:stage=dpo',
@@ -114,7 +119,11 @@ def test_every_command_of_a_page_parses(page, checkout):
 
 def _on_this_machine(word: str) -> str:
   """A word with a folder in place of a bucket, whose package is optional."""
+  if word.startswith('--bucket='):
+    return word
   word = word.replace('gs://BUCKET/runs/stories', 'runs/quickstart/dpo')
+  for name in ('FILE.jsonl', 'FOLDER'):
+    word = word.replace(f'gs://BUCKET/{name}', name)
   return word.replace('gs://BUCKET', 'buckets')
 
 
@@ -199,8 +208,14 @@ def check(words: tuple[str, ...]) -> None:
   program, *rest = words
   if program == 'source':
     subprocess.run(['bash', '-n', pages.ROOT / rest[0]], check=True)
-  elif program == 'scripts/launch_local.sh':
-    check(('python', '-m', 'dpo_jax.main', *rest[rest.index('--') + 1 :]))
+  elif program in LAUNCHERS and not rest:
+    assert (pages.ROOT / program).is_file()
+  elif program in LAUNCHERS:
+    dry = (pages.ROOT / program, '--dry-run', *rest)
+    environment = os.environ | {'DPO_JAX_UNCOMMITTED': '1'}
+    subprocess.run(dry, check=True, env=environment, stdout=subprocess.PIPE)
+    if '--' in rest:
+      check(('python', '-m', 'dpo_jax.main', *rest[rest.index('--') + 1 :]))
   elif program.startswith('scripts/'):
     for recorded in record(*words):
       check(('python', *recorded))
@@ -208,6 +223,14 @@ def check(words: tuple[str, ...]) -> None:
     script = next(word for word in rest if not word.startswith('-'))
     assert (pages.ROOT / script).is_file(), script
     check(('python', '-m', 'dpo_jax.main', *rest[rest.index(script) + 1 :]))
+  elif program == 'for':
+    assert rest[:2] == ['i', 'in'] and rest[-1] == 'done', rest
+    numbers, body = rest[2 : rest.index('do') - 1], rest[rest.index('do') + 1 :]
+    for number in (*numbers, '3'):
+      words = [word.rstrip(';').replace('$i', number) for word in body[:-1]]
+      check(tuple(words))
+  elif program in OUTSIDE:
+    assert rest or program == 'export', words
   elif program not in ('python', '$PYTHON'):
     raise AssertionError(f'{program}: teach tests/test_docs.py to check it')
   elif rest[0] == '-m':

@@ -27,6 +27,7 @@ from dpo_jax.storage import (
   caches,
   checkpoints,
   files,
+  handover,
   initial_weights,
   state_items,
   trackers,
@@ -139,6 +140,7 @@ def open_workdir(
       identity.take(inputs.fingerprints)
       _check_model(first, inputs.model)
       job = job_lib.build(config, inputs, shared=shared)
+      handover.connect(job.mesh, lambda: processes.all_true(True))
       job = job._replace(take_weights=identity.take_weights)
       yield Session(directory, job, signals.poll, identity, cache_dir)
     finally:

@@ -7,16 +7,54 @@ array over.
 """
 
 import functools
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dpo_jax import sharding, types
 
 _BLOCK = 1 << 28  # bytes that are gathered at once
+
+
+def connect(mesh: jax.sharding.Mesh, meet: Callable[[], Any]) -> None:
+  """Connects the devices of all processes, in every group of the mesh.
+
+  gloo, on the CPU, connects a group at its first collective and gives up after
+  30 seconds if a process is late, such as one that compiles longer. So each
+  group has its first collective here, right after all have met. Other backends
+  connect by themselves.
+
+  Args:
+    mesh: of the run.
+    meet: returns once all processes called it, however long that takes.
+  """
+  if jax.process_count() == 1 or jax.default_backend() != 'cpu':
+    return
+  zero = np.zeros(1, np.float32)
+  # Groups of jax's own: a device per process, and all devices.
+  meet()
+  multihost_utils.process_allgather(zero)
+  multihost_utils.sync_global_devices('connect')
+  whole = PartitionSpec()
+  axes = [name for name in mesh.axis_names if mesh.shape[name] > 1]
+  for size in range(1, len(axes) + 1):
+    for group in itertools.combinations(axes, size):
+      total = jax.shard_map(
+        functools.partial(jax.lax.psum, axis_name=group),
+        mesh=mesh,
+        in_specs=whole,
+        out_specs=whole,
+      )
+      x = put(zero, NamedSharding(mesh, whole))
+      program = jax.jit(total).lower(x).compile()
+      meet()
+      jax.block_until_ready(program(x))
 
 
 def put(tree: Any, shardings: Any) -> Any:

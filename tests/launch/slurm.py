@@ -54,7 +54,11 @@ def cluster(folder: pathlib.Path):
   commands += [['slurmd', '-D', '-N', n, '-f', str(config)] for n in NODES]
   environment = dict(os.environ, SLURM_CONF=str(config))
   daemons = []
+  # Processes of a job find the first node by its name.
+  hosts = pathlib.Path('/etc/hosts')
+  before = hosts.read_text()
   try:
+    hosts.write_text(f'{before}\n127.0.0.1 {" ".join(NODES)}\n')
     for command in commands:
       daemons.append(
         subprocess.Popen(
@@ -74,6 +78,7 @@ def cluster(folder: pathlib.Path):
       raise AssertionError(f'the nodes are {states!r}')
     yield environment
   finally:
+    hosts.write_text(before)
     for daemon in reversed(daemons):
       daemon.terminate()
     for daemon in daemons:

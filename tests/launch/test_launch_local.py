@@ -24,6 +24,7 @@ def run(*words, python='python', **variables):
     'PYTHON': str(python),
     'DPO_JAX_PORT': '1234',
     'JAX_PLATFORMS': 'cpu',
+    'DPO_JAX_UNCOMMITTED': '1',
   }
   return subprocess.run(
     [str(SCRIPT), *words],

@@ -68,3 +68,25 @@ def test_the_rows_of_a_process_are_those_of_its_devices(two_processes):
 
 def test_a_process_by_itself_fills_all_rows():
   assert handover.own_rows(sharding.make_mesh(data=8), 16) is None
+
+
+def test_groups_of_devices_connect_once_all_have_met(
+  two_processes, monkeypatch
+):
+  said = []
+  for name in ('process_allgather', 'sync_global_devices'):
+    monkeypatch.setattr(
+      handover.multihost_utils, name, lambda _, name=name: said.append(name)
+    )
+  psum = jax.lax.psum
+  monkeypatch.setattr(
+    jax.lax,
+    'psum',
+    lambda x, axis_name: said.append(axis_name) or psum(x, axis_name),
+  )
+  handover.connect(two_processes, lambda: said.append('all met'))
+  # Both axes, and the two together; one axis has a single device.
+  assert said == [
+    *('all met', 'process_allgather', 'sync_global_devices'),
+    *(('data',), 'all met', ('fsdp',), 'all met', ('data', 'fsdp'), 'all met'),
+  ]
