@@ -37,7 +37,14 @@ from dpo_jax.config.modes import (
   PROCESS_FLAGS,
   SWITCHES,
 )
-from dpo_jax.run import best, host_memory, output, preemption, processes
+from dpo_jax.run import (
+  best,
+  host_memory,
+  output,
+  preemption,
+  processes,
+  slices,
+)
 from dpo_jax.run.preemption import Diverged, Lost, Preempted, Signals
 from dpo_jax.storage import buckets, caches, files
 from dpo_jax.storage.run_dir import RunDir
@@ -325,6 +332,8 @@ def _check_flags(
       )
   for flag in NUMBERS & given.keys():
     _check_number(flag, given[flag])
+  if 'plan_devices' in given:
+    slices.parse(given['plan_devices'])
   if 'step' in given:
     best.check_flag(given['step'])
   for flag in ('workdir', 'export_to'):

@@ -5,11 +5,13 @@ Comes in: mesh sizes and logical axis names. Goes out: NamedShardings for
 """
 
 import functools
+import itertools
 import math
 from typing import Any, NamedTuple
 
 import jax
 import optax
+from jax.experimental import mesh_utils
 from jax.sharding import (
   AbstractMesh,
   AxisType,
@@ -46,18 +48,59 @@ class Placed(NamedTuple):
 def make_mesh(devices=None, **sizes: int) -> Mesh:
   """Returns a mesh of the given sizes.
 
+  Several TPU slices share `data`: the network between them is slow, and only
+  gradients cross it.
+
   Args:
     devices: the devices of the mesh; None = jax.devices().
     **sizes: as in `mesh_sizes`.
 
   Raises:
-    InputError: the sizes do not multiply to the number of devices.
+    InputError: the sizes do not multiply to the number of devices, or `data`
+      is not a multiple of the slices.
   """
   devices = list(jax.devices() if devices is None else devices)
   shape = mesh_sizes(len(devices), **sizes)
-  return jax.make_mesh(
-    shape, MESH_AXES, axis_types=_AXIS_TYPES, devices=devices
+  num_slices = _count_slices(devices)
+  if num_slices > 1:
+    return _over_slices(devices, shape, num_slices)
+  try:
+    return jax.make_mesh(
+      shape, MESH_AXES, axis_types=_AXIS_TYPES, devices=devices
+    )
+  except NotImplementedError:
+    # An axis that is no product of the torus's own, such as 8 of 4x4x4: some
+    # of its neighbours are then two links away.
+    array = mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+    return Mesh(array, MESH_AXES, axis_types=_AXIS_TYPES)
+
+
+def _count_slices(devices) -> int:
+  """The TPU slices of devices; 1 for all others."""
+  if devices[0].platform != 'tpu':
+    return 1
+  return len({getattr(device, 'slice_index', 0) for device in devices})
+
+
+def _over_slices(devices, shape, num_slices: int) -> Mesh:
+  """A mesh in which each slice has its own part of `data`."""
+  data, *others = shape
+  if data % num_slices:
+    raise errors.refuse(
+      'config.mesh.data',
+      f'{data} is not a multiple of the {num_slices} slices, over which only '
+      'data is split',
+      f'{_show_fitting(len(devices), shape, data_multiple=num_slices)}',
+    )
+  array = mesh_utils.create_hybrid_device_mesh(
+    (data // num_slices, *others),
+    (num_slices, *(1 for _ in others)),
+    devices,
+    allow_split_physical_axes=True,
   )
+  return Mesh(array, MESH_AXES, axis_types=_AXIS_TYPES)
 
 
 def abstract_mesh(num_devices: int, **sizes: int) -> AbstractMesh:
@@ -87,9 +130,33 @@ def mesh_sizes(num_devices: int, **sizes: int) -> tuple[int, ...]:
     raise errors.refuse(
       'config.mesh',
       f'{asked} does not fit {num_devices} device(s)',
-      f'use sizes whose product is {num_devices}, one of them -1 for the rest',
+      f'use sizes whose product is {num_devices}, one of them -1 for the '
+      f'rest: {_show_fitting(num_devices, [given[a] for a in MESH_AXES])}',
     )
   return tuple(shape)
+
+
+def _show_fitting(num_devices: int, asked, data_multiple: int = 1) -> str:
+  """The three sizes that fit and are nearest to those asked for."""
+  divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
+  fitting = [
+    (num_devices // rest, *sizes)
+    for sizes in itertools.product(divisors, repeat=len(MESH_AXES) - 1)
+    if num_devices % (rest := math.prod(sizes)) == 0
+    and num_devices // rest % data_multiple == 0
+  ]
+
+  def distance(sizes):
+    return sum(
+      abs(math.log(size / wanted))
+      for size, wanted in zip(sizes, asked)
+      if wanted > 0
+    )
+
+  return ' or '.join(
+    ' '.join(f'{axis}={n}' for axis, n in zip(MESH_AXES, sizes))
+    for sizes in sorted(fitting, key=distance)[:3]
+  )
 
 
 def row_multiple(mesh: Mesh) -> int:

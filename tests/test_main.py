@@ -226,7 +226,7 @@ def test_each_mode_names_a_function(mode):
     (['--mode=plan'], ('plan', 'dpo', '', {})),
     (
       ['--mode=plan', '--plan_devices=256'],
-      ('plan', 'dpo', '', {'plan_devices': 256}),
+      ('plan', 'dpo', '', {'plan_devices': '256'}),
     ),
     (
       [WORKDIR, '--mode=precompute_reference'],

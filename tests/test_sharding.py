@@ -60,3 +60,33 @@ def test_moments_lie_where_their_parameters_do(name):
   moments = optax.tree_utils.tree_get_all_with_path(placed.opt_state, 'mu')
   for _, moment in moments:
     assert moment['kernel'].sharding.spec == P(None, 'fsdp', 'tensor')
+
+
+def test_sizes_that_fit_are_named():
+  with pytest.raises(InputError, match='data=2 fsdp=4 tensor=1') as error:
+    sharding.make_mesh(data=2, fsdp=3)
+  assert error.value.args[0].count('data=') == 4
+
+
+class Chip:
+  """A device of one of two TPU slices."""
+
+  platform, device_kind = 'tpu', 'TPU v5 lite'
+
+  def __init__(self, number):
+    self.id, self.process_index, self.slice_index = number, number, number // 4
+    self.coords = (number % 2, number // 2 % 2, 0)
+    self.core_on_chip = 0
+
+  def __repr__(self):
+    return str(self.id)
+
+
+def test_slices_share_data_alone():
+  chips = [Chip(i) for i in range(8)]
+  mesh = sharding.make_mesh(chips, data=2, fsdp=4)
+  for part, row in enumerate(mesh.devices):
+    assert {chip.slice_index for chip in row.flat} == {part}
+  with pytest.raises(InputError, match='config.mesh.data: 1 .* 2 slices') as no:
+    sharding.make_mesh(chips, data=1, fsdp=8)
+  assert 'data=2 fsdp=4 tensor=1' in str(no.value)

@@ -38,7 +38,7 @@ MODES = {
   'plan': Mode(
     'dpo_jax.run.plan',
     'what training would do: shapes, steps, memory',
-    flags=('plan_devices',),
+    flags=('plan_devices', 'compile'),
     needs=('config',),
     reads_run=True,
     joins=False,
@@ -105,7 +105,8 @@ MODES = {
 MODE_FLAGS = {
   'export_to': 'DIR, the folder to write',
   'fork': 'RUN[@STEP], a run whose state and config a new run starts from',
-  'plan_devices': 'N, for so many devices in place of these',
+  'plan_devices': 'N, v5e-16, v5p-128, h100x8: in place of these devices',
+  'compile': 'asks XLA for memory and collectives; a TPU slice needs libtpu',
   'rewards': 'NAME,NAME: lexicon (the default), length, classifier:FOLDER, ...',
   'steps': 'N,N, best, last or all (the default: the start and what is saved)',
   'num_samples': 'N, samples per step; 256 by default',
@@ -126,6 +127,12 @@ PROCESS_FLAGS = {
   'num_processes': 'N, with --coordinator_address',
   'process_id': 'I, from 0, with --coordinator_address',
 }
-SWITCHES = {'diagnose', 'dry_run', 'retry', 'status'}  # flags without a value
+SWITCHES = {
+  'compile',
+  'diagnose',
+  'dry_run',
+  'retry',
+  'status',
+}  # flags without a value
 # Flags that are whole numbers.
-NUMBERS = {'plan_devices', 'num_records', 'num_samples'}
+NUMBERS = {'num_records', 'num_samples'}

@@ -24,6 +24,7 @@ from dpo_jax.models import (
   decoder_config,
   experts,
   layers,
+  placement,
   rotary,
   stack,
 )
@@ -176,12 +177,15 @@ class _Decoder(nn.Module):
   @nn.compact
   def __call__(self, rows: types.Rows, cache: attention.Cache | None = None):
     config, dtype = self.config, self.numerics.dtype
-    x_RLD = layers.embed(config, 'V', dtype, 'embed')(rows.tokens)
+    is_cached = cache is not None
+    # Decoding places its cache; states of one token go where that takes them.
+    mesh = None if is_cached else self.numerics.mesh
+    x_RLD = layers.Embed(dtype, mesh, name='embed')(rows.tokens)
     if config.scale_embeddings:
       x_RLD *= jnp.asarray(config.width**0.5, dtype)
     if config.learned_positions:
-      x_RLD += layers.embed(config, 'T', dtype, 'positions')(rows.positions)
-    is_cached = cache is not None
+      x_RLD += layers.Embed(dtype, mesh, name='positions')(rows.positions)
+    x_RLD = placement.stream(x_RLD, mesh)
     if is_cached:
       cache = attention.announce(cache, rows)
     # Computed once for all layers: a layer picks its kind of rotation.
@@ -268,19 +272,23 @@ class _Layer(nn.Module):
   def __call__(self, carry, shared, kind):
     config = self.config
     x_RLD, cache = carry
+    mesh = self.numerics.mesh if cache is None else None
 
     def norm(name, x_RLD, wanted):
       return layers.Norm(config, 'D', name=name)(x_RLD) if wanted else x_RLD
 
     read_RLD = norm('attention_norm', x_RLD, config.pre_norm)
     attend = _Attention(config, self.numerics, name='attention')
+    read_RLD = placement.read(read_RLD, mesh)
     out_RLD, cache = attend(read_RLD, shared, kind, cache)
+    out_RLD = placement.stream(out_RLD, mesh)
     out_RLD = norm('attention_post_norm', out_RLD, config.post_norm)
     before_RLD, x_RLD = x_RLD, x_RLD + out_RLD
     # A parallel MLP reads the stream before the attention's output is added.
     if not config.shared_norm:
       read_RLD = before_RLD if config.parallel else x_RLD
       read_RLD = norm('mlp_norm', read_RLD, config.pre_norm)
+      read_RLD = placement.read(read_RLD, mesh)
     dtype, router = self.numerics.dtype, None
     if config.num_experts:
       mix = experts.Experts(
@@ -293,6 +301,7 @@ class _Layer(nn.Module):
       out_RLD, router = mix(read_RLD, shared.rows)
     else:
       out_RLD = layers.Mlp(config, dtype, name='mlp')(read_RLD)
+    out_RLD = placement.stream(out_RLD, mesh)
     out_RLD = norm('mlp_post_norm', out_RLD, config.post_norm)
     return (x_RLD + out_RLD, cache), router
 
@@ -306,6 +315,7 @@ class _Attention(nn.Module):
   @nn.compact
   def __call__(self, x_RLD, shared, kind, cache):
     config, dtype = self.config, self.numerics.dtype
+    mesh = self.numerics.mesh if cache is None else None
     linear = functools.partial(layers.Linear, dtype)
     bias = config.qkv_bias
     q_RLHK = linear('D', 'HK', bias, name='query')(x_RLD)
@@ -330,8 +340,8 @@ class _Attention(nn.Module):
     }
     if cache is None:
       attend = functools.partial(registry.attend, self.numerics.kernel)
-      options['mesh'] = self.numerics.mesh
-      qkv = q_RLHK, k_RLGK, v_RLGK
+      options['mesh'] = mesh
+      qkv = [placement.heads(x, mesh) for x in (q_RLHK, k_RLGK, v_RLGK)]
       out_RLHK = attend(*qkv, shared.rows, shared.plan, **options)
     else:
       cache = attention.write(cache, kind.layer, k_RLGK, v_RLGK)

@@ -12,8 +12,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from dpo_jax.models import quantized
+from dpo_jax.models import placement, quantized
 from dpo_jax.models.decoder_config import DecoderConfig
 
 ACTIVATIONS = {
@@ -95,9 +96,17 @@ class Linear(nn.Module):
     return y
 
 
-def embed(config: DecoderConfig, dim: str, dtype: Any, name: str) -> nn.Embed:
-  """Returns the table [dim, D] as a map from ids to states."""
-  return nn.Embed(*shape(config, dim + 'D'), dtype=dtype, name=name)
+class Embed(nn.Module):
+  """A table [ids, D] as a map from ids to states."""
+
+  dtype: Any
+  mesh: Mesh | None  # on which rows are split
+
+  @nn.compact
+  def __call__(self, ids_RL):
+    """Returns the states [R, L, D]."""
+    table = self.get_variable('params', 'embedding')
+    return placement.look_up(table, ids_RL, self.dtype, self.mesh)
 
 
 def shape(config: DecoderConfig, dims: str) -> tuple[int, ...]:

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from dpo_jax import types
-from dpo_jax.models import products
-from dpo_jax.types import ROW_AXES, Array
+from dpo_jax.models import head_parts, products
+from dpo_jax.models.head_parts import Parts
+from dpo_jax.types import Array
 
 # Positions of a chunk when logits are kept. Larger chunks read and write the
 # gradient of the head less often.
@@ -45,14 +46,16 @@ class _Form(NamedTuple):
   fn: Callable[..., dict[str, Array]]
   scale: float
   softcap: float | None
-  chunk: int
+  chunk: int  # positions of each part
   keeps: bool  # logits, for the backward pass
+  parts: Parts = Parts()  # of a mesh
 
 
 def logits(head: types.Head, hidden_ND: Array) -> Array:
   """Returns float32 logits [N, V] of hidden states [N, D], not chunked."""
   raw_NV = _product(head.scale, head.weight_VD, hidden_ND)
-  return _shaped(head.softcap, raw_NV, head.bias)
+  form = _Form(None, head.scale, head.softcap, chunk=0, keeps=False)
+  return _shaped(form, raw_NV, head.bias)
 
 
 def make_project(
@@ -68,8 +71,8 @@ def make_project(
     chunk: positions whose logits [chunk, V] exist at one time; 0 keeps the
       logits of all predicting positions for the backward pass.
     full_logits: project every position at once.
-    mesh: splits the rows over types.ROW_AXES; None on one device. Each shard
-      of rows projects its own predicting positions.
+    mesh: splits the rows over types.ROW_AXES; None on one device. A chunk has
+      positions of all devices with one index of `data`: see head_parts.
   """
   by_rows = _all_at_once if full_logits else _by_rows
 
@@ -79,29 +82,31 @@ def make_project(
     form = _Form(
       fn, head.scale, head.softcap, chunk or KEPT_CHUNK, keeps=not chunk
     )
-    run = functools.partial(by_rows, form)
-    # full_logits has no loop whose trip count could differ between devices.
-    if mesh is not None and mesh.size > 1 and not full_logits:
-      run = _split_rows(run, mesh, has_frozen=frozen is not None)
     weights, mask_RL = (head.weight_VD, head.bias), rows.completion_id >= 0
-    return run(weights, hidden_RLD, frozen, rows.targets, mask_RL)
+    args = weights, hidden_RLD, frozen, rows.targets, mask_RL
+    # full_logits has no loop whose trip count could differ between devices.
+    if mesh is None or mesh.size == 1 or full_logits:
+      return by_rows(form, *args)
+
+    def run(weights, hidden_RLD, frozen, targets_RL, mask_RL):
+      parts = head_parts.on_mesh(mesh, weights[0].shape[0])
+      if frozen is not None:
+        split = parts.split_vocabulary(frozen.weights)
+        frozen = frozen._replace(weights=split)
+      return _by_rows(
+        form._replace(parts=parts, chunk=parts.chunk(form.chunk)),
+        parts.split_vocabulary(weights),
+        hidden_RLD,
+        frozen,
+        targets_RL,
+        mask_RL,
+      )
+
+    replicated, by_data = PartitionSpec(), PartitionSpec('data')
+    specs = frozen and Frozen(replicated, replicated, by_data)
+    return head_parts.over_data(run, mesh, specs or replicated)(*args)
 
   return project
-
-
-def _split_rows(run, mesh, has_frozen):
-  """Runs `run` on each device's own rows: the numbers of chunks may differ."""
-  rows, replicated = PartitionSpec(ROW_AXES), PartitionSpec()
-  frozen = Frozen(replicated, replicated, rows) if has_frozen else replicated
-  return jax.shard_map(
-    run,
-    mesh=mesh,
-    in_specs=(replicated, rows, frozen, rows, rows),
-    out_specs=rows,
-    # The `tensor` axis stays with the compiler, which splits the vocabulary.
-    axis_names=set(ROW_AXES),
-    check_vma=False,
-  )
 
 
 def _product(scale, weight_VD, hidden_ND):
@@ -112,14 +117,14 @@ def _product(scale, weight_VD, hidden_ND):
   return products.product(_PRODUCT, hidden_ND, weight_VD, hidden_ND.dtype)
 
 
-def _shaped(softcap, raw_NV, bias):
+def _shaped(form, raw_NV, bias):
   """Logits from their products."""
-  logits_NV = raw_NV
+  logits_NV = form.parts.place(raw_NV, None, form.parts.axes)
   if bias is not None:
     logits_NV = logits_NV + bias.astype(jnp.float32)
-  if softcap is not None:
-    logits_NV = softcap * jnp.tanh(logits_NV / softcap)
-  return logits_NV
+  if form.softcap is not None:
+    logits_NV = form.softcap * jnp.tanh(logits_NV / form.softcap)
+  return form.parts.hide_filling(logits_NV)
 
 
 def _raws(form, weights, hidden_ND, frozen) -> list[Array]:
@@ -132,10 +137,10 @@ def _raws(form, weights, hidden_ND, frozen) -> list[Array]:
 
 def _values(form, raws, bias, frozen, targets):
   """{name: float32 [N]} of one chunk's products."""
-  logits_NV = _shaped(form.softcap, raws[0], bias)
+  logits_NV = _shaped(form, raws[0], bias)
   if frozen is None:
     return form.fn(logits_NV, targets)
-  frozen_NV = _shaped(form.softcap, raws[1], frozen.weights[1])
+  frozen_NV = _shaped(form, raws[1], frozen.weights[1])
   return form.fn(logits_NV, targets, frozen_NV, frozen.extra)
 
 
@@ -160,17 +165,18 @@ def _all_at_once(form, weights, hidden_RLD, frozen, targets_RL, mask_RL):
 
 def _by_rows(form, weights, hidden_RLD, frozen, targets_RL, mask_RL):
   """{name: float32 [R, L]}, 0 where the mask is False; head by chunks."""
-  shape, size = mask_RL.shape, mask_RL.size
+  parts = form.parts
+  shape, size = mask_RL.shape, mask_RL.size // parts.rows
   form = form._replace(chunk=min(form.chunk, size))
   padding = -size % form.chunk
-  mask = jnp.pad(mask_RL.reshape(size), (0, padding))
+
+  def padded(x):
+    return parts.by_part(x, size, padding)
+
+  mask = padded(mask_RL)
   # Predicting positions first, so that the loop can end after the last of them.
   # The sort is stable: equal data gives equal chunks, bit by bit.
-  order = jnp.argsort(~mask, stable=True)
-
-  def padded(hidden_RLD):
-    return jnp.pad(_flat(hidden_RLD), ((0, padding), (0, 0)))
-
+  order = jnp.argsort(~mask, stable=True, axis=-1)
   if frozen is not None:
     frozen = frozen._replace(hidden=padded(frozen.hidden))
   values = _by_chunks(
@@ -178,11 +184,11 @@ def _by_rows(form, weights, hidden_RLD, frozen, targets_RL, mask_RL):
     weights,
     padded(hidden_RLD),
     frozen,
-    jnp.pad(targets_RL.reshape(size), (0, padding)),
+    padded(targets_RL),
     mask,
     order,
   )
-  return {k: v[:size].reshape(shape) for k, v in values.items()}
+  return {k: v[..., :size].reshape(shape) for k, v in values.items()}
 
 
 def _flat(hidden_RLD):
@@ -208,16 +214,20 @@ def _forward_chunks(form, weights, hidden_ND, frozen, targets, mask, order):
   """Values, and the products of all chunks in the dtype of `hidden_ND`."""
 
   def apply(index):
-    here = _at(frozen, index)
-    raws = _raws(form, weights, hidden_ND[index], here)
-    return raws, _values(form, raws, weights[1], here, targets[index])
+    here = _at(form, frozen, index)
+    raws = _raws(form, weights, form.parts.take(hidden_ND, index), here)
+    values = _values(
+      form, raws, weights[1], here, form.parts.take(targets, index)
+    )
+    return raws, values
 
   def body(i, carry):
     outputs, kept = carry
     index = _index(order, form.chunk, i)
     raws, values = apply(index)
+    is_real = form.parts.take(mask, index)
     outputs = {
-      k: outputs[k].at[index].set(jnp.where(mask[index], v, 0.0))
+      k: form.parts.put(outputs[k], index, jnp.where(is_real, v, 0.0))
       for k, v in values.items()
     }
     # Rounded here and nowhere before: the values are those of float32 logits.
@@ -227,11 +237,11 @@ def _forward_chunks(form, weights, hidden_ND, frozen, targets, mask, order):
     ]
     return outputs, kept
 
-  raws, values = jax.eval_shape(apply, order[: form.chunk])
+  raws, values = jax.eval_shape(apply, order[..., : form.chunk])
   outputs = {k: jnp.zeros(targets.shape, v.dtype) for k, v in values.items()}
   # Room for the case that every position predicts: the shape cannot depend on
   # data. Chunks that are not reached cost memory and no arithmetic.
-  most = len(order) // form.chunk
+  most = order.shape[-1] // form.chunk
   kept = [jnp.zeros((most, *raw.shape), hidden_ND.dtype) for raw in raws]
   return jax.lax.fori_loop(
     0,
@@ -242,11 +252,14 @@ def _forward_chunks(form, weights, hidden_ND, frozen, targets, mask, order):
 
 
 def _index(order, chunk, i):
-  return jax.lax.dynamic_slice_in_dim(order, i * chunk, chunk)
+  """Positions [n] of a chunk, or [S, n] of each part's own."""
+  return jax.lax.dynamic_slice_in_dim(order, i * chunk, chunk, axis=-1)
 
 
-def _at(frozen, index):
-  return frozen and frozen._replace(hidden=frozen.hidden[index])
+def _at(form, frozen, index):
+  return frozen and frozen._replace(
+    hidden=form.parts.take(frozen.hidden, index)
+  )
 
 
 def _by_chunks_fwd(form, *args):
@@ -261,18 +274,20 @@ def _by_chunks_bwd(form, residuals, cotangents):
     weights_bar, hidden_bar_ND = carry
     index = _index(order, form.chunk, i)
     # The last chunk ends in positions that predict nothing.
+    is_real, hidden = (form.parts.take(x, index) for x in (mask, hidden_ND))
     out_bar = {
-      k: jnp.where(mask[index], v[index], 0.0) for k, v in cotangents.items()
+      k: jnp.where(is_real, form.parts.take(v, index), 0.0)
+      for k, v in cotangents.items()
     }
-    here = _at(frozen, index), targets[index]
+    here = _at(form, frozen, index), form.parts.take(targets, index)
     if form.keeps:
       raws = [raw[i].astype(jnp.float32) for raw in kept]
-      pulled = _pull_kept(form, weights, hidden_ND[index], raws, *here, out_bar)
+      pulled = _pull_kept(form, weights, hidden, raws, *here, out_bar)
     else:
       _, pullback = jax.vjp(
         lambda weights, hidden: _whole(form, weights, hidden, *here),
         weights,
-        hidden_ND[index],
+        hidden,
       )
       pulled = pullback(out_bar)
     weights_step, hidden_step = pulled
@@ -281,13 +296,14 @@ def _by_chunks_bwd(form, residuals, cotangents):
       weights_bar,
       weights_step,
     )
-    return weights_bar, hidden_bar_ND.at[index].set(hidden_step)
+    return weights_bar, form.parts.put(hidden_bar_ND, index, hidden_step)
 
   # The head's gradient is a sum over all chunks: at least float32.
   zeros = jax.tree.map(
     lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)),
     weights,
   )
+  zeros = jax.tree.map(lambda x: form.parts.place(x, form.parts.axes), zeros)
   carry = (zeros, jnp.zeros_like(hidden_ND))
   weights_bar, hidden_bar_ND = jax.lax.fori_loop(
     0, _num_chunks(mask, form.chunk), body, carry
@@ -322,7 +338,8 @@ def _pull_kept(form, weights, hidden_ND, raws, frozen, targets, out_bar):
 
 
 def _num_chunks(mask, chunk):
-  return (jnp.sum(mask) + chunk - 1) // chunk
+  """Chunks of the part that has most predicting positions."""
+  return (jnp.max(jnp.sum(mask, axis=-1)) + chunk - 1) // chunk
 
 
 _by_chunks.defvjp(_by_chunks_fwd, _by_chunks_bwd)

@@ -71,6 +71,7 @@ def build(
   inputs: Inputs,
   mesh=None,
   shared: Shared | None = None,
+  backend: str = '',
 ) -> Job:
   """Builds the functions and shardings of a run; compiles nothing yet.
 
@@ -80,10 +81,12 @@ def build(
     mesh: an AbstractMesh gives a Job for planning only; None = the mesh of the
       config, on this machine's devices.
     shared: holds the programs of earlier runs of the same graph; None = none.
+    backend: of devices to plan for, of which `mesh` has no more than
+      descriptions; '' = those of the mesh, or of no known kind.
   """
   shared = shared or Shared()
   mesh = mesh or shared.mesh or sharding.make_mesh(**config.mesh)
-  is_planned = isinstance(mesh, jax.sharding.AbstractMesh)
+  is_planned = bool(backend) or isinstance(mesh, jax.sharding.AbstractMesh)
   objective, hyper = _make_objective(config, inputs)
   num_steps = _count_steps(config, inputs.train)
   scored = loss_config.with_names(objective, config_lib.scored_for(config))
@@ -95,11 +98,12 @@ def build(
     lambda: batch_plans.make(config, inputs, mesh, objective, scored),
   )
   kernel = numerics.choose_kernel(
-    config, inputs.model, (train_plan, eval_plan), is_planned
+    config, inputs.model, (train_plan, eval_plan), is_planned, backend
   )
   # A constant of the evaluation step.
   epsilon = loss_config.epsilon(scored, hyper)
   skips = config.train.skip_bad_steps
+  replicated = sharding.replicated(mesh)
 
   def assembled(chunk: int) -> Job:
     programs = shared.get(
@@ -123,9 +127,7 @@ def build(
       inputs=inputs,
       shared=shared,
       # An abstract mesh has no device to put numbers on.
-      hyper=hyper
-      if is_planned
-      else handover.put(hyper, sharding.replicated(mesh)),
+      hyper=hyper if is_planned else handover.put(hyper, replicated),
       reference_every=float(hyper.get('tr_tau', 0)),
       train_plan=train_plan,
       eval_plan=eval_plan,

@@ -10,7 +10,8 @@ Memory is the sum of the arrays alive in the middle of the backward pass:
   the sum and the next addend);
 - activations: the residuals of `jax.vjp` of the layers, for a device's rows
   under the remat policy, and those of one layer while it is recomputed;
-- one layer and the head, gathered from all `fsdp` shards, with their gradients;
+- one layer, gathered from all `fsdp` shards, and a device's words of the head,
+  with their gradients;
 - a chunk of logits three times (logits, probabilities, gradient), and kept
   logits, if any: of every position, because data says how many predict;
 - the batch.
@@ -28,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from dpo_jax import errors, sharding, types
-from dpo_jax.models import decoder, output_head
+from dpo_jax.models import decoder, head_parts, output_head
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
 from dpo_jax.run import numerics
 from dpo_jax.storage import files
@@ -44,7 +45,7 @@ class Memory(NamedTuple):
   reference: int
   gradients: int
   activations: int
-  gathered: int  # one layer and the head, not sharded, with their gradients
+  gathered: int  # one layer and the head's words, with their gradients
   logits: int
   batch: int
 
@@ -68,13 +69,14 @@ def needed(job, chunk: int | None = None) -> Memory:
   return Memory(
     parameters=trained + (on_device(job.base.abstract) if job.base else 0),
     optimizer=on_device(state.opt_state),
-    reference=on_device(job.weights.abstract) if _has_own(job) else 0,
+    reference=on_device(job.weights.abstract) if has_own_reference(job) else 0,
     gradients=trained * (2 if config.train.microbatches > 1 else 1),
     activations=_activations(job, local, dtype, rows, length),
-    gathered=_gathered(local, dtype, split=parts['fsdp'] > 1),
+    gathered=_gathered(local, dtype, parts['fsdp']),
     logits=_logits(
       job.head_chunk if chunk is None else chunk,
       rows * length,
+      parts['fsdp'],
       local.vocab_size,
       # Losses that compare distributions keep those of both models.
       dtype.itemsize * (1 + ('distributions' in job.objective.needs)),
@@ -143,15 +145,15 @@ def has_reference(job) -> bool:
   return job.scored.needs_reference and in_step
 
 
-def _bits(dtype) -> int:
-  """Of an element; devices pack two of uint4 in a byte."""
-  return 4 if dtype == jnp.uint4 else 8 * dtype.itemsize
-
-
-def _has_own(job) -> bool:
+def has_own_reference(job) -> bool:
   """Whether the reference has separate weights, beside an adapter's base."""
   shared = not job.config.reference.init_from and job.move_reference is None
   return has_reference(job) and (job.inputs.adapter is None or not shared)
+
+
+def _bits(dtype) -> int:
+  """Of an element; devices pack two of uint4 in a byte."""
+  return 4 if dtype == jnp.uint4 else 8 * dtype.itemsize
 
 
 def _local(config: DecoderConfig, parts: int) -> DecoderConfig:
@@ -167,11 +169,19 @@ def _local(config: DecoderConfig, parts: int) -> DecoderConfig:
   )
 
 
-def _logits(chunk: int, positions: int, vocab: int, kept_bytes: int) -> int:
-  """Bytes of three float32 arrays [chunk, V], and of logits that are kept."""
-  size = min(chunk or output_head.KEPT_CHUNK, positions)
-  kept = 0 if chunk else -(-positions // size) * size * vocab * kept_bytes
-  return 3 * 4 * vocab * size + kept
+def _logits(
+  chunk: int, positions: int, parts: int, vocab: int, kept_bytes: int
+) -> int:
+  """Bytes of three float32 arrays [chunk, V], and of logits that are kept.
+
+  A device has V / parts words and its share of the chunk's positions from each
+  of the parts, which is the same product.
+  """
+  size = head_parts.chunk_of_part(chunk or output_head.KEPT_CHUNK, parts)
+  size = min(size, positions)
+  words = -(-vocab // parts)
+  kept = 0 if chunk else -(-positions // size) * size * words * kept_bytes
+  return 3 * 4 * words * size * parts + kept * parts
 
 
 def _activations(job, local, dtype, rows, length) -> int:
@@ -222,11 +232,12 @@ def _residuals(model, shape: tuple[int, int]) -> int:
   return sum(sizes.values())
 
 
-def _gathered(local: DecoderConfig, dtype, split: bool) -> int:
-  """Bytes of one layer and the head while they compute.
+def _gathered(local: DecoderConfig, dtype, parts: int) -> int:
+  """Bytes of one layer and of a part of the head while they compute.
 
-  A copy in the compute dtype if that is not float32, a float32 copy if shards
-  are gathered, and the float32 gradient. All experts of a layer are counted.
+  A copy in the compute dtype if that is not float32, a float32 copy if the
+  shards of `fsdp` are moved, and the float32 gradient. All experts of a layer
+  are counted.
   """
   sizes = local.sizes | {'N': 1}
   dims = param_dims(local)
@@ -235,6 +246,6 @@ def _gathered(local: DecoderConfig, dtype, split: bool) -> int:
     for name, letters in dims.items()
     if name.startswith('layers/')
   )
-  head = local.vocab_size * local.width
+  head = -(-local.vocab_size // parts) * local.width
   cast = dtype.itemsize if dtype != jnp.float32 else 0
-  return (layer + head) * (cast + 4 * split + 4)
+  return (layer + head) * (cast + 4 * (parts > 1) + 4)

@@ -71,6 +71,7 @@ def choose_kernel(
   model: DecoderConfig,
   plans: Iterable[pipeline.Plan | None],
   is_planned: bool = False,
+  backend: str = '',
 ) -> registry.Choice:
   """Returns what computes attention.
 
@@ -81,15 +82,16 @@ def choose_kernel(
     config: model.attention and precision.compute.
     model: shape of the decoder.
     plans: of the rows that the run reads; None for a part that is not read.
-    is_planned: whether the devices need not exist: then nothing is proven and
-      'auto' is dense.
+    is_planned: whether the devices need not exist: then nothing is proven.
+    backend: of planned devices; '' = not known, and 'auto' is dense.
 
   Raises:
     InputError: a kernel was named that cannot run here, or is wrong here.
   """
-  name, backend = config.model.attention, jax.default_backend()
-  if name == 'dense' or (name == 'auto' and is_planned):
+  name = config.model.attention
+  if name == 'dense' or (name == 'auto' and is_planned and not backend):
     return registry.DENSE
+  backend = backend or jax.default_backend()
   plans = [plan for plan in plans if plan is not None]
   branches = max((plan.most_branches for plan in plans), default=1)
   prompts = max((plan.most_prompts for plan in plans), default=1)
@@ -101,10 +103,10 @@ def choose_kernel(
     is_plain = registry.KERNELS[name].is_plain
     if not is_plain:
       choice = registry.Choice(name, branches, prompts, backend == 'cpu')
-    if is_planned:
+    if is_planned and config.model.attention != 'auto':
       return choice
     problem, fix = registry.problem(name, model, dtype, backend)
-    if not problem and not is_plain:
+    if not problem and not is_plain and not is_planned:
       problem = proof.problem(choice, model, dtype, row_length)
     if not problem:
       return choice

@@ -17,46 +17,60 @@ from ml_collections.config_dict import ConfigDict
 from dpo_jax import sharding
 from dpo_jax.models import flops
 from dpo_jax.models.decoder_config import param_dims
+from dpo_jax.run import compiled, memory, numerics, slices
 from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run import job as job_lib
-from dpo_jax.run import memory, numerics
 from dpo_jax.run.job import Job
 
 _COUNTED_STEPS = 100  # steps whose attended pairs are counted
 
 
 def main(
-  config: ConfigDict, workdir: str = '', plan_devices: int | None = None
+  config: ConfigDict,
+  workdir: str = '',
+  plan_devices: str = '',
+  compile: bool = False,
 ) -> int:
   """--mode=plan: prints the shapes, memory and arithmetic of training.
 
   Args:
     config: validated.
     workdir: not read; a plan writes nothing.
-    plan_devices: number of devices to plan for; None = those of this machine.
-      Planned devices are GPUs where a key of `precision` is 'auto': they
-      compute in bfloat16.
+    plan_devices: devices to plan for, see slices.parse; '' = those of this
+      machine. Planned devices of no known kind are GPUs where a key of
+      `precision` is 'auto': they compute in bfloat16.
+    compile: whether to ask XLA, too.
   """
   del workdir
-  mesh = None
-  if plan_devices is None:
+  planned, mesh, backend = None, None, ''
+  if not plan_devices:
     job_lib.check_mesh(config)
   else:
-    mesh = sharding.abstract_mesh(plan_devices, **config.mesh)
+    planned = slices.parse(plan_devices)
+    backend = planned.chip.backend if planned.chip else ''
+    if compile:
+      described = slices.describe_devices(planned)
+      mesh = sharding.make_mesh(described, **config.mesh)
+    else:
+      mesh = sharding.abstract_mesh(planned.num_devices, **config.mesh)
     config = copy.deepcopy(config)
     if config.precision.compute == 'auto':
       config.precision.compute = 'bfloat16'
     if config.precision.head_chunk == 'auto':
-      config.precision.head_chunk = numerics.HEAD_CHUNKS['gpu']
+      config.precision.head_chunk = numerics.HEAD_CHUNKS[backend or 'gpu']
   # Encoding the data fills a token cache, here one that is thrown away.
   with tempfile.TemporaryDirectory() as scratch:
     inputs = inputs_lib.read(config, pathlib.Path(scratch))
-    job = job_lib.build(config, inputs, mesh)
+    job = job_lib.build(config, inputs, mesh, backend=backend)
     memory.check(job)
     print(describe(job))
     print(describe_needs(job))
+    if planned and planned.chip:
+      print(describe_chip(job, planned))
     for name, plan in (('train', job.train_plan), ('eval', job.eval_plan)):
       print(f'{name}: {json.dumps(plan.summary())}')
+    if compile:
+      print(describe_compiled(compiled.compile_step(job)), flush=True)
   return 0
 
 
@@ -145,6 +159,28 @@ def describe_needs(job: Job) -> str:
     f'arithmetic: {counts["flops_per_step"]:.3e} FLOPs per step, '
     f'{counts["flops_per_device"]:.3e} per device, '
     f'{counts["tokens_per_step"]:,.0f} tokens per step'
+  )
+
+
+def describe_chip(job: Job, planned: slices.Planned) -> str:
+  """Returns whether the step fits planned devices, and its time at peak."""
+  chip, needed = planned.chip, sum(memory.needed(job))
+  seconds = step_flops(job)['flops_per_device'] / chip.flops
+  verdict = 'fits' if needed <= chip.memory else 'does not fit'
+  return (
+    f'{planned.num_devices} x {planned.name}: {verdict} {_gib(chip.memory)} '
+    f'GiB; a step takes at least {seconds:.3g} s, at the peak of '
+    f'{chip.flops / 1e12:g} TFLOP/s'
+  )
+
+
+def describe_compiled(step: compiled.Step) -> str:
+  """Returns XLA's account of a step, as text."""
+  moved = ', '.join(f'{k} {_gib(v)}' for k, v in step.collectives.items() if v)
+  return (
+    f'XLA: {_gib(step.peak)} GiB at most on a device, {_gib(step.arguments)} '
+    f'of them arguments; collectives per step, GiB: {moved or "none"} (a loop '
+    'whose length is in the data counts once)'
   )
 
 

@@ -46,3 +46,17 @@ def test_the_command_plans_for_devices_that_do_not_exist(capsys):
   assert main_lib.main([*argv, '--config.mesh.fsdp=3']) == 2
   error = capsys.readouterr().err
   assert error.startswith('config.mesh: data=-1, fsdp=3') and '256' in error
+
+
+def test_rented_devices_have_a_kernel_a_size_and_a_peak(capsys):
+  argv = [f'--config={EXPERIMENT}', '--mode=plan', '--plan_devices=v5e-16']
+  argv += [f'--config.{k}={v}' for k, v in LLAMA.items()]
+  argv += ['--config.mesh.data=1', '--config.mesh.fsdp=-1']
+  argv += ['--config.model.remat=full']
+  assert main_lib.main(argv) == 0
+  out = capsys.readouterr().out
+  # What a v5e runs, although this machine has none.
+  assert 'attention: splash' in out and 'chunks of 2,048 positions' in out
+  assert '16 x v5e (4x4): fits 15.8 GiB' in out
+  assert main_lib.main([*argv[:-3], '--config.mesh.fsdp=1']) == 0
+  assert 'v5e (4x4): does not fit 15.8 GiB' in capsys.readouterr().out

@@ -1,0 +1,128 @@
+"""A training step compiled for devices that need not exist -> its needs.
+
+Comes in: a Job on a mesh, whose devices may be jax's descriptions of a slice.
+Goes out: XLA's own account of memory, and the collectives of a step, read from
+the program. Runs nothing and makes no array.
+"""
+
+import collections
+import math
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dpo_jax import sharding, types
+from dpo_jax.run import memory
+
+COLLECTIVES = (
+  'all-gather',
+  'all-reduce',
+  'reduce-scatter',
+  'all-to-all',
+  'collective-permute',
+)
+_BITS = {'pred': 8, 'bf16': 16}  # all other types end with their bits
+_COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$')
+_INSTRUCTION = re.compile(
+  r'^\s*(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\('
+)
+
+
+class Step(NamedTuple):
+  """XLA's account of one update on one device, bytes."""
+
+  arguments: int
+  peak: int
+  # {name of COLLECTIVES: bytes of its results}; loops over layers counted by
+  # their trips, loops whose trips depend on data once
+  collectives: dict[str, float]
+
+
+def compile_step(job) -> Step:
+  """Compiles the update of a job's largest planned batch."""
+  compiled = lower_step(job).compile()
+  stats = compiled.memory_analysis()
+  return Step(
+    stats.argument_size_in_bytes,
+    stats.peak_memory_in_bytes,
+    collectives(compiled.as_text()),
+  )
+
+
+def lower_step(job):
+  """Returns the lowered update of a job's largest planned batch."""
+  steps = range(min(job.train_plan.steps_per_epoch, job.num_steps))
+  largest = max(steps, key=lambda t: job.train_plan.step(t).num_rows)
+  part = job.inputs.train
+  batch = job.train_plan.batch(largest, part.store)
+  where = sharding.batch_shardings(job.mesh, batch)
+  everywhere = NamedSharding(job.mesh, PartitionSpec())
+
+  def place(x, sharding):
+    return jax.ShapeDtypeStruct(jnp.shape(x), x.dtype, sharding=sharding)
+
+  scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
+  reference = types.Frozen(
+    base=job.base.abstract if job.base else None,
+    scale=scale if job.base else None,
+    weights=job.weights.abstract if memory.has_own_reference(job) else None,
+  )
+  hyper = {k: scale for k in job.hyper}
+  return job.train_step.lower(
+    job.abstract, reference, jax.tree.map(place, batch, where), hyper
+  )
+
+
+def collectives(text: str) -> dict[str, float]:
+  """Returns the bytes of results of collectives in a program, by kind."""
+  entry, bodies = _computations(text)
+  total = collections.Counter()
+
+  def add(name, times):
+    for line in bodies[name]:
+      match = _INSTRUCTION.match(line)
+      if not match:
+        continue
+      result, kind = match[1], match[2].removesuffix('-start')
+      if kind in COLLECTIVES:
+        # What starts has its operand in the result too.
+        twice = match[2].endswith('-start') and kind != 'all-reduce'
+        total[kind] += _size(result) / (1 + twice) * times
+      elif kind == 'while':
+        trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+        body = re.search(r'body=%?([\w.\-]+)', line)[1]
+        add(body, times * (int(trips[1]) if trips else 1))
+      elif kind in ('fusion', 'call', 'conditional', 'async-start'):
+        for called in re.findall(r'(?:calls|to_apply)=%?([\w.\-]+)', line):
+          add(called, times)
+
+  add(entry, 1)
+  return {kind: total[kind] for kind in COLLECTIVES}
+
+
+def _computations(text):
+  """The name of the entry, and {name: lines} of all computations."""
+  bodies, name, entry = {}, '', ''
+  for line in text.splitlines():
+    match = _COMPUTATION.match(line)
+    if match:
+      name = match[2]
+      bodies[name] = []
+      entry = name if match[1] else entry
+    elif line.startswith('}'):
+      name = ''
+    elif name:
+      bodies[name].append(line)
+  return entry, bodies
+
+
+def _size(shape: str) -> float:
+  """Bytes of a shape, or of all in a tuple."""
+  total = 0.0
+  for kind, sizes in re.findall(r'(\w+)\[([\d,]*)\]', shape):
+    bits = _BITS.get(kind) or int(re.search(r'\d*$', kind)[0] or 0)
+    total += bits / 8 * math.prod(int(n) for n in sizes.split(',') if n)
+  return total

@@ -1,0 +1,70 @@
+"""compiled: XLA's account of a step, on CPU devices and in a known text."""
+
+import jax
+import pytest
+from commands import build
+
+from dpo_jax import sharding
+from dpo_jax.run import compiled
+
+TEXT = """
+%body (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %ar = f32[8,4]{1,0} all-reduce(%x), replica_groups={}, to_apply=%add
+  %ag = (bf16[8,4]{1,0}, bf16[32,4]{1,0}) all-gather-start(%y), dimensions={0}
+}
+
+ENTRY %main (p0: f32[8,4]) -> f32[8,4] {
+  %w = (s32[], f32[8,4]) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %rs = u4[100]{0} reduce-scatter(%w), to_apply=%add
+}
+"""  # noqa: E501
+
+
+def test_collectives_of_loops_count_by_their_trips():
+  got = compiled.collectives(TEXT)
+  assert got['all-reduce'] == 5 * 8 * 4 * 4
+  # The operand of a start is not its result: 2 bytes of (32 + 256) / 2.
+  assert got['all-gather'] == 5 * 2 * (8 * 4 + 32 * 4) / 2
+  assert got['reduce-scatter'] == 50
+  assert got['all-to-all'] == 0
+
+
+@pytest.fixture(scope='module')
+def program(tmp_path_factory):
+  config = {
+    'mesh.data': 2,
+    'mesh.fsdp': 4,
+    'model.vocab_size': 6144,
+    'data.row_length': 128,
+    'train.num_steps': 2,
+  }
+  job = build(tmp_path_factory.mktemp('compiled'), config.items())
+  assert jax.device_count() == 8
+  return job, compiled.lower_step(job).compile().as_text()
+
+
+def test_no_device_holds_a_head_or_a_global_batch(program):
+  job, text = program
+  width, rows = job.model.config.width, max(job.train_plan.row_counts)
+  # Neither the head nor the logits of a batch nor the states of all rows.
+  assert rows >= 8
+  for shape in (
+    f'[6144,{width}]',
+    f'[{width},6144]',
+    f'[{rows},128,{width}]',
+    f'[{rows},128,6144]',
+    f'[{rows // 8},128,6144]',
+  ):
+    assert shape not in text, shape
+  # A device's words of it are there: the text is that of the step.
+  assert f'f32[1536,{width}]' in text
+
+
+def test_meshes_that_are_no_product_of_the_torus(monkeypatch):
+  def refuse(*args, **kwargs):
+    raise NotImplementedError
+
+  monkeypatch.setattr(jax, 'make_mesh', refuse)
+  mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+  assert dict(mesh.shape) == {'data': 2, 'fsdp': 2, 'tensor': 2}
+  assert len({device.id for device in mesh.devices.flat}) == 8
