@@ -37,15 +37,16 @@ from dpo_jax.config.modes import (
   PROCESS_FLAGS,
   SWITCHES,
 )
-from dpo_jax.run import (
-  best,
-  host_memory,
-  output,
-  preemption,
-  processes,
-  slices,
+from dpo_jax.run import best, host_memory, output, processes, slices
+from dpo_jax.run.preemption import (
+  CONTINUE,
+  Diverged,
+  Lost,
+  Preempted,
+  Signals,
+  at_once,
+  take_asked,
 )
-from dpo_jax.run.preemption import Diverged, Lost, Preempted, Signals
 from dpo_jax.storage import buckets, caches, files
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import InputError
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   with Signals(), output.guarded():
     code = _run(argv)
     sys.stdout.flush()
-    lost = preemption.take_asked()
+    lost = take_asked()
     # The command did its work, and nobody saw all of it.
     if lost and not code:
       print(errors.printable(lost.line()), file=sys.stderr)
@@ -95,7 +96,7 @@ def _run(argv: Sequence[str]) -> int:
         print(config_lib.help_text(word.removeprefix('--help=')))
         return 0
     # A mode that writes listens by itself.
-    with preemption.at_once():
+    with at_once():
       command = _start(argv)
       function = _function(command.mode)
       code = function(command.config, command.workdir, **command.flags)
@@ -109,7 +110,7 @@ def _run(argv: Sequence[str]) -> int:
   except Preempted as stop:
     return processes.leave(stop.exit_code, errors.printable(stop.line()))
   except KeyboardInterrupt:
-    print(f'stopped by SIGINT; {preemption.CONTINUE}', file=sys.stderr)
+    print(f'stopped by SIGINT; {CONTINUE}', file=sys.stderr)
     return 130
   except Exception as error:
     processes.fail(error)

@@ -99,7 +99,7 @@ def check(job) -> None:
   state = job.abstract
   size = on_device((state.params, state.params, state.opt_state))
   size += on_device(job.base.abstract) if job.base else 0
-  size += on_device(job.weights.abstract) if _has_own(job) else 0
+  size += on_device(job.weights.abstract) if has_own_reference(job) else 0
   room = _room(job.mesh.local_devices[0])
   if size > room > 0:
     raise errors.refuse(
