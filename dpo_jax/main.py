@@ -38,15 +38,8 @@ from dpo_jax.config.modes import (
   SWITCHES,
 )
 from dpo_jax.run import best, host_memory, output, processes, slices
-from dpo_jax.run.preemption import (
-  CONTINUE,
-  Diverged,
-  Lost,
-  Preempted,
-  Signals,
-  at_once,
-  take_asked,
-)
+from dpo_jax.run import preemption as stops
+from dpo_jax.run.preemption import Diverged, Lost, Preempted, Signals
 from dpo_jax.storage import buckets, caches, files
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import InputError
@@ -76,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   with Signals(), output.guarded():
     code = _run(argv)
     sys.stdout.flush()
-    lost = take_asked()
+    lost = stops.take_asked()
     # The command did its work, and nobody saw all of it.
     if lost and not code:
       print(errors.printable(lost.line()), file=sys.stderr)
@@ -96,7 +89,7 @@ def _run(argv: Sequence[str]) -> int:
         print(config_lib.help_text(word.removeprefix('--help=')))
         return 0
     # A mode that writes listens by itself.
-    with at_once():
+    with stops.at_once():
       command = _start(argv)
       function = _function(command.mode)
       code = function(command.config, command.workdir, **command.flags)
@@ -110,7 +103,7 @@ def _run(argv: Sequence[str]) -> int:
   except Preempted as stop:
     return processes.leave(stop.exit_code, errors.printable(stop.line()))
   except KeyboardInterrupt:
-    print(f'stopped by SIGINT; {CONTINUE}', file=sys.stderr)
+    print(f'stopped by SIGINT; {stops.CONTINUE}', file=sys.stderr)
     return 130
   except Exception as error:
     processes.fail(error)

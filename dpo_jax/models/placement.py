@@ -6,6 +6,8 @@ nothing is placed. Left to itself, the compiler gathers the cotangent of a whole
 global batch on every device.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -53,7 +55,7 @@ def look_up(table: Array, ids_RL: Array, dtype, mesh: Mesh | None) -> Array:
   def take(table, ids):
     return jnp.take(table, ids, axis=0).astype(dtype)
 
-  if mesh is None:
+  if not _splits(mesh, ids_RL):
     return take(table, ids_RL)
   is_split = mesh.shape['fsdp'] > 1 and table.shape[1] % mesh.shape['fsdp'] == 0
   rows = PartitionSpec(ROW_AXES)
@@ -77,8 +79,14 @@ def look_up(table: Array, ids_RL: Array, dtype, mesh: Mesh | None) -> Array:
   )(table, ids_RL)
 
 
+def _splits(mesh, x) -> bool:
+  """Whether the rows of x can be split: those of a lone text may be fewer."""
+  size = 1 if mesh is None else math.prod(mesh.shape[a] for a in ROW_AXES)
+  return mesh is not None and x.shape[0] % size == 0
+
+
 def _place(x, mesh, *axes):
-  if mesh is None:
+  if not _splits(mesh, x):
     return x
   spec = PartitionSpec(ROW_AXES, *axes)
   return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))

@@ -58,10 +58,9 @@ BREAKS = {
   'R5': Break(
     'an OSError is no error of one line',
     'dpo_jax/storage/files.py',
-    '  except OSError as error:\n    raise errors.refuse(\n'
-    '      error.filename or path,',
-    '  except ZeroDivisionError as error:\n    raise errors.refuse(\n'
-    '      error.filename or path,',
+    '  except OSError as error:\n    is_full = error.errno in _DISK_FAULTS',
+    '  except ZeroDivisionError as error:\n'
+    '    is_full = error.errno in _DISK_FAULTS',
   ),
   'R6': Break(
     'the bits of a checkpoint are not compared',
