@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from dpo_jax.types import InputError
+from dpo_jax.types import InputError, StorageError
 
 
 def refuse(where: Any, problem: str, fix: str) -> InputError:
@@ -27,6 +27,22 @@ def refuse(where: Any, problem: str, fix: str) -> InputError:
   return InputError(printable(f'{where}: {problem}; fix: {fix}'))
 
 
+def unwritten(where: Any, problem: str, fix: str) -> StorageError:
+  """Returns the refusal of a disk that takes no more, in the same form."""
+  return StorageError(str(refuse(where, problem, fix)))
+
+
+def with_hint(error: StorageError, hint: str) -> StorageError:
+  """Returns the error with a further hint behind its fix, unless it is there.
+
+  Args:
+    error: from `unwritten`.
+    hint: what the same command will do, such as 'it continues from step 4'.
+  """
+  line = str(error)
+  return error if hint in line else StorageError(f'{line}; {hint}')
+
+
 def printable(text: str) -> str:
   """Returns a text as one line: what no terminal prints is escaped."""
   if text.isprintable():
@@ -36,7 +52,8 @@ def printable(text: str) -> str:
 
 def within(place: Any, error: InputError) -> InputError:
   """Returns the refusal with a place in front, such as one run of sixty."""
-  return InputError(f'{place}: {error}')
+  kind = StorageError if isinstance(error, StorageError) else InputError
+  return kind(f'{place}: {error}')
 
 
 def again(line: str) -> InputError:

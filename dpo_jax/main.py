@@ -37,14 +37,21 @@ from dpo_jax.config.modes import (
   PROCESS_FLAGS,
   SWITCHES,
 )
-from dpo_jax.run import best, host_memory, processes, slices
-from dpo_jax.run.preemption import Diverged, Lost, Preempted
+from dpo_jax.run import best, host_memory, output, processes, slices
+from dpo_jax.run.preemption import (
+  CONTINUE,
+  Diverged,
+  Lost,
+  Preempted,
+  Signals,
+  at_once,
+  take_asked,
+)
 from dpo_jax.storage import buckets, caches, files
 from dpo_jax.storage.run_dir import RunDir
 from dpo_jax.types import InputError
 
 _FLAGS = ('config', 'workdir', 'mode', *MODE_FLAGS, *PROCESS_FLAGS, 'help')
-_CONTINUE = 'the same command, given again, continues the run'
 
 
 class Command(NamedTuple):
@@ -66,6 +73,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit code.
   """
   argv = sys.argv[1:] if argv is None else argv
+  with Signals(), output.guarded():
+    code = _run(argv)
+    sys.stdout.flush()
+    lost = take_asked()
+    # The command did its work, and nobody saw all of it.
+    if lost and not code:
+      print(errors.printable(lost.line()), file=sys.stderr)
+      code = lost.exit_code
+  return code
+
+
+def _run(argv: Sequence[str]) -> int:
+  """The command's exit code; says how it ended."""
   # Only the expected ends of a command are caught: a bug keeps its traceback.
   try:
     if '--help' in argv or '-h' in argv:
@@ -75,25 +95,30 @@ def main(argv: Sequence[str] | None = None) -> int:
       if word.startswith('--help='):
         print(config_lib.help_text(word.removeprefix('--help=')))
         return 0
-    command = _start(argv)
-    code = _function(command.mode)(
-      command.config, command.workdir, **command.flags
-    )
+    # A mode that writes listens by itself.
+    with at_once():
+      command = _start(argv)
+      function = _function(command.mode)
+      code = function(command.config, command.workdir, **command.flags)
     return processes.leave(code)
   except (InputError, Lost) as error:
     processes.fail(error)  # of several processes, none comes back
     print(errors.printable(str(error)), file=sys.stderr)
-    return 2 if isinstance(error, InputError) else Lost.exit_code
+    return error.exit_code
   except Diverged as error:
     return processes.leave(1, errors.printable(str(error)))
   except Preempted as stop:
-    return processes.leave(stop.exit_code, f'stopped by {stop}; {_CONTINUE}')
+    return processes.leave(stop.exit_code, errors.printable(stop.line()))
   except KeyboardInterrupt:
-    print(f'stopped by SIGINT; {_CONTINUE}', file=sys.stderr)
+    print(f'stopped by SIGINT; {CONTINUE}', file=sys.stderr)
     return 130
   except Exception as error:
     processes.fail(error)
-    raise
+    line = host_memory.line_of(error)
+    if not line:
+      raise
+    print(errors.printable(line), file=sys.stderr)
+    return 1
 
 
 def _start(argv: Sequence[str]) -> Command:
@@ -252,6 +277,10 @@ def _pairs(argv: Sequence[str]):
         'write --name=value, quoted as a whole if the value has spaces',
       )
     name, value = match.groups()
+    if any('\ud800' <= char <= '\udfff' for char in word):
+      raise errors.refuse(
+        f'--{name}', f'{word!r} is not UTF-8', 'rename the file or folder'
+      )
     # A word after a bare flag is its value, unless it is a flag too. A negative
     # number is a value: no letter follows its dash.
     if value is None and words and not re.match(r'--?[A-Za-z_]', words[0]):
@@ -331,6 +360,8 @@ def _check_folder(flag: str, folder: str, mode: str) -> None:
       if flag == 'workdir':
         buckets.check_checkpoints(files.at(name))
       return buckets.check_writes(files.at(name))
+  if flag == 'workdir':
+    _check_name(flag, folder)
   nearest = os.path.abspath(folder)  # then its nearest parent that exists
   while not os.path.lexists(nearest):
     nearest = os.path.dirname(nearest)
@@ -343,6 +374,20 @@ def _check_folder(flag: str, folder: str, mode: str) -> None:
   raise errors.refuse(
     f'--{flag}', f'{folder!r} is not allowed, {problem}', 'use another folder'
   )
+
+
+def _check_name(flag: str, folder: str) -> None:
+  """Refuses a name of this machine under which no checkpoint can be read."""
+  path = os.path.abspath(folder)
+  bad = [char for char in '[]\\' if char in path]
+  bad += [part for part in path.split(os.sep) if part.endswith(':')]
+  if bad:
+    raise errors.refuse(
+      f'--{flag}',
+      f'{folder!r} is not allowed, checkpoints cannot be read under a name '
+      f'with {bad[0]!r}',
+      'use a folder without [ ] and \\, of which no part ends in a colon',
+    )
 
 
 def _with_values(overrides):

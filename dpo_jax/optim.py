@@ -10,6 +10,7 @@ config keys that it uses: config reads them from this source, without importing
 jax, and refuses the others.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -18,6 +19,12 @@ import optax
 
 from dpo_jax import errors
 from dpo_jax.types import Array, InputError, Params
+
+# Names of optax's fields that hold second moments.
+_SECOND = frozenset({'nu', 'v', 'v_row', 'v_col'})
+
+# A second moment from here on is of no gradient that anything learns from.
+MOST_MOMENT = 1e24
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {}
 SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {}
@@ -114,6 +121,22 @@ def make_optimizer(
   if weight_decay > 0:
     steps.append(optax.add_decayed_weights(weight_decay, decay_mask))
   return optax.chain(*steps)
+
+
+def largest_moment(opt_state: Params) -> Array:
+  """Returns the largest second moment, float32 []; 0 if there is none.
+
+  Gradients of 1e15 are finite, and so is what they leave here: but for
+  thousands of updates nothing would be learned any more.
+  """
+  leaves = [
+    leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state)
+    if _SECOND & {getattr(key, 'name', '') for key in path}
+  ]
+  # maximum and max hand NaN on.
+  each = [jnp.max(leaf).astype(jnp.float32) for leaf in leaves if leaf.size]
+  return functools.reduce(jnp.maximum, each, jnp.zeros((), jnp.float32))
 
 
 def decay_mask(params: Params) -> Params:

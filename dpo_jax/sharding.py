@@ -246,6 +246,7 @@ def state_shardings(
     opt_state=opt_state,
     loss_state=jax.tree.map(lambda _: everywhere, state.loss_state),
     key=everywhere,
+    skipped=everywhere,
   )
 
 

@@ -8,7 +8,6 @@ found finite, and a run that is started again repeats nothing and skips nothing.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from ml_collections.config_dict import ConfigDict
 from dpo_jax import config as config_lib
 from dpo_jax import metrics as metrics_lib
 from dpo_jax.run import (
+  bad_steps,
   best,
   bookkeeping,
   diagnose,
@@ -37,7 +37,7 @@ from dpo_jax.run.preemption import Preempted
 from dpo_jax.run.shared import Shared
 from dpo_jax.storage import checkpoints, state_items, writers
 from dpo_jax.storage.run_dir import RunDir
-from dpo_jax.types import Frozen, TrainState
+from dpo_jax.types import Frozen, StorageError, TrainState
 
 
 class Pending(NamedTuple):
@@ -112,9 +112,12 @@ def _train(session: sessions.Session, origin: forks.Fork | None) -> int:
   with open_run(session, origin) as (run, state, reference, start):
     # An implicit copy between host and device would slow every step down in
     # silence, so it is an error: the loop uses device_put and device_get.
-    with jax.transfer_guard('disallow'):
-      last = _loop(run, state, reference, start)
-    return finish(run, last)
+    try:
+      with jax.transfer_guard('disallow'):
+        last = _loop(run, state, reference, start)
+      return finish(run, last)
+    except StorageError as error:
+      raise run.saved.says_last(error) from error
 
 
 @contextlib.contextmanager
@@ -198,21 +201,26 @@ def _loop(
       plan = job.train_plan.step(step)
       run.trained.add(plan.records, plan.filled_slots)
       step += 1
+      # Reads the step before, while the device is busy with this one.
+      report(run, pending, (state, reference))
+      pending = Pending(step, metrics, run.trained.num_tokens, plan)
+      if job.reference_every == 1:
+        # After a bad step the number of the step stands still, and so does the
+        # reference, unless it moves with every number.
+        report(run, pending, (state, reference))
+        pending = None
       # TR-DPO: this also donates the old weights of the reference.
       if is_due(step, job.reference_every):
         reference = job.move_reference(
           reference, state.params, state.step, job.hyper
         )
-      # Reads the step before, while the device is busy with this one.
-      report(run, pending)
-      pending = Pending(step, metrics, run.trained.num_tokens, plan)
       is_last = step == job.num_steps
       evaluates = is_last or is_due(step, train.eval_every)
       saves = is_last or is_due(step, train.save_every)
       saves |= sessions.is_overdue(run.session, run.saved)
       # No evaluation and no checkpoint of a state that is not known finite.
       if evaluates or saves:
-        report(run, pending)
+        report(run, pending, (state, reference))
         pending = None
       if evaluates:
         evaluation = evaluate_run(run, state, reference, step)
@@ -221,30 +229,38 @@ def _loop(
         save(run, state, reference, step)
   except Preempted as signal:
     # Raised by a poll only, so between two steps: `state` is not half done.
-    report(run, pending)
+    report(run, pending, (state, reference))
     save(run, state, reference, step)
     run.saved.wait()
-    run.writer.log(f'{signal}: stopped; step {step} is saved')
+    signal.saved = f'step {step} is saved'
+    run.writer.log(f'{signal}: stopped; {signal.saved}')
     raise
   return evaluation
 
 
-def report(run: Run, pending: Pending | None) -> None:
-  """Reads a step's metrics, raises Diverged if not finite, writes them."""
+def report(
+  run: Run,
+  pending: Pending | None,
+  now: tuple[TrainState, Frozen] | None = None,
+) -> None:
+  """Reads a step's metrics and writes them; raises Diverged if they are bad.
+
+  Args:
+    run: the run.
+    pending: the step; None does nothing.
+    now: the latest state and reference. A bad step that ends the run left them
+      as they were before it, so that it can be replayed. None = not at hand.
+  """
   if pending is None:
     return
   # device_get waits for the step.
-  means = metrics_lib.means(jax.device_get(pending.metrics))
+  host = jax.device_get(pending.metrics)
+  means = metrics_lib.means({k: v for k, v in host.items() if k != 'guard'})
   metrics = {name: float(value) for name, value in means.items()}
-  if not all(map(math.isfinite, metrics.values())):
-    # Written all the same: the last line shows how the run diverged.
-    run.writer.write(pending.step, 'train', metrics)
-    records = f'the records of this batch: {_uids(run, pending.plan)}'
-    fix = f'{finite.TOO_FAST}, or look at {records}'
-    # The state before, finite as it is, leads here again.
-    if run.origin is None or pending.step - 1 > run.origin.step:
-      run.saved.set_aside(pending.step - 1)
-    finite.check_metrics(f'step {pending.step}', metrics, fix)
+  problem = finite.problem(metrics, host['guard'])
+  if problem:
+    bad_steps.take(run, pending, metrics, host, problem, now)
+    return
   plan = pending.plan
   # Slots are the positions of all rows, padding included.
   slots = run.job.train_plan.microbatches * plan.num_rows
@@ -323,7 +339,9 @@ def save(run: Run, state: TrainState, reference: Frozen, step: int) -> None:
   moved = reference.weights if run.job.reference_every else None
   items = state_items.items_of(state, run.trained.counts, moved)
   finite.check_state(f'step {step}', items, finite.TOO_FAST)
-  meta = sessions.checkpoint_meta(run.session, run.trained.num_tokens)
+  meta = sessions.checkpoint_meta(
+    run.session, run.trained.num_tokens, run.trained.skipped
+  )
   run.directory.confirm()  # the lock of a bucket is not for ever
   meta |= {'metrics': run.writer.seal()}
   run.saved.save(step, items, meta)
@@ -342,23 +360,23 @@ def finish(run: Run, evaluation: dict[str, float]) -> int:
     inputs.ledger['train'], run.trained, inputs.train.indices
   )
   print(bookkeeping.summary(closed))
+  skipped = run.trained.skipped
+  if skipped:
+    print(f'skipped: {skipped} updates whose numbers were bad')
   for problem in problems + unbalanced:
     print(f'ledger does not balance: {problem}')
   if problems or unbalanced:
     return 1
   run.directory.mark_done(
-    step=step, ledger=inputs.ledger | {'train': closed}, eval=evaluation
+    step=step,
+    ledger=inputs.ledger | {'train': closed},
+    eval=evaluation,
+    **({'skipped': skipped} if skipped else {}),
   )
   of_run = diagnose.of_run(run.directory.path)
   print(*run.clock.lines(), *of_run, sep='\n')
   print(f'done: {bookkeeping.result({"step": step, "eval": evaluation})}')
   return 0
-
-
-def _uids(run: Run, plan) -> str:
-  """Ids of the first records of a batch, for an error message."""
-  uids = run.job.inputs.train.store.uids
-  return ', '.join(uids[i] for i in plan.records[:4] if i >= 0) + ', ...'
 
 
 def is_due(step: int, every: float) -> bool:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dpo_jax import errors, scoring, types
+from dpo_jax import errors, optim, scoring, types
 from dpo_jax import metrics as metrics_lib
 from dpo_jax.losses import rules
 from dpo_jax.losses.objective import Objective
@@ -31,6 +31,7 @@ def init_state(
     opt_state=optimizer.init(params),
     loss_state={} if loss_state is None else loss_state,
     key=jax.random.key_data(jax.random.key(seed)),
+    skipped=jnp.zeros((), jnp.int32),
   )
 
 
@@ -39,6 +40,7 @@ def make_train_step(
   objective: Objective,
   optimizer: optax.GradientTransformation,
   schedule: Callable,
+  skip_bad_steps: int = 0,
 ) -> Callable:
   """Makes `train_step(state, reference, batch, hyper) -> (state, metrics)`.
 
@@ -54,13 +56,14 @@ def make_train_step(
     objective: the losses.
     optimizer: from optim.make_optimizer, at unit learning rate.
     schedule: multiplier of hyper['learning_rate'] at a step.
+    skip_bad_steps: updates that may be left out in the run, see `_guarded`.
 
   Returns:
     A pure function. `reference` is a types.Frozen. The losses read and update
     `state.loss_state`. `metrics` holds scalars and metrics.Mean, which
-    `metrics.means` divides. A model with experts descends loss +
-    hyper['router_aux_coef'] * balance loss of the whole batch; the metric
-    `loss` leaves the balance loss out.
+    `metrics.means` divides, and under 'guard' a types.Guard. A model with
+    experts descends loss + hyper['router_aux_coef'] * balance loss of the whole
+    batch; the metric `loss` leaves the balance loss out.
   """
 
   def train_step(
@@ -93,15 +96,44 @@ def make_train_step(
       **metrics_lib.score_sums(objective, policy, ref, batch, hyper),
       **_router_metrics(policy),
     }
-    state = state._replace(
+    new = state._replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
       opt_state=opt_state,
       loss_state=loss_state,
     )
+    state, metrics['guard'] = _guarded(state, new, metrics, skip_bad_steps)
     return state, metrics
 
   return train_step
+
+
+def _guarded(old: TrainState, new: TrainState, metrics, limit: int):
+  """Returns (state, types.Guard): `old` in place of a bad `new`.
+
+  An update is bad if a metric of it is not finite (the loss, the norms of
+  gradient and update, every sum) or a second moment is too large. The first
+  `limit` of them are left out: only the step number goes on. The next one
+  leaves the state as it was before, and so do all updates after it: the host
+  hears of it one update later, and finds the state that led there.
+  """
+  largest = optim.largest_moment(new.opt_state)
+  is_bad = ~(largest < optim.MOST_MOMENT)
+  for metric in jax.tree.leaves(metrics):
+    is_bad |= ~jnp.isfinite(metric)
+  stands_still = old.skipped + is_bad > limit
+  # A choice, not a branch: it is fused into the update itself.
+  chosen = jax.tree.map(
+    lambda was, now: jnp.where(is_bad | stands_still, was, now),
+    old,
+    new,
+  )
+  state = chosen._replace(
+    step=jnp.where(stands_still, old.step, new.step),
+    # Once over the limit it stays there.
+    skipped=old.skipped + (is_bad & (old.skipped <= limit)),
+  )
+  return state, types.Guard(is_bad, largest)
 
 
 def make_eval_step(

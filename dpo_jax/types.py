@@ -26,6 +26,14 @@ class InputError(ValueError):
   path:line, with the value, the allowed values and the nearest match.
   """
 
+  exit_code = 2
+
+
+class StorageError(InputError):
+  """A disk that takes no more, or a folder that is gone: exit code 1."""
+
+  exit_code = 1
+
 
 class Comparison(NamedTuple):
   """One human judgement: completion `winner` is preferred to `loser`."""
@@ -159,6 +167,13 @@ class Batch(NamedTuple):
   quantiles: Array | None = None  # float32 [C]: see PreferenceRecord; 0 = none
 
 
+class Guard(NamedTuple):
+  """What an update says of its own numbers."""
+
+  is_bad: Array  # bool: it is left out, see train_step
+  second_moment: Array  # float32: the largest one of the optimizer
+
+
 class Head(NamedTuple):
   """The output projection: logits = softcap(scale * h W^T + bias)."""
 
@@ -215,3 +230,4 @@ class TrainState(NamedTuple):
   # uint32 [2], raw data of a PRNG key, so that a checkpoint holds plain arrays.
   # The keys of a step derive from it.
   key: Array
+  skipped: Array = 0  # int32, updates that the guard of train_step left out

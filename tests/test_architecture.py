@@ -17,7 +17,14 @@ LAYERS = (
   {
     'files': tuple(
       f'storage.{name}'
-      for name in ('files', 'uploads', 'scratch', 'buckets', 'stores')
+      for name in (
+        'files',
+        'uploads',
+        'scratch',
+        'buckets',
+        'stores',
+        'leftovers',
+      )
     )
   },
   {
@@ -227,6 +234,7 @@ def test_pure_layers_are_pure(module):
 BY_NAME = {
   *('storage.files', 'storage.scratch', 'storage.append', 'storage.places'),
   *('storage.hf_files', 'storage.run_lock', 'storage.leases'),
+  *('storage.leftovers', 'run.output'),  # of this machine alone
   *('storage.environment', 'results.collect', 'results.provenance'),
   *('data.sources.files', 'data.sources.arrow', 'data.sources.downloads'),
   *('data.sources.tfds_builders', 'data.sources.tfds_sets', 'sweeps.claims'),

@@ -216,6 +216,10 @@ def check(words: tuple[str, ...]) -> None:
     subprocess.run(dry, check=True, env=environment, stdout=subprocess.PIPE)
     if '--' in rest:
       check(('python', '-m', 'dpo_jax.main', *rest[rest.index('--') + 1 :]))
+  elif program == 'scripts/supervise.sh':
+    words = rest[rest.index('--') + 1 :]
+    is_flag = words[0].startswith('-')
+    check(('python', '-m', 'dpo_jax.main', *words) if is_flag else tuple(words))
   elif program.startswith('scripts/'):
     for recorded in record(*words):
       check(('python', *recorded))

@@ -242,3 +242,60 @@ def test_eval_step_scores_give_the_loss_of_the_step():
     state, frozen, batch, hyper | {'learning_rate': jnp.float32(0)}
   )
   np.testing.assert_allclose(loss, metrics['loss'], rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['adamw', 'rmsprop', 'lion', 'adafactor'])
+def test_a_bad_update_leaves_the_state_and_the_second_stands_still(name):
+  terms = {'sigmoid': 1.0}
+  _, optimizer = make(terms, name=name)
+  score = scoring.make_score(toy.ToyModel(), chunk=7)
+  step = jax.jit(
+    train_step.make_train_step(
+      score, losses.make_objective(tuple(terms)), optimizer, SCHEDULE, 1
+    )
+  )
+  hyper, reference, good = hyper_of(terms), toy.reference(5), toy.batch()
+  labels = good.comparisons._replace(margin=good.comparisons.margin * np.nan)
+  bad = good._replace(comparisons=labels)
+  # The margin is read by other losses only: nothing is bad here.
+  start, metrics = step(
+    init_state(toy.params(), optimizer, seed=0), reference, bad, hyper
+  )
+  assert not metrics['guard'].is_bad and start.skipped == 0
+
+  def same(a, b):
+    pair = (a.params, a.opt_state), (b.params, b.opt_state)
+    return jax.tree.all(jax.tree.map(np.array_equal, *pair))
+
+  weight = np.where(np.arange(8) == 3, np.nan, good.comparisons.weight)
+  bad = good._replace(comparisons=good.comparisons._replace(weight=weight))
+  first, metrics = step(start, reference, bad, hyper)
+  assert metrics['guard'].is_bad and same(first, start)
+  assert (first.step, first.skipped) == (2, 1)
+  # The next good one is made; the second bad one is one too many.
+  made, metrics = step(first, reference, good, hyper)
+  assert not metrics['guard'].is_bad and not same(made, start)
+  last, _ = step(made, reference, bad, hyper)
+  assert same(last, made) and (last.step, last.skipped) == (3, 2)
+  after, metrics = step(last, reference, good, hyper)
+  assert same(after, last) and (after.step, after.skipped) == (3, 2)
+  assert not metrics['guard'].is_bad
+
+
+def test_a_moment_that_would_freeze_training_is_bad():
+  terms = {'sigmoid': 1.0}
+  step, optimizer = make(terms)
+  state = init_state(toy.params(), optimizer, seed=0)
+  moments = jax.tree.map(
+    lambda x: x.at[(0,) * x.ndim].set(1e30) if x.ndim else x,
+    state.opt_state[0].nu,
+  )
+  frozen = state.opt_state[0]._replace(nu=moments)
+  state = state._replace(opt_state=(frozen, *state.opt_state[1:]))
+  after, metrics = jax.jit(step)(
+    state, toy.reference(5), toy.batch(), hyper_of(terms)
+  )
+  # Every metric is finite; the weights of these moments would stand for good.
+  assert np.isfinite(metrics['update_norm']) and metrics['guard'].is_bad
+  assert 9e29 < metrics['guard'].second_moment < 1.1e30
+  assert after.skipped == 1 and after.step == 0

@@ -54,6 +54,12 @@ from dpo_jax.types import MESH_AXES
 
 _OPTIM = pathlib.Path(dpo_jax.__file__).parent / 'optim.py'
 
+# Sizes that no machine has room for are refused before anything is read.
+_LONGEST = 2**20  # tokens
+_BATCH = 2**20  # prompts, samples
+_RANK = 2**16
+_VOCABULARY = 2**24  # tokens
+
 # The weight of a loss in loss.terms; its key is the name of the loss.
 TERM = at_least(0.0, 0, zero='without this term')
 
@@ -129,7 +135,8 @@ def _data() -> Section:
   data = Section()
   # no default: an experiment names its data; source
   data.train = required(names('a file or a source name, or several as a,b'))
-  data.proportions = numbers('numbers >= 0 as 1,0.5')  # '' = 1 each; mixture
+  # '' = 1 each; mixture
+  data.proportions = numbers('numbers >= 0 and <= 10000 as 1,0.5')
   # 'split' = comparisons held out of data.train; datasets
   data.eval = name('split', "a file, a source name or 'split'")
   data.eval_pairs = whole(256, least=1)  # held out if eval is 'split'; split
@@ -150,8 +157,10 @@ def _data() -> Section:
   data.allow_control_tokens = flag(False)  # '<|x|>' as one token; encode
   data.add_bos = flag(None)  # None = as the tokenizer does; encode
   data.add_eos = flag(True)  # end each completion with EOS; encode
-  data.max_length = whole(512, least=2)  # tokens of prompt + completion; encode
-  data.prompt_max_length = whole(0, zero='max_length - 1')  # tokens; encode
+  # tokens of prompt + completion; encode
+  data.max_length = whole(512, least=2, most=_LONGEST)
+  # tokens; encode
+  data.prompt_max_length = whole(0, most=_LONGEST, zero='max_length - 1')
   # of a prompt + completion longer than max_length; truncation
   data.truncation = choice(*truncation.POLICIES, default='keep_prompt_end')
   data.drop_duplicates = flag(True)  # of whole records; encode
@@ -162,7 +171,8 @@ def _data() -> Section:
   data.flip_share = within(0.0, 0, 1)
   data.flip_seed = seed(0)  # which comparisons these are; label_noise
   data.layout = choice(*rows.LAYOUTS)  # how completions lie in rows; rows
-  data.row_length = whole(0, zero='data.max_length')  # tokens per row; rows
+  # tokens per row; rows
+  data.row_length = whole(0, most=_LONGEST, zero='data.max_length')
   data.max_shapes = whole(4, least=1)  # compiled row counts per epoch; pipeline
   return data
 
@@ -172,7 +182,7 @@ def _model() -> Section:
   model.init_from = folder()  # of Hugging Face or of a run; weights
   model.preset = choice(*presets.names(), default='')  # random weights; presets
   # tokens, with a preset only; presets
-  model.vocab_size = whole(0, zero="the tokenizer's")
+  model.vocab_size = whole(0, most=_VOCABULARY, zero="the tokenizer's")
   model.allow_larger_vocab = flag(False)  # rows without a token; inputs
   # for tokens that the model has no row for, the mean of its table; inputs
   model.add_rows = flag(False)
@@ -191,7 +201,7 @@ def _model() -> Section:
 def _adapter() -> Section:
   adapter = Section()
   # LoRA's; adapters
-  adapter.rank = whole(0, zero='all weights are trained', like=16)
+  adapter.rank = whole(0, most=_RANK, zero='all weights are trained', like=16)
   adapter.alpha = above(16.0, 0)  # A B counts alpha / rank times; adapters
   adapter.rslora = flag(False)  # A B counts alpha / sqrt(rank) times; adapters
   # '' = all linear maps; adapter_spec
@@ -253,13 +263,19 @@ def _train() -> Section:
   train.num_steps = whole(0, zero='train.num_epochs says how long')
   # passes over data.train; job
   train.num_epochs = at_least(0.0, 0, zero='train.num_steps says how long')
-  train.batch_size = whole(32, least=1)  # prompts per update; pipeline
-  train.microbatches = whole(1, least=1)  # parts of an update; pipeline
+  # prompts per update; pipeline
+  train.batch_size = whole(32, least=1, most=_BATCH)
+  # parts of an update; pipeline
+  train.microbatches = whole(1, least=1, most=_BATCH)
   # updates between two evaluations; train
   train.eval_every = whole(0, zero='only at the start and the end')
   train.save_every = whole(0, zero='only at the end')  # updates; train
   # of wall time since the last checkpoint, besides save_every; train
   train.save_every_minutes = at_least(0.0, 0, zero='by updates only')
+  # updates whose numbers are not finite, left out before the run stops; train
+  train.skip_bad_steps = whole(0, zero='it stops at the first')
+  # without a poll of the loops, after which the run ends with code 3; watchdog
+  train.watchdog_minutes = at_least(60.0, 0, zero='it may be silent for ever')
   train.profile_steps = steps()  # from:to, written to profile/; clock
   train.keep_checkpoints = whole(2, least=1)  # newest ones kept; checkpoints
   # the highest of a held-out metric, or with '-' before it the lowest; best
@@ -269,7 +285,8 @@ def _train() -> Section:
 
 def _eval() -> Section:
   evaluation = Section()
-  evaluation.batch_size = whole(32, least=1)  # prompts per step; evaluate
+  # prompts per step; evaluate
+  evaluation.batch_size = whole(32, least=1, most=_BATCH)
   evaluation.max_comparisons = whole(0, zero='all')  # held out; datasets
   evaluation.num_samples = whole(0, zero='none')  # held-out prompts; sample
   # '' = what the run's losses read; `results --recompute` can do the rest; job
@@ -283,8 +300,9 @@ def _sample() -> Section:
   sample.prompts = text('a JSONL file with prompt or messages')
   sample.num_prompts = whole(0, zero='all')  # the first ones; sample
   sample.num_samples = whole(1, least=1)  # per prompt; sample
-  sample.max_new_tokens = whole(128, least=1)  # tokens; generate
-  sample.batch_size = whole(64, least=1)  # samples per batch; sample
+  sample.max_new_tokens = whole(128, least=1, most=_LONGEST)  # tokens; generate
+  # samples per batch; sample
+  sample.batch_size = whole(64, least=1, most=_BATCH)
   sample.seed = seed(0)  # a text depends on it and on its number; sample
   sample.temperature = at_least(1.0, 0, zero='greedy')  # generate
   sample.top_k = whole(0, zero='all')  # tokens kept; generate

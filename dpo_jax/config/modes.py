@@ -70,6 +70,13 @@ MODES = {
     excludes=(('reference.mode', 'none', 'cache'),),
     reads_run=True,
   ),
+  'replay': Mode(
+    'dpo_jax.run.replay',
+    'takes the step that ended a run again, and compares its bits',
+    flags=('step',),
+    needs=('workdir',),
+    reads_run=True,
+  ),
   'export': Mode(
     'dpo_jax.run.export',
     'writes the policy as a Hugging Face or PEFT folder',

@@ -20,6 +20,11 @@ from dpo_jax.config import hints
 from dpo_jax.storage import files
 from dpo_jax.types import InputError
 
+# A device counts in 32 bits.
+_INT_END = 2**31
+# The least normal float32 (smaller ones count as 0), and the largest.
+_LEAST, _MOST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+_MOST_COPIES = 10_000  # of a source, in a mixture
 _FIRST = object()  # None and '' are defaults that a choice can have
 
 
@@ -40,21 +45,30 @@ class Knob(NamedTuple):
 
 
 def whole(
-  default: int, *, least: int = 0, zero: str = '', like: int = 0
+  default: int,
+  *,
+  least: int = 0,
+  most: int = 2**31 - 1,
+  zero: str = '',
+  like: int = 0,
 ) -> Knob:
   """A whole number from `least`.
 
   Args:
     default: its default.
     least: its least value.
+    most: its largest value, of a size that no machine has room for.
     zero: the meaning of 0, in words.
     like: an example; the default is one if it is above `least`.
   """
   example = like or (default if default > least else 0)
   words = f'a whole number >= {least}'
+  words += f' and <= {most}' if most < _INT_END - 1 else ''
   words += f', e.g. {example}' if example else ''
   words += f' (0 = {zero})' if zero else ''
-  return _knob(default, int, words, lambda v: type(v) is int and v >= least)
+  return _knob(
+    default, int, words, lambda v: type(v) is int and least <= v <= most
+  )
 
 
 def whole_or_auto(*, like: int) -> Knob:
@@ -63,7 +77,7 @@ def whole_or_auto(*, like: int) -> Knob:
     'auto',
     object,
     f"'auto' or a whole number >= 0, e.g. {like}",
-    lambda v: v == 'auto' or (type(v) is int and v >= 0),
+    lambda v: v == 'auto' or (type(v) is int and 0 <= v < _INT_END),
   )
 
 
@@ -195,7 +209,7 @@ def numbers(words: str) -> Knob:
 
   def holds(value: Any) -> bool:
     try:
-      return all(math.isfinite(n) and n >= 0 for n in split_numbers(value))
+      return all(0 <= n <= _MOST_COPIES for n in split_numbers(value))
     except (TypeError, ValueError):
       return False
 
@@ -229,12 +243,22 @@ def split_numbers(value: Any) -> tuple[float, ...]:
   return tuple(float(part) for part in parts if part != '')
 
 
+def in_float32(value: float) -> bool:
+  """Returns whether a number is 0, or neither 0 nor infinite in float32."""
+  return value == 0 or _LEAST <= abs(value) <= _MOST
+
+
 def refused(key: str, value: Any, rule: Rule) -> InputError:
   """The refusal of a value that breaks its knob's rule."""
   hint = errors.did_you_mean(value, rule.choices)
+  why = 'is not allowed'
+  if type(value) is int and value >= _INT_END:
+    why += ', it is more than 32 bits count'
+  elif type(value) in (int, float) and math.isfinite(value):
+    why += '' if in_float32(value) else ', it is 0 or infinite in float32'
   return errors.refuse(
     f'config.{key}',
-    f'{errors.show(value, 100)} is not allowed',
+    f'{errors.show(value, 100)} {why}',
     f'{hint}use {rule.allowed}',
   )
 
@@ -279,7 +303,8 @@ def _is_date(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
   # isinstance would take True for 1; NaN and infinity are floats, too.
-  return type(value) in (int, float) and math.isfinite(value)
+  is_finite = type(value) in (int, float) and math.isfinite(value)
+  return is_finite and in_float32(value)
 
 
 def _is_range(value: Any) -> bool:

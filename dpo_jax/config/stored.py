@@ -26,6 +26,8 @@ NO_NUMBERS = (
   'train.save_every',
   'train.save_every_minutes',
   'train.keep_checkpoints',
+  'train.watchdog_minutes',
+  'train.skip_bad_steps',  # a run that needed it stopped
   'precision.head_chunk',
   'train.profile_steps',
   'eval.num_samples',

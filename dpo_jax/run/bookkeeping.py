@@ -19,6 +19,7 @@ class TrainedCounts:
     self.counts = np.zeros(num_records, np.int32)
     # Input tokens so far. A prompt that a row shares counts once.
     self.num_tokens = 0
+    self.skipped = 0  # updates that were left out, see train_step
 
   def add(self, records: np.ndarray, num_tokens: int) -> None:
     """Counts the records of a batch; -1 = empty place."""

@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpo_jax import tree
+from dpo_jax import optim, tree
 from dpo_jax.run.preemption import Diverged
-from dpo_jax.types import Frozen, Params
+from dpo_jax.types import Frozen, Guard, Params
 
 TOO_FAST = 'a lower optim.learning_rate or optim.clip_norm'
 
@@ -26,6 +26,23 @@ def check_metrics(where: str, metrics: Mapping[str, float], fix: str) -> None:
       raise Diverged(
         f'{where}: {name} is {value}; nothing of this step is saved; fix: {fix}'
       )
+
+
+def problem(metrics: Mapping[str, float], guard: Guard) -> str:
+  """Returns what is wrong with the numbers of an update, '' if nothing is.
+
+  Args:
+    metrics: on the host.
+    guard: of the update, on the host.
+  """
+  for name, value in metrics.items():
+    if not math.isfinite(value):
+      return f'{name} is {value}'
+  if not guard.is_bad:
+    return ''
+  if not guard.second_moment < optim.MOST_MOMENT:
+    return f'the largest second moment is {float(guard.second_moment):.3g}'
+  return 'a sum of its metrics is not finite'
 
 
 def check_evaluation(

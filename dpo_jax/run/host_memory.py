@@ -16,6 +16,11 @@ from collections.abc import Mapping
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _NEVER = 2**31 - 1  # bytes, the largest that mallopt takes
 # Files of GPUs (CUDA, ROCm) and of TPUs.
+_SMALLER = (
+  'a smaller train.batch_size or more train.microbatches, a smaller '
+  'data.max_length, eval.batch_size, sample.batch_size, or a larger mesh.fsdp; '
+  '--mode=plan estimates the need'
+)
 _ACCELERATORS = ('/dev/nvidia[0-9]*', '/dev/kfd', '/dev/accel*', '/dev/vfio/*')
 
 
@@ -38,6 +43,18 @@ def keep_freed(environ: Mapping[str, str] = os.environ) -> bool:
   # One arena for all threads: memory that one frees serves the others.
   settings = (_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER)
   return all([mallopt(name, value) for name, value in settings])
+
+
+def line_of(error: Exception) -> str:
+  """Returns the line of an error for want of memory; '' of any other error."""
+  # By name: jax may not be imported.
+  is_jax = type(error).__name__ in ('JaxRuntimeError', 'XlaRuntimeError')
+  words = ('RESOURCE_EXHAUSTED', 'Out of memory')
+  is_full = is_jax and any(word in str(error) for word in words)
+  if not is_full and not isinstance(error, MemoryError):
+    return ''
+  reason = (str(error).splitlines() or ['of the host'])[0]
+  return f'out of memory ({reason:.200}); fix: {_SMALLER}'
 
 
 def _computes(environ: Mapping[str, str]) -> bool:

@@ -102,13 +102,14 @@ def build(
   )
   # A constant of the evaluation step.
   epsilon = loss_config.epsilon(scored, hyper)
+  skips = config.train.skip_bad_steps
   replicated = sharding.replicated(mesh)
 
   def assembled(chunk: int) -> Job:
     programs = shared.get(
       config,
       'programs',
-      (num_steps, is_planned, epsilon, kernel, chunk),
+      (num_steps, is_planned, epsilon, kernel, chunk, skips),
       lambda: _make_programs(
         config,
         inputs,
@@ -174,6 +175,7 @@ def _make_programs(
     objective,
     optimizer,
     updates.make_schedule(config, num_steps),
+    config.train.skip_bad_steps,
   )
   eval_step = train_step.make_eval_step(
     make_score(scored, wanted=('entropy',)),
@@ -359,11 +361,12 @@ def _count_steps(config, train: Part | None) -> int:
   num_records = len(train.indices)
   prompts = config.train.num_epochs * num_records
   steps = int(prompts // config.train.batch_size)
-  if not steps:
+  if not 0 < steps < 2**31:
+    what = 'less than one update' if not steps else 'more than 2**31 updates'
     raise errors.refuse(
       'config.train.num_epochs',
-      f'{config.train.num_epochs:g} of {num_records} prompts is less than one '
-      f'update of {config.train.batch_size}',
-      'a smaller train.batch_size',
+      f'{config.train.num_epochs:g} of {num_records} prompts is {what} '
+      f'of {config.train.batch_size}',
+      'a smaller train.batch_size' if not steps else 'a smaller number',
     )
   return steps

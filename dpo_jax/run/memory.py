@@ -22,15 +22,19 @@ compares the sum with `compiled.memory_analysis()`.
 
 import dataclasses
 import math
+import os
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dpo_jax import sharding, types
+from dpo_jax import errors, sharding, types
 from dpo_jax.models import decoder, head_parts, output_head
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
 from dpo_jax.run import numerics
+from dpo_jax.storage import files
+
+_MANY_SLOTS = 2**18  # positions of a batch on one device
 
 
 class Memory(NamedTuple):
@@ -80,6 +84,51 @@ def needed(job, chunk: int | None = None) -> Memory:
     # The six int32 arrays of types.Rows.
     batch=6 * 4 * rows * length * config.train.microbatches,
   )
+
+
+def check(job) -> None:
+  """Refuses a state that no device of this machine has room for.
+
+  Raises:
+    InputError: parameters, gradients, moments and reference alone are more than
+      a device has, or a batch is far beyond it. A CPU's memory counts four
+      times: it may swap.
+  """
+  if not isinstance(job.mesh, jax.sharding.Mesh):
+    return  # planned for other devices
+  state = job.abstract
+  size = on_device((state.params, state.params, state.opt_state))
+  size += on_device(job.base.abstract) if job.base else 0
+  size += on_device(job.weights.abstract) if has_own_reference(job) else 0
+  room = _room(job.mesh.local_devices[0])
+  if size > room > 0:
+    raise errors.refuse(
+      'config.model',
+      f'parameters, gradients and moments need {files.show_size(size)} on each '
+      f'device, which has at most {files.show_size(room)}',
+      'a smaller model or adapter.rank, or a larger mesh.fsdp on more devices',
+    )
+  plan = job.train_plan
+  slots = (
+    max(plan.row_counts) * plan.row_length // sharding.row_multiple(job.mesh)
+  )
+  # Tracing a step takes a moment: only where its rows are suspiciously long.
+  need = sum(needed(job)) if slots > _MANY_SLOTS else 0
+  if need > 4 * room > 0:
+    raise errors.refuse(
+      'config.data.row_length',
+      f'a batch of {max(plan.row_counts)} rows of {plan.row_length} tokens '
+      f'needs {files.show_size(need)} on each device, which has at most '
+      f'{files.show_size(room)}',
+      'a smaller data.max_length, data.row_length or train.batch_size',
+    )
+
+
+def _room(device: jax.Device) -> int:
+  """Bytes that a device can hold at most; 0 = unknown."""
+  if device.platform == 'cpu':
+    return 4 * os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  return (device.memory_stats() or {}).get('bytes_limit', 0)
 
 
 def on_device(abstract: Any) -> int:

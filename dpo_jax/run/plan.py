@@ -62,6 +62,8 @@ def main(
   with tempfile.TemporaryDirectory() as scratch:
     inputs = inputs_lib.read(config, pathlib.Path(scratch))
     job = job_lib.build(config, inputs, mesh, backend=backend)
+    if not planned:
+      memory.check(job)
     print(describe(job))
     print(describe_needs(job))
     if planned and planned.chip:

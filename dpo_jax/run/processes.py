@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from dpo_jax import errors
 from dpo_jax.config import modes
-from dpo_jax.run import preemption, watch
+from dpo_jax.run import preemption, watch, watchdog
 from dpo_jax.run.preemption import Diverged, Preempted
 from dpo_jax.storage import files
 from dpo_jax.types import InputError
@@ -266,6 +266,7 @@ def join(cluster: Cluster) -> None:
     return
   group = _Group(state.client, state.process_id, state.num_processes, seconds)
   _joined.append(group)
+  watchdog.join(group.watch)
   group.watch.start()
   preemption.listen(group.watch.poll)
   if group.rank:
@@ -393,7 +394,7 @@ def _fault(error: BaseException) -> watch.Fault:
   if isinstance(error, Preempted):
     return watch.Fault(rank, error.exit_code, str(error))
   if isinstance(error, _EXPECTED):
-    code = 2 if isinstance(error, InputError) else 1
+    code = error.exit_code if isinstance(error, InputError) else 1
     return watch.Fault(rank, code, str(error))
   line = f'process {rank}: {type(error).__name__}: {error}'.splitlines()[0]
   return watch.Fault(rank, 1, f'{line}; its traceback is above')

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from etils import epath
 from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import config as config_lib
@@ -16,7 +17,15 @@ from dpo_jax import errors, optim
 from dpo_jax.config import stored
 from dpo_jax.models import decoder_config
 from dpo_jax.models.decoder_config import DecoderConfig
-from dpo_jax.run import best, processes, updates, weights
+from dpo_jax.run import (
+  best,
+  memory,
+  preemption,
+  processes,
+  updates,
+  watchdog,
+  weights,
+)
 from dpo_jax.run import identity as identities
 from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run import job as job_lib
@@ -112,8 +121,9 @@ def open_workdir(
     directory.check(config_lib.resolve(config))
   if shared.mesh is None:
     job_lib.check_mesh(config)
-  # From here on a signal waits for the next poll, encoding included.
-  with Signals() as signals, directory.as_it_was():
+  # From here on a signal waits for the next poll, except where files are read.
+  dog = _watchdog(config if trains else None, directory)
+  with Signals() as signals, dog, directory.as_it_was():
     if trains:
       # All have read the folder before the first one writes into it.
       processes.together(directory.lock)
@@ -127,24 +137,42 @@ def open_workdir(
       )
       # A fraction of a source is drawn by the seed.
       is_drawn = any(share % 1 for share in config_lib.proportions(config))
-      inputs = shared.get(
-        config,
-        'inputs',
-        (tuple(parts), config.seed if is_drawn else None),
-        lambda: processes.first_then_all(
-          lambda: inputs_lib.read(config, cache_dir, print, signals.poll, parts)
-        ),
-      )
+      with preemption.at_once():
+        inputs = shared.get(
+          config,
+          'inputs',
+          (tuple(parts), config.seed if is_drawn else None),
+          lambda: processes.first_then_all(
+            lambda: inputs_lib.read(
+              config, cache_dir, print, signals.poll, parts
+            )
+          ),
+        )
       if cache_dir == caches.folder() and processes.is_first():
         caches.trim(cache_dir, caches.limit())
       identity.take(inputs.fingerprints)
       _check_model(first, inputs.model)
       job = job_lib.build(config, inputs, shared=shared)
+      if trains:
+        memory.check(job)
       handover.connect(job.mesh, lambda: processes.all_true(True))
       job = job._replace(take_weights=identity.take_weights)
       yield Session(directory, job, signals.poll, identity, cache_dir)
     finally:
       directory.close()
+
+
+def _watchdog(
+  config: ConfigDict | None, directory: RunDir
+) -> watchdog.Watchdog:
+  """The watchdog of a command that trains; for others one that never ends."""
+
+  def saved() -> list[int]:
+    folder = epath.Path(str(directory.checkpoints))
+    return [path.step for path in checkpoints.STEP_NAMES.find_all(folder)]
+
+  minutes = config.train.watchdog_minutes if config else 0.0
+  return watchdog.Watchdog(minutes, saved, watchdog.command())
 
 
 def begin(session: Session) -> None:
@@ -211,10 +239,13 @@ def is_overdue(session: Session, saved: checkpoints.Checkpoints) -> bool:
   return minutes > 0 and processes.of_first(saved.is_overdue(minutes))
 
 
-def checkpoint_meta(session: Session, num_tokens: int) -> dict[str, Any]:
+def checkpoint_meta(
+  session: Session, num_tokens: int, skipped: int = 0
+) -> dict[str, Any]:
   """What every checkpoint says of the run that made it."""
   return {
     'num_tokens': num_tokens,
+    **({'skipped': skipped} if skipped else {}),
     'config': config_lib.resolve(session.job.config),
     'fingerprints': session.identity.fingerprints(),
   }

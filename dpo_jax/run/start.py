@@ -9,8 +9,8 @@ from typing import Any
 from dpo_jax import errors
 from dpo_jax.run import fork as forks
 from dpo_jax.run import job as job_lib
+from dpo_jax.run import replay, weights
 from dpo_jax.run import session as sessions
-from dpo_jax.run import weights
 from dpo_jax.storage import checkpoints, metrics_file, state_items
 from dpo_jax.storage.checkpoint_record import Restored
 from dpo_jax.storage.run_dir import RunDir
@@ -43,7 +43,15 @@ def from_own(
   sessions.check_maker(session, restored)
   _say_missing(session.directory, restored)
   print(f'continuing from step {restored.step} of {job.num_steps}')
-  return _take_up(restored, trained)
+  taken = _take_up(job, restored, trained)
+  limit = job.config.train.skip_bad_steps
+  if trained.skipped > limit:
+    raise errors.refuse(
+      'config.train.skip_bad_steps',
+      f'{limit}, and {trained.skipped} steps were skipped already',
+      f'use {trained.skipped} or more',
+    )
+  return taken
 
 
 def from_fork(
@@ -62,7 +70,10 @@ def from_fork(
     restored = saved.restore(origin.step, _abstract_items(job, trained))
   sessions.check_maker(session, restored, run)
   print(forks.describe(origin))
-  return _take_up(restored, trained)
+  state, moved, step = _take_up(job, restored, trained)
+  # What the other run skipped counts there.
+  trained.skipped = 0
+  return replay.with_skipped(job, state, 0), moved, step
 
 
 def _say_missing(directory: RunDir, restored: Restored) -> None:
@@ -86,8 +97,10 @@ def _abstract_items(job: job_lib.Job, trained) -> dict[str, Any]:
   return state_items.items_of(job.abstract, trained.counts, moves)
 
 
-def _take_up(restored, trained) -> tuple[TrainState, Params | None, int]:
+def _take_up(job, restored, trained) -> tuple[TrainState, Params | None, int]:
   """State, moved reference and step of a checkpoint; sets the counts."""
   state, trained.counts, moved = state_items.state_of(restored.items)
   trained.num_tokens = restored.meta['num_tokens']
+  trained.skipped = restored.meta.get('skipped', 0)
+  state = replay.with_skipped(job, state, trained.skipped)
   return state, moved, restored.step

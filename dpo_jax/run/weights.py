@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from dpo_jax import errors, sharding
 from dpo_jax.models import adapters, decoder_config, quantized
 from dpo_jax.models.decoder_config import DecoderConfig
+from dpo_jax.run import preemption
 from dpo_jax.run.job import Job
 from dpo_jax.storage import handover, initial_weights, peft_checkpoint
 from dpo_jax.types import Adapted, Frozen, Params
@@ -68,13 +69,14 @@ def load(job: Job, source: str, key: str = 'model.init_from') -> Params:
   if source:
     if key == 'reference.init_from':
       _check_reference(source, job.inputs.model)
-    params = initial_weights.load(
-      source,
-      job.inputs.model,
-      placed.shardings,
-      placed.abstract,
-      add_rows=job.config.model.add_rows,
-    )
+    with preemption.at_once():
+      params = initial_weights.load(
+        source,
+        job.inputs.model,
+        placed.shardings,
+        placed.abstract,
+        add_rows=job.config.model.add_rows,
+      )
   else:
     init = jax.jit(job.model.init, out_shardings=placed.shardings)
     params = init(jax.random.key(job.config.seed))

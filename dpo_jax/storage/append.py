@@ -7,6 +7,7 @@ kill loses the lines since the last put, never a part of one.
 """
 
 import contextlib
+import errno
 import io
 import os
 import time
@@ -30,6 +31,59 @@ def open_text(path: Any, confirm: Callable[[], None] = lambda: None) -> TextIO:
   if isinstance(path, buckets.Path):
     return _Object(path, confirm)
   return open(path, 'a', encoding='utf-8')
+
+
+class Lossy(io.FileIO):
+  """The bytes of a text that may be lost: from the first error on, it drops.
+
+  Args:
+    file: a path or a descriptor.
+    lost: takes that error.
+    closefd: whether a descriptor is closed with it.
+  """
+
+  def __init__(
+    self,
+    file: Any,
+    lost: Callable[[OSError], None] = lambda error: None,
+    closefd: bool = True,
+  ):
+    """Opens for appending."""
+    super().__init__(file, 'ab', closefd)
+    self._lost, self._is_lost = lost, False
+
+  def write(self, data: Any) -> int | None:
+    """Writes, or drops all of it."""
+    if not self._is_lost:
+      try:
+        return super().write(data)
+      except OSError as error:
+        self._is_lost = True
+        self._lost(error)
+    return memoryview(data).nbytes
+
+
+def open_log(path: Any) -> TextIO:
+  """Opens as `open_text`; what cannot be written is lost and no error.
+
+  For what a run prints: a full disk ends it where it writes its results.
+  """
+  path = files.at(path)
+  if isinstance(path, buckets.Path):
+    return _Object(path, lambda: None)
+  return io.TextIOWrapper(
+    io.BufferedWriter(Lossy(path)), encoding='utf-8', line_buffering=True
+  )
+
+
+def check(file: TextIO) -> None:
+  """Raises FileNotFoundError or OSError if a file on a disk is gone or cut."""
+  if isinstance(file, _Object):
+    return
+  if os.stat(file.name).st_size < os.fstat(file.fileno()).st_size:
+    raise OSError(
+      errno.ESTALE, 'was replaced while the run wrote it', file.name
+    )
 
 
 def sync(file: TextIO) -> None:

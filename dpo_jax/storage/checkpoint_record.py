@@ -5,11 +5,7 @@ shapes, dtypes, one fingerprint per leaf, the caller's JSON) and items whose
 bits agree with it, or `Unsound`. Chooses no step and writes nothing.
 """
 
-import gc
-import logging
 import re
-import sys
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,7 +17,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from dpo_jax import errors, tree
-from dpo_jax.storage import files
+from dpo_jax.storage import files, orbax_parts
 
 _PART = 1 << 28  # bytes of each device that are verified at once
 ITEM = 'meta'  # the item that holds the record; reserved
@@ -321,7 +317,7 @@ def _together(action: Callable[[], Any], where: str) -> Any:
   except Unsound as damage:
     why = str(damage)
   except Exception as error:
-    _drop_coroutines(error)
+    orbax_parts.drop_coroutines(error)
     why = f'unreadable ({reason(error)})'
     if isinstance(error, MemoryError) or _NOT_DAMAGE.search(str(error)):
       raise errors.refuse(
@@ -333,21 +329,6 @@ def _together(action: Callable[[], Any], where: str) -> Any:
   if not sound:
     raise Unsound(why or 'unreadable on another process')
   return result
-
-
-def _drop_coroutines(error: Exception) -> None:
-  """Ends Orbax's half-run reads now, without the tracebacks they print."""
-  # The traceback keeps the coroutines alive; collected later, each of them
-  # warns that it was never awaited.
-  error.__traceback__ = None
-  hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-  asyncio_log = logging.getLogger('asyncio')
-  was, asyncio_log.disabled = asyncio_log.disabled, True
-  try:
-    with warnings.catch_warnings(action='ignore'):
-      gc.collect()
-  finally:
-    sys.unraisablehook, asyncio_log.disabled = hook, was
 
 
 def _abstract(leaf: Any) -> Any:

@@ -11,7 +11,6 @@ On disk: <folder>/<step>/<item>/, each leaf under its name ('a/b/c'), and
 """
 
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -26,14 +25,14 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from dpo_jax import errors, tree
 from dpo_jax.storage import buckets, checkpoint_record, files, orbax_parts
-from dpo_jax.types import InputError
+from dpo_jax.types import InputError, StorageError
 
 _TRASH = 'trash'  # old steps are renamed into it at once, and deleted later
 _ASIDE = 'set_aside'  # unsound steps whose numbers training reached again
 _ATOMICITY = ocp.options.AtomicityOptions(
   mode=ocp.options.AtomicityMode.COMMIT_FILE  # so an empty folder is no step
 )
-_STEP_NAMES = ocp.path.step.standard_name_format(atomicity_options=_ATOMICITY)
+STEP_NAMES = ocp.path.step.standard_name_format(atomicity_options=_ATOMICITY)
 
 
 class Checkpoints:
@@ -74,8 +73,7 @@ class Checkpoints:
     self._placed: dict[str, dict[str, Any]] = {}
     self._sound: set[int] = set()  # saved or restored by this object
     self._saving = False  # whether this object saved: readers remove nothing
-    # Orbax logs the traceback of every error that is one line here.
-    logging.getLogger('absl').addFilter(orbax_parts.not_from_orbax)
+    orbax_parts.silence()
     self._manager = self._open()
 
   def __enter__(self) -> 'Checkpoints':
@@ -93,7 +91,7 @@ class Checkpoints:
 
   def steps(self) -> list[int]:
     """Returns the committed steps on disk, ascending; not the pending one."""
-    steps = [path.step for path in _STEP_NAMES.find_all(self.folder)]
+    steps = [path.step for path in STEP_NAMES.find_all(self.folder)]
     return sorted(step for step in steps if step != self._pending)
 
   def save(
@@ -270,7 +268,7 @@ class Checkpoints:
       create=False,
       save_root_metadata=False,
       atomicity_options=_ATOMICITY,
-      step_name_format=_STEP_NAMES,
+      step_name_format=STEP_NAMES,
       # A store renames by copying every byte: there, steps are just removed.
       todelete_subdir=None if self._in_bucket else _TRASH,
       preservation_policy=self._kept,
@@ -305,14 +303,14 @@ class Checkpoints:
     try:
       self._manager.wait_until_finished()
       # Raises if the step is gone, or was never committed.
-      _STEP_NAMES.find_step(self.folder, self._pending)
+      STEP_NAMES.find_step(self.folder, self._pending)
     except Exception as error:
       return self._lost(error)
     self._sound.add(self._pending)
     self._pending = None
     return None
 
-  def _lost(self, error: Exception) -> InputError:
+  def _lost(self, error: Exception) -> StorageError:
     """Forgets the pending step, frees its bytes, returns the error to raise."""
     step, self._pending = self._pending, None
     steps = []
@@ -321,14 +319,21 @@ class Checkpoints:
       steps = self.steps()
       if step not in steps:
         _remove(self.folder / str(step))
-    then = f'continues from step {steps[-1]}' if steps else 'starts over'
-    return errors.refuse(
+    # Orbax's threads may be at work on what failed: they would print.
+    orbax_parts.drop_coroutines(error)
+    return errors.unwritten(
       self.folder / str(step),
       f'the checkpoint was not written ({checkpoint_record.reason(error)}); '
       f'needs {files.show_size(self._pending_bytes)}, '
       f'{files.show_free(self.folder)} free',
-      f'make room or mend the folder and run the same command again, it {then}',
+      'make room or mend the folder and run the same command again, '
+      f'{orbax_parts.then(steps)}',
     )
+
+  def says_last(self, error: StorageError) -> StorageError:
+    """Returns the error with the step from which the same command goes on."""
+    self._settle()  # a step may be on its way
+    return errors.with_hint(error, orbax_parts.then(self.steps()))
 
   def _make_room(self, step: int) -> None:
     """Removes what stands in the way of a save of `step`.

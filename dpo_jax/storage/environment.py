@@ -30,6 +30,19 @@ _JAX_CONFIG = (
   'jax_threefry_partitionable',
   'jax_numpy_dtype_promotion',
 )
+# Variables of jax that change no bit of a result: where it looks, what it says.
+_JAX_HARMLESS = (
+  *('JAX_COMPILATION_CACHE', 'JAX_PERSISTENT_CACHE', 'JAX_RAISE_PERSISTENT'),
+  *(
+    'JAX_LOGGING',
+    'JAX_LOG_',
+    'JAX_DEBUG_LOG',
+    'JAX_TRACEBACK',
+    'JAX_PROFILER',
+  ),
+  *('JAX_DUMP', 'JAX_COORDINATOR', 'JAX_PROCESS_ID', 'JAX_NUM_PROCESSES'),
+  *('JAX_LOCAL_', 'JAX_PLATFORM', 'JAX_ENABLE_COMPILATION_CACHE'),
+)
 # Entries of env.json that may differ between sessions with the same bits.
 _HARMLESS = ('command', 'host', 'platform', 'time', 'continued')
 
@@ -52,6 +65,7 @@ def describe(
     **{name: _version(name) for name in _PACKAGES},
     'XLA_FLAGS': os.environ.get('XLA_FLAGS', ''),
     'jax_config': {name: _flag(jax.config, name) for name in _JAX_CONFIG},
+    'jax_variables': _jax_variables(os.environ),
     'platform': platform.platform(),
     'backend': devices[0].platform,
     'device_kind': devices[0].device_kind,
@@ -108,9 +122,11 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _relevant(environment: Mapping[str, Any]) -> dict[str, Any]:
   """Returns {dotted key: entry} of the entries that bits depend on."""
-  return files.flatten(
+  entries = files.flatten(
     {k: v for k, v in environment.items() if k not in _HARMLESS}
   )
+  # A session without variables equals one of a version that wrote none.
+  return {key: value for key, value in entries.items() if value != {}}
 
 
 @functools.cache
@@ -145,6 +161,20 @@ def _cpu() -> str:
       if line.startswith('model name'):
         return line.partition(':')[2].strip()
   return platform.processor() or platform.machine()
+
+
+def _jax_variables(environ: Mapping[str, str]) -> dict[str, str]:
+  """Returns the variables JAX_* that may change bits, by name.
+
+  The platform is told by the devices.
+  """
+  return {
+    name: environ[name]
+    for name in sorted(environ)
+    if name.startswith('JAX_')
+    and not name.startswith(_JAX_HARMLESS)
+    and name.lower() not in _JAX_CONFIG
+  }
 
 
 def _flag(config: Any, name: str) -> str:

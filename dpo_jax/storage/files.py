@@ -7,6 +7,7 @@ one; it knows no format of this package.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -18,13 +19,19 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import IO, Any
 
 from dpo_jax import errors
-from dpo_jax.storage import buckets, stores, uploads
+from dpo_jax.storage import buckets, leftovers, stores, uploads
 from dpo_jax.types import InputError
 
 AnyPath = pathlib.Path | buckets.Path
 
 _POINTER = b'version https://git-lfs'  # first bytes of a git-lfs pointer
 _BLOCK = 1 << 20  # bytes read at once for a digest
+# Of a write: a full disk, a quota, a limit on file sizes, a broken device, a
+# disk that became read-only, a server that lost the file.
+_DISK_FAULTS = {
+  *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+  *(errno.EROFS, errno.ESTALE, errno.ENOENT),
+}
 
 
 def at(name: Any) -> AnyPath:
@@ -200,7 +207,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
       yield file
     return
   path.parent.mkdir(parents=True, exist_ok=True)
-  scratch = path.with_name(f'.{path.name}.{_own_name()}.tmp')
+  scratch = path.with_name(leftovers.name_of(path.name))
   try:
     with open(scratch, 'wb') as file:
       yield file
@@ -242,7 +249,8 @@ def whole_folder(
       path, 'is there already', 'give another folder, or remove it'
     )
   # Beside its place: a rename is atomic within one file system only.
-  beside = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:8]}')
+  leftovers.remove(path.parent)
+  beside = path.with_name(leftovers.name_of(path.name, uuid.uuid4().hex[:8]))
   try:
     beside.mkdir(parents=True)
     yield beside
@@ -258,13 +266,17 @@ def whole_folder(
 
 @contextlib.contextmanager
 def storage_errors(path: str | os.PathLike) -> Iterator[None]:
-  """Turns an OSError on a path into an InputError of one line."""
+  """Turns an OSError on a path into an InputError of one line.
+
+  A StorageError if the disk is at fault, not the command.
+  """
   try:
     yield
   except buckets.BucketError:
     raise  # a refusal already
   except OSError as error:
-    raise errors.refuse(
+    is_full = error.errno in _DISK_FAULTS
+    raise (errors.unwritten if is_full else errors.refuse)(
       error.filename or path,
       error.strerror or error,
       'make room, mend the permissions, or give another --workdir',
@@ -366,12 +378,6 @@ def flatten(
     else:
       leaves[name] = value
   return leaves
-
-
-def _own_name() -> str:
-  """Returns a name that no other process has, on any host of a shared disk."""
-  host = re.sub(r'[^\w-]', '-', os.uname().nodename)[:40]
-  return f'{host}.{os.getpid()}'
 
 
 def _is_taken(path: pathlib.Path) -> bool:

@@ -4,14 +4,20 @@ Comes in: step numbers, log entries, a step to move. Goes out: decisions, and
 the step in its new place of a bucket. Reads no array.
 """
 
+import asyncio
+import functools
+import gc
 import logging
 import os
+import sys
+import warnings
 from collections.abc import Callable
 
 from etils import epath
 
 from dpo_jax.storage import files
 
+_CLOSED_LOOP = 'Event loop is closed'
 _COMMITTED = 'commit_success.txt'  # Orbax's last object of a step
 
 
@@ -38,6 +44,52 @@ def move(step: epath.Path, target: epath.Path) -> None:
   step.rmtree(missing_ok=True)
 
 
+def then(steps: list[int]) -> str:
+  """Returns what the same command does, with these steps on disk."""
+  return f'it continues from step {steps[-1]}' if steps else 'it starts over'
+
+
 def not_from_orbax(entry: logging.LogRecord) -> bool:
   """Filters out Orbax's tracebacks: its errors are raised or logged here."""
   return f'{os.sep}orbax{os.sep}' not in entry.pathname
+
+
+def drop_coroutines(error: BaseException) -> None:
+  """Ends what an error left half done in Orbax; see `silence`."""
+  # Tracebacks keep the coroutines alive; collected later, each of them warns
+  # that it was never awaited.
+  seen: set[int] = set()
+  chain = [error]
+  while chain:
+    one = chain.pop()
+    if one is not None and id(one) not in seen:
+      seen.add(id(one))
+      one.__traceback__ = None
+      chain += [one.__cause__, one.__context__]
+  gc.collect()
+
+
+@functools.cache
+def silence() -> None:
+  """Filters what a failed read or save prints beside the error that it raises.
+
+  Orbax logs tracebacks; TensorStore's threads go on and call event loops that
+  are closed; coroutines warn that nobody awaited them. What is not of these is
+  printed as before.
+  """
+  logging.getLogger('absl').addFilter(not_from_orbax)
+  warnings.filterwarnings('ignore', message='coroutine .* was never awaited')
+  logging.getLogger('asyncio').addFilter(lambda entry: False)
+  printed, unraisable = sys.excepthook, sys.unraisablehook
+
+  def print_others(kind, error, trace):
+    if str(error) != _CLOSED_LOOP:
+      printed(kind, error, trace)
+
+  def say_others(args):
+    if not asyncio.iscoroutine(args.object) and (
+      str(args.exc_value) != _CLOSED_LOOP
+    ):
+      unraisable(args)
+
+  sys.excepthook, sys.unraisablehook = print_others, say_others

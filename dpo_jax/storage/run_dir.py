@@ -13,7 +13,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from dpo_jax import errors
-from dpo_jax.storage import environment, example_file, files, run_lock
+from dpo_jax.storage import (
+  buckets,
+  environment,
+  example_file,
+  files,
+  leftovers,
+  run_lock,
+)
 from dpo_jax.types import InputError
 
 _FIX = 'put back a copy, or give another --workdir'
@@ -163,6 +170,9 @@ class RunDir:
       with files.storage_errors(self.path):
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = run_lock.take(self.path)
+      if not isinstance(self.path, buckets.Path):
+        for name in ('', 'per_example', 'samples', 'evaluate'):
+          leftovers.remove(self.path / name)
 
   def create_or_continue(self, config: Mapping[str, Any]) -> bool:
     """Makes the folder and config.json, or continues the run in it.

@@ -6,6 +6,7 @@ lock is the system's; in a bucket it is a lease (leases.py).
 """
 
 import fcntl
+import os
 from typing import IO
 
 from dpo_jax import errors
@@ -21,9 +22,18 @@ class Lock:
     self._held = held
 
   def confirm(self) -> None:
-    """Raises InputError if another process took a lease over."""
+    """Raises InputError if another process took a lease over.
+
+    On a disk: if the folder was removed, which frees the lock.
+    """
     if isinstance(self._held, leases.Lease):
       self._held.confirm()
+    elif not os.path.exists(self._held.name):
+      raise errors.unwritten(
+        os.path.dirname(self._held.name),
+        'the run directory is gone, removed or moved while the run wrote it',
+        'put it back, or give the same command again to start over',
+      )
 
   def discard(self) -> None:
     """Leaves no object of a lease; a file's lock is kept."""

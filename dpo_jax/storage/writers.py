@@ -112,6 +112,7 @@ class MetricWriter:
     with files.storage_errors(self._path):
       self._file.write(json.dumps(line, allow_nan=False) + '\n')
       self._file.flush()
+      append.check(self._file)
       self._seal.add(line)
       finite = {f'{split}/{k}': v for k, v in values.items() if k not in bad}
       self._board.write(step, finite)

@@ -221,7 +221,7 @@ class Loop:
     began = time.monotonic()
     output = self._folder.output(point.name)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with append.open_text(output) as file:
+    with append.open_log(output) as file:
       line, code = self._train(point, file)
     seconds = time.monotonic() - began
     number, total = self._num_settled + 1, len(self._points)
@@ -253,7 +253,7 @@ class Loop:
     except Preempted:
       raise
     except InputError as error:
-      return str(error), 2
+      return str(error), error.exit_code
     except Diverged as error:
       return str(error), 1
     except Exception as error:

@@ -111,7 +111,7 @@ def train_points(
             train.open_run(session)
           )
       except InputError as error:
-        failed[point.name] = str(error), 2
+        failed[point.name] = str(error), error.exit_code
         continue
       polls.append(session.poll)
       variant = Variant(point.name, run, output)
@@ -249,7 +249,7 @@ class _Stack:
     except Diverged as error:
       self._failed[variant.name] = str(error), 1
     except InputError as error:
-      self._failed[variant.name] = str(error), 2
+      self._failed[variant.name] = str(error), error.exit_code
 
   def _stack(self, trees: Sequence[Any]) -> Any:
     """Equal trees as one, with an axis in front; spread over the devices."""

@@ -47,7 +47,7 @@ def test_help_prints_each_key_of_a_section(section):
 def test_help_of_a_key_holds_default_rule_comment():
   assert config.help_text('data.max_length').splitlines() == [
     'config.data.max_length=512',
-    '    a whole number >= 2, e.g. 512',
+    '    a whole number >= 2 and <= 1048576, e.g. 512',
     '    # tokens of prompt + completion; encode',
   ]
   # A comment on the lines above, and the default that means "not set".

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dpo_jax.config import rules
+from dpo_jax.config import knobs, rules
 from dpo_jax.types import InputError
 
 # (overrides, what the message must hold beside the key of the last override)
@@ -170,3 +170,35 @@ def test_a_refusal_is_one_printable_line():
   assert isinstance(error, InputError)
   assert str(error).startswith("config.data.train: 'a\\nb")
   assert str(error).isprintable() and len(str(error)) < 200
+
+
+@pytest.mark.parametrize(
+  'override',
+  [
+    *(f'optim.learning_rate={x}' for x in ('1e300', '1e-60', '4e38')),
+    *('loss.beta=1e39', 'loss.beta=1e-50', 'loss.terms.ipo=1e300'),
+    *('optim.weight_decay=1e-50', 'sample.temperature=1e-39'),
+  ],
+)
+def test_a_number_that_float32_has_not_is_refused(refusal, override):
+  assert 'it is 0 or infinite in float32; fix: use' in refusal('dpo', override)
+
+
+@pytest.mark.parametrize(
+  'override',
+  [
+    *('data.row_length=2000000', 'data.max_length=2000000'),
+    *('eval.batch_size=2000000', 'train.batch_size=2000000'),
+    *('adapter.rank=1000000', 'model.vocab_size=20000000'),
+    *('train.num_steps=3000000000', 'data.proportions=1e300'),
+  ],
+)
+def test_a_size_that_no_machine_has_is_refused(refusal, override):
+  message = refusal('dpo', override)
+  assert 'is not allowed' in message and 'fix: use ' in message
+
+
+def test_every_float_key_has_the_bounds_of_float32():
+  for key, knob in knobs.flat().items():
+    for value in (1e39, 1e-50) if knob.kind is float else ():
+      assert not knob.rule.holds(value), key

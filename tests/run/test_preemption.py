@@ -34,3 +34,30 @@ with preemption.Signals():
 """
   done = subprocess.run([sys.executable, '-c', code], capture_output=True)
   assert done.returncode == 143 and done.stdout == b''
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_where_files_are_read_a_signal_raises_without_a_poll(number):
+  with preemption.Signals() as signals:
+    with pytest.raises(preemption.Preempted) as stop, preemption.at_once():
+      os.kill(os.getpid(), number)
+      while True:  # as a loop over ten gigabytes of blanks
+        try:
+          int('1')
+        except Exception:  # takes nothing that is meant for main
+          raise AssertionError from None
+    assert stop.value.exit_code == 128 + number
+    with pytest.raises(preemption.Preempted):  # what swallowed it polls
+      signals.poll()
+
+
+def test_a_signal_that_came_before_is_raised_where_files_are_read():
+  with preemption.Signals():
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(preemption.Preempted), preemption.at_once():
+      raise AssertionError
+
+
+def test_without_a_listener_at_once_does_nothing():
+  with preemption.at_once():
+    pass

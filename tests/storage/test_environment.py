@@ -16,3 +16,12 @@ def test_changes_between_environments():
     "new: 'nothing' then, None now",
     "optax: '2' then, 'nothing' now",
   ]
+
+
+def test_variables_of_jax_are_part_of_the_environment(monkeypatch):
+  before = environment.describe({}, [])
+  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'elsewhere')
+  assert environment.changes(before, environment.describe({}, [])) == [
+    "jax_variables.JAX_DISABLE_MOST_OPTIMIZATIONS: 'nothing' then, '1' now"
+  ]

@@ -14,6 +14,7 @@ from dpo_jax import errors
 from dpo_jax.storage import files as storage_files
 from dpo_jax.types import InputError
 
+MAX_ROW_BYTES = 8 * 2**20  # a larger cell is a mistake, as a larger JSON line
 _BATCH = 256  # rows that are Python objects at once
 _ARROW_FILE = b'ARROW1'  # an Arrow file without it is a stream
 _STATE = 'state.json'
@@ -41,6 +42,7 @@ def read_rows(
   for file in parts(path, name):
     try:
       for batch, names in _batches(file, wanted):
+        _check_sizes(batch, f'{name or path}', number)
         # Columns that are not decoded still count as columns of the row.
         blank = dict.fromkeys(names)
         for row in _rows(batch):
@@ -117,6 +119,7 @@ def _batches(path: str, wanted: Callable[[str], bool]) -> Iterator[tuple]:
     with pyarrow.parquet.ParquetFile(path) as file:
       names = _names(file.schema_arrow, path)
       chosen = list(filter(wanted, names))
+      _check_groups(file.metadata, chosen, path)
       for batch in file.iter_batches(batch_size=_BATCH, columns=chosen):
         yield batch, names
     return
@@ -134,6 +137,44 @@ def _batches(path: str, wanted: Callable[[str], bool]) -> Iterator[tuple]:
       batch = batch.select(chosen)
       for start in range(0, batch.num_rows, _BATCH):
         yield batch.slice(start, _BATCH), names
+
+
+def _check_groups(metadata: Any, chosen: list[str], path: str) -> None:
+  """Refuses a file by its footer, before anything of it is unpacked."""
+  first = 1
+  for index in range(metadata.num_row_groups):
+    group = metadata.row_group(index)
+    for column in map(group.column, range(group.num_columns)):
+      # Of a mean above the limit, one cell is above it.
+      is_read = column.path_in_schema.partition('.')[0] in chosen
+      size = column.total_uncompressed_size
+      if is_read and size > MAX_ROW_BYTES * max(group.num_rows, 1):
+        raise _too_large(f'{path}:{first}', column.path_in_schema, size)
+    first += group.num_rows
+
+
+def _check_sizes(batch: Any, path: str, number: int) -> None:
+  """Refuses a large row before it becomes Python objects, many times as large.
+
+  Args:
+    batch: of Arrow.
+    path: of its file, for messages.
+    number: rows before the batch.
+  """
+  if batch.nbytes <= MAX_ROW_BYTES:
+    return
+  for index in range(batch.num_rows):
+    for name, column in zip(batch.schema.names, batch.slice(index, 1).columns):
+      if column.nbytes > MAX_ROW_BYTES:
+        raise _too_large(f'{path}:{number + index + 1}', name, column.nbytes)
+
+
+def _too_large(where: str, name: str, size: int) -> InputError:
+  return errors.refuse(
+    where,
+    f'{errors.show(name)} is {storage_files.show_size(size)} in one row',
+    f'split or drop this record; at most {MAX_ROW_BYTES // 2**20} MiB are read',
+  )
 
 
 def _names(schema: Any, path: str) -> list[str]:

@@ -11,6 +11,15 @@ from typing import Any, NamedTuple
 
 _NAMED = ('role', 'type')  # keys whose values templates compare with words
 _WORD = re.compile(r'[\w.-]*')
+# Words of the schemas of messages and tools. A template writes `<|user|>` from
+# a role on purpose, so these stay as they are in any place.
+_SCHEMA = frozenset(
+  'role content name type id text tools tool tool_calls tool_call_id function '
+  'functions arguments parameters properties required description enum items '
+  'thinking reasoning reasoning_content thought system user assistant '
+  'developer observation ipython object string number integer boolean array '
+  'null'.split()
+)
 
 
 class Piece(NamedTuple):
@@ -47,6 +56,18 @@ class ControlTokens:
   def found_in(self, value: Any) -> bool:
     """Whether a text, or a text in messages, contains a control token."""
     return any(self.pattern.search(text) for text in texts_of(value))
+
+  def completes(self, word: str) -> bool:
+    """Whether a word is part of a token: `<|` and `|>` around it make one.
+
+    Words of the schema are none: templates write tokens of them.
+    """
+    inside = 2 < len(word) and word.lower() in self._all
+    return inside and word not in _SCHEMA
+
+  def mark_word(self, word: str, marks: tuple[str, str]) -> str:
+    """Returns a key or a name, wrapped if it could complete a token."""
+    return marks[0] + word + marks[1] if self.completes(word) else word
 
   def is_typed(self, value: Any) -> bool:
     """As `found_in`, upper and lower case counting as one."""
@@ -124,18 +145,31 @@ class ControlTokens:
     return _merged(spans)
 
 
-def map_texts(value: Any, change: Callable[[str], str], key: str = '') -> Any:
-  """JSON data with each string and key changed, except words that are names."""
+def map_texts(
+  value: Any,
+  change: Callable[[str], str],
+  key: str = '',
+  word: Callable[[str], str] = lambda name: name,
+) -> Any:
+  """JSON data with each string and key changed.
+
+  Args:
+    value: the data.
+    change: of a text.
+    key: the key that the value has.
+    word: of a key, or of a role or type, that is a plain word: templates
+      compare these with words of their own.
+  """
   if isinstance(value, str):
     is_name = key in _NAMED and _WORD.fullmatch(value)
-    return value if is_name else change(value)
+    return word(value) if is_name else change(value)
   if isinstance(value, Mapping):
     return {
-      k if _WORD.fullmatch(k) else change(k): map_texts(v, change, k)
+      (word if _WORD.fullmatch(k) else change)(k): map_texts(v, change, k, word)
       for k, v in value.items()
     }
   if isinstance(value, list | tuple):
-    return [map_texts(item, change) for item in value]
+    return [map_texts(item, change, '', word) for item in value]
   return value
 
 
@@ -144,6 +178,13 @@ def texts_of(value: Any) -> list[str]:
   texts: list[str] = []
   map_texts(value, lambda text: texts.append(text) or text)
   return texts
+
+
+def words_of(value: Any) -> list[str]:
+  """The keys, roles and types that map_texts takes for plain words."""
+  words: list[str] = []
+  map_texts(value, lambda text: text, '', lambda w: words.append(w) or w)
+  return words
 
 
 def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

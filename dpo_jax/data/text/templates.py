@@ -22,6 +22,7 @@ Every string is wrapped where it must be: names, keys of objects, values of
 `type`. Only plain words there, which templates compare, never are.
 """
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -143,8 +144,11 @@ class ChatTemplate:
     if not allow_control_tokens:
       is_near = self._control_tokens.is_near(plain)
       is_cut = self._cuts and self._control_tokens.may_be_cut_from(plain)
+    is_word = not allow_control_tokens and any(
+      map(self._control_tokens.completes, control_tokens.words_of(plain))
+    )
     marks = spans = None
-    if is_near or is_cut or self.has_generation:
+    if is_near or is_cut or is_word or self.has_generation:
       marks, of_spans = self._free_marks(plain)
     if self.has_generation:
       text, spans = _take_spans(
@@ -153,13 +157,20 @@ class ChatTemplate:
     else:
       text = self._run(plain, extra, where)
     pieces = (Piece(text, False),)
-    is_typed = is_near and self._control_tokens.is_typed(plain)
-    for is_needed, may_differ, change in (
-      (is_near, not is_typed, self._control_tokens.mark),
-      (is_cut, True, self._control_tokens.mark_signs),
+    known = self._control_tokens
+    is_typed = is_near and known.is_typed(plain)
+    for is_needed, may_differ, change, word in (
+      (is_near, not is_typed, known.mark, _as_is),
+      (is_cut, True, known.mark_signs, _as_is),
+      # Beside words, whatever else may be a token is wrapped too.
+      (is_word, True, known.mark, known.mark_word),
     ):
       if is_needed:
-        wrapped = control_tokens.map_texts(plain, lambda t: change(t, marks))  # noqa: B023
+        wrapped = control_tokens.map_texts(
+          plain,
+          functools.partial(change, marks=marks),
+          word=functools.partial(word, marks=marks),
+        )
         marked = _split_marked(self._run(wrapped, extra, where), marks)
         pieces = self._safer(text, pieces, marked, may_differ, where)
     return Rendering(pieces, spans)
@@ -221,6 +232,12 @@ class ChatTemplate:
       'remove them from the message',
     )
     raise UnsafeText(str(refusal))
+
+
+def _as_is(word: str, marks: tuple[str, str]) -> str:
+  """A word that is not wrapped."""
+  del marks
+  return word
 
 
 def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

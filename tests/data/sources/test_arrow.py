@@ -132,3 +132,20 @@ def test_folders_and_files_that_are_refused(tmp_path):
   table = pyarrow.table([['a'], ['b']], names=['prompt', 'prompt'])
   pyarrow.parquet.write_table(table, twice)
   assert "column 'prompt' appears twice" in _refusal(twice)
+
+
+def test_a_cell_that_is_too_large_is_refused_before_it_is_an_object(tmp_path):
+  large = arrow.MAX_ROW_BYTES + 1
+  for rows, line in (([large], 1), ([1, 1, large] + [1] * 10, 3)):
+    path = tmp_path / f'{line}.parquet'
+    table = pyarrow.table(
+      {'a': ['x' * n for n in rows], 'b': ['y'] * len(rows)}
+    )
+    pyarrow.parquet.write_table(table, path, compression='zstd')
+    with pytest.raises(
+      types.InputError, match=rf'{line}.parquet:{line}: .a. is 8'
+    ):
+      list(arrow.read_rows(str(path), lambda name: True))
+    # A column that is not read may hold what it likes.
+    read = list(arrow.read_rows(str(path), lambda name: name == 'b'))
+    assert len(read) == len(rows)

@@ -97,3 +97,29 @@ def test_roles_and_types_that_are_words_are_compared_as_they_are():
   part = {'type': 'text', 'text': TYPED}
   pieces = render(source, {'role': 'user', 'content': [part]})
   assert of_text(pieces) == TYPED
+
+
+@pytest.mark.parametrize(
+  'call', [{'im_end': 1}, {'a': {'im_end': '<s>'}}, {'type': 'im_end'}]
+)
+def test_a_word_that_the_template_completes_to_a_token_is_text(call):
+  source = (
+    '<|im_start|>{% for key, value in messages[0].call.items() recursive %}'
+    '<|{{ key }}|><|{{ value if value is not mapping }}|>'
+    '{{ loop(value.items()) if value is mapping }}{% endfor %}<|im_end|>'
+  )
+  pieces = render(source, {'role': 'user', 'call': call})
+  assert '<|im_end|>' in ''.join(p.text for p in pieces)[:-10]
+  assert TOKENS.count(pieces) == 2
+  # A template that asks for the key by its name sees it.
+  asked = '<s>{% if messages[0].call.im_end %}yes{% endif %}'
+  text = ''.join(p.text for p in render(asked, {'call': call}))
+  assert text == ('<s>yes' if 'im_end' in call else '<s>')
+
+
+def test_a_token_that_a_template_makes_of_a_role_stays_one():
+  tokens = control_tokens.ControlTokens(['<|user|>'])
+  template = templates.ChatTemplate(
+    '<|{{ messages[0].role }}|>', control_tokens=tokens
+  )
+  assert tokens.count(template.render([{'role': 'user'}]).pieces) == 1

@@ -1,0 +1,156 @@
+"""R8: a number that is not finite, or absurd, in every place of a step."""
+
+import math
+import shutil
+
+import machine
+import numpy as np
+from score import Line
+
+_AT = 3  # updates before the one that is hurt
+_VALUES = {'NaN': math.nan, 'inf': math.inf, '1e30': 1e30}
+# {place: (values, options)}
+_PLACES = {
+  'weights of the batch': (('NaN', 'inf'), {}),
+  'one microbatch': (('NaN', 'inf'), {'train__microbatches': 4}),
+  'parameters': (('NaN', 'inf', '1e30'), {}),
+  'first moments': (('NaN', 'inf', '1e30'), {}),
+  'second moments': (('NaN', 'inf', '1e30'), {}),
+  'saved parameters': (('NaN', 'inf'), {}),
+  'saved moments': (('NaN', 'inf'), {}),
+  'running mean of the loss': (
+    ('NaN', 'inf'),
+    {'loss__terms__sigmoid': 0, 'loss__terms__bco': 1},
+  ),
+  'reference scores': (('NaN', 'inf'), {'reference__mode': 'cache'}),
+  'adapter': (('NaN', 'inf', '1e30'), {'adapter__rank': 4}),
+}
+
+
+def halts(line: Line) -> None:
+  """R8: the run halts at the step, lists no poisoned one, and is replayed."""
+  cases = [(p, v, o) for p, (values, o) in _PLACES.items() for v in values]
+  if line.size == 'small':
+    cases = [c for c in cases if c[:2] == ('second moments', '1e30')]
+  for place, value, options in cases:
+    line.fault(f'{value} in {place}', _hurt(line, place, value, options))
+
+
+def _hurt(line: Line, place: str, value: str, options) -> str:
+  """What is wrong with the end of a run that is hurt once."""
+  whole = line.baseline(**options)
+  workdir = line.place('hurt')
+
+  def plant():
+    plant_value(place, _VALUES[value])
+
+  child = line.train(workdir, inject=plant, **options)
+  code, text = child.wait(), child.text()
+  is_saved = place.startswith('saved')
+  said = [f'step {_AT + k}: ' for k in (0, 1, 2)]
+  last = text.splitlines()[-1] if text else ''
+  if code != 1 or 'Traceback' in text or not last.startswith(tuple(said)):
+    return f'exit {code}: {text[-400:]}'
+  expected = machine.states(whole)[0]
+  for step, digest in machine.states(workdir)[0].items():
+    if expected.get(step) != digest:
+      return f'step {step} is listed and is not that of the whole run'
+  if not is_saved:
+    step = last.split()[1].rstrip(':')
+    words = ['--mode=replay', f'--workdir={workdir}', f'--step={step}']
+    out = workdir.with_name(f'{workdir.name}.replay')
+    again = machine.command(words, out)
+    if again.wait() or 'have the bits that the run saw' not in again.text():
+      return f'the replay: {again.text()[-400:]}'
+  # The fault was of that moment: the same command ends as if it were not.
+  child = line.train(workdir, **options)
+  if child.wait():
+    return f'afterwards: {child.text()[-300:]}'
+  problem = machine.differences(
+    machine.outcome(workdir), machine.outcome(whole)
+  )
+  shutil.rmtree(workdir)
+  return problem
+
+
+def plant_value(place: str, value: float) -> None:
+  """Plants a number in one place of one step of this process."""
+  from dpo_jax import train
+  from dpo_jax.run import job as jobs
+
+  if place in ('weights of the batch', 'one microbatch', 'reference scores'):
+    host_batch = jobs.host_batch
+
+    def hurt(plan, part, t, rows=None):
+      batch = host_batch(plan, part, t, rows)
+      # An evaluation has one batch, t = 0.
+      if t != _AT:
+        return batch
+      if place == 'reference scores':
+        logps = np.array(batch.reference.logps)
+        logps[0] = value
+        return batch._replace(reference=batch.reference._replace(logps=logps))
+      weight = np.array(batch.comparisons.weight)
+      weight[0] = value
+      return batch._replace(
+        comparisons=batch.comparisons._replace(weight=weight)
+      )
+
+    jobs.host_batch = hurt
+    return
+  if place.startswith('saved'):
+    save = train.save
+
+    def spoil(run, state, reference, step):
+      if step == _AT + 1:
+        name = 'params' if place == 'saved parameters' else 'opt_state'
+        state = state._replace(**{name: spoilt(getattr(state, name), value)})
+      save(run, state, reference, step)
+
+    train.save = spoil
+    return
+  loop = train._loop
+
+  def hurt_loop(run, state, reference, start):
+    step, made = run.job.train_step, [start]
+
+    def train_step(state, reference, batch, hyper):
+      if made[0] == _AT and start == 0:
+        state = _in_state(place, state, value)
+      made[0] += 1
+      return step(state, reference, batch, hyper)
+
+    job = run.job._replace(train_step=train_step)
+    return loop(run._replace(job=job), state, reference, start)
+
+  train._loop = hurt_loop
+
+
+def _in_state(place: str, state, value: float):
+  """The state with the number in it."""
+  if place in ('parameters', 'adapter'):
+    return state._replace(params=spoilt(state.params, value))
+  if place == 'running mean of the loss':
+    return state._replace(loss_state=spoilt(state.loss_state, value))
+  name = 'mu' if place == 'first moments' else 'nu'
+  # optax.chain: one of the transformations has the moments.
+  chain = tuple(
+    part._replace(**{name: spoilt(getattr(part, name), value)})
+    if hasattr(part, name)
+    else part
+    for part in state.opt_state
+  )
+  return state._replace(opt_state=chain)
+
+
+def spoilt(tree, value: float):
+  """The first array of floats in a tree, with one element set."""
+  import jax
+
+  leaves, structure = jax.tree.flatten(tree)
+  at = next(i for i, x in enumerate(leaves) if x.dtype == np.float32)
+  with jax.transfer_guard('allow'):
+    array = np.array(leaves[at])
+    array[(0,) * array.ndim] = value
+    leaves[at] = jax.device_put(array, leaves[at].sharding)
+  return structure.unflatten(leaves)
