@@ -79,7 +79,7 @@ def lower_step(job):
 def collectives(text: str) -> dict[str, float]:
   """Returns the bytes of results of collectives in a program, by kind."""
   entry, bodies = _computations(text)
-  total = collections.Counter()
+  total, seen = collections.Counter(), set()
 
   def add(name, times):
     for line in bodies[name]:
@@ -88,19 +88,43 @@ def collectives(text: str) -> dict[str, float]:
         continue
       result, kind = match[1], match[2].removesuffix('-start')
       if kind in COLLECTIVES:
+        # XLA:TPU writes the start, the steps and the end of one collective into
+        # as many fusions: they share a channel.
+        channel = re.search(r'channel_id=\d+', line)
+        if channel and channel[0] in seen:
+          continue
+        seen.add(channel and channel[0])
         # What starts has its operand in the result too.
         twice = match[2].endswith('-start') and kind != 'all-reduce'
         total[kind] += _size(result) / (1 + twice) * times
       elif kind == 'while':
-        trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
         body = re.search(r'body=%?([\w.\-]+)', line)[1]
-        add(body, times * (int(trips[1]) if trips else 1))
+        add(body, times * _trips(line, bodies))
       elif kind in ('fusion', 'call', 'conditional', 'async-start'):
         for called in re.findall(r'(?:calls|to_apply)=%?([\w.\-]+)', line):
           add(called, times)
 
   add(entry, 1)
   return {kind: total[kind] for kind in COLLECTIVES}
+
+
+def _trips(line, bodies) -> int:
+  """Turns of a while loop; 1 where data decides."""
+  known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+  if known:
+    return int(known[1])
+  # XLA:TPU leaves no count: the loops of jax go from 0 while i < constant.
+  condition = bodies[re.search(r'condition=%?([\w.\-]+)', line)[1]]
+  limit = re.search(
+    r'compare\(\S+, %?([\w.\-]+)\), direction=LT', condition[-1]
+  )
+  for other in condition if limit else ():
+    value = re.match(
+      rf'\s*%?{re.escape(limit[1])} = s32\[\]\S* constant\((\d+)\)', other
+    )
+    if value:
+      return int(value[1])
+  return 1
 
 
 def _computations(text):
@@ -112,7 +136,8 @@ def _computations(text):
       name = match[2]
       bodies[name] = []
       entry = name if match[1] else entry
-    elif line.startswith('}'):
+    # The attributes of a kernel have lines of their own, some of them '}}, ..'.
+    elif re.match(r'}(, |$)', line):
       name = ''
     elif name:
       bodies[name].append(line)

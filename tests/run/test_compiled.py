@@ -13,8 +13,23 @@ TEXT = """
   %ag = (bf16[8,4]{1,0}, bf16[32,4]{1,0}) all-gather-start(%y), dimensions={0}
 }
 
+%less (p: (s32[], f32[8,4])) -> pred[] {
+  %n = s32[]{:T(128)} constant(3)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %n), direction=LT
+}
+
+%other (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %kernel = f32[2]{0} custom-call(%x), metadata={{
+}}, metadata={}
+  %one = f32[7]{0} all-reduce(%x), channel_id=4
+  %same = f32[7]{0} all-reduce(%x), channel_id=4
+  %aa = (f32[2]{0:T(8,128)(2,1)}, f32[2]{0}) all-to-all(%x, %y)
+}
+
 ENTRY %main (p0: f32[8,4]) -> f32[8,4] {
-  %w = (s32[], f32[8,4]) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %w = (s32[], f32[8,4]) while(%t), condition=%less, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %v = (s32[], f32[8,4]) while(%w), condition=%less, body=%other
   ROOT %rs = u4[100]{0} reduce-scatter(%w), to_apply=%add
 }
 """  # noqa: E501
@@ -22,11 +37,11 @@ ENTRY %main (p0: f32[8,4]) -> f32[8,4] {
 
 def test_collectives_of_loops_count_by_their_trips():
   got = compiled.collectives(TEXT)
-  assert got['all-reduce'] == 5 * 8 * 4 * 4
+  assert got['all-reduce'] == 5 * 8 * 4 * 4 + 3 * 7 * 4
   # The operand of a start is not its result: 2 bytes of (32 + 256) / 2.
   assert got['all-gather'] == 5 * 2 * (8 * 4 + 32 * 4) / 2
   assert got['reduce-scatter'] == 50
-  assert got['all-to-all'] == 0
+  assert got['all-to-all'] == 3 * 2 * 8
 
 
 @pytest.fixture(scope='module')
