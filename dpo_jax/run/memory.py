@@ -235,9 +235,10 @@ def _residuals(model, shape: tuple[int, int]) -> int:
 def _gathered(local: DecoderConfig, dtype, parts: int) -> int:
   """Bytes of one layer and of a part of the head while they compute.
 
-  A copy in the compute dtype if that is not float32, a float32 copy if the
-  shards of `fsdp` are moved, and the float32 gradient. All experts of a layer
-  are counted.
+  Weights are cast before the shards of `fsdp` are gathered. The gradients of a
+  gathered layer are summed over the shards kernel by kernel, in the compute
+  dtype, so that only those of float32 have a copy of their own. All experts of
+  a layer are counted.
   """
   sizes = local.sizes | {'N': 1}
   dims = param_dims(local)
@@ -247,5 +248,8 @@ def _gathered(local: DecoderConfig, dtype, parts: int) -> int:
     if name.startswith('layers/')
   )
   head = -(-local.vocab_size // parts) * local.width
-  cast = dtype.itemsize if dtype != jnp.float32 else 0
-  return (layer + head) * (cast + 4 * (parts > 1) + 4)
+  if dtype == jnp.float32:
+    return (layer + head) * (4 * (parts > 1) + 4)
+  # The head's gradient is a float32 sum over chunks.
+  of_layer = dtype.itemsize + 4 * (parts == 1)
+  return layer * of_layer + head * (dtype.itemsize + 4)

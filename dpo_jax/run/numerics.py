@@ -118,20 +118,24 @@ def choose_kernel(
   return registry.DENSE
 
 
-def describe(choice: registry.Choice, chunk: int, config: ConfigDict) -> str:
+def describe(
+  choice: registry.Choice, chunk: int, config: ConfigDict, is_here: bool = True
+) -> str:
   """Returns a line on the forms of attention and head, and on XLA's flags.
 
   Args:
     choice: as `choose_kernel` returns it.
     chunk: as `head_chunk` returns it.
     config: of the run.
+    is_here: whether the devices exist, and the kernel was proven on one.
   """
   name = choice.name
   if choice.interpret:
     name += ' (interpreted on CPU: slow)'
   kernel = registry.KERNELS.get(choice.name)
   if kernel and not kernel.is_plain:
-    name += ', equal to dense attention on a row of this run'
+    name += ', equal to dense attention on a row of this run' * is_here
+    name += ', to be proven on those devices' * (not is_here)
   head = f'chunks of {chunk:,} positions'
   if not chunk:
     head = f'{compute_dtype(config)} logits kept for the backward pass'

@@ -22,6 +22,8 @@ from dpo_jax.run import inputs as inputs_lib
 from dpo_jax.run import job as job_lib
 from dpo_jax.run.job import Job
 
+# Share of a device's memory that a chosen mesh may fill.
+_FULL = 0.9
 _COUNTED_STEPS = 100  # steps whose attended pairs are counted
 
 
@@ -68,6 +70,7 @@ def main(
     print(describe_needs(job))
     if planned and planned.chip:
       print(describe_chip(job, planned))
+      print(describe_choice(config, inputs, planned))
     for name, plan in (('train', job.train_plan), ('eval', job.eval_plan)):
       print(f'{name}: {json.dumps(plan.summary())}')
     if compile:
@@ -175,6 +178,27 @@ def describe_chip(job: Job, planned: slices.Planned) -> str:
   )
 
 
+def describe_choice(config, inputs, planned: slices.Planned) -> str:
+  """Returns the mesh with the fewest parts of the weights that fits, as text.
+
+  Fewer parts gather less; `tensor` is left to those who know their network.
+  """
+  n = planned.num_devices
+  for fsdp in (k for k in range(1, n + 1) if n % k == 0):
+    mesh = sharding.abstract_mesh(n, data=n // fsdp, fsdp=fsdp)
+    job = job_lib.build(config, inputs, mesh, backend=planned.chip.backend)
+    size = sum(memory.needed(job))
+    if size <= _FULL * planned.chip.memory:
+      return (
+        f'mesh to choose: data={n // fsdp} fsdp={fsdp}, {_gib(size)} GiB on a '
+        'device'
+      )
+  return (
+    f'mesh to choose: none fits; with fsdp={n} a device needs {_gib(size)} GiB '
+    f'(model.remat=full, an adapter, or more devices need less)'
+  )
+
+
 def describe_compiled(step: compiled.Step) -> str:
   """Returns XLA's account of a step, as text."""
   moved = ', '.join(f'{k} {_gib(v)}' for k, v in step.collectives.items() if v)
@@ -186,7 +210,13 @@ def describe_compiled(step: compiled.Step) -> str:
 
 
 def _numerics(job: Job) -> str:
-  return numerics.describe(job.model.kernel, job.head_chunk, job.config)
+  is_here = (
+    isinstance(job.mesh, jax.sharding.Mesh)
+    and job.mesh.devices.flat[0] in jax.devices()
+  )
+  return numerics.describe(
+    job.model.kernel, job.head_chunk, job.config, is_here
+  )
 
 
 def _gib(size: int) -> str:

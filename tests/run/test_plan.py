@@ -56,7 +56,11 @@ def test_rented_devices_have_a_kernel_a_size_and_a_peak(capsys):
   assert main_lib.main(argv) == 0
   out = capsys.readouterr().out
   # What a v5e runs, although this machine has none.
-  assert 'attention: splash' in out and 'chunks of 2,048 positions' in out
+  assert (
+    'attention: splash, to be proven' in out
+    and 'chunks of 2,048 positions' in out
+  )
   assert '16 x v5e (4x4): fits 15.8 GiB' in out
+  assert 'mesh to choose: data=1 fsdp=16, 1' in out
   assert main_lib.main([*argv[:-3], '--config.mesh.fsdp=1']) == 0
   assert 'v5e (4x4): does not fit 15.8 GiB' in capsys.readouterr().out
