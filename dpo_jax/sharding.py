@@ -92,7 +92,7 @@ def _over_slices(devices, shape, num_slices: int) -> Mesh:
       'config.mesh.data',
       f'{data} is not a multiple of the {num_slices} slices, over which only '
       'data is split',
-      f'{_show_fitting(len(devices), shape, data_multiple=num_slices)}',
+      _show_fitting(len(devices), shape, data_multiple=num_slices),
     )
   array = mesh_utils.create_hybrid_device_mesh(
     (data // num_slices, *others),

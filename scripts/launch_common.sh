@@ -15,6 +15,11 @@ need() { # TOOL FIX: a dry run needs none
   [ -n "$dry" ] || command -v "$1" >/dev/null || refuse "$1 is not installed" "$2"
 }
 
+check_name() { # WHAT: refuses a $name that Google Cloud does not take for it
+  [[ $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] ||
+    refuse "--name='$name' is not a name for $1" 'use a-z, 0-9 and -'
+}
+
 committed() { # refuses files that differ from the commit
   local changed
   # Without git there is nothing to compare with.

@@ -27,8 +27,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[[ $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] ||
-  refuse "--name='$name' is not a name for a job" 'use a-z, 0-9 and -'
+check_name 'a job'
 [ -n "$type" ] || refuse '--type is missing' "$usage"
 [ ${#args[@]} -gt 0 ] || refuse '-- ARGS is missing' "$usage"
 type=${type/#v5e-/v5litepod-}

@@ -30,8 +30,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[[ $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] ||
-  refuse "--name='$name' is not a name for a TPU" 'use a-z, 0-9 and -'
+check_name 'a TPU'
 [ -n "$zone" ] || refuse '--zone is missing' "$usage"
 [[ $bucket == gs://?* ]] ||
   refuse "--bucket='$bucket' is not a bucket" 'give gs://BUCKET'

@@ -127,12 +127,7 @@ PROCESS_FLAGS = {
   'num_processes': 'N, with --coordinator_address',
   'process_id': 'I, from 0, with --coordinator_address',
 }
-SWITCHES = {
-  'compile',
-  'diagnose',
-  'dry_run',
-  'retry',
-  'status',
-}  # flags without a value
+# Flags without a value.
+SWITCHES = {'compile', 'diagnose', 'dry_run', 'retry', 'status'}
 # Flags that are whole numbers.
 NUMBERS = {'num_records', 'num_samples'}

@@ -48,7 +48,7 @@ def whole(
   default: int,
   *,
   least: int = 0,
-  most: int = 2**31 - 1,
+  most: int = _INT_END - 1,
   zero: str = '',
   like: int = 0,
 ) -> Knob:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
 from dpo_jax import sharding, types
 from dpo_jax.run import memory
@@ -59,10 +58,10 @@ def lower_step(job):
   part = job.inputs.train
   batch = job.train_plan.batch(largest, part.store)
   where = sharding.batch_shardings(job.mesh, batch)
-  everywhere = NamedSharding(job.mesh, PartitionSpec())
+  everywhere = sharding.replicated(job.mesh)
 
-  def place(x, sharding):
-    return jax.ShapeDtypeStruct(jnp.shape(x), x.dtype, sharding=sharding)
+  def place(x, where):
+    return jax.ShapeDtypeStruct(jnp.shape(x), x.dtype, sharding=where)
 
   scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
   reference = types.Frozen(

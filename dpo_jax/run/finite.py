@@ -21,11 +21,9 @@ TOO_FAST = 'a lower optim.learning_rate or optim.clip_norm'
 
 def check_metrics(where: str, metrics: Mapping[str, float], fix: str) -> None:
   """Raises Diverged naming the first metric that is not finite."""
-  for name, value in metrics.items():
-    if not math.isfinite(value):
-      raise Diverged(
-        f'{where}: {name} is {value}; nothing of this step is saved; fix: {fix}'
-      )
+  bad = _not_finite(metrics)
+  if bad:
+    raise Diverged(f'{where}: {bad}; nothing of this step is saved; fix: {fix}')
 
 
 def problem(metrics: Mapping[str, float], guard: Guard) -> str:
@@ -35,14 +33,24 @@ def problem(metrics: Mapping[str, float], guard: Guard) -> str:
     metrics: on the host.
     guard: of the update, on the host.
   """
-  for name, value in metrics.items():
-    if not math.isfinite(value):
-      return f'{name} is {value}'
-  if not guard.is_bad:
-    return ''
+  bad = _not_finite(metrics)
+  if bad or not guard.is_bad:
+    return bad
   if not guard.second_moment < optim.MOST_MOMENT:
     return f'the largest second moment is {float(guard.second_moment):.3g}'
   return 'a sum of its metrics is not finite'
+
+
+def _not_finite(metrics: Mapping[str, float]) -> str:
+  """Names the first metric that is not finite; '' if all are."""
+  return next(
+    (
+      f'{name} is {value}'
+      for name, value in metrics.items()
+      if not math.isfinite(value)
+    ),
+    '',
+  )
 
 
 def check_evaluation(

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 # Parameters of glibc's mallopt, from malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _NEVER = 2**31 - 1  # bytes, the largest that mallopt takes
-# Files of GPUs (CUDA, ROCm) and of TPUs.
 _SMALLER = (
   'a smaller train.batch_size or more train.microbatches, a smaller '
   'data.max_length, eval.batch_size, sample.batch_size, or a larger mesh.fsdp; '
   '--mode=plan estimates the need'
 )
+# Files of GPUs (CUDA, ROCm) and of TPUs.
 _ACCELERATORS = ('/dev/nvidia[0-9]*', '/dev/kfd', '/dev/accel*', '/dev/vfio/*')
 
 

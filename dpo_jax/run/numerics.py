@@ -134,8 +134,8 @@ def describe(
     name += ' (interpreted on CPU: slow)'
   kernel = registry.KERNELS.get(choice.name)
   if kernel and not kernel.is_plain:
-    name += ', equal to dense attention on a row of this run' * is_here
-    name += ', to be proven on those devices' * (not is_here)
+    proven = 'equal to dense attention on a row of this run'
+    name += f', {proven if is_here else "to be proven on those devices"}'
   head = f'chunks of {chunk:,} positions'
   if not chunk:
     head = f'{compute_dtype(config)} logits kept for the backward pass'

@@ -86,10 +86,9 @@ class Watchdog:
     rank, count = (_joined[0].rank, _joined[0].count) if _joined else (0, 1)
     return (
       f'process {rank} of {count}: no progress for {minutes:.3g} minutes in '
-      f'{_phase(self._main)} '
-      f'after step {self._step}; last good checkpoint: {last}; fix: look at '
-      'the machine (its disks, its devices), a larger train.watchdog_minutes '
-      f'if it was at work, then: {self._resume}'
+      f'{_phase(self._main)} after step {self._step}; last good checkpoint: '
+      f'{last}; fix: look at the machine (its disks, its devices), a larger '
+      f'train.watchdog_minutes if it was at work, then: {self._resume}'
     )
 
   def _watch(self) -> None:

@@ -33,13 +33,8 @@ _JAX_CONFIG = (
 # Variables of jax that change no bit of a result: where it looks, what it says.
 _JAX_HARMLESS = (
   *('JAX_COMPILATION_CACHE', 'JAX_PERSISTENT_CACHE', 'JAX_RAISE_PERSISTENT'),
-  *(
-    'JAX_LOGGING',
-    'JAX_LOG_',
-    'JAX_DEBUG_LOG',
-    'JAX_TRACEBACK',
-    'JAX_PROFILER',
-  ),
+  *('JAX_LOGGING', 'JAX_LOG_', 'JAX_DEBUG_LOG', 'JAX_TRACEBACK'),
+  'JAX_PROFILER',
   *('JAX_DUMP', 'JAX_COORDINATOR', 'JAX_PROCESS_ID', 'JAX_NUM_PROCESSES'),
   *('JAX_LOCAL_', 'JAX_PLATFORM', 'JAX_ENABLE_COMPILATION_CACHE'),
 )

@@ -40,15 +40,18 @@ def remove(folder: os.PathLike | str) -> None:
 def _is_dead(name: str) -> bool:
   """Whether the process that a name names ran here and is gone."""
   match = re.fullmatch(rf'\..+\.{re.escape(_own())}\.(\d+){_END}', name)
-  if not match:
-    return False
+  return bool(match) and not is_running(int(match[1]))
+
+
+def is_running(number: int) -> bool:
+  """Returns whether this machine has a process of that number."""
   try:
-    os.kill(int(match[1]), 0)
-  except ProcessLookupError:
-    return True
-  except OSError:
+    os.kill(number, 0)
+  except (ProcessLookupError, OverflowError):
     return False
-  return False
+  except OSError:  # it is another user's
+    return True
+  return True
 
 
 @functools.cache

@@ -10,7 +10,6 @@ claim is a lease (storage/leases.py), which ends some time after its owner.
 import contextlib
 import fcntl
 import json
-import os
 import platform
 import threading
 import time
@@ -18,7 +17,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from dpo_jax import errors
-from dpo_jax.storage import buckets, files, leases
+from dpo_jax.storage import buckets, files, leases, leftovers
 
 # A live owner writes the time into its claim this often, and a claim without a
 # lock counts as alive for that long after it.
@@ -69,7 +68,7 @@ def alive(folder: files.AnyPath, name: str) -> str:
     return ''
   host, _, number = claimed['owner'].rpartition(':')
   if host == platform.node():
-    is_alive = _is_running(number)
+    is_alive = number.isdecimal() and leftovers.is_running(int(number))
   else:
     is_alive = time.time() - claimed['time'] < _ALIVE_SECONDS
   return claimed['owner'] if is_alive else ''
@@ -168,17 +167,6 @@ def _beating(file: IO[bytes]) -> Iterator[None]:
   finally:
     stop.set()
     thread.join()
-
-
-def _is_running(number: str) -> bool:
-  """Whether this machine has a process of that number."""
-  try:
-    os.kill(int(number), 0)
-  except PermissionError:
-    return True
-  except (ValueError, OSError):
-    return False
-  return True
 
 
 def _write(file: IO[bytes], value: dict[str, Any]) -> None:

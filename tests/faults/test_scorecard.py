@@ -63,7 +63,7 @@ def test_a_page_keeps_the_rows_of_other_lines(tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', table.LINES)
 def test_a_line_has_no_violation(name, tmp_path):
   if name != 'R12' and os.environ.get('DPO_JAX_REAL_PARTS') != '1':
-    pytest.skip('the small figure runs with DPO_JAX_REAL_PARTS=1')
+    pytest.skip('minutes of real processes: set DPO_JAX_REAL_PARTS=1')
   path = tmp_path / 'counts.json'
   command = [sys.executable, '-m', 'tests.faults', f'--only={name}']
   done = subprocess.run(
