@@ -269,7 +269,9 @@ def test_a_checkpoint_of_an_older_version_is_taken_and_said(
 ):
   with monkeypatch.context() as patched:
     patched.setattr(
-      sessions, 'checkpoint_meta', lambda _, count: {'num_tokens': count}
+      sessions,
+      'checkpoint_meta',
+      lambda _, count, skipped: {'num_tokens': count},
     )
     assert main(tmp_path / 'run') == 0
   not_done(tmp_path / 'run')
