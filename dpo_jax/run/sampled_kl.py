@@ -18,7 +18,7 @@ and drops the variance of the drawn token (Amini, Vieira and Cotterell 2025,
 arXiv:2504.10637, eq. 12). It is never negative.
 
 What is left of its variance comes from where the drawn tokens lead. So numbers
-of mean 0 given y_<t go out with it, the draws: functions of the drawn token less
+of mean 0 given y_<t go out with it, the draws: functions of a drawn token less
 their means over the vocabulary. control_variates.py takes from the second
 estimate what they explain of it.
 """
@@ -32,7 +32,6 @@ import jax.numpy as jnp
 from dpo_jax import types
 from dpo_jax.models import generate, output_head
 from dpo_jax.types import Array
-
 
 # Directions at most in which the output vector of a drawn token is seen.
 _DIRECTIONS = 64
