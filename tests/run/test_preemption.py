@@ -40,12 +40,13 @@ with preemption.Signals():
 def test_where_files_are_read_a_signal_raises_without_a_poll(number):
   with preemption.Signals() as signals:
     with pytest.raises(preemption.Preempted) as stop, preemption.at_once():
-      os.kill(os.getpid(), number)
-      for _ in range(10**6):  # as a loop over ten gigabytes of blanks
-        try:
+      # Within the `try`: a template or a parser that may raise anything.
+      try:
+        os.kill(os.getpid(), number)
+        for _ in range(10**6):  # as a loop over ten gigabytes of blanks
           int('1')
-        except Exception:  # takes nothing that is meant for main
-          raise AssertionError from None
+      except Exception:  # takes nothing that is meant for main
+        raise AssertionError from None
     assert stop.value.exit_code == 128 + number
     with pytest.raises(preemption.Preempted):  # what swallowed it polls
       signals.poll()
