@@ -69,7 +69,7 @@ def _run(line: Line, nodes: tuple[str, ...]) -> None:
 def run(nodes: Sequence[str], root: pathlib.Path) -> tuple[int, list[str]]:
   """Runs tests of a tree; returns how many ran, and what failed."""
   done = subprocess.run(
-    [sys.executable, '-m', 'pytest', '-n', '0', '-q', *nodes],
+    [sys.executable, '-m', 'pytest', '-n', '0', *nodes],
     cwd=root,
     env=os.environ | {'JAX_PLATFORMS': 'cpu'},
     capture_output=True,
