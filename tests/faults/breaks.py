@@ -61,9 +61,9 @@ BREAKS = {
   'R5': Break(
     'an OSError is no error of one line',
     'dpo_jax/storage/files.py',
-    '  except OSError as error:\n    is_full = error.errno in _DISK_FAULTS',
+    '  except OSError as error:\n    is_full = faults.is_of_the_disk(error)',
     '  except ZeroDivisionError as error:\n'
-    '    is_full = error.errno in _DISK_FAULTS',
+    '    is_full = faults.is_of_the_disk(error)',
   ),
   'R6': Break(
     'the bits of a checkpoint are not compared',

@@ -111,7 +111,9 @@ def test_a_folder_of_another_process_is_kept_if_it_may_exist(tmp_path):
 
 def test_storage_errors_name_the_path_and_the_way_out(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(InputError, match='file: File exists; fix: make room'):
+  with pytest.raises(
+    InputError, match='file: File exists; fix: remove or rename'
+  ):
     files.write_json(tmp_path / 'file' / 'b', {})
   with pytest.raises(InputError, match='^x: no room; fix: '):
     with files.storage_errors('x'):
