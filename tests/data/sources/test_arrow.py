@@ -168,3 +168,19 @@ def test_a_footer_that_claims_too_much_is_refused_before_any_row(tmp_path):
   # A column that is not read may claim what it likes.
   read = list(arrow.read_rows(str(path), lambda name: name == 'b'))
   assert len(read) == before + 1 and read[-1][1]['b'] == 'z'
+
+
+@pytest.mark.parametrize('kind', ['parquet', 'file'])
+def test_a_dictionary_counts_by_the_cells_of_a_row(tmp_path, kind):
+  # As pandas writes a categorical column: together the texts are above a row.
+  texts = [f'{i} ' + 'x' * 400_000 for i in range(24)]
+  path = tmp_path / f'a.{"parquet" if kind == "parquet" else "arrow"}'
+  column = pyarrow.array(texts).dictionary_encode()
+  table = pyarrow.table({'a': column})
+  if kind == 'parquet':
+    pyarrow.parquet.write_table(table, path)
+  else:
+    with pyarrow.ipc.new_file(path, table.schema) as file:
+      file.write_table(table)
+  read = arrow.read_rows(str(path), lambda name: True)
+  assert [row['a'] for _, row in read] == texts
