@@ -25,6 +25,9 @@ AnyPath = pathlib.Path | buckets.Path
 
 _POINTER = b'version https://git-lfs'  # first bytes of a git-lfs pointer
 _BLOCK = 1 << 20  # bytes read at once for a digest
+# Four times the largest tokenizer.json that is published. Parsed JSON may take
+# twenty times its bytes.
+MAX_TEXT_BYTES = 2**27
 
 
 def at(name: Any) -> AnyPath:
@@ -102,10 +105,18 @@ def read_text(path: str | os.PathLike, *, fix: str = 'copy it again') -> str:
 
   Raises:
     FileNotFoundError: no such file; callers know what its absence means.
-    InputError: unreadable, not UTF-8, or a git-lfs pointer.
+    InputError: unreadable, not UTF-8, a git-lfs pointer, or too large.
   """
   try:
-    data = at(path).read_bytes()
+    # Not by its size, which a device does not tell.
+    with at(path).open('rb') as file:
+      data = file.read(MAX_TEXT_BYTES + 1)
+    if len(data) > MAX_TEXT_BYTES:
+      raise errors.refuse(
+        path,
+        f'larger than {show_size(MAX_TEXT_BYTES)}, which no such file is',
+        fix,
+      )
     text = data.decode('utf-8-sig')
   # A missing file has its own fix, which only the caller knows.
   except FileNotFoundError:

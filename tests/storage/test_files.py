@@ -120,6 +120,15 @@ def test_storage_errors_name_the_path_and_the_way_out(tmp_path):
       raise OSError('no room')
 
 
+def test_a_text_that_no_such_file_has_is_refused_by_its_first_bytes(tmp_path):
+  path = tmp_path / 'config.json'
+  with open(path, 'wb') as file:
+    file.truncate(2**40)  # takes no room on the disk, and would in memory
+  for name in (path, '/dev/zero'):
+    with pytest.raises(InputError, match=f'{name}: larger than 134 MB'):
+      files.read_json(name)
+
+
 @pytest.mark.parametrize(
   ('content', 'problem'),
   [
