@@ -120,7 +120,7 @@ def base() -> ConfigDict:
 
 
 @functools.cache
-def optimizers() -> Mapping[str, Mapping[str, float]]:
+def optimizers() -> Mapping[str, Mapping[str, float | str]]:
   """{optimizer: {keyword: default}} of optim.py, read without importing it."""
   return _read_optim('optimizer')
 
@@ -249,6 +249,8 @@ def _optim() -> Section:
   optim.b1 = within(None, 0, 1)  # decay of the first moment; optim
   optim.b2 = within(None, 0, 1)  # decay of the second moment; optim
   optim.eps = above(None, 0, like=1e-8)  # on the second moment's root; optim
+  # of the first moment; the second one stays float32; optim
+  optim.moments_dtype = choice('float32', 'bfloat16')
   optim.clip_norm = at_least(0.0, 0, zero='no clipping')  # global norm; optim
   # Other keywords of the registered functions; None = their own defaults.
   for keywords in (*optimizers().values(), *schedules().values()):

@@ -89,6 +89,16 @@ BAD_TOGETHER = [
     'leave it 0',
   ),
   ('dpo', 'mesh.fsdp=-1', 'mesh', 'one axis'),
+  *(
+    (
+      'dpo',
+      f'optim.name={name} optim.moments_dtype=bfloat16',
+      'optim.moments_dtype',
+      f"'bfloat16' is not used by {name}; fix: set it to float32, or "
+      'optim.name to adamw or lion',
+    )
+    for name in ('rmsprop', 'adafactor')
+  ),
 ]
 
 

@@ -33,6 +33,10 @@ def test_weights_and_moments_are_split_evenly(job_of):
   share = 8_030_261_248 * 4 // 256
   assert (got.parameters, got.reference, got.gradients) == (share,) * 3
   assert got.optimizer == 2 * share + 4  # Adam's two moments, and its count
+  halved = {'optim.moments_dtype': 'bfloat16', 'mesh.fsdp': 256}
+  halved = memory.needed(job_of(LLAMA | halved, 256))
+  # Half the first moment.
+  assert halved == got._replace(optimizer=3 * share // 2 + 4)
   replicated = memory.needed(job_of(LLAMA | {'mesh.data': -1}, 4))
   assert replicated.parameters == 256 * share
   # No copy of the reference's weights beside its cached scores.
