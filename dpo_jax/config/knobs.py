@@ -217,6 +217,8 @@ def _reference() -> Section:
   reference = Section()
   reference.mode = choice('params', 'adapter_off', 'cache', 'none')  # reference
   reference.init_from = folder()  # '' = the policy's first weights; weights
+  # its weights stay in the host's memory, a layer at a time goes over; weights
+  reference.offload = flag(False)
   return reference
 
 
@@ -327,6 +329,8 @@ def _precision() -> Section:
   precision = Section()
   # 'auto' = float32 on CPU, bfloat16 elsewhere; numerics
   precision.compute = choice('float32', 'bfloat16', 'auto', default='auto')
+  # of the reference's weights on the devices, cast when they were read; weights
+  precision.reference = choice('float32', 'bfloat16')
   # positions projected at one time, 'auto' = 1024 on CPU, 4096 on GPU, 2048 on
   # TPU, or as 0 if that fits; 0 = logits are kept for the backward; output_head
   precision.head_chunk = whole_or_auto(like=4096)

@@ -2,14 +2,22 @@
 
 import shutil
 
+import commands
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import test_train
 
-from dpo_jax import tree
+from dpo_jax import sharding, tree, types
+from dpo_jax.run import job as job_lib
+from dpo_jax.run import memory, weights
+from dpo_jax.run import reference as reference_lib
 from dpo_jax.storage import checkpoints
 
 OPTIONS = (
+  'precision.reference=bfloat16',
+  'reference.offload=True',
   'optim.moments_dtype=bfloat16',
   'train.num_steps=3',
   'train.save_every=1',
@@ -54,7 +62,88 @@ def test_a_run_goes_on_bit_for_bit(rounded, tmp_path, capsys):
 
 
 def test_another_dtype_does_not_go_on(rounded, capsys):
-  assert test_train.train(rounded, *OPTIONS[1:]) == 2
-  error = capsys.readouterr().err
-  assert error.count('\n') == 1
-  assert 'optim.moments_dtype is "bfloat16" there and "float32" now' in error
+  for key in ('optim.moments_dtype', 'precision.reference'):
+    others = [option for option in OPTIONS if not option.startswith(key)]
+    assert test_train.train(rounded, *others) == 2
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1
+    assert f'{key} is "bfloat16" there and "float32" now' in error
+
+
+def build(folder, **overrides):
+  keys = {k.replace('__', '.'): v for k, v in overrides.items()}
+  return commands.build(folder, keys.items())
+
+
+def scores(job, params):
+  batch = job_lib.batch_source(job, job.eval_plan, job.inputs.evaluation)(0)
+  rows = jax.tree.map(lambda x: x[0], batch.rows)
+  return jax.device_get(job.score(params, rows, batch.labels.shape[0]).logps)
+
+
+@pytest.mark.parametrize('offload', [False, True])
+def test_the_reference_is_the_rounded_model(tmp_path, offload):
+  plain = build(tmp_path)
+  job = build(
+    tmp_path, precision__reference='bfloat16', reference__offload=offload
+  )
+  given = weights.frozen(plain, with_reference=True).reference()
+  assert {x.dtype for x in jax.tree.leaves(given)} == {jnp.dtype('float32')}
+  before = {id(x) for x in jax.live_arrays()}
+  reference = weights.frozen(job, with_reference=True).reference()
+  # Nothing is left of what was read.
+  new = [x for x in jax.live_arrays() if id(x) not in before]
+  assert {x.dtype for x in new} == {jnp.dtype('bfloat16')}
+  kinds = {x.sharding.memory_kind for x in jax.tree.leaves(reference)}
+  assert kinds == {'pinned_host' if offload else 'device'}
+  rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), given)
+  for name, leaf in tree.flatten_with_names(reference):
+    expected = dict(tree.flatten_with_names(rounded))[name]
+    np.testing.assert_array_equal(np.asarray(leaf), np.asarray(expected))
+  # Its scores are those of float32 arithmetic on the rounded numbers.
+  wide = jax.tree.map(
+    lambda x, where: jax.device_put(x.astype(jnp.float32), where),
+    rounded,
+    plain.weights.shardings,
+  )
+  own = scores(job, reference)
+  np.testing.assert_array_equal(own, scores(plain, wide))
+  assert np.abs(own - scores(plain, given)).max() > 1e-4
+
+
+def test_the_cache_keeps_both_apart(tmp_path, monkeypatch):
+  def score_all(job, params, store, log, poll):
+    lengths = store.table.completion_lengths
+    return np.zeros(len(lengths), np.float32), store.table.num_trained
+
+  monkeypatch.setattr(reference_lib, '_score_all', score_all)
+  for dtype in ('float32', 'bfloat16', 'bfloat16'):
+    job = build(tmp_path, reference__mode='cache', precision__reference=dtype)
+    made = weights.frozen(job, with_reference=True)
+    reference_lib.with_scores(job, made, tmp_path, lambda: None)
+  # Of training and held-out records, which are of one store here.
+  assert len(list((tmp_path / 'reference').glob('*.npz'))) == 2
+
+
+def test_an_adapters_base_keeps_its_dtype_beside_a_reference(rounded, tmp_path):
+  job = build(
+    tmp_path,
+    adapter__rank=2,
+    reference__init_from=str(rounded),
+    precision__reference='bfloat16',
+  )
+  frozen = weights.frozen(job, with_reference=True)
+  for held, dtype in ((frozen.base, 'float32'), (frozen.weights, 'bfloat16')):
+    assert {x.dtype for x in jax.tree.leaves(held)} == {jnp.dtype(dtype)}
+  assert (
+    memory.needed(job).reference == memory.on_device(job.weights.abstract) / 2
+  )
+
+
+def test_devices_that_read_no_host_memory_are_named(tmp_path, monkeypatch):
+  monkeypatch.setattr(sharding, '_HOST', 'far_host')
+  with pytest.raises(types.InputError) as error:
+    build(tmp_path, reference__offload=True)
+  line = str(error.value)
+  assert line.startswith('config.reference.offload: cpu reads no far_host')
+  assert 'device, pinned_host' in line and '; fix: leave it out' in line
