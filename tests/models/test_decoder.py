@@ -122,7 +122,7 @@ def answers_of_packed(hidden):
   return hidden[0][packed_rows().branch[0] > 0]
 
 
-@pytest.mark.parametrize('name', ['gpt2', 'gemma3', 'mixtral'])
+@pytest.mark.parametrize('name', ['gpt2', 'mixtral'])
 def test_weights_held_in_bfloat16_count_as_their_numbers(name):
   model = decoder.make_model(small(name))
   # Embeddings, biases, norms and routers are read in float32, as ever.
