@@ -240,6 +240,13 @@ def test_a_renamed_step_is_unsound_and_set_aside_when_passed(tmp_path):
   assert (tmp_path / 'set_aside' / '5' / 'params').is_dir()
 
 
+def test_a_folder_whose_name_is_like_a_number_is_passed_over(tmp_path):
+  save_steps(tmp_path, [1])
+  for name in ('\u00b2', '\u0663', '1.5', '-1', '9' * 40):
+    (tmp_path / name).mkdir()
+  assert restore(tmp_path)[0].step == 1
+
+
 def test_no_sound_step_is_an_error_not_a_fresh_start(tmp_path):
   save_steps(tmp_path, [2, 3])
   for n in (2, 3):
