@@ -372,14 +372,14 @@ def _check_folder(flag: str, folder: str, mode: str) -> None:
 def _check_name(flag: str, folder: str) -> None:
   """Refuses a name of this machine under which no checkpoint can be read."""
   path = os.path.abspath(folder)
-  bad = [char for char in '[]\\' if char in path]
+  bad = [char for char in '[]\\*?' if char in path]
   bad += [part for part in path.split(os.sep) if part.endswith(':')]
   if bad:
     raise errors.refuse(
       f'--{flag}',
       f'{folder!r} is not allowed, checkpoints cannot be read under a name '
       f'with {bad[0]!r}',
-      'use a folder without [ ] and \\, of which no part ends in a colon',
+      'use a folder without [ ] \\ * and ?, of which no part ends in a colon',
     )
 
 

@@ -164,6 +164,22 @@ def test_refuses_a_folder_that_cannot_be_written(folder, capsys, monkeypatch):
   assert line.startswith("--workdir: 'a/b' ") and 'written to' in line
 
 
+@pytest.mark.parametrize(
+  'name, char',
+  [
+    *(('[x]', "'['"), ('a]b', "']'"), ('a\\b', "'\\\\'"), ('a*b', "'*'")),
+    *(('a?b', "'?'"), ('gs:', "'gs:'"), ('a/x:/b', "'x:'"), ('a/[b', "'['")),
+    ('a\udcffb', 'not UTF-8'),
+  ],
+)
+def test_refuses_a_name_that_no_checkpoint_is_read_under(
+  name, char, folder, capsys
+):
+  line = _refuse([LOCAL, f'--workdir={name}'], capsys)
+  assert line.startswith('--workdir: ') and char in line
+  assert not list(folder.iterdir())
+
+
 @pytest.mark.parametrize('text,words', BAD_EXPERIMENTS)
 def test_refuses_a_broken_experiment(text, words, folder, capsys):
   (folder / 'x.py').write_text(text, encoding='latin-1')
@@ -274,6 +290,16 @@ def test_what_a_loop_raises_becomes_an_exit_code(
   assert main_lib.main([LOCAL, WORKDIR]) == code
   err = capsys.readouterr().err
   assert words in err and err.count('\n') == 1
+
+
+def test_want_of_memory_is_one_line_and_exit_code_1(monkeypatch, capsys):
+  def run(config, workdir):
+    raise MemoryError('8 TB')
+
+  monkeypatch.setattr(main_lib, '_function', lambda mode: run)
+  assert main_lib.main([LOCAL, WORKDIR]) == 1
+  err = capsys.readouterr().err
+  assert err.startswith('out of memory (8 TB); fix: ') and err.count('\n') == 1
 
 
 def test_divergence_is_one_line_and_exit_code_1(monkeypatch, capsys):

@@ -5,6 +5,7 @@ shapes, dtypes, one fingerprint per leaf, the caller's JSON) and items whose
 bits agree with it, or `Unsound`. Chooses no step and writes nothing.
 """
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -278,11 +279,10 @@ def reason(error: BaseException) -> str:
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
   text = ' '.join(str(error).split())
-  # TensorStore's errors run over a page; the system's words are in front of
-  # the error number.
-  system = re.search(r"([^:]+) \[os_error_code='\d+'", text)
+  # TensorStore's errors run over a page, with the system's number in it.
+  system = re.search(r"os_error_code='(\d{1,4})'", text)
   if system:
-    return system.group(1).strip()
+    return os.strerror(int(system[1]))
   text = re.split(r' \[tensorstore_spec| See full TensorStore', text)[0]
   if len(text) > 160:
     text = f'{text[:40]} ... {text[-115:]}'

@@ -373,7 +373,9 @@ class Checkpoints:
   def _unfinished(self, steps: list[int]) -> list[int]:
     """Returns the numbers of folders that are named like steps but are none."""
     paths = self.folder.iterdir() if self.folder.is_dir() else ()
-    numbers = (int(path.name) for path in paths if path.name.isdigit())
+    names = (path.name for path in paths)
+    # Not isdigit alone, which is true of a superscript.
+    numbers = (int(x) for x in names if x.isascii() and x.isdigit())
     return sorted(set(numbers) - {*steps, self._pending})
 
 

@@ -8,7 +8,7 @@ import errno
 import os
 
 _ELSEWHERE = 'or give another folder'
-_FULL = f'make room, {_ELSEWHERE}'
+_FULL = f'make room (df -h, and df -i for files), {_ELSEWHERE}'
 _PERMISSIONS = f'mend the permissions (ls -ld, chmod, chown), {_ELSEWHERE}'
 _OCCUPIED = (
   f'remove or rename the file that stands in the place of a folder, '

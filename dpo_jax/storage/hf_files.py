@@ -25,7 +25,8 @@ _SMALL = {
   'F8_E4M3': ml_dtypes.float8_e4m3fn,
   'F8_E5M2': ml_dtypes.float8_e5m2,
 }
-FLOATS = ('F64', 'F32', 'F16', 'BF16', *_SMALL)
+PLAIN = ('F64', 'F32', 'F16', 'BF16')  # kinds that safetensors gives to numpy
+FLOATS = (*PLAIN, *_SMALL)
 
 
 class Files:

@@ -163,7 +163,25 @@ def _is_run(folder: str) -> bool:
 
 
 def _run_config(folder: str) -> dict[str, Any]:
-  return run_dir.RunDir(folder).config()
+  """The config of a run; InputError if it lacks what is read here."""
+  run = run_dir.RunDir(folder)
+  values = run.config()
+  model, adapter = values.get('model'), values.get('adapter', {})
+  if not (
+    isinstance(model, Mapping)
+    and isinstance(model.get('init_from'), str)
+    and isinstance(values.get('tokenizer'), str)
+    and type(values.get('seed')) is int
+    and isinstance(adapter, Mapping)
+    and type(adapter.get('rank', 0)) is int
+  ):
+    raise errors.refuse(
+      run.path / 'config.json',
+      'not the config of a run: model.init_from, tokenizer, seed or '
+      'adapter.rank is missing or of another type',
+      'put back a copy',
+    )
+  return values
 
 
 def _adapter_of(folder: str) -> Mapping[str, Any] | None:

@@ -27,6 +27,7 @@ from dpo_jax.storage import (
   files,
   handover,
   hf_companions,
+  hf_files,
   hf_layout,
   peft_config,
   scratch,
@@ -242,8 +243,19 @@ def _read_tensors(folder: files.AnyPath) -> dict[str, np.ndarray]:
         'save it once more with safe_serialization=True',
       )
     raise errors.refuse(path, 'no such file', f'give {peft_config.FOLDER}')
+  copy = scratch.copy(path)
   try:
-    return safetensors.numpy.load_file(scratch.copy(path))
+    # By the header: numpy has no name for some kinds, and fails at them.
+    with safetensors.safe_open(copy, 'numpy') as file:
+      kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+    other = next((n for n, k in kinds.items() if k not in hf_files.PLAIN), '')
+    if other:
+      raise errors.refuse(
+        path,
+        f'{errors.show(other)} is {kinds[other]}, which is not read',
+        f'save the adapter as {", ".join(hf_files.PLAIN)}',
+      )
+    return safetensors.numpy.load_file(copy)
   except (safetensors.SafetensorError, OSError) as error:
     raise errors.refuse(
       path, f'not a safetensors file ({error})', 'copy it again'

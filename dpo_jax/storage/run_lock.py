@@ -24,16 +24,26 @@ class Lock:
   def confirm(self) -> None:
     """Raises InputError if another process took a lease over.
 
-    On a disk: if the folder was removed, which frees the lock.
+    On a disk: if the folder was removed, which frees the lock, or if another
+    one is in its place.
     """
     if isinstance(self._held, leases.Lease):
       self._held.confirm()
-    elif not os.path.exists(self._held.name):
+    elif not self._is_in_place():
       raise errors.unwritten(
         os.path.dirname(self._held.name),
         'the run directory is gone, removed or moved while the run wrote it',
         'put it back, or give the same command again to start over',
       )
+
+  def _is_in_place(self) -> bool:
+    """Whether the file of this lock is still the one of its name."""
+    try:
+      return os.path.samestat(
+        os.fstat(self._held.fileno()), os.stat(self._held.name)
+      )
+    except OSError:
+      return False
 
   def discard(self) -> None:
     """Leaves no object of a lease; a file's lock is kept."""

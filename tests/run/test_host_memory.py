@@ -57,3 +57,27 @@ def test_a_host_of_accelerators_gives_memory_back(monkeypatch, tmp_path):
   assert host_memory._computes({'JAX_PLATFORMS': 'cpu'})
   monkeypatch.setattr(host_memory, '_ACCELERATORS', (f'{tmp_path}/none*',))
   assert host_memory._computes({})
+
+
+class XlaRuntimeError(RuntimeError):
+  """By its name that of jaxlib, which this test need not import."""
+
+
+@pytest.mark.parametrize(
+  'error, words',
+  [
+    (MemoryError(), 'of the host'),
+    (MemoryError('8 TB\nmore'), '(8 TB)'),
+    (XlaRuntimeError('RESOURCE_EXHAUSTED: 8 TB asked'), '8 TB asked'),
+    (XlaRuntimeError('Out of memory allocating 9 bytes'), '9 bytes'),
+    (XlaRuntimeError('INTERNAL: a bug'), None),
+    (RuntimeError('RESOURCE_EXHAUSTED of something else'), None),
+    (ValueError('Out of memory'), None),
+  ],
+)
+def test_want_of_memory_is_one_line_and_a_bug_is_none(error, words):
+  line = host_memory.line_of(error)
+  assert bool(line) == (words is not None)
+  if words:
+    assert line.startswith('out of memory (') and words in line
+    assert '\n' not in line and 'fix: a smaller train.batch_size' in line

@@ -74,6 +74,15 @@ def test_round_trip_keeps_bits_types_and_structure(tmp_path):
   assert os.listdir(tmp_path / 'c') == ['3']  # nothing half-done beside it
 
 
+def test_a_folder_of_a_name_that_main_allows(tmp_path):
+  names = ('a:b', '-{a b}%41#~é$.|!&;<>()^@=,+`"')
+  for name in names:
+    save_steps(tmp_path / name / 'c', [1])
+    assert restore(tmp_path / name / 'c')[0].step == 1
+    assert os.listdir(tmp_path / name) == ['c']
+  assert sorted(os.listdir(tmp_path)) == sorted(names)
+
+
 def test_nothing_there_is_none_and_leaves_nothing(tmp_path):
   restored, lines = restore(tmp_path / 'c')
   assert restored is None and lines == [] and os.listdir(tmp_path) == []
@@ -231,6 +240,13 @@ def test_a_renamed_step_is_unsound_and_set_aside_when_passed(tmp_path):
   assert (tmp_path / 'set_aside' / '5' / 'params').is_dir()
 
 
+def test_a_folder_whose_name_is_like_a_number_is_passed_over(tmp_path):
+  save_steps(tmp_path, [1])
+  for name in ('\u00b2', '\u0663', '1.5', '-1', '9' * 40):
+    (tmp_path / name).mkdir()
+  assert restore(tmp_path)[0].step == 1
+
+
 def test_no_sound_step_is_an_error_not_a_fresh_start(tmp_path):
   save_steps(tmp_path, [2, 3])
   for n in (2, 3):
@@ -266,6 +282,7 @@ def test_an_asynchronous_error_surfaces_and_the_next_save_holds(tmp_path):
   start, end = f'{tmp_path}/2: the checkpoint was not written (', 'from step 1'
   assert str(error.value).startswith(start) and str(error.value).endswith(end)
   assert 'File too large' in str(error.value)
+  assert '; fix: raise the limit on file sizes (ulimit -f)' in str(error.value)
   assert 'needs 131 kB, ' in str(error.value)  # 2^15 float32
   assert len(lines) == 1 and f'{tmp_path}/3: ' in lines[0]
   assert not (tmp_path / '2').exists()

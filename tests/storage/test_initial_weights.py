@@ -278,6 +278,26 @@ def test_the_tokenizer_is_the_one_that_a_chain_of_runs_began_with(tmp_path):
   assert initial_weights.tokenizer_of(third) == 'other'
 
 
+@pytest.mark.parametrize(
+  'changes',
+  [
+    *({'model': 3}, {'model': {}}, {'model': {'init_from': None}}),
+    *({'adapter': []}, {'adapter': {'rank': 'x'}}, {'tokenizer': 7}),
+    {'seed': 'x'},
+  ],
+)
+def test_a_run_whose_config_is_of_other_types_is_named(tmp_path, changes):
+  folder = make_run(tmp_path / 'run')
+  path = tmp_path / 'run' / 'config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+  for function in (
+    lambda: initial_weights.check(folder, CONFIG),
+    lambda: initial_weights.tokenizer_of(folder),
+  ):
+    with pytest.raises(InputError, match='run/config.json: not the config of'):
+      function()
+
+
 @pytest.mark.parametrize('content', ['', '{', '[]'])
 def test_a_damaged_model_file_is_named(tmp_path, content):
   folder = make_run(tmp_path / 'run')

@@ -252,6 +252,22 @@ def test_another_shape_other_targets_and_broken_folders(plain, tmp_path):
   assert 'a JSON list, not an object' in refusal(tmp_path / 'peft', LLAMA, spec)
 
 
+@pytest.mark.parametrize('kind', ['F8_E4M3', 'F8_E8M0', 'I8', 'I64'])
+def test_a_tensor_of_another_kind_is_one_line(plain, tmp_path, kind):
+  shutil.copytree(plain, tmp_path / 'peft')
+  path = tmp_path / 'peft' / 'adapter_model.safetensors'
+  data = path.read_bytes()
+  end = 8 + int.from_bytes(data[:8], 'little')
+  header = json.loads(data[8:end])
+  name = max(header.keys() - {'__metadata__'})
+  size = header[name]['data_offsets'][1] - header[name]['data_offsets'][0]
+  header[name] |= {'dtype': kind, 'shape': [size // (8 if '64' in kind else 1)]}
+  text = json.dumps(header).encode()
+  path.write_bytes(len(text).to_bytes(8, 'little') + text + data[end:])
+  line = refusal(tmp_path / 'peft', LLAMA, spec_of(LLAMA, 'query,up'))
+  assert name[:40] in line and f' is {kind}, which is not read' in line
+
+
 def test_a_folder_that_is_there_is_not_touched(plain):
   before = sorted(path.name for path in plain.parent.iterdir())
   spec = spec_of(LLAMA, 'query,up')

@@ -1,0 +1,37 @@
+"""memory.check: states and batches that no device has room for are refused."""
+
+import pytest
+from commands import LLAMA, build
+
+from dpo_jax import types
+from dpo_jax.run import memory
+
+
+def test_a_state_beyond_the_device_is_refused_by_its_shapes(
+  tmp_path, monkeypatch
+):
+  job = build(tmp_path, LLAMA.items())
+  monkeypatch.setattr(memory, '_room', lambda device: 10**11)
+  with pytest.raises(types.InputError) as refusal:
+    memory.check(job)
+  line = str(refusal.value)
+  # Weights, gradients, two moments, the reference: 5 x 4 x 8.03e9 bytes.
+  assert line.startswith('config.model: parameters, gradients and moments need')
+  assert '161 GB on each device, which has at most 100 GB' in line
+  assert 'adapter.rank' in line.split('; fix: ')[1]
+  monkeypatch.setattr(memory, '_room', lambda device: 2 * 10**11)
+  memory.check(job)
+  monkeypatch.setattr(memory, '_room', lambda device: 0)  # not known
+  memory.check(job)
+
+
+def test_a_batch_beyond_the_device_is_refused(tmp_path, monkeypatch):
+  job = build(tmp_path)
+  monkeypatch.setattr(memory, '_room', lambda device: 10**11)
+  memory.check(job)
+  job.train_plan.row_counts, job.train_plan.row_length = [10**6], 10**5
+  with pytest.raises(types.InputError) as refusal:
+    memory.check(job)
+  line = str(refusal.value)
+  assert line.startswith('config.data.row_length: a batch of 1000000 rows')
+  assert 'train.batch_size' in line.split('; fix: ')[1]
