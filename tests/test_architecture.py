@@ -18,6 +18,7 @@ LAYERS = (
     'files': tuple(
       f'storage.{name}'
       for name in (
+        'faults',
         'files',
         'uploads',
         'scratch',

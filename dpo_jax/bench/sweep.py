@@ -27,6 +27,7 @@ class Options(NamedTuple):
   commands: int = 6  # separate commands that are measured, with shared caches
   alone: int = 2  # separate commands that are measured, each with empty caches
   modes: tuple[str, ...] = ('loop',)  # of --sweep.mode
+  cores_per_point: int = 0  # >= 1: also a sweep by a process per so many cores
   extra: tuple[str, ...] = ()  # further --config.KEY=VALUE of all runs
 
 
@@ -66,10 +67,15 @@ def run(options: Options) -> str:
     separate(root, name, options.commands, lambda i: 'caches')
     swept = ['--mode=sweep', f'--sweep.seed=0:{options.seeds}']
     swept.append(f'--sweep.loss.beta={",".join(f"{b:g}" for b in betas)}')
-    for mode in options.modes:
-      words = [*common, *swept, f'--sweep.mode={mode}']
-      cost = _run(words, root / mode, root / f'caches_{mode}')
-      rows.append((f'a sweep of {points} points, {mode}', cost, points))
+    ways = {mode: [f'--sweep.mode={mode}'] for mode in options.modes}
+    if options.cores_per_point:
+      cores = options.cores_per_point
+      way = f'loop, {cores} core{"s" if cores > 1 else ""} per point'
+      ways[way] = [f'--sweep.cores_per_point={cores}']
+    for way, flags in ways.items():
+      words = [*common, *swept, *flags]
+      cost = _run(words, root / way, root / f'caches {way}')
+      rows.append((f'a sweep of {points} points, {way}', cost, points))
   return _table(rows)
 
 

@@ -20,6 +20,7 @@ from dpo_jax import sharding
 from dpo_jax.data.batches import length_table
 from dpo_jax.rewards import registry
 from dpo_jax.run import (
+  control_variates,
   datasets,
   frontier_plan,
   numerics,
@@ -172,7 +173,9 @@ class _Progress:
     self._done += 1
     seconds = time.monotonic() - self._began
     left = int(seconds / self._done * (self._total - self._done))
-    reward, kl, kl_mc = (_show(metrics[k]) for k in ('reward', 'kl', 'kl_mc'))
+    reward, kl, kl_mc = (
+      _show(metrics[k]) for k in ('reward', 'kl_cv', 'kl_mc')
+    )
     print(
       f'[{self._done}/{self._total}] {name} step {step}: reward {reward}, '
       f'KL {kl} nats (Monte Carlo {kl_mc}), '
@@ -288,7 +291,7 @@ def draw(
     poll: called between batches; raises to stop.
 
   Returns:
-    (samples, float64 arrays [S]: kl, kl_mc, length in tokens).
+    (samples, float64 arrays [S]: kl, kl_cv, kl_mc, length in tokens).
   """
   sampler = programs.sampler
   _, sampling, stop = sampler.settings
@@ -297,6 +300,7 @@ def draw(
   texts: list[Any] = [None] * count
   arrays = {name: np.zeros(count) for name in ('kl', 'kl_mc', 'length')}
   owners = np.arange(count)
+  kl_NT, draws_NTF = [None] * count, [None] * count
   for rows, size in sample.batches(prompts.tokens, owners, sampler.batch_size):
     poll()
     given = [prompts.tokens[i] for i in rows]
@@ -311,9 +315,16 @@ def draw(
     arrays['kl_mc'][rows] = estimates.kl_mc[:number]
     arrays['length'][rows] = drawn.num_tokens[:number]
     for place, i in enumerate(rows):
+      kl_NT[i], draws_NTF[i] = (
+        estimates.kl_RT[place],
+        estimates.draws_RTF[place],
+      )
       tokens = drawn.tokens_RT[place, : int(drawn.num_tokens[place])].tolist()
       stopped = bool(drawn.stopped[place])
       texts[i] = Text(prompts.tokens[i], tokens, stopped, i)
+  arrays['kl_cv'] = control_variates.adjusted(
+    np.stack(kl_NT), np.stack(draws_NTF), prompts.prompt_id
+  )
   return texts, arrays
 
 

@@ -2,8 +2,9 @@
 
 Comes in: signals. Goes out: `Preempted`, from `poll()`, which every loop calls,
 or from any line within `at_once()`, which is for reading: nothing is half done
-there. The first signal asks, the second ends the process. `Diverged` and `Lost`
-are the other early ends of a run. Saves nothing itself. Where several processes
+there. The first signal asks, the second ends the process; one that comes within
+SAME_STOP of the first is the same stop, heard twice. `Diverged` and `Lost` are
+the other early ends of a run. Saves nothing itself. Where several processes
 train, watch.py hears signals and all polls ask it.
 """
 
@@ -11,6 +12,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 # What a poll asks in place of this process's own signals; see `listen`.
@@ -22,6 +24,12 @@ _stops: list['Preempted'] = []
 # Those that listen, the innermost last: that one hears.
 _listening: list['Signals'] = []
 
+
+# Seconds within which two signals are one stop: GNU timeout, Slurm and
+# Kubernetes send to the process and to its group, launchers send Ctrl-C on.
+SAME_STOP = 0.5
+# Waits for the rest of a stop; a test has its own.
+wait: Callable[[float], None] = time.sleep
 
 CONTINUE = 'the same command, given again, continues the run'
 
@@ -60,6 +68,7 @@ class Signals:
     """Starts without a signal."""
     self._received = 0  # number of the first signal; 0 = none
     self._previous = {}
+    self._is_waiting = False  # whether the first stop is still being heard
     self.raises = False  # whether the first signal raises where it comes
 
   def __enter__(self) -> 'Signals':
@@ -106,9 +115,17 @@ class Signals:
     # Elsewhere it only takes a note: a handler may run in the middle of any
     # line, where the state may be half donated.
     del frame
+    if self._is_waiting:
+      return
     if self._received:
       os._exit(128 + number)
     self._received = number
+    # Waited for here, where a handler is called in time. Later the main thread
+    # may be with a device for longer than SAME_STOP, and would take the end of
+    # the first stop for a second one.
+    self._is_waiting = True
+    wait(SAME_STOP)
+    self._is_waiting = False
     if self.raises:
       raise Preempted(number)
 

@@ -16,6 +16,11 @@ are sums over the tokens t of an answer:
 The second is the mean of the first given y_<t, so it has the same expectation
 and drops the variance of the drawn token (Amini, Vieira and Cotterell 2025,
 arXiv:2504.10637, eq. 12). It is never negative.
+
+What is left of its variance comes from where the drawn tokens lead. So numbers
+of mean 0 given y_<t go out with it, the draws: functions of a drawn token less
+their means over the vocabulary. control_variates.py takes from the second
+estimate what they explain of it.
 """
 
 from collections.abc import Callable
@@ -28,14 +33,33 @@ from dpo_jax import types
 from dpo_jax.models import generate, output_head
 from dpo_jax.types import Array
 
+# Directions at most in which the output vector of a drawn token is seen.
+_DIRECTIONS = 64
 
-class SequenceKL(NamedTuple):
-  """Sums over the tokens of an answer, float32 [R], nats; 0 without tokens."""
+
+class TokenKL(NamedTuple):
+  """Both estimates at one token, float32 [R], nats."""
 
   kl: Array  # Rao-Blackwellised
   kl_mc: Array  # Monte Carlo: logps - reference_logps
   logps: Array  # of the distribution that was sampled from
   reference_logps: Array  # at temperature 1, without filters
+
+
+class SequenceKL(NamedTuple):
+  """Sums of `TokenKL` over the tokens of an answer, float32 [R].
+
+  The last two are of each token. Everything is 0 where there is no token.
+  """
+
+  kl: Array
+  kl_mc: Array
+  logps: Array
+  reference_logps: Array
+  kl_RT: Array  # the Rao-Blackwellised estimate
+  # The Monte Carlo estimate less the other one, -log pi(y_t) less the entropy,
+  # and the output vector of the drawn token less its mean.
+  draws_RTF: Array
 
 
 def make_sampled_kl(
@@ -67,18 +91,33 @@ def make_sampled_kl(
     states = [_states(model, p, texts, places_RT) for p in (params, reference)]
     heads = [model.head(p) for p in (params, reference)]
 
-    def add(t, sums):
+    directions_VF = _directions(heads[0].weight_VD)
+
+    def add(t, carry):
+      sums, kl_TR, draws_TRF = carry
       logits = [output_head.logits(h, s[:, t]) for h, s in zip(heads, states)]
-      token = token_kl(*logits, answers_RT[:, t], sampling, known_V)
+      token, draws_RF = token_kl(
+        *logits, answers_RT[:, t], sampling, known_V, directions_VF
+      )
       # `where`, not a product: what follows an answer may be no number.
       is_token = t < counts
-      return jax.tree.map(
-        lambda total, x: total + jnp.where(is_token, x, 0.0), sums, token
+      token = jax.tree.map(lambda x: jnp.where(is_token, x, 0.0), token)
+      draws_RF = jnp.where(is_token[:, None], draws_RF, 0.0)
+      return (
+        jax.tree.map(jnp.add, sums, token),
+        kl_TR.at[t].set(token.kl),
+        draws_TRF.at[t].set(draws_RF),
       )
 
-    zeros = jnp.zeros(len(lengths), jnp.float32)
-    start = SequenceKL(zeros, zeros, zeros, zeros)
-    return jax.lax.fori_loop(0, counts.max(), add, start)
+    R = len(lengths)
+    zeros = jnp.zeros(R, jnp.float32)
+    start = (
+      TokenKL(zeros, zeros, zeros, zeros),
+      jnp.zeros((max_new_tokens, R), jnp.float32),
+      jnp.zeros((max_new_tokens, R, 2 + directions_VF.shape[1]), jnp.float32),
+    )
+    sums, kl_TR, draws_TRF = jax.lax.fori_loop(0, counts.max(), add, start)
+    return SequenceKL(*sums, kl_TR.T, draws_TRF.swapaxes(0, 1))
 
   return estimate
 
@@ -88,9 +127,10 @@ def token_kl(
   reference_RV: Array,
   token: Array,
   sampling: generate.Sampling,
-  known_V: Array | None = None,
-) -> SequenceKL:
-  """Returns both estimates at one token of every row.
+  known_V: Array | None,
+  directions_VF: Array,
+) -> tuple[TokenKL, Array]:
+  """Returns both estimates at one token of every row, and its draws [R, 2 + F].
 
   Args:
     logits_RV: of the policy, before temperature and filters.
@@ -98,6 +138,7 @@ def token_kl(
     token: int32 [R], the tokens that were drawn.
     sampling: the options with which they were.
     known_V: as in `make_sampled_kl`.
+    directions_VF: numbers of each token of the vocabulary.
   """
   if known_V is not None:
     logits_RV, reference_RV = (
@@ -111,11 +152,37 @@ def token_kl(
     jnp.take_along_axis(x, token[:, None], axis=1)[:, 0]
     for x in (policy_RV, frozen_RV)
   )
-  return SequenceKL(
-    kl=jnp.sum(jnp.exp(policy_RV) * ratio_RV, axis=1),
+  probs_RV = jnp.exp(policy_RV)
+  estimates = TokenKL(
+    kl=jnp.sum(probs_RV * ratio_RV, axis=1),
     kl_mc=logps - reference_logps,
     logps=logps,
     reference_logps=reference_logps,
+  )
+  entropy = -jnp.sum(
+    probs_RV * jnp.where(policy_RV > -jnp.inf, policy_RV, 0.0), axis=1
+  )
+  draws = estimates.kl_mc - estimates.kl, -logps - entropy
+  # A product in full float32: rounded, its mean would not be 0.
+  means_RF = jnp.dot(probs_RV, directions_VF, precision='highest')
+  moved_RF = directions_VF[token] - means_RF
+  return estimates, jnp.concatenate([jnp.stack(draws, 1), moved_RF], axis=1)
+
+
+def _directions(weight_VD: Array) -> Array:
+  """The output vectors [V, F], float32, seen in few directions if D is many.
+
+  Random directions keep distances (Johnson and Lindenstrauss 1984).
+  """
+  D = weight_VD.shape[1]
+  if D <= _DIRECTIONS:
+    return weight_VD.astype(jnp.float32)
+  seen = jax.random.normal(jax.random.key(0), (D, _DIRECTIONS)) / D**0.5
+  # No float32 copy of the head.
+  return jnp.dot(
+    weight_VD,
+    seen.astype(weight_VD.dtype),
+    preferred_element_type=jnp.float32,
   )
 
 

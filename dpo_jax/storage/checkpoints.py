@@ -326,8 +326,7 @@ class Checkpoints:
       f'the checkpoint was not written ({checkpoint_record.reason(error)}); '
       f'needs {files.show_size(self._pending_bytes)}, '
       f'{files.show_free(self.folder)} free',
-      'make room or mend the folder and run the same command again, '
-      f'{orbax_parts.then(steps)}',
+      orbax_parts.way_out(error, steps),
     )
 
   def says_last(self, error: StorageError) -> StorageError:

@@ -7,7 +7,6 @@ one; it knows no format of this package.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -19,19 +18,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import IO, Any
 
 from dpo_jax import errors
-from dpo_jax.storage import buckets, leftovers, stores, uploads
+from dpo_jax.storage import buckets, faults, leftovers, stores, uploads
 from dpo_jax.types import InputError
 
 AnyPath = pathlib.Path | buckets.Path
 
 _POINTER = b'version https://git-lfs'  # first bytes of a git-lfs pointer
 _BLOCK = 1 << 20  # bytes read at once for a digest
-# Of a write: a full disk, a quota, a limit on file sizes, a broken device, a
-# disk that became read-only, a server that lost the file.
-_DISK_FAULTS = {
-  *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-  *(errno.EROFS, errno.ESTALE, errno.ENOENT),
-}
+# Four times the largest tokenizer.json that is published. Parsed JSON may take
+# twenty times its bytes.
+MAX_TEXT_BYTES = 2**27
 
 
 def at(name: Any) -> AnyPath:
@@ -109,10 +105,18 @@ def read_text(path: str | os.PathLike, *, fix: str = 'copy it again') -> str:
 
   Raises:
     FileNotFoundError: no such file; callers know what its absence means.
-    InputError: unreadable, not UTF-8, or a git-lfs pointer.
+    InputError: unreadable, not UTF-8, a git-lfs pointer, or too large.
   """
   try:
-    data = at(path).read_bytes()
+    # Not by its size, which a device does not tell.
+    with at(path).open('rb') as file:
+      data = file.read(MAX_TEXT_BYTES + 1)
+    if len(data) > MAX_TEXT_BYTES:
+      raise errors.refuse(
+        path,
+        f'larger than {show_size(MAX_TEXT_BYTES)}, which no such file is',
+        fix,
+      )
     text = data.decode('utf-8-sig')
   # A missing file has its own fix, which only the caller knows.
   except FileNotFoundError:
@@ -275,11 +279,9 @@ def storage_errors(path: str | os.PathLike) -> Iterator[None]:
   except buckets.BucketError:
     raise  # a refusal already
   except OSError as error:
-    is_full = error.errno in _DISK_FAULTS
+    is_full = faults.is_of_the_disk(error)
     raise (errors.unwritten if is_full else errors.refuse)(
-      error.filename or path,
-      error.strerror or error,
-      'make room, mend the permissions, or give another --workdir',
+      error.filename or path, error.strerror or error, faults.fix(error)
     ) from error
 
 

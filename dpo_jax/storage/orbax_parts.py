@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from etils import epath
 
-from dpo_jax.storage import files
+from dpo_jax.storage import faults, files
 
 _CLOSED_LOOP = 'Event loop is closed'
 _COMMITTED = 'commit_success.txt'  # Orbax's last object of a step
@@ -47,6 +47,11 @@ def move(step: epath.Path, target: epath.Path) -> None:
 def then(steps: list[int]) -> str:
   """Returns what the same command does, with these steps on disk."""
   return f'it continues from step {steps[-1]}' if steps else 'it starts over'
+
+
+def way_out(error: Exception, steps: list[int]) -> str:
+  """Returns what the user can do after a failed save, and what it does."""
+  return f'{faults.fix(error)}; run the same command again, {then(steps)}'
 
 
 def not_from_orbax(entry: logging.LogRecord) -> bool:

@@ -1,21 +1,26 @@
-"""Devices of one host -> one process for every few of them.
+"""Devices or cores of one host -> one process for every few of them.
 
-Comes in: the number of devices and how many a point takes. Goes out: as many
-copies of this command as fit, each with its own devices, which share the points
-by their claims. Starts no device in this process: it would keep it from the
+Comes in: the devices or cores, and how many a point takes. Goes out: as many
+copies of this command as fit, each with its own, which share the points by
+their claims. Starts no device in this process: it would keep it from the
 others.
 """
 
+import contextlib
+import functools
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dpo_jax import errors
 from dpo_jax.run import encoding
 
 _COUNT = 'import jax; print(jax.default_backend(), jax.local_device_count())'
 _FLAG = '--sweep.devices_per_point'
+_CORES_FLAG = '--sweep.cores_per_point'
+_LOOK_SECONDS = 0.5  # between two looks whether the first process is under way
 # Variables that show a process only some devices, by backend.
 _VISIBLE = {
   'gpu': ('CUDA_VISIBLE_DEVICES', 'ROCR_VISIBLE_DEVICES'),
@@ -47,25 +52,85 @@ def split(backend: str, total: int, per_point: int) -> int:
       _FLAG, f'{per_point} is no part of a TPU host', f'use one of {counts}'
     )
   # The copies have `per_point` devices each, so they do not split again.
-  command = [sys.executable, '-m', 'dpo_jax.main', *sys.argv[1:]]
   # They share the cores too: each encodes data on its part of them.
   share = {encoding.SHARE: str(total // per_point)}
-  children = [
-    subprocess.Popen(
-      command, env=environment(backend, first, per_point) | share
+  with _together() as children:
+    for first in range(0, total, per_point):
+      own = environment(backend, first, per_point) | share
+      children.append(subprocess.Popen(_command(), env=own))
+    return _worst(children)
+
+
+def split_cores(
+  cores: Sequence[int], per_point: int, is_under_way: Callable[[], bool]
+) -> int:
+  """Runs this command once for every `per_point` cores; its exit code.
+
+  A step of a small model does not fill many cores: what waits for its slowest
+  thread is lost. The first copy starts alone, so that it alone encodes the
+  data, scores the reference and compiles; the others read the caches.
+
+  Args:
+    cores: that this process may use.
+    per_point: cores of one point.
+    is_under_way: whether the first copy has done all that the others share.
+
+  Raises:
+    InputError: the cores cannot be divided so, or the backend is no CPU.
+  """
+  if len(cores) % per_point:
+    raise errors.refuse(
+      _CORES_FLAG,
+      f'{per_point} does not divide {len(cores)} cores',
+      'use a divisor',
     )
-    for first in range(0, total, per_point)
+  backend, _ = ask()
+  if backend != 'cpu':
+    raise errors.refuse(
+      _CORES_FLAG, f'the backend is {backend}', f'use {_FLAG} there'
+    )
+  parts = [
+    list(cores[first : first + per_point])
+    for first in range(0, len(cores), per_point)
   ]
+  with _together() as children:
+    for part in parts:
+      # Threads are made for the cores that a process may use at its start.
+      confine = functools.partial(os.sched_setaffinity, 0, part)
+      children.append(subprocess.Popen(_command(), preexec_fn=confine))
+      while len(children) == 1 and children[0].poll() is None:
+        if is_under_way():
+          break
+        time.sleep(_LOOK_SECONDS)
+      # It ended before it came so far: there is nothing to do, or it failed.
+      if children[0].poll() is not None:
+        break
+    return _worst(children)
+
+
+def _command() -> list[str]:
+  """This command, for a process of its own."""
+  return [sys.executable, '-m', 'dpo_jax.main', *sys.argv[1:]]
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[list[subprocess.Popen]]:
+  """A list for processes, which get the signal that ends this one."""
+  children: list[subprocess.Popen] = []
   try:
-    codes = [child.wait() for child in children]
+    yield children
   except BaseException:
-    # The signal of a terminal reached them too; the others need it passed on.
+    # The signal of a terminal reached them too; others need to be passed on.
     for child in children:
       child.terminate()
     for child in children:
       child.wait()
     raise
-  return max(codes, key=abs)
+
+
+def _worst(children: Sequence[subprocess.Popen]) -> int:
+  """Waits for processes; the exit code that is farthest from 0."""
+  return max((child.wait() for child in children), key=abs)
 
 
 def environment(

@@ -122,6 +122,18 @@ class Folder:
       )
     return named
 
+  def has_begun(self, points: Sequence[Point]) -> bool:
+    """Whether some point has made an update."""
+    return any(_progress(self.path / p.name)[0] for p in points)
+
+  def num_ended(self, points: Sequence[Point]) -> int:
+    """How many points have ended, done or failed, in whatever process."""
+    return sum(
+      (self.path / p.name / 'DONE').exists()
+      or (self._failed / f'{p.name}.json').exists()
+      for p in points
+    )
+
   def mark_failed(self, name: str, line: str, code: int) -> None:
     """Keeps the line with which a point ended, and its exit code."""
     files.write_json(

@@ -7,8 +7,10 @@ records, the reference. Knows no step and no loss.
 """
 
 import contextlib
+import functools
 import importlib
 import itertools
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -38,6 +40,7 @@ class Options(NamedTuple):
 
   shard: tuple[int, int] = (0, 1)  # this one of so many
   devices_per_point: int = 0  # 0 = all devices for every point
+  cores_per_point: int = 0  # of a host without accelerators; 0 = all
   name: str = ''  # of a sub-sweep
   mode: str = 'loop'  # one after another, or many in one program
 
@@ -87,6 +90,11 @@ def main(
     backend, count = devices.ask()
     if count > options.devices_per_point:
       return devices.split(backend, count, options.devices_per_point)
+  cores = sorted(os.sched_getaffinity(0))
+  if 0 < options.cores_per_point < len(cores):
+    return devices.split_cores(
+      cores, options.cores_per_point, lambda: folder.has_begun(listed)
+    )
   return Loop(folder, listed, retry, options.mode).run()
 
 
@@ -114,8 +122,8 @@ class Loop:
     self._say = say
     self._retry = retry
     self._tried: set[str] = set()  # by this process
-    self._num_settled = 0
-    self._seconds: list[float] = []  # of every point that it finished
+    # When its first point was done, and how many points had ended then.
+    self._first: tuple[float, int] | None = None
     self._graph = ''
     self._shared = None
 
@@ -148,21 +156,15 @@ class Loop:
       for _, group in itertools.groupby(remaining, lambda p: p.graph):
         self._run_together(list(group))
     while remaining:
-      left = [point for point in remaining if not self._settle(point)]
+      left = [point for point in remaining if not self._settles(point)]
       # What is left is claimed by other processes: theirs to finish, or to be
       # taken over if they end without.
       if len(left) == len(remaining):
         time.sleep(_POLL_SECONDS)
       remaining = left
 
-  def _settle(self, point: Point) -> bool:
+  def _settles(self, point: Point) -> bool:
     """Runs a point unless it is claimed; whether it is settled now."""
-    is_settled = self._try(point)
-    self._num_settled += is_settled
-    return is_settled
-
-  def _try(self, point: Point) -> bool:
-    """As `_settle`, but counts nothing."""
     with claims.claim(self._folder.claims, point.name) as other:
       if other:
         return False
@@ -224,19 +226,20 @@ class Loop:
     with append.open_log(output) as file:
       line, code = self._train(point, file)
     seconds = time.monotonic() - began
-    number, total = self._num_settled + 1, len(self._points)
+    if code:
+      self._folder.mark_failed(point.name, line, code)
+    # With those that other processes ended: they share the points.
+    number, total = self._folder.num_ended(self._points), len(self._points)
     # A search says its points one by one: there is no total to count to.
     place = f'[{number}/{total}] {point.name}' if total else point.name
     if code:
-      self._folder.mark_failed(point.name, line, code)
       self._say(f'{place}: failed, {line}')
       return
-    self._seconds.append(seconds)
     state = self._folder.state(point.name, point)
     metrics = ', '.join(
       f'{m} {state.metrics[m]:.4f}' for m in _SHOWN if m in state.metrics
     )
-    left = f'; {self._time_left(total - number)} left' if total else ''
+    left = f'; {self._time_left(number, seconds)} left' if total else ''
     self._say(f'{place}: done in {seconds:.1f} s, {metrics}{left}')
 
   def _train(self, point: Point, output: TextIO) -> tuple[str, int]:
@@ -274,12 +277,19 @@ class Loop:
       self._graph = point.graph
     return self._shared
 
-  def _time_left(self, num_left: int) -> str:
-    """Hours, minutes and seconds for the points that are left, or less."""
-    seconds = self._seconds
+  def _time_left(self, number: int, seconds: float) -> str:
+    """Hours, minutes and seconds for the points that are left, or less.
+
+    Args:
+      number: of points that have ended.
+      seconds: that the newest of this process took.
+    """
+    now = time.monotonic()
     # The first one of a graph compiles: the later ones tell more.
-    mean = sum(seconds[1:] or seconds) / max(len(seconds[1:]), 1)
-    total = int(mean * num_left)
+    began, before = self._first = self._first or (now, number)
+    if number > before:
+      seconds = (now - began) / (number - before)
+    total = int(seconds * (len(self._points) - number))
     return f'{total // 3600}:{total // 60 % 60:02}:{total % 60:02}'
 
 
@@ -317,7 +327,8 @@ def _options(
   """The flags that are no keys, and those that are."""
   readers: dict[str, Callable[[str], Any]] = {
     'shard': _read_shard,
-    'devices_per_point': _read_count,
+    'devices_per_point': functools.partial(_read_count, 'devices_per_point'),
+    'cores_per_point': functools.partial(_read_count, 'cores_per_point'),
     'name': str,
     'mode': _read_mode,
   }
@@ -362,10 +373,10 @@ def _read_mode(text: str) -> str:
   return text
 
 
-def _read_count(text: str) -> int:
+def _read_count(key: str, text: str) -> int:
   if not text.isdigit() or not int(text):
     raise errors.refuse(
-      '--sweep.devices_per_point',
+      f'--sweep.{key}',
       f'{text!r} is not allowed',
       'use a whole number >= 1',
     )

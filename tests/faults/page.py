@@ -80,38 +80,38 @@ def write(result: Result, is_full: bool) -> None:
 
 
 def write_break(name: str, what: str, outcome: str) -> None:
-  """Replaces the row of a line's deliberate break."""
+  """Replaces the row of a deliberate break."""
   rows, broken, notes = _read()
-  broken[name] = [name, what, outcome]
+  broken[name, what] = [name, what, outcome]
   _write(rows, broken, notes)
 
 
 def _read():
-  """({line: cells}, {line: cells}, {line: notes}) of the page."""
+  """({line: cells}, {(line, break): cells}, {line: notes}) of the page."""
   text = PAGE.read_text() if PAGE.exists() else HEAD + BREAKS + NOTES
   top, _, rest = text.partition(BREAKS)
   middle, _, bottom = rest.partition(NOTES)
 
   def cells(part):
-    found = re.findall(r'^\| (R\d+) \|.*$', part, re.M)
     lines = re.findall(r'^\| R\d+ \|.*$', part, re.M)
-    split = [[c.strip() for c in x.strip('|').split(' | ')] for x in lines]
-    return dict(zip(found, split))
+    return [[c.strip() for c in x.strip('|').split(' | ')] for x in lines]
 
   notes = {}
   for name, note in re.findall(r'^- (R\d+): (.*)$', bottom, re.M):
     notes.setdefault(name, []).append(note)
-  return cells(top), cells(middle), notes
+  rows = {row[0]: row for row in cells(top)}
+  return rows, {(row[0], row[1]): row for row in cells(middle)}, notes
 
 
 def _write(rows, broken, notes) -> None:
   """Writes the page, in the order of the lines."""
 
-  def lines(by_name):
+  def lines(found):
     return ''.join(
-      f'| {" | ".join(by_name[name])} |\n'
+      f'| {" | ".join(row)} |\n'
       for name in table.LINES
-      if name in by_name
+      for row in found
+      if row[0] == name
     )
 
   said = ''.join(
@@ -122,7 +122,9 @@ def _write(rows, broken, notes) -> None:
   missing = [name for name in table.LINES if name not in rows]
   if missing:
     said += f'- Not run: {", ".join(missing)}.\n'
-  PAGE.write_text(HEAD + lines(rows) + BREAKS + lines(broken) + NOTES + said)
+  PAGE.write_text(
+    HEAD + lines(rows.values()) + BREAKS + lines(broken.values()) + NOTES + said
+  )
 
 
 @functools.cache

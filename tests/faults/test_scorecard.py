@@ -28,9 +28,10 @@ def test_there_are_fifteen_lines_and_each_has_its_break():
   assert breaks.BREAKS.keys() == table.LINES.keys()
 
 
-@pytest.mark.parametrize('name', breaks.BREAKS)
-def test_a_break_changes_the_code_once(name, tmp_path):
-  change = breaks.BREAKS[name]
+@pytest.mark.parametrize('name, change', breaks.of(table.LINES))
+def test_a_break_changes_the_code_once(name, change, tmp_path):
+  assert name in table.LINES
+  assert all((ROOT / test).is_file() for test in change.tests)
   path = tmp_path / change.path
   path.parent.mkdir(parents=True)
   before = (ROOT / change.path).read_text()
@@ -52,11 +53,14 @@ def test_a_page_keeps_the_rows_of_other_lines(tmp_path, monkeypatch):
   result = page.Result('R1', 29, [], ['x'], 0, 1.0, 2.0)
   page.write(result, False)
   page.write(result._replace(name='R6', violations=['a | b']), True)
+  page.write_break('R6', 'a break', 'GREEN')
   page.write_break('R6', 'a break', 'red')
+  page.write_break('R6', 'another', 'red')
   page.write(result._replace(faults=5000), False)
   text = page.PAGE.read_text()
   assert text.count('| R1 |') == 1 and '| 5,000 | 0 |' in text
   assert '| R6 | a break | red |' in text and 'VIOLATION' in text
+  assert '| R6 | another | red |' in text and 'GREEN' not in text
   assert 'Not run: R2, R3' in text
 
 

@@ -16,6 +16,7 @@ from dpo_jax.run import frontier, sample, sampled_kl
 from dpo_jax.run import session as sessions
 from dpo_jax.run.preemption import Diverged, Preempted
 
+METRICS = 'reward', 'kl', 'kl_cv', 'kl_mc', 'length'
 FLAGS = '--config.sample.max_new_tokens=4', '--config.sample.batch_size=8'
 
 
@@ -57,6 +58,7 @@ def test_files_of_a_step_agree_and_are_not_made_twice(copy, capsys):
   assert '[2/2] run step 2: reward' in capsys.readouterr().out
   assert not (copy / 'frontier/step_1.json').exists()
   assert facts(copy, 0)['metrics']['kl'] == {'mean': 0, 'se': 0}
+  assert facts(copy, 0)['metrics']['kl_cv'] == {'mean': 0, 'se': 0}
   assert facts(copy, 0)['metrics']['kl_mc'] == {'mean': 0, 'se': 0}
   got = facts(copy, 2)
   for key, value in (
@@ -82,6 +84,7 @@ def test_files_of_a_step_agree_and_are_not_made_twice(copy, capsys):
   lines = (copy / 'samples/frontier_2.jsonl').read_text().splitlines()
   samples = [json.loads(line) for line in lines]
   assert [s['kl'] for s in samples] == arrays['kl'].tolist()
+  assert [s['kl_cv'] for s in samples] == arrays['kl_cv'].tolist()
   assert [s['num_tokens'] for s in samples] == arrays['length'].tolist()
   # Again: nothing is left to do, and nothing changes.
   before = contents(copy)
@@ -238,5 +241,5 @@ def test_progress_says_what_is_left(monkeypatch):
   monkeypatch.setattr('sys.stdout', out)
   one = {'mean': 1.0, 'se': None}
   progress = frontier._Progress(4)
-  progress.say('r', 3, dict.fromkeys(('reward', 'kl', 'kl_mc', 'length'), one))
+  progress.say('r', 3, dict.fromkeys(METRICS, one))
   assert out.getvalue().endswith('0:00:30 left\n')

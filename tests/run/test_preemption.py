@@ -10,6 +10,11 @@ import pytest
 from dpo_jax.run import preemption
 
 
+@pytest.fixture(autouse=True)
+def _no_wait(monkeypatch):
+  monkeypatch.setattr(preemption, 'wait', lambda seconds: None)
+
+
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_raised_at_the_next_poll(number):
   before = signal.getsignal(number)
@@ -23,10 +28,35 @@ def test_a_signal_is_raised_at_the_next_poll(number):
   assert signal.getsignal(number) == before
 
 
+@pytest.mark.parametrize('second', ['SIGTERM', 'SIGINT'])
+def test_a_stop_that_is_heard_twice_is_one_stop(second):
+  # As of GNU timeout: to the process, and at once to its group. Two more come
+  # while the first is waited out; whoever took one for a second stop ends.
+  code = f"""
+import os, signal
+from dpo_jax.run import preemption
+waited = []
+def wait(seconds):
+  waited.append(seconds)
+  for _ in range(2):
+    os.kill(os.getpid(), signal.{second})
+preemption.wait = wait
+with preemption.Signals() as signals:
+  os.kill(os.getpid(), signal.SIGTERM)
+  try:
+    signals.poll()
+  except preemption.Preempted as stop:
+    print('saves', stop.exit_code, waited == [preemption.SAME_STOP])
+"""
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True)
+  assert done.stdout == b'saves 143 True\n'
+
+
 def test_a_second_signal_ends_the_process_at_once():
   code = """
 import os, signal
 from dpo_jax.run import preemption
+preemption.wait = lambda seconds: None
 with preemption.Signals():
   for _ in range(2):
     os.kill(os.getpid(), signal.SIGTERM)
@@ -40,12 +70,13 @@ with preemption.Signals():
 def test_where_files_are_read_a_signal_raises_without_a_poll(number):
   with preemption.Signals() as signals:
     with pytest.raises(preemption.Preempted) as stop, preemption.at_once():
-      os.kill(os.getpid(), number)
-      for _ in range(10**6):  # as a loop over ten gigabytes of blanks
-        try:
+      # Within the `try`: a template or a parser that may raise anything.
+      try:
+        os.kill(os.getpid(), number)
+        for _ in range(10**6):  # as a loop over ten gigabytes of blanks
           int('1')
-        except Exception:  # takes nothing that is meant for main
-          raise AssertionError from None
+      except Exception:  # takes nothing that is meant for main
+        raise AssertionError from None
     assert stop.value.exit_code == 128 + number
     with pytest.raises(preemption.Preempted):  # what swallowed it polls
       signals.poll()

@@ -160,6 +160,13 @@ def test_both_are_unbiased_over_all_answers(name):
     mean = (probs * np.where(probs > 0, values, 0)).sum()
     assert mean == pytest.approx(exact, abs=2e-5)
   assert (got.kl >= 0).all()
+  np.testing.assert_allclose(got.kl_RT.sum(1), got.kl, atol=2e-5)
+  # Given what was drawn before, a draw has mean 0: so it has at every place.
+  draws = np.where(probs[:, None, None] > 0, got.draws_RTF, 0)
+  weighted = probs[:, None, None] * draws
+  np.testing.assert_allclose(weighted.sum(0), 0, atol=2e-5)
+  if name != 'greedy':
+    assert (np.abs(draws).max((0, 1)) > 0.01).all()
 
 
 def test_samples_come_from_the_distribution_that_is_scored():
@@ -204,14 +211,24 @@ def test_a_token_equals_float64(scale):
   rng = np.random.default_rng(0)
   logits, frozen = scale * rng.normal(size=(2, 5, 1000))
   token = rng.integers(1000, size=5).astype(np.int32)
-  got = sampled_kl.token_kl(
-    *np.float32([logits, frozen]), token, Sampling(*map(np.float32, Sampling()))
+  directions = rng.normal(size=(1000, 3))
+  got, draws = sampled_kl.token_kl(
+    *np.float32([logits, frozen]),
+    token,
+    Sampling(*map(np.float32, Sampling())),
+    None,
+    np.float32(directions),
   )
   policy, reference = map(log_softmax, (logits, frozen))
   want = (np.exp(policy) * (policy - reference)).sum(axis=-1)
   np.testing.assert_allclose(got.kl, want, rtol=2e-6, atol=1e-5)
   want = (policy - reference)[np.arange(5), token]
   np.testing.assert_allclose(got.kl_mc, want, rtol=2e-6, atol=5e-5)
+  probs = np.exp(policy)
+  surprisal = -policy - -(probs * policy).sum(1, keepdims=True)
+  moved = directions[token] - probs @ directions
+  want = np.c_[got.kl_mc - got.kl, surprisal[np.arange(5), token], moved]
+  np.testing.assert_allclose(draws, want, rtol=2e-6, atol=1e-4)
 
 
 def test_neither_padding_nor_what_follows_an_answer_counts():
@@ -227,7 +244,7 @@ def test_neither_padding_nor_what_follows_an_answer_counts():
   )
   for values, expected in zip(got, want):
     np.testing.assert_allclose(values[:3], expected, atol=1e-6)
-    assert values[3] == 0
+    assert (values[3] == 0).all()
 
 
 def test_equal_weights_have_no_kl():
@@ -240,6 +257,16 @@ def test_equal_weights_have_no_kl():
   got = made(params, params, prompts, lengths, tokens, counts, sampling)
   np.testing.assert_array_equal(got.kl, 0)
   np.testing.assert_array_equal(got.kl_mc, 0)
+
+
+def test_a_wide_head_is_seen_in_few_directions():
+  wide = jax.random.normal(jax.random.key(1), (50, 1000))
+  seen = sampled_kl._directions(wide)
+  assert seen.shape == (50, 64)
+  # Distances are kept to about 1 / sqrt(64).
+  ratio = np.linalg.norm(seen[0] - seen[1:], axis=1)
+  ratio /= np.linalg.norm(wide[0] - wide[1:], axis=1) * 64**0.5 / 1000**0.5
+  assert abs(ratio.mean() - 1) < 0.1 and ratio.std() < 0.2
 
 
 def sizes(jaxpr):

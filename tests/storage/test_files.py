@@ -111,11 +111,22 @@ def test_a_folder_of_another_process_is_kept_if_it_may_exist(tmp_path):
 
 def test_storage_errors_name_the_path_and_the_way_out(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(InputError, match='file: File exists; fix: make room'):
+  with pytest.raises(
+    InputError, match='file: File exists; fix: remove or rename'
+  ):
     files.write_json(tmp_path / 'file' / 'b', {})
   with pytest.raises(InputError, match='^x: no room; fix: '):
     with files.storage_errors('x'):
       raise OSError('no room')
+
+
+def test_a_text_that_no_such_file_has_is_refused_by_its_first_bytes(tmp_path):
+  path = tmp_path / 'config.json'
+  with open(path, 'wb') as file:
+    file.truncate(2**40)  # takes no room on the disk, and would in memory
+  for name in (path, '/dev/zero'):
+    with pytest.raises(InputError, match=f'{name}: larger than 134 MB'):
+      files.read_json(name)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import struct
 
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from dpo_jax.storage import hf_files
+from dpo_jax.storage import hf_files, peft_checkpoint
 from dpo_jax.types import InputError
 
 DTYPES = {
@@ -62,3 +63,57 @@ def test_an_index_reaches_no_file_outside_its_folder(tmp_path):
   with contextlib.ExitStack() as stack:
     with pytest.raises(InputError, match='model/x.safetensors: missing'):
       hf_files.Files(folder, stack)
+
+
+def _claims(entry, data=b'\0' * 16, size=None):
+  """A safetensors file whose header says so of its one tensor."""
+  header = json.dumps({'a': entry}).encode()
+  return (
+    struct.pack('<Q', len(header) if size is None else size) + header + data
+  )
+
+
+def _tensor(shape, start, end, dtype='F32'):
+  return {'dtype': dtype, 'shape': shape, 'data_offsets': [start, end]}
+
+
+CLAIMS = {
+  'offsets beyond the file': _claims(_tensor([2**40], 0, 2**42)),
+  'a shape beyond its bytes': _claims(_tensor([2**40], 0, 16)),
+  'a float8 beyond its bytes': _claims(_tensor([2**40], 0, 16, 'F8_E4M3')),
+  'a shape that overflows': _claims(_tensor([2**32, 2**32, 4], 0, 16)),
+  'a shape below 0': _claims(_tensor([-4], 0, 16)),
+  'bytes from the end': _claims(_tensor([4], 16, 0)),
+  'bytes behind a hole': _claims(_tensor([2], 8, 16)),
+  'fewer bytes than there are': _claims(_tensor([2], 0, 8)),
+  'a header beyond the file': _claims(_tensor([4], 0, 16), size=2**30),
+  'a header of 2**63 bytes': _claims(_tensor([4], 0, 16), size=2**63),
+  'a header that ends early': _claims(_tensor([4], 0, 16), size=9),
+}
+
+
+@pytest.mark.parametrize('case', CLAIMS)
+def test_a_claim_beyond_the_file_is_refused_when_it_is_opened(tmp_path, case):
+  for name in (hf_files.SINGLE, peft_checkpoint.TENSORS):
+    (tmp_path / name).write_bytes(CLAIMS[case])
+  with contextlib.ExitStack() as stack:
+    with pytest.raises(InputError, match='not a safetensors file'):
+      hf_files.Files(tmp_path, stack)
+  with pytest.raises(InputError, match='not a safetensors file'):
+    peft_checkpoint._read_tensors(tmp_path)
+
+
+def test_a_sound_claim_is_read(tmp_path):
+  (tmp_path / hf_files.SINGLE).write_bytes(_claims(_tensor([4], 0, 16)))
+  with contextlib.ExitStack() as stack:
+    stored = hf_files.Files(tmp_path, stack)
+    assert stored.read('a', (slice(0, 4),)).tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize('name', ['/etc/passwd', '', '.', '..', 'a' * 999, 7])
+def test_an_index_that_names_no_file_of_its_folder(tmp_path, name):
+  index = {'weight_map': {'a': name}}
+  (tmp_path / hf_files.INDEX).write_text(json.dumps(index))
+  with contextlib.ExitStack() as stack:
+    with pytest.raises(InputError, match='missing|is no file name'):
+      hf_files.Files(tmp_path, stack)

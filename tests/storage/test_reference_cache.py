@@ -141,7 +141,9 @@ def test_a_flipped_bit_or_a_torn_file_is_refused_or_harmless(tmp_path):
 
 def test_a_folder_that_cannot_be_is_one_line(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(types.InputError, match='file.*: .*; fix: make room'):
+  with pytest.raises(
+    types.InputError, match='file.*: .*; fix: remove or rename'
+  ):
     reference_cache.write(tmp_path / 'file', 'k', **_SCORES)
 
 

@@ -136,7 +136,7 @@ def test_tensorboard_has_the_same_numbers(tmp_path):
 
 def test_a_full_disk_is_one_line_and_no_hang(tmp_path):
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  with pytest.raises(types.InputError, match='File too large; fix: make room'):
+  with pytest.raises(types.InputError, match='File too large; fix: raise the'):
     try:
       resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
       write(tmp_path, [(n, 'train') for n in range(10_000)])

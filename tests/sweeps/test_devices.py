@@ -35,6 +35,73 @@ def test_devices_that_cannot_be_parted_are_refused(backend, number):
     devices.split(backend, 16, number)
 
 
+def test_cores_that_cannot_be_parted_are_refused(monkeypatch):
+  with pytest.raises(types.InputError, match='2 does not divide 3 cores'):
+    devices.split_cores([0, 1, 2], 2, lambda: True)
+  monkeypatch.setattr(devices, 'ask', lambda: ('gpu', 8))
+  with pytest.raises(types.InputError, match='--sweep.devices_per_point'):
+    devices.split_cores([0, 1, 2, 3], 2, lambda: True)
+
+
+class Child:
+  """A process that ends after some looks at it."""
+
+  def __init__(self, looks, code):
+    self.looks, self.code, self.ended = looks, code, False
+
+  def poll(self):
+    self.looks -= 1
+    return self.code if self.looks < 0 else None
+
+  def wait(self):
+    return self.code
+
+  def terminate(self):
+    self.ended = True
+
+
+@pytest.mark.parametrize(
+  ('looks', 'code', 'waits', 'number'),
+  [
+    (99, 0, 3, 2),  # the first one is under way at the third look
+    (2, 0, 99, 1),  # nothing was left to do
+    (2, 1, 99, 1),  # it failed before it was under way
+  ],
+)
+def test_the_first_process_starts_alone(
+  monkeypatch, looks, code, waits, number
+):
+  made = []
+
+  def popen(command, preexec_fn):
+    made.append(Child(looks, code))
+    return made[-1]
+
+  monkeypatch.setattr(devices, 'ask', lambda: ('cpu', 1))
+  monkeypatch.setattr(devices.subprocess, 'Popen', popen)
+  monkeypatch.setattr(devices.time, 'sleep', lambda seconds: None)
+  looked = iter(range(1, 100))
+  got = devices.split_cores([4, 7], 1, lambda: next(looked) >= waits)
+  assert (got, len(made)) == (code, number)
+
+
+def test_an_error_while_they_run_ends_them(monkeypatch):
+  made = []
+  monkeypatch.setattr(devices, 'ask', lambda: ('cpu', 1))
+  monkeypatch.setattr(
+    devices.subprocess,
+    'Popen',
+    lambda *args, **kwargs: made.append(Child(99, 0)) or made[-1],
+  )
+
+  def stop():
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    devices.split_cores([0, 1], 1, stop)
+  assert [child.ended for child in made] == [True]
+
+
 def test_cpu_devices_are_counted_anew():
   flags = '--xla_a=1 --xla_force_host_platform_device_count=8'
   own = devices.environment('cpu', 4, 2, {'XLA_FLAGS': flags})

@@ -1,6 +1,7 @@
 """--mode=sweep: runs as of their own, one compile, failures, restarts."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -208,6 +209,7 @@ def test_shards_part_the_points(path, tmp_path, capsys):
     (['--sweep.shard=x'], ('--sweep.shard', "'x'")),
     (['--sweep.mode=vmaps'], ('--sweep.mode', "'vmap'")),
     (['--sweep.devices_per_point=0'], ('--sweep.devices_per_point',)),
+    (['--sweep.cores_per_point=x'], ('--sweep.cores_per_point', "'x'")),
     (['--sweep.name=losses', '--sweep.seed=1'], ('--sweep.name', 'sweep.seed')),
     (['--sweep.name=x'], ('no function sweep_x()',)),
   ],
@@ -255,3 +257,24 @@ def test_a_killed_process_s_point_is_taken_over(whole, path, tmp_path):
   assert second.returncode == 0, out
   assert '4 points: 4 done' in out
   runs.same(folder, reference, NAMES)
+
+
+@pytest.mark.slow
+def test_a_process_per_core_ends_with_the_same_folder(whole, path, tmp_path):
+  reference, _ = whole
+  folder = tmp_path / 's'
+  made = start(path, folder, '--sweep.cores_per_point=1')
+  out, _ = made.communicate(timeout=300)
+  assert made.returncode == 0, out
+  assert out.count('4 points: 4 done') == len(os.sched_getaffinity(0)), out
+  runs.same(folder, reference, NAMES)
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_processes_of_all_cores(path, tmp_path):
+  made = start(path, tmp_path / 's', '--sweep.cores_per_point=1')
+  wait_for(tmp_path / 's', '"step": 2')
+  made.send_signal(signal.SIGTERM)
+  # The pipe is closed by the last of them.
+  out, _ = made.communicate(timeout=300)
+  assert made.returncode == 143, out

@@ -7,15 +7,20 @@ is null stays in its row. Does not look at the columns.
 """
 
 import os
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from dpo_jax import errors
+from dpo_jax.data.sources import arrow_messages
 from dpo_jax.storage import files as storage_files
 from dpo_jax.types import InputError
 
 MAX_ROW_BYTES = 8 * 2**20  # a larger cell is a mistake, as a larger JSON line
-_BATCH = 256  # rows that are Python objects at once
+MAX_BATCH_BYTES = 2**31  # of a compressed batch, which is unpacked as a whole
+# Rows that are unpacked at once. Cells of MAX_ROW_BYTES that repeat take a few
+# hundred bytes of a Parquet file, whose footer does not tell: so only a few.
+_BATCH = 32
 _ARROW_FILE = b'ARROW1'  # an Arrow file without it is a stream
 _STATE = 'state.json'
 _NOT_DATA = ('dataset_info.json', 'dataset_dict.json', _STATE)
@@ -42,6 +47,7 @@ def read_rows(
   for file in parts(path, name):
     try:
       for batch, names in _batches(file, wanted):
+        batch = _decoded(batch)
         _check_sizes(batch, f'{name or path}', number)
         # Columns that are not decoded still count as columns of the row.
         blank = dict.fromkeys(names)
@@ -54,6 +60,7 @@ def read_rows(
       ValueError,
       KeyError,
       TypeError,
+      struct.error,
     ) as error:
       if isinstance(error, InputError):  # a ValueError too
         raise
@@ -123,6 +130,7 @@ def _batches(path: str, wanted: Callable[[str], bool]) -> Iterator[tuple]:
       for batch in file.iter_batches(batch_size=_BATCH, columns=chosen):
         yield batch, names
     return
+  _check_messages(path)
   with pyarrow.OSFile(path, 'rb') as file:
     is_file = file.read(len(_ARROW_FILE)) == _ARROW_FILE
     file.seek(0)
@@ -135,6 +143,8 @@ def _batches(path: str, wanted: Callable[[str], bool]) -> Iterator[tuple]:
     chosen = list(filter(wanted, names))
     for batch in batches:
       batch = batch.select(chosen)
+      # An offset beyond the data ends the process where it is followed.
+      batch.validate(full=True)
       for start in range(0, batch.num_rows, _BATCH):
         yield batch.slice(start, _BATCH), names
 
@@ -151,6 +161,41 @@ def _check_groups(metadata: Any, chosen: list[str], path: str) -> None:
       if is_read and size > MAX_ROW_BYTES * max(group.num_rows, 1):
         raise _too_large(f'{path}:{first}', column.path_in_schema, size)
     first += group.num_rows
+
+
+def _check_messages(path: str) -> None:
+  """Refuses an Arrow file by what its batches claim, before one is unpacked."""
+  import pyarrow
+
+  first = 1
+  with pyarrow.memory_map(path) as file:
+    # A file is a stream between two marks, the first one padded to 8 bytes.
+    is_file = file.read(len(_ARROW_FILE)) == _ARROW_FILE
+    file.seek(8 if is_file else 0)
+    for message in pyarrow.ipc.MessageReader.open_stream(file):
+      claim = arrow_messages.claim(
+        message.metadata.to_pybytes(), memoryview(message.body or b'')
+      )
+      if claim.num_bytes > MAX_ROW_BYTES * max(claim.num_rows, 1):
+        raise _too_large(f'{path}:{first}', message.type, claim.num_bytes)
+      if claim.num_bytes > MAX_BATCH_BYTES:
+        raise errors.refuse(
+          f'{path}:{first}',
+          f'a batch of {storage_files.show_size(claim.num_bytes)} unpacked',
+          'write it again in smaller batches (max_chunksize)',
+        )
+      first += claim.num_rows * (message.type == 'record batch')
+
+
+def _decoded(batch: Any) -> Any:
+  """A batch whose columns are plain: a dictionary's bytes are of all rows."""
+  import pyarrow
+
+  columns = [
+    c.dictionary_decode() if pyarrow.types.is_dictionary(c.type) else c
+    for c in batch.columns
+  ]
+  return pyarrow.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _check_sizes(batch: Any, path: str, number: int) -> None:
@@ -192,6 +237,11 @@ def _names(schema: Any, path: str) -> list[str]:
 
 def _rows(batch: Any) -> Iterator[dict[str, Any]]:
   """The rows of a batch as JSON would hold them."""
+  # Large ones become Python objects one by one.
+  if batch.num_rows > 1 and batch.nbytes > MAX_ROW_BYTES:
+    for index in range(batch.num_rows):
+      yield from _rows(batch.slice(index, 1))
+    return
   lists = {}
   for field, column in zip(batch.schema, batch.columns):
     values = column.to_pylist(maps_as_pydicts='strict')

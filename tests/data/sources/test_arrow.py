@@ -149,3 +149,38 @@ def test_a_cell_that_is_too_large_is_refused_before_it_is_an_object(tmp_path):
     # A column that is not read may hold what it likes.
     read = list(arrow.read_rows(str(path), lambda name: name == 'b'))
     assert len(read) == len(rows)
+
+
+def test_a_footer_that_claims_too_much_is_refused_before_any_row(tmp_path):
+  # The last group is too large, and its footer says so: the file is refused
+  # before the first row. Batches measured one by one would give the rows before
+  # it, and unpack the large cell to measure it.
+  path, before = tmp_path / 'claims.parquet', 2 * 256
+  small = pyarrow.table({'a': ['x'] * before, 'b': ['y'] * before})
+  large = pyarrow.table({'a': ['x' * (arrow.MAX_ROW_BYTES + 1)], 'b': ['z']})
+  with pyarrow.parquet.ParquetWriter(
+    path, small.schema, compression='zstd'
+  ) as file:
+    file.write_table(small)
+    file.write_table(large)
+  with pytest.raises(types.InputError, match=r'claims.parquet:513: .a. is 8'):
+    next(arrow.read_rows(str(path), lambda name: True))
+  # A column that is not read may claim what it likes.
+  read = list(arrow.read_rows(str(path), lambda name: name == 'b'))
+  assert len(read) == before + 1 and read[-1][1]['b'] == 'z'
+
+
+@pytest.mark.parametrize('kind', ['parquet', 'file'])
+def test_a_dictionary_counts_by_the_cells_of_a_row(tmp_path, kind):
+  # As pandas writes a categorical column: together the texts are above a row.
+  texts = [f'{i} ' + 'x' * 400_000 for i in range(24)]
+  path = tmp_path / f'a.{"parquet" if kind == "parquet" else "arrow"}'
+  column = pyarrow.array(texts).dictionary_encode()
+  table = pyarrow.table({'a': column})
+  if kind == 'parquet':
+    pyarrow.parquet.write_table(table, path)
+  else:
+    with pyarrow.ipc.new_file(path, table.schema) as file:
+      file.write_table(table)
+  read = arrow.read_rows(str(path), lambda name: True)
+  assert [row['a'] for _, row in read] == texts
