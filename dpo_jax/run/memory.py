@@ -33,6 +33,7 @@ import jax.numpy as jnp
 from dpo_jax import errors, sharding, types
 from dpo_jax.models import decoder, head_parts, output_head
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
+from dpo_jax.models.kernels import registry
 from dpo_jax.run import numerics
 from dpo_jax.storage import files
 
@@ -204,7 +205,8 @@ def _logits(
 
 def _activations(job, local, dtype, rows, length) -> int:
   """Bytes of residuals that the layers store for the backward pass."""
-  config, kernel, shape = job.config, job.model.kernel, (rows, length)
+  config, shape = job.config, (rows, length)
+  kernel = registry.planned(job.model.kernel)
 
   def kept(decoder_config, remat):
     model = decoder.make_model(

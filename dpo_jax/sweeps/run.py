@@ -352,7 +352,7 @@ def _options(
 
 def _read_shard(text: str) -> tuple[int, int]:
   first, slash, total = text.partition('/')
-  is_shard = slash and first.isdigit() and total.isdigit()
+  is_shard = slash and first.isdecimal() and total.isdecimal()
   if not is_shard or int(first) >= int(total):
     raise errors.refuse(
       '--sweep.shard',
@@ -374,7 +374,7 @@ def _read_mode(text: str) -> str:
 
 
 def _read_count(key: str, text: str) -> int:
-  if not text.isdigit() or not int(text):
+  if not text.isdecimal() or not int(text):
     raise errors.refuse(
       f'--sweep.{key}',
       f'{text!r} is not allowed',

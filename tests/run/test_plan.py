@@ -64,3 +64,16 @@ def test_rented_devices_have_a_kernel_a_size_and_a_peak(capsys):
   assert 'mesh to choose: data=1 fsdp=16, 1' in out
   assert main_lib.main([*argv[:-3], '--config.mesh.fsdp=1']) == 0
   assert 'v5e (4x4): does not fit 15.8 GiB' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('kernel', ['auto', 'tokamax'])
+def test_the_kernel_of_a_gpu_is_planned_without_one(capsys, kernel):
+  argv = [f'--config={EXPERIMENT}', '--mode=plan', '--plan_devices=h100x8']
+  argv += [f'--config.{k}={v}' for k, v in LLAMA.items()]
+  argv += ['--config.mesh.data=1', '--config.mesh.fsdp=-1']
+  argv += [f'--config.model.attention={kernel}']
+  assert main_lib.main(argv) == 0
+  out = capsys.readouterr().out
+  name = 'cudnn' if kernel == 'auto' else kernel
+  assert f'attention: {name}, to be proven' in out
+  assert '8 x h100' in out

@@ -207,6 +207,7 @@ def test_shards_part_the_points(path, tmp_path, capsys):
   [
     (['--sweep.shard=3/3'], ('--sweep.shard', '0 to N - 1')),
     (['--sweep.shard=x'], ('--sweep.shard', "'x'")),
+    (['--sweep.shard=0/²'], ('--sweep.shard', "'0/²'")),
     (['--sweep.mode=vmaps'], ('--sweep.mode', "'vmap'")),
     (['--sweep.devices_per_point=0'], ('--sweep.devices_per_point',)),
     (['--sweep.cores_per_point=x'], ('--sweep.cores_per_point', "'x'")),

@@ -27,6 +27,7 @@ class Choice(NamedTuple):
   branches: int = 1  # documents: most branches of a prompt
   prompts: int = 1  # cudnn: most prompts of a row
   interpret: bool = False  # whether a TPU kernel runs on CPU, for proofs
+  is_planned: bool = False  # whether only its shapes are asked for
 
 
 class Kernel(NamedTuple):
@@ -92,6 +93,16 @@ def problem(
   return '', ''
 
 
+def planned(choice: Choice) -> Choice:
+  """Returns the kernel in a form whose shapes can be traced on this machine.
+
+  A kernel of a GPU asks for the GPU, or for a package, when it is traced.
+  """
+  backends = KERNELS[choice.name].backends if choice.name in KERNELS else ()
+  is_away = backends == ('gpu',) and jax.default_backend() != 'gpu'
+  return choice._replace(is_planned=is_away)
+
+
 def prepare(choice: Choice, rows: Rows) -> Any:
   """Returns what a kernel needs of rows, the same for all layers."""
   if choice.name == 'dense':
@@ -149,7 +160,8 @@ def attend(
       window=window,
       softcap=softcap,
     )
-  module = importlib.import_module(f'{__package__}.{choice.name}')
+  name = 'stand_in' if choice.is_planned else choice.name
+  module = importlib.import_module(f'{__package__}.{name}')
   constants = {k: getattr(choice, k) for k in KERNELS[choice.name].options}
   kernel = functools.partial(
     module.attend, scale=scale, window=window, softcap=softcap, **constants
