@@ -121,7 +121,9 @@ def _find(folder: files.AnyPath) -> list[files.AnyPath]:
 
 
 def _damaged(path: files.AnyPath, error: Exception) -> InputError:
-  with path.open('rb') as file:
+  pointer = False
+  # The file may be one that this user cannot read.
+  with contextlib.suppress(OSError), path.open('rb') as file:
     pointer = files.is_pointer(file.read(32))
   if pointer:
     return errors.refuse(path, 'a git-lfs pointer', 'run git lfs pull')
