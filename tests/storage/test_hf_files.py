@@ -113,7 +113,9 @@ def test_a_file_that_cannot_be_opened_is_one_line(tmp_path, monkeypatch):
 
   monkeypatch.setattr(hf_files.safetensors, 'safe_open', denied)
   with contextlib.ExitStack() as stack:
-    with pytest.raises(InputError, match='Permission denied.*; fix: '):
+    with pytest.raises(
+      InputError, match='cannot be read .No such file.*; fix: it is'
+    ):
       hf_files.Files(tmp_path, stack)
 
 
