@@ -6,7 +6,6 @@ transformers 5 (`rope_parameters`, `dtype`) or of older releases (`rope_theta`,
 family: all that differs between families is in families.py.
 """
 
-import math
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -171,7 +170,7 @@ def _read_experts(source: Source) -> dict[str, Any]:
     )
   # Not read by source.read, whose numbers are positive: this one may be 0.
   coefficient = source.get('router_aux_loss_coef') or 0.0
-  if type(coefficient) not in (int, float) or not 0 <= coefficient < math.inf:
+  if type(coefficient) not in (int, float) or not 0 <= coefficient < 1e38:
     source.refuse('router_aux_loss_coef', 'must be a number >= 0')
   return fields | {'router_aux_coef': float(coefficient)}
 

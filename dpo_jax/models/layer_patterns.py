@@ -70,6 +70,8 @@ def read_ropes(source: Source, fields: Mapping[str, Any]) -> dict[str, Any]:
   # The keys of transformers 5 win over those of older releases. Its
   # rope_parameters may be one object, or one object per kind of layer.
   nested = source.objects('rope_parameters')
+  for kind in (_FULL, _SLIDING):
+    Source(nested, {}, source.where).objects(kind)
   old = {
     'rope_theta': source.get('rotary_emb_base') or source.get('rope_theta'),
     'partial_rotary_factor': source.get('rotary_pct')
@@ -97,9 +99,12 @@ def read_ropes(source: Source, fields: Mapping[str, Any]) -> dict[str, Any]:
     windows = fields['layer_windows'] or (0,) * len(layers)
     out['layer_ropes'] = tuple(int(w > 0) for w in windows)
   # Every period-th layer has no rotary positions (smollm3).
-  if period := source.get('no_rope_layer_interval'):
+  if source.get('no_rope_layer_interval'):
+    period = source.read('no_rope_layer_interval', int)
     # In spite of its name, the list holds 1 for layers *with* rotation.
     rotates = source.get('no_rope_layers')
+    if not isinstance(rotates or [], list):
+      source.refuse('no_rope_layers', 'must be a list of 0 and 1')
     rotates = rotates or [(i + 1) % period != 0 for i in layers]
     out['ropes'] += (Rope(scaling='none'),)
     out['layer_ropes'] = tuple(0 if rotate else 1 for rotate in rotates)

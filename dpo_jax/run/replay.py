@@ -133,7 +133,7 @@ def _no_counts(job: Job) -> np.ndarray:
 def _choose(top: files.AnyPath, step: str) -> str:
   """Returns the number of the kept step to replay."""
   kept = top.iterdir() if top.exists() else ()
-  steps = sorted((p.name for p in kept if p.name.isdigit()), key=int)
+  steps = sorted((p.name for p in kept if p.name.isdecimal()), key=int)
   if not steps or (step and step not in steps):
     listed = f'use one of {", ".join(steps)}' if steps else 'train first'
     raise errors.refuse(

@@ -357,8 +357,11 @@ def _check_model(directory: RunDir, model: DecoderConfig) -> None:
 
 def _may_grow(before: Mapping[str, Any], config: ConfigDict) -> bool:
   """Whether a run may go on to more updates with the same ones so far."""
-  steps, now = before['train']['num_steps'], config.train.num_steps
-  if not 0 < steps < now:
+  # The file may have been edited: its differences are named elsewhere.
+  train = before.get('train')
+  steps = train.get('num_steps') if isinstance(train, Mapping) else None
+  now = config.train.num_steps
+  if type(steps) is not int or not 0 < steps < now:
     return False
   return optim.same_start(
     config.optim.schedule,

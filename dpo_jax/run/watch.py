@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dpo_jax import errors
-from dpo_jax.run.preemption import Diverged, Lost, Preempted
+from dpo_jax.run.preemption import SAME_STOP, Diverged, Lost, Preempted
 from dpo_jax.storage import files
 
 _EVERY = 0.2  # seconds between two looks at the store
@@ -96,6 +96,7 @@ class Watch:
     self._is_local = False  # whether others need not be at the same poll
     self._heard = time.monotonic()  # when the store last answered
     self._since: float | None = None  # when the fault was seen
+    self._first = 0.0  # when the first signal came
     self._signals: list[int] = []
     self._beats = 0
     self._seen: dict[str, tuple[str, float]] = {}  # last beat, and when
@@ -198,17 +199,20 @@ class Watch:
       if not select.select([pipe], [], [], _EVERY)[0]:
         continue
       for number in os.read(pipe, 64):
-        if number not in (signal.SIGTERM, signal.SIGINT):
-          continue
-        self._signals.append(number)
-        if len(self._signals) == 1:
-          self._store.put('news/stop', str(number))
-        else:
-          name = signal.Signals(number).name
-          line = (
-            f'a second {name} came to process {self.rank}: nothing is saved'
-          )
-          self.fail(Fault(self.rank, 128 + number, line, at_once=True))
+        if number in (signal.SIGTERM, signal.SIGINT):
+          self._hear(number, time.monotonic())
+
+  def _hear(self, number: int, now: float) -> None:
+    """Takes a signal: the first asks, a second one ends all at once."""
+    if not self._signals:
+      self._signals, self._first = [number], now
+      self._store.put('news/stop', str(number))
+    # Else the end of the first stop: see preemption.py.
+    elif now - self._first >= SAME_STOP:
+      self._signals.append(number)
+      name = signal.Signals(number).name
+      line = f'a second {name} came to process {self.rank}: nothing is saved'
+      self.fail(Fault(self.rank, 128 + number, line, at_once=True))
 
   def _talk(self) -> None:
     """Thread: tells that this process lives, and hears news."""

@@ -120,6 +120,10 @@ def test_written_and_read_again(name):
       ['num_experts_per_tok = 9', 'at most the 8'],
     ),
     (
+      {'model_type': 'mixtral', 'router_aux_loss_coef': 10**400},
+      ['router_aux_loss_coef = 1000', '>= 0'],
+    ),
+    (
       {'model_type': 'mixtral', 'router_aux_loss_coef': -1},
       ['router_aux_loss_coef = -1', '>= 0'],
     ),

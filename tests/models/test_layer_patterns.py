@@ -53,6 +53,19 @@ def test_ropes_by_the_keys_of_the_family():
     ({'rope_scaling': {'type': 'yarn'}}, ["'factor' is missing"]),
     ({'rope_scaling': [1]}, ['rope_scaling = [1]', 'object']),
     ({'rope_scaling': {'rope_type': 'llama3'}}, ["'factor' is missing"]),
+    ({'no_rope_layer_interval': 'x'}, ["no_rope_layer_interval = 'x'"]),
+    (
+      {'no_rope_layer_interval': 4, 'no_rope_layers': 7},
+      ['no_rope_layers = 7', 'a list'],
+    ),
+    (
+      {'rope_parameters': {'full_attention': 5}},
+      ['full_attention = 5', 'object'],
+    ),
+    (
+      {'rope_parameters': {'sliding_attention': 'x'}},
+      ["sliding_attention = 'x'", 'object'],
+    ),
   ],
 )
 def test_refused_in_one_line(changes, words):

@@ -83,6 +83,15 @@ def test_all_stop_at_one_poll_whoever_is_ahead(ahead):
   assert stopped == [7, 7]
 
 
+def test_a_stop_that_is_heard_twice_ends_nobody_at_once():
+  stores, (one, _) = watches()
+  for now in (10.0, 10.002, 10.0 + watch.SAME_STOP - 0.01):
+    one._hear(15, now)
+  assert stores.values == {'news/stop': '15'} and one.fault is None
+  one._hear(15, 10.0 + watch.SAME_STOP)
+  assert one.fault.code == 143 and one.fault.at_once
+
+
 def test_a_process_that_reads_by_itself_stops_at_once():
   stores, (one, other) = watches()
   stores.put('news/stop', '15')
