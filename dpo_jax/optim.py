@@ -43,9 +43,17 @@ def schedule(make: Callable) -> Callable:
 
 
 @optimizer
-def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8):
+def adamw(
+  *,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  moments_dtype: str = 'float32',
+):
   """AdamW, Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2."""
-  return optax.scale_by_adam(b1, b2, eps)
+  # The second moment stays float32: bfloat16 has 8 bits, so that what .999
+  # times a number leaves is that number again.
+  return _held_in(moments_dtype, optax.scale_by_adam(b1, b2, eps), 'b1', b1)
 
 
 @optimizer
@@ -56,9 +64,9 @@ def rmsprop(*, b2: float = 0.99, eps: float = 1e-8):
 
 
 @optimizer
-def lion(*, b1: float = 0.9, b2: float = 0.99):
+def lion(*, b1: float = 0.9, b2: float = 0.99, moments_dtype: str = 'float32'):
   """Lion, Chen et al. 2023, arXiv:2302.06675, algorithm 2."""
-  return optax.scale_by_lion(b1, b2)
+  return _held_in(moments_dtype, optax.scale_by_lion(b1, b2), 'b2', b2)
 
 
 @optimizer
@@ -68,6 +76,45 @@ def adafactor():
   # parameter array is at most 1.
   return optax.chain(
     optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)
+  )
+
+
+def _held_in(
+  dtype: str, inner: optax.GradientTransformation, key: str, decay: float
+) -> optax.GradientTransformation:
+  """`inner` with its first moment `mu` in `dtype` between two updates.
+
+  An update itself is float32 arithmetic. optax's own mu_dtype is not used: it
+  rounds the decay too, .999 to 1, and the moment grows without bound.
+
+  Args:
+    dtype: 'float32' gives `inner` itself.
+    inner: has `mu` in its state.
+    key: of the keyword that `mu` decays by.
+    decay: its value.
+
+  Raises:
+    InputError: an update changes `mu` by less than `dtype` resolves.
+  """
+  if dtype == 'float32':
+    return inner
+  if 1 - decay < float(jnp.finfo(dtype).eps):
+    raise errors.refuse(
+      'config.optim.moments_dtype',
+      f'{dtype!r} does not resolve what an update changes of the first moment '
+      f'with {key}={decay:g}',
+      f"use 'float32', or an optim.{key} of at most 0.99",
+    )
+
+  def cast(state, to):
+    return state._replace(mu=optax.tree.cast(state.mu, to))
+
+  def update(grads, state, params=None):
+    updates, state = inner.update(grads, cast(state, jnp.float32), params)
+    return updates, cast(state, dtype)
+
+  return optax.GradientTransformation(
+    lambda params: cast(inner.init(params), dtype), update
   )
 
 
@@ -95,7 +142,7 @@ def make_optimizer(
   *,
   weight_decay: float = 0.0,
   clip_norm: float = 0.0,
-  **moments: float,
+  **moments: float | str,
 ) -> optax.GradientTransformation:
   """Returns an optimizer; its updates are to be scaled by -learning_rate.
 
@@ -107,7 +154,8 @@ def make_optimizer(
     **moments: keywords of that function; the others keep their defaults.
 
   Returns:
-    An optax transformation. Moments take the parameters' dtype (float32).
+    An optax transformation. Moments take the parameters' dtype (float32),
+    except a first moment of another `moments_dtype`.
 
   Raises:
     InputError: no optimizer of that name.

@@ -34,6 +34,8 @@ RULES = {
   'mlp': 'tensor',
 }
 
+_HOST = 'pinned_host'  # memory of the host that devices read by themselves
+
 # Auto: shardings are given at the borders of a jit; the compiler does the rest.
 _AXIS_TYPES = (AxisType.Auto,) * len(MESH_AXES)
 
@@ -195,6 +197,31 @@ def param_shardings(mesh: Mesh, logical_axes, params: Params) -> Params:
     params,
     is_leaf=lambda x: isinstance(x, tuple),
   )
+
+
+def in_host_memory(mesh: Mesh, shardings: Any) -> Any:
+  """Returns the shardings with their arrays in the memory of the hosts.
+
+  Args:
+    mesh: an AbstractMesh is taken to have devices that can read it.
+    shardings: pytree of NamedShardings.
+
+  Raises:
+    InputError: a device cannot read its host's memory.
+  """
+  if isinstance(mesh, Mesh):
+    device = (
+      mesh.local_devices[0] if mesh.local_devices else mesh.devices.flat[0]
+    )
+    kinds = [memory.kind for memory in device.addressable_memories()]
+    if _HOST not in kinds:
+      raise errors.refuse(
+        'config.reference.offload',
+        f'{device.device_kind} reads no {_HOST} memory, only '
+        f'{", ".join(kinds)}',
+        "leave it out; precision.reference='bfloat16' halves the reference",
+      )
+  return jax.tree.map(lambda s: s.with_memory_kind(_HOST), shardings)
 
 
 def placed(shardings: Any, leaves: Any) -> Placed:

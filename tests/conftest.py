@@ -23,6 +23,11 @@ if importlib.metadata.version('jaxlib').startswith('0.10.'):
 if 'PYTEST_XDIST_WORKER' not in os.environ:  # workers inherit it
   os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *_FLAGS])
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# A worker has cores of its own: threads of two would wait for one another.
+_WORKERS = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '0'))
+if 0 < _WORKERS <= len(os.sched_getaffinity(0)):
+  _NUMBER = int(os.environ['PYTEST_XDIST_WORKER'].removeprefix('gw'))
+  os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[_NUMBER::_WORKERS])
 if 'PYTEST_XDIST_WORKER' not in os.environ:  # workers share what this made
   _COMPILED = tempfile.mkdtemp(prefix='dpo_jax_compiled_')
   atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)

@@ -61,6 +61,47 @@ def test_lion_keeps_its_papers_moment_by_default():
   np.testing.assert_allclose(lion.mu['w'], [0.005, -0.001], rtol=1e-5)
 
 
+@pytest.mark.parametrize('steps', [1, 60])
+def test_a_first_moment_in_bfloat16_is_rounded_once_per_update(steps):
+  optimizer = optim.make_optimizer('adamw', b1=0.99, moments_dtype='bfloat16')
+  state = optimizer.init(PARAMS)
+  g, m = GRADS['w'], jnp.zeros(2)
+  for t in range(1, steps + 1):
+    out, state = optimizer.update(GRADS, state, PARAMS)
+    m = 0.99 * m + 0.01 * g
+    # eps is negligible, and the second moment of a constant gradient is g^2.
+    np.testing.assert_allclose(
+      out['w'], m / (1 - 0.99**t) / jnp.abs(g), rtol=1e-5
+    )
+    m = m.astype(jnp.bfloat16).astype(jnp.float32)
+  (adam,) = state
+  assert adam.mu['w'].dtype == jnp.bfloat16
+  assert adam.nu['w'].dtype == jnp.float32
+  # A decay of .98828, which is .99 in bfloat16, would end 11 % lower.
+  np.testing.assert_allclose(out['w'], [1, -1], rtol=0.03)
+
+
+def test_lions_moment_in_bfloat16_is_that_of_its_paper():
+  optimizer = optim.make_optimizer('lion', moments_dtype='bfloat16')
+  _, (lion,) = optimizer.update(GRADS, optimizer.init(PARAMS), PARAMS)
+  expected = (jnp.float32(0.01) * GRADS['w']).astype(jnp.bfloat16)
+  np.testing.assert_array_equal(lion.mu['w'], expected)
+
+
+def test_moments_of_float32_are_optaxs_own():
+  plain = optim.make_optimizer('adamw', moments_dtype='float32')
+  assert plain.init(PARAMS)[0].mu['w'].dtype == jnp.float32
+  np.testing.assert_array_equal(
+    updates('adamw', 3, moments_dtype='float32')['w'], updates('adamw', 3)['w']
+  )
+
+
+@pytest.mark.parametrize('name,key', [('adamw', 'b1'), ('lion', 'b2')])
+def test_a_moment_that_bfloat16_does_not_resolve_is_refused(name, key):
+  with pytest.raises(InputError, match=f'with {key}=0.995; fix: .*float32'):
+    optim.make_optimizer(name, moments_dtype='bfloat16', **{key: 0.995})
+
+
 def test_adafactor_is_bounded_by_its_block_rms():
   got = np.asarray(updates('adafactor')['w'])
   assert np.sqrt(np.mean(got**2)) <= 1 + 1e-6 and got[0] > 0 > got[1]

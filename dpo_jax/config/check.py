@@ -129,6 +129,44 @@ def _check_reference(config: ConfigDict) -> None:
     )
   transforms = {name: known[name] for name in chosen.loss_options(config)}
   loss_rules.check_reference(mode, losses, transforms)
+  entries = (*losses.values(), *transforms.values())
+  is_read = any('reference' in entry.needs for entry in entries)
+  _check_held(config, mode != 'none' and is_read)
+
+
+def _check_held(config: ConfigDict, is_read: bool) -> None:
+  """Refuses a form of the reference's own weights where there are none.
+
+  Args:
+    config: of the run.
+    is_read: whether anything reads a reference.
+  """
+  reference, fix = config.reference, 'leave it out'
+  for key in ('precision.reference', 'reference.offload'):
+    value = config[key]
+    if value == knobs.find(key).default:
+      continue
+    problem = ''
+    if not is_read:
+      problem = 'is not used: no loss reads a reference'
+    elif 'tr_dpo' in chosen.loss_options(config):
+      problem = (
+        'is not allowed with tr_dpo, which moves the reference by less than '
+        'bfloat16 resolves'
+        if key == 'precision.reference'
+        else 'is not allowed with tr_dpo, which moves the reference on the '
+        'devices'
+      )
+    elif config.adapter.rank and not reference.init_from:
+      problem = "is not used: the reference is the policy's own base"
+      fix = 'use adapter.base, which says how the base is held'
+    elif key == 'reference.offload' and reference.mode == 'cache':
+      problem = (
+        "is not used with reference.mode 'cache', which drops the reference "
+        'once it has scored'
+      )
+    if problem:
+      raise errors.refuse(f'config.{key}', f'{value!r} {problem}', fix)
 
 
 def _check_data(config: ConfigDict) -> None:

@@ -83,7 +83,7 @@ def scored_for(config: ConfigDict) -> tuple[str, ...]:
   return rules.split_names(config.eval.score_for)
 
 
-def optimizer_options(config: ConfigDict) -> dict[str, float]:
+def optimizer_options(config: ConfigDict) -> dict[str, float | str]:
   """The keyword arguments of the chosen optimizer that the config sets."""
   return _set(config.optim, knobs.optimizers()[config.optim.name])
 
@@ -93,5 +93,5 @@ def schedule_options(config: ConfigDict) -> dict[str, float]:
   return _set(config.optim, knobs.schedules()[config.optim.schedule])
 
 
-def _set(section: ConfigDict, keys) -> dict[str, float]:
+def _set(section: ConfigDict, keys) -> dict[str, Any]:
   return {key: section[key] for key in keys if section[key] is not None}

@@ -120,7 +120,7 @@ def base() -> ConfigDict:
 
 
 @functools.cache
-def optimizers() -> Mapping[str, Mapping[str, float]]:
+def optimizers() -> Mapping[str, Mapping[str, float | str]]:
   """{optimizer: {keyword: default}} of optim.py, read without importing it."""
   return _read_optim('optimizer')
 
@@ -217,6 +217,8 @@ def _reference() -> Section:
   reference = Section()
   reference.mode = choice('params', 'adapter_off', 'cache', 'none')  # reference
   reference.init_from = folder()  # '' = the policy's first weights; weights
+  # its weights stay in the host's memory, a layer at a time goes over; weights
+  reference.offload = flag(False)
   return reference
 
 
@@ -249,6 +251,8 @@ def _optim() -> Section:
   optim.b1 = within(None, 0, 1)  # decay of the first moment; optim
   optim.b2 = within(None, 0, 1)  # decay of the second moment; optim
   optim.eps = above(None, 0, like=1e-8)  # on the second moment's root; optim
+  # of the first moment; the second one stays float32; optim
+  optim.moments_dtype = choice('float32', 'bfloat16')
   optim.clip_norm = at_least(0.0, 0, zero='no clipping')  # global norm; optim
   # Other keywords of the registered functions; None = their own defaults.
   for keywords in (*optimizers().values(), *schedules().values()):
@@ -325,6 +329,8 @@ def _precision() -> Section:
   precision = Section()
   # 'auto' = float32 on CPU, bfloat16 elsewhere; numerics
   precision.compute = choice('float32', 'bfloat16', 'auto', default='auto')
+  # of the reference's weights on the devices, cast when they were read; weights
+  precision.reference = choice('float32', 'bfloat16')
   # positions projected at one time, 'auto' = 1024 on CPU, 4096 on GPU, 2048 on
   # TPU, or as 0 if that fits; 0 = logits are kept for the backward; output_head
   precision.head_chunk = whole_or_auto(like=4096)

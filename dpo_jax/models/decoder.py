@@ -94,10 +94,10 @@ def make_model(
   module = _Decoder(config, numerics)
 
   def hidden(params, rows):
-    return module.apply(adapters.variables(params), rows)[:2]
+    return module.apply(_variables(params), rows)[:2]
 
   def head(params):
-    params = adapters.variables(params)['params']
+    params = _variables(params)['params']
     tied = params['embed']['embedding'] if config.tied else None
     return types.Head(
       weight_VD=params['head']['kernel'] if tied is None else tied,
@@ -106,7 +106,7 @@ def make_model(
     )
 
   def decode(params, rows, cache):
-    hidden_RLD, _, cache = module.apply(adapters.variables(params), rows, cache)
+    hidden_RLD, _, cache = module.apply(_variables(params), rows, cache)
     return hidden_RLD, cache
 
   return LanguageModel(
@@ -119,6 +119,17 @@ def make_model(
     logical_axes=_logical_axes(config),
     kernel=kernel,
   )
+
+
+def _variables(params: Params | types.Adapted) -> dict[str, Any]:
+  """The collections of the decoder; layers may still be with the host."""
+  return {
+    collection: {
+      name: leaves if name == 'layers' else placement.fetch(leaves)
+      for name, leaves in values.items()
+    }
+    for collection, values in adapters.variables(params).items()
+  }
 
 
 def _init(config: DecoderConfig, key: Array) -> Params:
@@ -230,7 +241,7 @@ def _run_layers(config, numerics, shared, stacked, carry):
   def layer(kind, variables, carry):
     # Without a parent: its variables are a slice, not those of the decoder.
     run = _Layer(config, numerics, parent=None)
-    return run.apply(variables, carry, shared, kind)
+    return run.apply(placement.fetch(variables), carry, shared, kind)
 
   policy = _REMAT[numerics.remat]
   unroll = numerics.unroll if carry[1] is None else 1

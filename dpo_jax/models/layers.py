@@ -66,7 +66,9 @@ class Norm(nn.Module):
 
   def _param(self, name):
     sizes = shape(self.config, self.dims)
-    return self.param(name, nn.initializers.zeros, sizes, jnp.float32)
+    value = self.param(name, nn.initializers.zeros, sizes, jnp.float32)
+    # A frozen model may be held in bfloat16.
+    return value.astype(jnp.float32)
 
 
 class Linear(nn.Module):

@@ -7,6 +7,7 @@ global batch on every device.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,20 @@ def heads(x_RLHK: Array, mesh: Mesh | None) -> Array:
   """Returns states per head, heads split over `tensor` as their weights are."""
   split = mesh is not None and x_RLHK.shape[2] % mesh.shape['tensor'] == 0
   return _place(x_RLHK, mesh, None, 'tensor' if split else None)
+
+
+def fetch(tree: Any) -> Any:
+  """Returns arrays on the devices; those in the hosts' memory are moved.
+
+  Where the arrays are is known when a program is traced: for weights that are
+  on the devices this is nothing.
+  """
+
+  def move(x):
+    is_away = jax.typeof(x).memory_space == jax.memory.Space.Host
+    return jax.device_put(x, jax.memory.Space.Device) if is_away else x
+
+  return jax.tree.map(move, tree)
 
 
 def look_up(table: Array, ids_RL: Array, dtype, mesh: Mesh | None) -> Array:

@@ -35,6 +35,7 @@ class Step(NamedTuple):
 
   arguments: int
   peak: int
+  on_host: int  # arguments that stay in the host's memory
   # {name of COLLECTIVES: bytes of its results}; loops over layers counted by
   # their trips, loops whose trips depend on data once
   collectives: dict[str, float]
@@ -44,15 +45,23 @@ def compile_step(job) -> Step:
   """Compiles the update of a job's largest planned batch."""
   compiled = lower_step(job).compile()
   stats = compiled.memory_analysis()
+  on_host = stats.host_argument_size_in_bytes
   return Step(
     stats.argument_size_in_bytes,
-    stats.peak_memory_in_bytes,
+    # XLA counts all memories in its peak, and arguments live throughout.
+    stats.peak_memory_in_bytes - on_host,
+    on_host,
     collectives(compiled.as_text()),
   )
 
 
-def lower_step(job):
-  """Returns the lowered update of a job's largest planned batch."""
+def lower_step(job, platforms: tuple[str, ...] | None = None):
+  """Returns the lowered update of a job's largest planned batch.
+
+  Args:
+    job: on a mesh.
+    platforms: to lower for; None = that of the mesh.
+  """
   steps = range(min(job.train_plan.steps_per_epoch, job.num_steps))
   largest = max(steps, key=lambda t: job.train_plan.step(t).num_rows)
   part = job.inputs.train
@@ -67,12 +76,11 @@ def lower_step(job):
   reference = types.Frozen(
     base=job.base.abstract if job.base else None,
     scale=scale if job.base else None,
-    weights=job.weights.abstract if memory.has_own_reference(job) else None,
+    weights=job.reference.abstract if memory.has_own_reference(job) else None,
   )
   hyper = {k: scale for k in job.hyper}
-  return job.train_step.lower(
-    job.abstract, reference, jax.tree.map(place, batch, where), hyper
-  )
+  args = job.abstract, reference, jax.tree.map(place, batch, where), hyper
+  return job.train_step.trace(*args).lower(lowering_platforms=platforms)
 
 
 def collectives(text: str) -> dict[str, float]:

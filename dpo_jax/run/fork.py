@@ -27,6 +27,7 @@ _KEEPS = {
   'reference.init_from': 'the reference stays that of the run',
   'loss.tr_dpo': 'the reference stays that of the run',
   'optim.name': 'the moments are of this optimizer',
+  'optim.moments_dtype': 'the moments are of this dtype',
   'data.train': 'the data position is of these records',
   'data.proportions': 'the data position is of these records',
   'data.eval_pairs': 'trained records may not be held out',

@@ -42,6 +42,7 @@ class Job(NamedTuple):
   inputs: Inputs
   model: Any  # decoder.LanguageModel
   weights: Placed  # of the whole model
+  reference: Placed  # of the reference's weights, if it has its own
   base: Placed | None  # of the frozen weights under an adapter, as stored
   mesh: jax.sharding.Mesh
   objective: losses.Objective
@@ -186,6 +187,7 @@ def _make_programs(
   return dict(
     model=model,
     weights=weights,
+    reference=_place_reference(config, mesh, weights),
     base=_place_base(config, mesh, model, weights) if inputs.adapter else None,
     mesh=mesh,
     objective=objective,
@@ -324,6 +326,17 @@ def _place_weights(mesh, model) -> Placed:
   params = jax.eval_shape(model.init, jax.random.key(0))
   shardings = sharding.param_shardings(mesh, model.logical_axes, params)
   return sharding.placed(shardings, params)
+
+
+def _place_reference(config, mesh, weights: Placed) -> Placed:
+  """The placement of weights that only the reference has."""
+  shardings, dtype = weights.shardings, jnp.dtype(config.precision.reference)
+  if config.reference.offload:
+    shardings = sharding.in_host_memory(mesh, shardings)
+  held = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, dtype), weights.abstract
+  )
+  return sharding.placed(shardings, held)
 
 
 def _place_base(config, mesh, model, weights: Placed) -> Placed:

@@ -6,6 +6,8 @@ shapes alone. Makes no array and compiles nothing.
 Memory is the sum of the arrays alive in the middle of the backward pass:
 
 - parameters, the optimizer's moments and the reference's weights, as sharded;
+  of a reference in the host's memory, what no layer holds: it stays while a
+  step computes;
 - gradients, as large as the trained parameters (twice that with microbatches:
   the sum and the next addend);
 - activations: the residuals of `jax.vjp` of the layers, for a device's rows
@@ -69,7 +71,7 @@ def needed(job, chunk: int | None = None) -> Memory:
   return Memory(
     parameters=trained + (on_device(job.base.abstract) if job.base else 0),
     optimizer=on_device(state.opt_state),
-    reference=on_device(job.weights.abstract) if has_own_reference(job) else 0,
+    reference=_reference(job),
     gradients=trained * (2 if config.train.microbatches > 1 else 1),
     activations=_activations(job, local, dtype, rows, length),
     gathered=_gathered(local, dtype, parts['fsdp']),
@@ -99,7 +101,7 @@ def check(job) -> None:
   state = job.abstract
   size = on_device((state.params, state.params, state.opt_state))
   size += on_device(job.base.abstract) if job.base else 0
-  size += on_device(job.weights.abstract) if has_own_reference(job) else 0
+  size += _reference(job)
   room = _room(job.mesh.local_devices[0])
   if size > room > 0:
     raise errors.refuse(
@@ -149,6 +151,22 @@ def has_own_reference(job) -> bool:
   """Whether the reference has separate weights, beside an adapter's base."""
   shared = not job.config.reference.init_from and job.move_reference is None
   return has_reference(job) and (job.inputs.adapter is None or not shared)
+
+
+def on_host(job) -> int:
+  """Returns the bytes per device of the reference in the host's memory."""
+  is_away = has_own_reference(job) and job.config.reference.offload
+  return on_device(job.reference.abstract) if is_away else 0
+
+
+def _reference(job) -> int:
+  """Bytes of the reference's separate weights on a device, in a step."""
+  if not has_own_reference(job):
+    return 0
+  held = job.reference.abstract
+  if job.config.reference.offload:
+    held = {name: leaf for name, leaf in held.items() if name != 'layers'}
+  return on_device(held)
 
 
 def _bits(dtype) -> int:

@@ -153,11 +153,18 @@ def describe_needs(job: Job) -> str:
   parts = ' + '.join(f'{k} {_gib(v)}' for k, v in needed._asdict().items())
   dtype = numerics.compute_dtype(config)
   kept = memory.needed(job, chunk=0).logits
+  moved = memory.on_host(job)
+  offload = (
+    f"reference in the host's memory: {_gib(moved)} GiB per device, which "
+    'cross to it in every forward pass\n'
+    if moved
+    else ''
+  )
   return (
     f'plan for {job.mesh.size} device(s), {mesh}: {total:,} parameters, '
     f'{trained:,} of them trained, compute {dtype}, '
     f'remat {config.model.remat}\n'
-    f'memory per device: {_gib(sum(needed))} GiB = {parts}\n'
+    f'memory per device: {_gib(sum(needed))} GiB = {parts}\n{offload}'
     f'logits: {_gib(needed.logits)} GiB, {_gib(kept)} GiB if they are kept '
     'for the backward pass (precision.head_chunk=0)\n'
     f'arithmetic: {counts["flops_per_step"]:.3e} FLOPs per step, '
@@ -204,8 +211,9 @@ def describe_compiled(step: compiled.Step) -> str:
   moved = ', '.join(f'{k} {_gib(v)}' for k, v in step.collectives.items() if v)
   return (
     f'XLA: {_gib(step.peak)} GiB at most on a device, {_gib(step.arguments)} '
-    f'of them arguments; collectives per step, GiB: {moved or "none"} (a loop '
-    'whose length is in the data counts once)'
+    f'of them arguments, and {_gib(step.on_host)} on its host; collectives '
+    f'per step, GiB: {moved or "none"} (a loop whose length is in the data '
+    'counts once)'
   )
 
 

@@ -60,7 +60,11 @@ class Shared:
       key: all that it depends on, besides the graph of the config.
       make: makes it.
     """
-    graph = config_lib.graph(config), *config.mesh.values()
+    graph = (
+      config_lib.graph(config),
+      *config.mesh.values(),
+      config.reference.offload,
+    )
     if graph != self._graph:
       self._graph = graph
       self._kept.clear()

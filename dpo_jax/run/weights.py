@@ -106,6 +106,7 @@ def frozen(
   reference is then the policy's initial model. That is the base alone, or the
   base with the adapter of adapter.init_from unless the mode is 'adapter_off'. A
   reference from reference.init_from, or a `moved` one, has separate weights.
+  Separate weights are held as precision.reference and reference.offload say.
 
   Args:
     job: the run.
@@ -121,11 +122,12 @@ def frozen(
     return out._replace(weights=moved)
   if config.reference.init_from:
     source = config.reference.init_from
-    return out._replace(weights=load(job, source, 'reference.init_from'))
+    given = load(job, source, 'reference.init_from')
+    return out._replace(weights=_held(job, given))
   # Loaded a second time: the train step donates the policy's arrays, so the
   # reference cannot share them.
   if job.inputs.adapter is None:
-    return out._replace(weights=load(job, job.inputs.weights))
+    return out._replace(weights=_held(job, load(job, job.inputs.weights)))
   if config.adapter.init_from and config.reference.mode != 'adapter_off':
     out = out._replace(adapter=initial(job))
   if job.move_reference is None:
@@ -145,6 +147,26 @@ def merged(job: Job, params: Params) -> Params:
   if job.inputs.adapter is None:
     return params
   return _merge(job, policy(job, params))
+
+
+def _held(job: Job, params: Params) -> Params:
+  """The reference's weights in the dtype and the memory that hold them.
+
+  Each array is freed once its copy is made: those of a whole model in float32
+  and its copy never exist together.
+  """
+
+  config = job.config
+  if config.precision.reference == 'float32' and not config.reference.offload:
+    return params
+
+  def hold(leaf, held):
+    cast = jax.jit(lambda x: x.astype(held.dtype), out_shardings=held.sharding)
+    copy = jax.block_until_ready(cast(leaf))
+    leaf.delete()
+    return copy
+
+  return jax.tree.map(hold, params, job.reference.abstract)
 
 
 def _base(job: Job) -> Frozen:

@@ -89,6 +89,63 @@ BAD_TOGETHER = [
     'leave it 0',
   ),
   ('dpo', 'mesh.fsdp=-1', 'mesh', 'one axis'),
+  *(
+    (
+      'dpo',
+      f'optim.name={name} optim.moments_dtype=bfloat16',
+      'optim.moments_dtype',
+      f"'bfloat16' is not used by {name}; fix: set it to float32, or "
+      'optim.name to adamw or lion',
+    )
+    for name in ('rmsprop', 'adafactor')
+  ),
+  *(
+    ('dpo', f'{key}={value} {others}', key, f'{words}; fix: {fix}')
+    for key, value in (
+      ('precision.reference', 'bfloat16'),
+      ('reference.offload', 'true'),
+    )
+    for others, words, fix in (
+      (
+        'reference.mode=none loss.terms.sigmoid=0 loss.terms.simpo=1',
+        'is not used: no loss reads a reference',
+        'leave it out',
+      ),
+      (
+        'loss.terms.sigmoid=0 loss.terms.simpo=1',
+        'is not used: no loss reads a reference',
+        'leave it out',
+      ),
+      (
+        'adapter.rank=2 reference.mode=adapter_off',
+        "the reference is the policy's own base",
+        'use adapter.base',
+      ),
+      (
+        'adapter.rank=2',
+        "the reference is the policy's own base",
+        'use adapter.base',
+      ),
+    )
+  ),
+  (
+    'dpo',
+    'loss.tr_dpo=true precision.reference=bfloat16',
+    'precision.reference',
+    'moves the reference by less than bfloat16 resolves; fix: leave it out',
+  ),
+  (
+    'dpo',
+    'loss.tr_dpo=true reference.offload=true',
+    'reference.offload',
+    'moves the reference on the devices; fix: leave it out',
+  ),
+  (
+    'dpo',
+    'reference.mode=cache reference.offload=true',
+    'reference.offload',
+    "'cache', which drops the reference once it has scored",
+  ),
 ]
 
 

@@ -122,6 +122,18 @@ def answers_of_packed(hidden):
   return hidden[0][packed_rows().branch[0] > 0]
 
 
+@pytest.mark.parametrize('name', ['gpt2', 'mixtral'])
+def test_weights_held_in_bfloat16_count_as_their_numbers(name):
+  model = decoder.make_model(small(name))
+  # Embeddings, biases, norms and routers are read in float32, as ever.
+  held = jax.tree.map(lambda x: x.astype(jnp.bfloat16), make_params(model))
+  wide = jax.tree.map(lambda x: x.astype(jnp.float32), held)
+  states = jax.jit(model.hidden)
+  np.testing.assert_array_equal(
+    states(held, lone_rows())[0], states(wide, lone_rows())[0]
+  )
+
+
 @pytest.mark.parametrize('name', ['gpt2', 'gptj', 'gemma3'])
 def test_packed_rows_equal_lone_sequences(name):
   model = decoder.make_model(small(name))

@@ -1,5 +1,9 @@
 """compiled: XLA's account of a step, on CPU devices and in a known text."""
 
+import collections
+import re
+import types
+
 import jax
 import pytest
 from commands import build
@@ -73,6 +77,49 @@ def test_no_device_holds_a_head_or_a_global_batch(program):
     assert shape not in text, shape
   # A device's words of it are there: the text is that of the step.
   assert f'f32[1536,{width}]' in text
+
+
+def test_a_reference_on_the_host_crosses_layer_by_layer(tmp_path):
+  job = build(
+    tmp_path, {'reference.offload': True, 'train.num_steps': 2}.items()
+  )
+  # As it is for a TPU: XLA:CPU has one memory, and no copies in it.
+  text = compiled.lower_step(job, platforms=('tpu',)).as_text()
+  held = job.reference.abstract
+  shapes = [leaf.shape for leaf in jax.tree.leaves(held)]
+  assert text.count('mhlo.memory_kind = "pinned_host"') == len(shapes)
+  moved = collections.Counter(
+    re.findall(r'annotate_device_placement.*: \(tensor<([\dx]*)xf32', text)
+  )
+  # New parameters and their two moments are said to be on the device.
+  moved -= collections.Counter(map(_text, shapes * 3))
+  # What is left: the matrices of one layer, the ends of the model.
+  layers = [leaf.shape for leaf in jax.tree.leaves(held.pop('layers'))]
+  ends = [leaf.shape for leaf in jax.tree.leaves(held)]
+  # The table is the head, too.
+  ends += [(259, 64)]
+  one = [shape[1:] for shape in layers]
+  assert moved == collections.Counter(map(_text, one + ends))
+
+
+def _text(shape):
+  return 'x'.join(map(str, shape))
+
+
+def test_a_peak_on_the_device_leaves_out_what_is_on_the_host(monkeypatch):
+  # XLA's account of a loop over 8 MiB on the host, compiled for a v5e.
+  stats = types.SimpleNamespace(
+    argument_size_in_bytes=4096,
+    host_argument_size_in_bytes=8388608,
+    peak_memory_in_bytes=11030016,
+  )
+  program = types.SimpleNamespace(
+    memory_analysis=lambda: stats, as_text=lambda: TEXT
+  )
+  lowered = types.SimpleNamespace(compile=lambda: program)
+  monkeypatch.setattr(compiled, 'lower_step', lambda job: lowered)
+  step = compiled.compile_step(None)
+  assert (step.arguments, step.peak, step.on_host) == (4096, 2641408, 8388608)
 
 
 def test_meshes_that_are_no_product_of_the_torus(monkeypatch):

@@ -120,6 +120,7 @@ def test_another_setting_starts_from_the_same_state(short, tmp_path, capsys):
     ('--config.model.vocab_size=640', 'config.model.vocab_size'),
     ('--config.loss.tr_dpo=true', 'config.loss.tr_dpo'),
     ('--config.optim.name=lion', 'config.optim.name'),
+    ('--config.optim.moments_dtype=bfloat16', 'config.optim.moments_dtype'),
     ('--config.data.eval_pairs=4', 'config.data.eval_pairs'),
     ('--config.data.add_eos=false', 'config.data.train'),
     ('--config.seed=3', 'config.model'),  # random weights follow the seed

@@ -33,6 +33,18 @@ def test_weights_and_moments_are_split_evenly(job_of):
   share = 8_030_261_248 * 4 // 256
   assert (got.parameters, got.reference, got.gradients) == (share,) * 3
   assert got.optimizer == 2 * share + 4  # Adam's two moments, and its count
+  halved = {'optim.moments_dtype': 'bfloat16', 'mesh.fsdp': 256}
+  halved = memory.needed(job_of(LLAMA | halved, 256))
+  # Half the first moment.
+  assert halved == got._replace(optimizer=3 * share // 2 + 4)
+  held = {'precision.reference': 'bfloat16', 'mesh.fsdp': 256}
+  held = memory.needed(job_of(LLAMA | held, 256))
+  assert held == got._replace(reference=share // 2)
+  away = job_of(LLAMA | {'reference.offload': True, 'mesh.fsdp': 256}, 256)
+  # The table of tokens, the head and the last norm stay during a step.
+  ends = (2 * 128256 + 1) * 4096 * 4 // 256
+  assert memory.needed(away) == got._replace(reference=ends)
+  assert memory.on_host(away) == share
   replicated = memory.needed(job_of(LLAMA | {'mesh.data': -1}, 4))
   assert replicated.parameters == 256 * share
   # No copy of the reference's weights beside its cached scores.
