@@ -104,7 +104,7 @@ def test_every_command_of_a_page_parses(page, checkout):
   # An experiment measures data with the tokenizer of its model.
   shape = presets.get('tiny', vocab_size=259)
   initial_weights.record(pathlib.Path('FOLDER'), shape)
-  said = {'tokenizer': 'byte', 'model': {'init_from': ''}}
+  said = {'tokenizer': 'byte', 'model': {'init_from': ''}, 'seed': 0}
   pathlib.Path('FOLDER/config.json').write_text(json.dumps(said))
   # Commands without --config open the run that the quickstart leaves.
   quickstart = config_lib.load('experiments/quickstart.py:stage=dpo')

@@ -137,6 +137,7 @@ class _Shared:
       {
         'model': config.model.to_dict(),
         'reference': config.reference.init_from,
+        'precision': config.precision.reference,
         'adapter': config.adapter.to_dict(),
         'mode': config.reference.mode == 'adapter_off',
         # Random weights follow the seed.

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 
 from dpo_jax import errors
-from dpo_jax.storage import files, scratch
+from dpo_jax.storage import faults, files, scratch
 from dpo_jax.types import InputError
 
 SINGLE = 'model.safetensors'
@@ -121,8 +121,12 @@ def _find(folder: files.AnyPath) -> list[files.AnyPath]:
 
 
 def _damaged(path: files.AnyPath, error: Exception) -> InputError:
-  with path.open('rb') as file:
-    pointer = files.is_pointer(file.read(32))
+  try:
+    with path.open('rb') as file:
+      pointer = files.is_pointer(file.read(32))
+  except OSError as own:  # which the library gives another name
+    reason = f'cannot be read ({own.strerror or own})'
+    return errors.refuse(path, reason, faults.fix(own))
   if pointer:
     return errors.refuse(path, 'a git-lfs pointer', 'run git lfs pull')
   return errors.refuse(

@@ -103,6 +103,22 @@ def test_a_claim_beyond_the_file_is_refused_when_it_is_opened(tmp_path, case):
     peft_checkpoint._read_tensors(tmp_path)
 
 
+def test_a_file_that_cannot_be_opened_is_one_line(tmp_path, monkeypatch):
+  path = tmp_path / hf_files.SINGLE
+  path.write_bytes(CLAIMS['a shape below 0'])
+
+  def denied(*_):
+    path.unlink()  # so that it cannot be opened a second time either
+    raise PermissionError(13, 'Permission denied')
+
+  monkeypatch.setattr(hf_files.safetensors, 'safe_open', denied)
+  with contextlib.ExitStack() as stack:
+    with pytest.raises(
+      InputError, match='cannot be read .No such file.*; fix: it is'
+    ):
+      hf_files.Files(tmp_path, stack)
+
+
 def test_a_sound_claim_is_read(tmp_path):
   (tmp_path / hf_files.SINGLE).write_bytes(_claims(_tensor([4], 0, 16)))
   with contextlib.ExitStack() as stack:
