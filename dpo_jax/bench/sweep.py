@@ -74,7 +74,7 @@ def run(options: Options) -> str:
       ways[way] = [f'--sweep.cores_per_point={cores}']
     for way, flags in ways.items():
       words = [*common, *swept, *flags]
-      cost = _run(words, root / way, root / f'caches {way}')
+      cost = _run(words, root / way, root / f'caches_{way}')
       rows.append((f'a sweep of {points} points, {way}', cost, points))
   return _table(rows)
 

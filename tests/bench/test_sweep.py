@@ -32,3 +32,17 @@ def test_commands_are_counted_for_all_points_and_compared(monkeypatch):
   assert '--config.seed=1' in run[1][0]
   assert '--sweep.loss.beta=0.05,0.1' in run[-1][0]
   assert '--sweep.seed=0:3' in run[-1][0]
+
+
+def test_a_process_per_core_is_a_way_of_its_own(monkeypatch):
+  run = []
+  monkeypatch.setattr(
+    sweep, '_run', lambda words, *_: run.append(words) or sweep._Cost(2.0, 1.0)
+  )
+  options = sweep.Options(betas=2, seeds=1, commands=1, alone=0, modes=())
+  lines = sweep.run(options._replace(cores_per_point=1)).splitlines()
+  assert [line.split('|')[1].strip() for line in lines[2:]] == [
+    '2 commands, shared caches (1 measured)',
+    'a sweep of 2 points, loop, 1 core per point',
+  ]
+  assert '--sweep.cores_per_point=1' in run[-1]
