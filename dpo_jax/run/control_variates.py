@@ -37,7 +37,7 @@ def adjusted(
   """
   total = kl_NT.sum(1, dtype=np.float64)
   _, owners = np.unique(clusters, return_inverse=True)
-  # Of the order in which they come, so that prompts of one kind are parted.
+  # All answers of a cluster are in one fold.
   fold = owners % _FOLDS
   draws = draws_NTF.astype(np.float64)
   following = _following(kl_NT.astype(np.float64))

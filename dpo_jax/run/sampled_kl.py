@@ -90,7 +90,6 @@ def make_sampled_kl(
     )
     states = [_states(model, p, texts, places_RT) for p in (params, reference)]
     heads = [model.head(p) for p in (params, reference)]
-
     directions_VF = _directions(heads[0].weight_VD)
 
     def add(t, carry):

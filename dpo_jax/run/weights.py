@@ -155,7 +155,6 @@ def _held(job: Job, params: Params) -> Params:
   Each array is freed once its copy is made: those of a whole model in float32
   and its copy never exist together.
   """
-
   config = job.config
   if config.precision.reference == 'float32' and not config.reference.offload:
     return params

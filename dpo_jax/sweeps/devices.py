@@ -93,18 +93,21 @@ def split_cores(
     list(cores[first : first + per_point])
     for first in range(0, len(cores), per_point)
   ]
+
+  def start(part):
+    # Threads are made for the cores that a process may use at its start.
+    confine = functools.partial(os.sched_setaffinity, 0, part)
+    return subprocess.Popen(_command(), preexec_fn=confine)
+
   with _together() as children:
-    for part in parts:
-      # Threads are made for the cores that a process may use at its start.
-      confine = functools.partial(os.sched_setaffinity, 0, part)
-      children.append(subprocess.Popen(_command(), preexec_fn=confine))
-      while len(children) == 1 and children[0].poll() is None:
-        if is_under_way():
-          break
-        time.sleep(_LOOK_SECONDS)
-      # It ended before it came so far: there is nothing to do, or it failed.
-      if children[0].poll() is not None:
-        break
+    first = start(parts[0])
+    children.append(first)
+    while first.poll() is None and not is_under_way():
+      time.sleep(_LOOK_SECONDS)
+    # If it ended before it came so far, nothing is left to do, or it failed.
+    if first.poll() is None:
+      for part in parts[1:]:
+        children.append(start(part))
     return _worst(children)
 
 

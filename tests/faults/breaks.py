@@ -195,20 +195,16 @@ def _seen(name: str, change: Break) -> tuple[bool, str]:
     for part in ('pyproject.toml', 'README.md'):
       shutil.copy(machine.ROOT / part, root / part)
     apply(change, root)
-    faults, bad = (_tested if change.tests else _counted)(name, change, root)
+    if change.tests:
+      faults, bad = suites.run(change.tests, root)
+    else:
+      faults, bad = _counted(name, root)
   first = ' '.join(bad[0].split())[:160].replace('|', '/') if bad else ''
   return bool(faults and bad), f'{len(bad)} violations of {faults} ({first})'
 
 
-def _tested(name: str, change: Break, root) -> tuple[int, list[str]]:
-  """(tests that ran, those that failed) on a broken tree."""
-  del name
-  return suites.run(change.tests, root)
-
-
-def _counted(name: str, change: Break, root) -> tuple[int, list[str]]:
+def _counted(name: str, root: pathlib.Path) -> tuple[int, list[str]]:
   """(faults, violations) of the line's own program on a broken tree."""
-  del change
   words = ['--full'] if name in _FULL else []
   path = root / 'counts.json'
   done = subprocess.run(
