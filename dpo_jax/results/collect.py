@@ -225,7 +225,7 @@ def _is_done(path: files.AnyPath) -> bool:
   try:
     return run_dir.RunDir(path).is_done()
   except InputError:
-    return True  # a mark that is not JSON counts
+    return False  # a mark that no run wrote
 
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:

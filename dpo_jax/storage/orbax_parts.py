@@ -79,8 +79,9 @@ def silence() -> None:
   """Filters what a failed read or save prints beside the error that it raises.
 
   Orbax logs tracebacks; TensorStore's threads go on and call event loops that
-  are closed; coroutines warn that nobody awaited them. What is not of these is
-  printed as before.
+  are closed; coroutines warn that nobody awaited them; an event loop for which
+  no descriptor was left fails again when it is collected. What is not of these
+  is printed as before.
   """
   logging.getLogger('absl').addFilter(not_from_orbax)
   warnings.filterwarnings('ignore', message='coroutine .* was never awaited')
@@ -92,8 +93,10 @@ def silence() -> None:
       printed(kind, error, trace)
 
   def say_others(args):
-    if not asyncio.iscoroutine(args.object) and (
-      str(args.exc_value) != _CLOSED_LOOP
+    if not (
+      asyncio.iscoroutine(args.object)
+      or args.object is asyncio.BaseEventLoop.__del__
+      or str(args.exc_value) == _CLOSED_LOOP
     ):
       unraisable(args)
 

@@ -212,18 +212,17 @@ class RunDir:
     """Returns whether a run of `config` (None: config.json's) ended here.
 
     A prolonged run keeps the DONE of its old config, which no longer counts.
-    A DONE without the digest of a config counts for every config.
+    An empty DONE, a mark by hand, counts for every config.
     """
     # Reading config.json is an error without a run; asking for DONE is not.
     if not (self.path / 'DONE').exists():
       return False
-    digest = self.done_facts().get('config')
-    if digest is None:
+    if not (facts := self.done_facts()):
       return True
     stored = self.config()
     if config is not None and self.differences(stored, config, ()):
       return False
-    return digest == files.digest(stored)
+    return facts['config'] == files.digest(stored)
 
   def differences(
     self,
@@ -251,7 +250,10 @@ class RunDir:
       text = files.read_text(path, fix=_FIX)
     except FileNotFoundError:
       return {}
-    return files.parse_json(text or '{}', path, fix=_FIX)
+    facts = files.parse_json(text, path, fix=_FIX) if text else {}
+    if text and 'config' not in facts:
+      raise errors.refuse(path, 'no config in it', 'remove it: the run goes on')
+    return facts
 
   def mark_done(self, **facts: Any) -> None:
     """Writes DONE: the config's digest and JSON facts (last step, ...)."""

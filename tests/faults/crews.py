@@ -9,7 +9,7 @@ import sys
 import time
 
 import machine
-from score import Line
+from score import Line, OutOfTime
 
 sys.path.insert(0, str(machine.ROOT / 'tests' / 'run'))
 import many_processes  # noqa: E402
@@ -163,7 +163,10 @@ def _slow() -> None:
 
 def survives_chaos(line: Line) -> None:
   """R14: random faults against one supervised run of two processes."""
-  count = line.pick(2, 150)
+  # About 20 s per fault, with the steps that are made over again.
+  count = line.pick(2, min(150, int(3 * line.minutes)))
+  if line.pick(150, count) < 150:
+    line.notes.append(f'{count} of 150 faults, for --minutes')
   steps = 6 * count
   options = {'train__num_steps': steps, 'train__save_every': 2}
   options |= {'train__eval_every': steps // 2}
@@ -188,6 +191,9 @@ def survives_chaos(line: Line) -> None:
       if run.poll() is not None:
         break
       line.fault(_strike(line, workdir))
+  except OutOfTime:
+    # No more faults; the run goes on to its end, and is compared.
+    line.notes.append('ended by --minutes')
   finally:
     code = run.wait(timeout=machine.LIMIT * 4)
   if code:

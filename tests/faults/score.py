@@ -41,6 +41,7 @@ class Line:
     self.violations: list[str] = []
     self.notes: list[str] = []
     self._made = 0
+    self.minutes = minutes
     self._until = time.monotonic() + 60 * minutes
 
   def pick(self, small: Any, full: Any) -> Any:

@@ -74,6 +74,14 @@ def test_unfinished_torn_and_repeated_runs_are_marked_and_counted(
   assert cell.value == pytest.approx((0.4 + 0.45) / 2) and cell.num == 2
 
 
+@pytest.mark.parametrize('text', ['{}', 'done'])
+def test_a_mark_that_no_run_wrote_is_none(make_run, tmp_path, text):
+  run = make_run('runs/a', {'seed': 0})
+  (run / 'DONE').write_text(text)
+  said = tables.markdown(_table(tmp_path / 'runs'), tmp_path / 'out')
+  assert '† 1 of 1 runs unfinished (no DONE).' in said
+
+
 def test_a_seed_that_did_not_get_there_shows_in_its_cells(make_run, tmp_path):
   for seed in range(2):
     make_run(f'{seed}', {'seed': seed}, final=0.4 + 0.01 * seed)

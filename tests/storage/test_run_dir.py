@@ -176,3 +176,15 @@ def test_a_mark_by_hand_counts_for_every_config(tmp_path):
   (tmp_path / 'DONE').write_text('done')
   with pytest.raises(types.InputError, match='DONE: not JSON .*; fix: put'):
     run.is_done()
+
+
+@pytest.mark.parametrize('text', ['{}', '{"last_step": 9}'])
+def test_a_mark_without_a_config_is_none(tmp_path, text):
+  run = made(tmp_path)
+  (tmp_path / 'DONE').write_text(text)
+  with pytest.raises(
+    types.InputError, match='DONE: no config in it; fix: remove'
+  ):
+    run.is_done()
+  run.mark_done(last_step=9)
+  assert run.is_done() and run.done_facts()['last_step'] == 9

@@ -1,0 +1,50 @@
+"""orbax_parts.py: what a failed save of Orbax prints beside its error."""
+
+import asyncio
+import errno
+import gc
+import os
+import resource
+import sys
+import warnings
+
+import pytest
+
+from dpo_jax.storage import orbax_parts
+
+
+@pytest.fixture
+def said(monkeypatch):
+  """Unraisable errors that are printed, with the filters of `silence`."""
+  lines = []
+  monkeypatch.setattr(sys, 'unraisablehook', lines.append)
+  monkeypatch.setattr(sys, 'excepthook', sys.excepthook)
+  with warnings.catch_warnings():
+    orbax_parts.silence.__wrapped__()
+    yield lines
+
+
+def test_a_loop_without_descriptors_is_not_heard_again(said):
+  limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+  used = os.dup(0)
+  os.close(used)  # the next free one
+  resource.setrlimit(resource.RLIMIT_NOFILE, (used, limits[1]))
+  try:
+    with pytest.raises(OSError) as failed:
+      asyncio.new_event_loop()
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+  assert failed.value.errno == errno.EMFILE
+  del failed
+  gc.collect()
+  assert said == []
+
+
+def test_what_is_not_of_orbax_is_heard(said):
+  class Odd:
+    def __del__(self):
+      raise AttributeError('_ssock')
+
+  Odd()
+  gc.collect()
+  assert [str(entry.exc_value) for entry in said] == ['_ssock']
