@@ -47,12 +47,15 @@ def moves(line: Line) -> None:
     line.fault(what, _move(line, before, after, axis))
 
 
-def _start(line, workdir, layout, axis, **options):
+def _start(line, workdir, layout, axis, plant=None, **options):
   processes, devices = layout
   mesh = {'mesh__data': 1, f'mesh__{axis}': -1}
   if processes == 1:
-    return [line.train(workdir, devices=devices, **mesh, **options)]
-  return crew(line, workdir, processes, devices, **mesh, **options)
+    return [
+      line.train(workdir, devices=devices, inject=plant, **mesh, **options)
+    ]
+  plants = dict.fromkeys(range(processes), plant)
+  return crew(line, workdir, processes, devices, plants, **mesh, **options)
 
 
 def _move(line: Line, before, after, axis: str) -> str:
@@ -61,16 +64,15 @@ def _move(line: Line, before, after, axis: str) -> str:
   options |= {'train__batch_size': 8, 'train__eval_every': 0}
   whole = line.baseline(**options)
   workdir = line.place('moved')
-  half = options | {'train__num_steps': 40}
-  started = _start(line, workdir, before, axis, **half)
-  machine.wait_for(workdir, 21, started[0])
-  for child in started:
-    child.kill(signal.SIGKILL)
+
+  def plant():
+    _die_with(workdir / 'checkpoints' / '20')
+
+  started = _start(line, workdir, before, axis, plant, **options)
   codes = [child.wait() for child in started]
-  if machine.steps(workdir) != [20] and 0 not in codes:
-    return (
-      f'{codes}: steps {machine.steps(workdir)}, {started[0].text()[-300:]}'
-    )
+  if machine.steps(workdir) != [20] or -signal.SIGKILL not in codes:
+    text = started[0].text()
+    return f'{codes}: steps {machine.steps(workdir)}, {text[-300:]}'
   for child in _start(line, workdir, after, axis, **options):
     if child.wait():
       return f'exit {child.code}: {child.text()[-300:]}'
@@ -84,6 +86,25 @@ def _move(line: Line, before, after, axis: str) -> str:
     if key.endswith(' loss') and not gap <= 1e-6:
       return f'{key}: {gap:.1e} apart'
   return ''
+
+
+def _die_with(step: pathlib.Path) -> None:
+  """Plants a SIGKILL to this process as soon as a step is committed."""
+  from dpo_jax import train
+
+  save = train.save
+
+  def then_die(*args):
+    save(*args)
+    if args[-1] != int(step.name):
+      return
+    until = time.monotonic() + machine.LIMIT
+    while time.monotonic() < until:
+      if (step / 'commit_success.txt').exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+      time.sleep(0.01)
+
+  train.save = then_die
 
 
 def ends_together(line: Line) -> None:
@@ -177,7 +198,8 @@ def survives_chaos(line: Line) -> None:
   workdir = line.place('chaos')
   out = line.place('supervised').with_suffix('.out')
   program = [str(_SUPERVISE), '--wait=0', '--tries=9', '--']
-  program += [str(_LAUNCH), '2', '--', *machine.flags(workdir, **options)]
+  program += [str(_LAUNCH), '--uncommitted', '2', '--']
+  program += machine.flags(workdir, **options)
   env = os.environ | {'PYTHON': sys.executable, 'PYTHONPATH': str(machine.ROOT)}
   env |= {'DPO_JAX_HEARTBEAT': str(_HEARTBEAT)}
   env |= {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
