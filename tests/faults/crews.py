@@ -191,22 +191,11 @@ def survives_chaos(line: Line) -> None:
   steps = 6 * count
   options = {'train__num_steps': steps, 'train__save_every': 2}
   options |= {'train__eval_every': steps // 2}
-  whole = line.place('whole')
-  for child in crew(line, whole, **options):
-    if child.wait():
-      raise RuntimeError(child.text()[-2000:])
-  workdir = line.place('chaos')
-  out = line.place('supervised').with_suffix('.out')
-  program = [str(_SUPERVISE), '--wait=0', '--tries=9', '--']
-  program += [str(_LAUNCH), '--uncommitted', '2', '--']
-  program += machine.flags(workdir, **options)
-  env = os.environ | {'PYTHON': sys.executable, 'PYTHONPATH': str(machine.ROOT)}
-  env |= {'DPO_JAX_HEARTBEAT': str(_HEARTBEAT)}
-  env |= {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
-  with open(out, 'w') as file:
-    run = subprocess.Popen(
-      program, env=env, stdout=file, stderr=file, cwd=machine.ROOT
-    )
+  whole, workdir = line.place('whole'), line.place('chaos')
+  with _supervised(whole, options) as run:
+    if run.wait(timeout=machine.LIMIT * 4):
+      raise RuntimeError(_said(whole))
+  run = _supervised(workdir, options)
   try:
     for _ in range(count):
       _wait_on(workdir, machine.last_step(workdir) + 2, run)
@@ -219,13 +208,35 @@ def survives_chaos(line: Line) -> None:
   finally:
     code = run.wait(timeout=machine.LIMIT * 4)
   if code:
-    line.violations.append(f'exit {code}: {out.read_text()[-600:]}')
+    line.violations.append(f'exit {code}: {_said(workdir)[-600:]}')
     return
   problem = machine.differences(
     machine.outcome(workdir), machine.outcome(whole)
   )
   if problem:
     line.violations.append(f'the final state: other {problem}')
+
+
+def _supervised(workdir: pathlib.Path, options) -> subprocess.Popen:
+  """Starts two processes of a run under the script that starts them again."""
+  program = [str(_SUPERVISE), '--wait=0', '--tries=9', '--']
+  program += [str(_LAUNCH), '--uncommitted', '2', '--']
+  program += machine.flags(workdir, **options)
+  env = os.environ | {'PYTHON': sys.executable, 'PYTHONPATH': str(machine.ROOT)}
+  env |= {'DPO_JAX_HEARTBEAT': str(_HEARTBEAT)}
+  env |= {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+  with open(_log(workdir), 'w') as file:
+    return subprocess.Popen(
+      program, env=env, stdout=file, stderr=file, cwd=machine.ROOT
+    )
+
+
+def _log(workdir: pathlib.Path) -> pathlib.Path:
+  return workdir.with_suffix('.out')
+
+
+def _said(workdir: pathlib.Path) -> str:
+  return _log(workdir).read_text()
 
 
 def _wait_on(workdir, step: int, run) -> None:

@@ -28,8 +28,8 @@ TESTS = {
     'tests/test_main.py',
   ),
   'R11': (
-    'tests/data/text/test_sandbox.py',
     'tests/data/text/test_budget.py',
+    'tests/data/text/test_sandbox.py',
     'tests/data/text/test_control_tokens.py',
   ),
   'R13': (
@@ -66,15 +66,28 @@ def _run(line: Line, nodes: tuple[str, ...]) -> None:
   line.violations += bad
 
 
-def run(nodes: Sequence[str], root: pathlib.Path) -> tuple[int, list[str]]:
-  """Runs tests of a tree; returns how many ran, and what failed."""
-  done = subprocess.run(
-    [sys.executable, '-m', 'pytest', '-n', '0', *nodes],
-    cwd=root,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-    capture_output=True,
-    text=True,
-  )
+def run(
+  nodes: Sequence[str], root: pathlib.Path, first: bool = False
+) -> tuple[int, list[str]]:
+  """Runs tests of a tree; returns how many ran, and what failed.
+
+  Args:
+    nodes: files, or tests of them.
+    root: of the tree.
+    first: whether the first failure is enough; so is a test that hangs.
+  """
+  command = [sys.executable, '-m', 'pytest', '-n', '0', *nodes]
+  try:
+    done = subprocess.run(
+      [*command, '-x'] if first else command,
+      cwd=root,
+      env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+      capture_output=True,
+      text=True,
+      timeout=machine.LIMIT if first else None,
+    )
+  except subprocess.TimeoutExpired:
+    return 1, [f'the tests do not end in {machine.LIMIT} s']
   counts = {
     word: int(number)
     for number, word in re.findall(r'(\d+) (passed|failed|error)', done.stdout)

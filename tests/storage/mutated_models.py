@@ -41,6 +41,8 @@ VALUES = (
   *(None, True, 0, 1, -1, 2**31, 2**63, 10**400, 1e300, float('nan')),
   *('', 'x', '\ud800', 'a' * 999, [], [1], {}, {'a': 1}, [[]], 1.5, 'linear'),
 )
+# The last is no UTF-8 once it is written.
+_TEXTS = ('', '{', '\0', '[' * 3000, '\ud800')
 FILES = (
   'm/config.json',
   'm/model.safetensors.index.json',
@@ -68,7 +70,7 @@ def mutated(text: str, rng: random.Random) -> str:
   """The text of a file with one value changed, removed or cut off."""
   if rng.random() < 0.1:
     cut = rng.randrange(len(text))
-    return text[:cut] + rng.choice(['', '{', '\0', '[' * 3000]) + text[cut:]
+    return text[:cut] + rng.choice(_TEXTS) + text[cut:]
   value = json.loads(text)
   *outer, key = rng.choice(list(_paths(value)))
   place = value

@@ -35,7 +35,11 @@ _KEYS = (
   'additional_special_tokens', 'extra_special_tokens', 'post_processor', '',
   'eos_token_id', 'normalizer', 'pre_tokenizer', 'added_tokens', 'prefix',
 )  # fmt: skip
-_TEXTS = ('"', '{', ']', '\\ud800', '9' * 5000, '1e999', '', '[' * 2000)
+# The last is no UTF-8 once it is written.
+_TEXTS = (
+  *('"', '{', ']', '\\ud800', '9' * 5000, '1e999', '', '[' * 2000),
+  '\ud800',
+)
 
 
 def files(folder: pathlib.Path) -> dict[str, str]:
@@ -108,7 +112,7 @@ def run(
       spoilt = random_.choice(sorted(sound))
       changed = sound | {spoilt: mutate(sound[spoilt], random_)}
       for file, text in changed.items():
-        (folder / file).write_text(text)
+        (folder / file).write_bytes(text.encode('utf-8', 'surrogatepass'))
       start = time.monotonic()
       try:
         tokens = tokenizer.load(name)
