@@ -123,6 +123,7 @@ def run(
         more={'peak_tflops': _peak(state), 'trl_python': trl_python},
         tick=tick,
         save=lambda: _save(out, state),
+        out=out,
       )
   _save(out, state)
   return state
@@ -137,6 +138,7 @@ def _run(
   more: dict[str, Any],
   tick: float,
   save: Callable[[], None],
+  out: pathlib.Path,
 ) -> None:
   """Runs one stage; fills its entry and saves while it runs."""
   path = scratch / f'{stage.name}.json'
@@ -169,7 +171,10 @@ def _run(
       # Also when this process is told to end.
       _stop(process)
       log.seek(0)
-      last = _last_line(log.read())
+      text = log.read()
+      last = _last_line(text)
+      with (out / 'gpu_check.log').open('ab') as kept:
+        kept.write(f'== {stage.name}\n'.encode() + text + b'\n')
       entry['result'] = _read(path)
       entry['seconds'] = round(time.monotonic() - began, 1)
       entry['status'], entry['line'] = 'cut off', ''

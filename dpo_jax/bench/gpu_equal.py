@@ -133,7 +133,7 @@ def _scores(dtype: str, chunk: int | None, tiny: bool):
   # TF32 would hide what is compared.
   precision = 'highest' if dtype == 'float32' else None
   with jax.default_matmul_precision(precision):
-    run = jax.jit(jax.grad(values, has_aux=True))
+    run = jax.jit(jax.grad(values, has_aux=True), **proof.quick_compile())
     gradient, logps = jax.tree.map(np.asarray, run(params))
   return [logps], jax.tree.leaves(gradient)
 

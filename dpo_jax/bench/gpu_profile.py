@@ -118,6 +118,11 @@ def main(words: list[str]) -> int:
     with jax.profiler.trace(scratch):
       ours.round()
     events = events_in(pathlib.Path(scratch))
+    import gzip, os
+    if os.environ.get('DPO_JAX_KEEP'):
+      (path,) = pathlib.Path(scratch).rglob('*.xplane.pb')
+      with gzip.open(os.environ['DPO_JAX_KEEP'], 'wb') as kept:
+        kept.write(path.read_bytes())
   files.write_json(options.json, table(events, 1e3 * wall))
   return 0
 
