@@ -22,7 +22,8 @@ from dpo_jax.storage import files
 
 # Group -> what its kernels' names have; the first that fits counts.
 _GROUPS = {
-  'attention': r'fmha|flash|attention|splash|sdpa|mosaic',
+  # cuDNN's own helpers have its name and no other.
+  'attention': r'fmha|flash|attention|splash|sdpa|mosaic|cudnn',
   'matmul': r'gemm|nvjet|cutlass|xmma|matmul|\bdot|^dot|cublas|ynn|oneDNN',
   'copies': r'memcpy|memset|copy|transpose',
   'scatter and gather': r'scatter|gather|dynamic',
@@ -118,11 +119,6 @@ def main(words: list[str]) -> int:
     with jax.profiler.trace(scratch):
       ours.round()
     events = events_in(pathlib.Path(scratch))
-    import gzip, os
-    if os.environ.get('DPO_JAX_KEEP'):
-      (path,) = pathlib.Path(scratch).rglob('*.xplane.pb')
-      with gzip.open(os.environ['DPO_JAX_KEEP'], 'wb') as kept:
-        kept.write(path.read_bytes())
   files.write_json(options.json, table(events, 1e3 * wall))
   return 0
 

@@ -218,8 +218,9 @@ def _activations(job, local, dtype, rows, length) -> int:
     )
     return _residuals(model, shape)
 
-  stored = kept(local, config.model.remat)
-  if config.model.remat == 'none':
+  remat = numerics.remat(config)
+  stored = kept(local, remat)
+  if remat == 'none':
     return stored
   # Under remat, one layer at a time has its residuals in full.
   one = dataclasses.replace(
