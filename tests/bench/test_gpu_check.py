@@ -135,7 +135,9 @@ def test_the_dry_listing_of_a_rehearsal(capsys):
   lines = capsys.readouterr().out.splitlines()
   names = [line.split()[0] for line in lines]
   assert names[:4] == ['machine', '1.3b', '1.3b-trl', '1.3b-unrolled']
-  assert {'profile', 'equal', '1.3b-cached', '1.3b-lora', '1.3b-remat'} < set(names)
+  assert {'profile', 'equal', '1.3b-cached', '1.3b-lora', '1.3b-remat'} < set(
+    names
+  )
   for kernel in ('dense', *gpu_stages.KERNELS):
     assert {f'1.3b-{kernel}', f'0.6b-{kernel}'} < set(names)
   steps = [line for line in lines if 'benchmark.py' in line]

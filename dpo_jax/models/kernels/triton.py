@@ -182,9 +182,7 @@ def _slot_specs(length):
 
 
 def _block_of_head(size):
-  return pl.BlockSpec(
-    (None, BLOCK, None, size), lambda i, h, r: (r, i, h, 0)
-  )
+  return pl.BlockSpec((None, BLOCK, None, size), lambda i, h, r: (r, i, h, 0))
 
 
 def _row_of_head(length, size, group):

@@ -14,9 +14,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from dpo_jax import types
-from dpo_jax.data.batches import rows as rows_lib
-from dpo_jax.models.kernels import proof, registry
+# As a script it finds the package, too.
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[3]))
+
+from dpo_jax import types  # noqa: E402
+from dpo_jax.data.batches import rows as rows_lib  # noqa: E402
+from dpo_jax.models.kernels import proof, registry  # noqa: E402
 
 
 class Plan(NamedTuple):
@@ -100,5 +103,4 @@ def main(num_plans: int = 30, name: str = 'splash') -> int:
 
 
 if __name__ == '__main__':
-  sys.path.append(str(pathlib.Path(__file__).parents[3]))
   sys.exit(main(*map(int, sys.argv[1:2]), *sys.argv[2:]))

@@ -1,4 +1,4 @@
-"""triton: the interpreted kernel is dense attention, and it lowers for a GPU."""
+"""triton: interpreted it is dense attention, and it lowers for a GPU."""
 
 import contextlib
 
