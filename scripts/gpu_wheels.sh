@@ -12,7 +12,7 @@ locked=(
   ml-collections grain array-record portpicker qwix
   tokamax einshape immutabledict pydantic pydantic-core annotated-types
   tensorflow-datasets tensorflow-metadata googleapis-common-protos
-  simple-parsing docstring-parser dm-tree toml termcolor importlib-resources
+  simple-parsing typing-inspection docstring-parser dm-tree toml termcolor importlib-resources
   tensorboardx
 )
 pins=(trl==1.16.0 datasets==5.2.0 dill==0.4.1 multiprocess==0.70.19)

@@ -25,6 +25,7 @@ LAYERS = (
         'buckets',
         'stores',
         'leftovers',
+        'readable',
       )
     )
   },

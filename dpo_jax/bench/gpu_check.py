@@ -1,7 +1,8 @@
 """Check of one GPU: stages, each in a process and a budget of its own.
 
 Comes in: a folder. Goes out: gpu_check.json and gpu_check.md in it, rewritten
-while stages run, so that whatever ends this process keeps what it has. A stage
+while stages run, so that whatever ends this process keeps what it has, and
+gpu_check.log with what the stages said. A stage
 that fails, is cut off or cannot be on this machine is named, and the next one
 follows. Imports no jax: the device belongs to the stages.
 
@@ -24,6 +25,7 @@ from dpo_jax.bench.gpu_stages import Stage
 from dpo_jax.storage import environment, files
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+_LOG = 'gpu_check.log'
 _LEAST = 10  # seconds: no stage starts with less
 _GRACE = 3  # seconds between the two signals that stop a stage
 # A rehearsal runs on a few slow cores.
@@ -110,6 +112,7 @@ def run(
       s.name: {'title': s.title, 'kind': s.kind, **waiting} for s in stages
     },
   }
+  (out / _LOG).unlink(missing_ok=True)
   with tempfile.TemporaryDirectory() as scratch:
     for stage in stages:
       left = deadline - time.monotonic()
@@ -123,6 +126,7 @@ def run(
         more={'peak_tflops': _peak(state), 'trl_python': trl_python},
         tick=tick,
         save=lambda: _save(out, state),
+        out=out,
       )
   _save(out, state)
   return state
@@ -137,6 +141,7 @@ def _run(
   more: dict[str, Any],
   tick: float,
   save: Callable[[], None],
+  out: pathlib.Path,
 ) -> None:
   """Runs one stage; fills its entry and saves while it runs."""
   path = scratch / f'{stage.name}.json'
@@ -169,7 +174,10 @@ def _run(
       # Also when this process is told to end.
       _stop(process)
       log.seek(0)
-      last = _last_line(log.read())
+      text = log.read()
+      last = _last_line(text)
+      with (out / _LOG).open('ab') as kept:
+        kept.write(f'== {stage.name}\n'.encode() + text + b'\n')
       entry['result'] = _read(path)
       entry['seconds'] = round(time.monotonic() - began, 1)
       entry['status'], entry['line'] = 'cut off', ''

@@ -22,7 +22,8 @@ from dpo_jax.storage import files
 
 # Group -> what its kernels' names have; the first that fits counts.
 _GROUPS = {
-  'attention': r'fmha|flash|attention|splash|sdpa|mosaic',
+  # cuDNN's own helpers have its name and no other.
+  'attention': r'fmha|flash|attention|splash|sdpa|mosaic|cudnn',
   'matmul': r'gemm|nvjet|cutlass|xmma|matmul|\bdot|^dot|cublas|ynn|oneDNN',
   'copies': r'memcpy|memset|copy|transpose',
   'scatter and gather': r'scatter|gather|dynamic',

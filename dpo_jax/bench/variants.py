@@ -170,7 +170,7 @@ class Ours:
       work = flops.shared_work(len(self._store[i].prompt), lengths)
       useful += flops.forward_flops(job.inputs.model, work)
     for plan, t in plans:
-      slots += plan.step(t).num_rows * plan.row_length
+      slots += plan.step(t).num_rows * plan.microbatches * plan.row_length
     filled = sum(plan.step(t).filled_slots for plan, t in plans)
     return {
       'framework': f'jax {jax.__version__}',
@@ -220,8 +220,10 @@ class Ours:
     return {}
 
   def _state(self):
-    # Copies: the first step takes over the memory of what it is given.
-    own = jax.tree.map(np.array, self._params)
+    own = self._params
+    if jax.default_backend() == 'cpu':
+      # Copies: the first step takes over the memory of what it is given.
+      own = jax.tree.map(np.array, own)
     own = jax.device_put(own, self._job.shardings.params)
     return job_lib.initial_state(self._job, own)
 

@@ -187,7 +187,8 @@ def _model() -> Section:
   # for tokens that the model has no row for, the mean of its table; inputs
   model.add_rows = flag(False)
   model.router_aux_coef = at_least(None, 0)  # None = the model's; experts
-  model.remat = choice(*decoder_config.REMAT)  # in the backward pass; decoder
+  # in the backward pass, 'auto' = none on CPU, dots elsewhere; numerics
+  model.remat = choice('auto', *decoder_config.REMAT)
   # the kernel; numerics
   model.attention = choice(*decoder_config.ATTENTION)
   # queries per block of dense attention; attention

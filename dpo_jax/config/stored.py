@@ -23,6 +23,7 @@ NO_NUMBERS = (
   'data.encode_processes',
   'data.manual_dir',
   'mesh',
+  'model.remat',
   'reference.offload',
   'train.save_every',
   'train.save_every_minutes',

@@ -35,8 +35,10 @@ from dpo_jax.types import Array, Params
 # The backward pass of attention recomputes its blocks anyway. Every policy
 # keeps its output; otherwise attention would be computed three times.
 _KEEP = jax.checkpoint_policies.save_only_these_names('attention')
-_KEEP_DOTS = jax.checkpoint_policies.save_from_both_policies(
-  _KEEP, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+_save = jax.checkpoint_policies.save_from_both_policies
+_KEEP_DOTS = _save(
+  _save(_KEEP, jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+  lambda primitive, *_, **params: primitive.name in registry.PRIMITIVES,
 )
 _REMAT = dict(zip(decoder_config.REMAT, (None, _KEEP, _KEEP_DOTS), strict=True))
 
@@ -358,6 +360,7 @@ class _Attention(nn.Module):
       cache = attention.write(cache, kind.layer, k_RLGK, v_RLGK)
       attend = attention.cached_attention
       out_RLHK = attend(q_RLHK, cache, kind.layer, shared.rows, **options)
-    # The name by which the policies of _REMAT keep the output.
-    out_RLHK = ad_checkpoint.checkpoint_name(out_RLHK, 'attention')
+    if not registry.names_output(self.numerics.kernel):
+      # The name by which the policies of _REMAT keep the output.
+      out_RLHK = ad_checkpoint.checkpoint_name(out_RLHK, 'attention')
     return linear('HK', 'D', config.out_bias, name='out')(out_RLHK), cache

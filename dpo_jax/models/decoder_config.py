@@ -31,6 +31,7 @@ ATTENTION = (
   'auto',
   'dense',
   'blocks',
+  'triton',
   'cudnn',
   'splash',
   'fa4',

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from dpo_jax import errors
-from dpo_jax.storage import caches, files
+from dpo_jax.storage import caches, files, readable
 
 
 def main(config: Any = None, workdir: str = '', clear: str = '') -> int:
@@ -34,7 +34,7 @@ def main(config: Any = None, workdir: str = '', clear: str = '') -> int:
     removed = caches.clear(path, kinds)
     freed = sum(entry.num_bytes for entry in removed)
     print(
-      f'{path}: {len(removed)} entries removed, {files.show_size(freed)} freed'
+      f'{path}: {len(removed)} entries removed, {readable.size(freed)} freed'
     )
     return 0
   print(describe(path))
@@ -45,10 +45,10 @@ def describe(path: files.AnyPath, now: float | None = None) -> str:
   """The kinds of entries, their number, size and oldest use, as text."""
   now = time.time() if now is None else now
   listed = caches.entries(path)
-  lines = [f'{path} (limit {files.show_size(caches.limit())}, ${caches.LIMIT})']
+  lines = [f'{path} (limit {readable.size(caches.limit())}, ${caches.LIMIT})']
   for kind, words in caches.KINDS.items():
     own = [entry for entry in listed if entry.kind == kind]
-    size = files.show_size(sum(entry.num_bytes for entry in own))
+    size = readable.size(sum(entry.num_bytes for entry in own))
     days = (now - min(entry.used for entry in own)) / 86400 if own else 0.0
     age = f', the oldest unused for {days:.1f} days' if own else ''
     lines.append(f'{kind:<10} {len(own):>6} {words}, {size}{age}')

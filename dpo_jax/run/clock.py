@@ -20,7 +20,7 @@ import jax
 from dpo_jax.run import peaks
 from dpo_jax.run import plan as plan_lib
 from dpo_jax.run.job import Job
-from dpo_jax.storage import files
+from dpo_jax.storage import readable
 
 # Not '/jax/core/compile/jaxpr_trace_duration': a trace contains others.
 _COMPILES = (
@@ -114,7 +114,7 @@ class Clock:
       f'time: {total:.1f} s = updates {updates:.1f} ({updates / total:.0%}) + '
       f'{words}; {speed:.3g} FLOP/s per device'
       + (f', MFU {speed / peak:.1%}' if peak else '')
-      + (f'; {files.show_size(memory)} at most on one' if memory else '')
+      + (f'; {readable.size(memory)} at most on one' if memory else '')
     ]
 
   def _trace(self, step: int, busy: Any) -> None:

@@ -33,7 +33,7 @@ from dpo_jax.run import session as sessions
 from dpo_jax.run.frontier_plan import Task
 from dpo_jax.run.job import Job
 from dpo_jax.run.preemption import Diverged, Signals
-from dpo_jax.storage import files, handover
+from dpo_jax.storage import files, handover, readable
 from dpo_jax.types import Frozen
 
 
@@ -173,7 +173,7 @@ class _Progress:
     """Prints the line of a step."""
     self._done += 1
     seconds = time.monotonic() - self._began
-    left = int(seconds / self._done * (self._total - self._done))
+    left = seconds / self._done * (self._total - self._done)
     reward, kl, kl_mc = (
       _show(metrics[k]) for k in ('reward', 'kl_cv', 'kl_mc')
     )
@@ -181,7 +181,7 @@ class _Progress:
       f'[{self._done}/{self._total}] {name} step {step}: reward {reward}, '
       f'KL {kl} nats (Monte Carlo {kl_mc}), '
       f'{metrics["length"]["mean"]:.1f} tokens; '
-      f'{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left',
+      f'{readable.clock(left)} left',
       flush=True,
     )
 

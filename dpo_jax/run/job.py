@@ -159,7 +159,7 @@ def _make_programs(
   model = decoder.make_model(
     inputs.model,
     compute_dtype=numerics.compute_dtype(config),
-    remat=config.model.remat,
+    remat=numerics.remat(config),
     attention_block=config.model.attention_block,
     kernel=kernel,
     unroll=numerics.unroll(config),

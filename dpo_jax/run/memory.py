@@ -35,7 +35,7 @@ from dpo_jax.models import decoder, head_parts, output_head
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
 from dpo_jax.models.kernels import registry
 from dpo_jax.run import numerics
-from dpo_jax.storage import files
+from dpo_jax.storage import readable
 
 _MANY_SLOTS = 2**18  # positions of a batch on one device
 
@@ -107,8 +107,8 @@ def check(job) -> None:
   if size > room > 0:
     raise errors.refuse(
       'config.model',
-      f'parameters, gradients and moments need {files.show_size(size)} on each '
-      f'device, which has at most {files.show_size(room)}',
+      f'parameters, gradients and moments need {readable.size(size)} on each '
+      f'device, which has at most {readable.size(room)}',
       'a smaller model or adapter.rank, or a larger mesh.fsdp on more devices',
     )
   plan = job.train_plan
@@ -121,8 +121,8 @@ def check(job) -> None:
     raise errors.refuse(
       'config.data.row_length',
       f'a batch of {max(plan.row_counts)} rows of {plan.row_length} tokens '
-      f'needs {files.show_size(need)} on each device, which has at most '
-      f'{files.show_size(room)}',
+      f'needs {readable.size(need)} on each device, which has at most '
+      f'{readable.size(room)}',
       'a smaller data.max_length, data.row_length or train.batch_size',
     )
 
@@ -218,8 +218,9 @@ def _activations(job, local, dtype, rows, length) -> int:
     )
     return _residuals(model, shape)
 
-  stored = kept(local, config.model.remat)
-  if config.model.remat == 'none':
+  remat = numerics.remat(config)
+  stored = kept(local, remat)
+  if remat == 'none':
     return stored
   # Under remat, one layer at a time has its residuals in full.
   one = dataclasses.replace(

@@ -47,6 +47,17 @@ def head_chunk(config: ConfigDict) -> int:
   return chunk
 
 
+def remat(config: ConfigDict, backend: str = '') -> str:
+  """Returns what the backward pass recomputes, one of decoder_config.REMAT.
+
+  Without it, residuals of the steps between matmuls are stored: on a GPU three
+  to four times the memory, and their way there and back.
+  """
+  if config.model.remat != 'auto':
+    return config.model.remat
+  return 'none' if (backend or jax.default_backend()) == 'cpu' else 'dots'
+
+
 def room_for_logits(config: ConfigDict, is_planned: bool) -> float:
   """Returns the bytes that a plan with kept logits may have on each device.
 

@@ -58,6 +58,7 @@ def main(
     config = copy.deepcopy(config)
     if config.precision.compute == 'auto':
       config.precision.compute = 'bfloat16'
+    config.model.remat = numerics.remat(config, backend or 'gpu')
     if config.precision.head_chunk == 'auto':
       config.precision.head_chunk = numerics.HEAD_CHUNKS[backend or 'gpu']
   # Encoding the data fills a token cache, here one that is thrown away.
@@ -163,7 +164,7 @@ def describe_needs(job: Job) -> str:
   return (
     f'plan for {job.mesh.size} device(s), {mesh}: {total:,} parameters, '
     f'{trained:,} of them trained, compute {dtype}, '
-    f'remat {config.model.remat}\n'
+    f'remat {numerics.remat(config)}\n'
     f'memory per device: {_gib(sum(needed))} GiB = {parts}\n{offload}'
     f'logits: {_gib(needed.logits)} GiB, {_gib(kept)} GiB if they are kept '
     'for the backward pass (precision.head_chunk=0)\n'

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from dpo_jax import errors
-from dpo_jax.storage import buckets, files
+from dpo_jax.storage import buckets, files, readable
 
 # {name of a subfolder: its entries, in words}
 KINDS = {
@@ -174,7 +174,7 @@ def trim(
   if removed:
     log(
       f'{path}: {len(removed)} entries removed, the longest unused ones '
-      f'(${LIMIT} is {files.show_size(most)})'
+      f'(${LIMIT} is {readable.size(most)})'
     )
   return removed
 

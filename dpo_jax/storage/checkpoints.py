@@ -324,8 +324,7 @@ class Checkpoints:
     return errors.unwritten(
       self.folder / str(step),
       f'the checkpoint was not written ({checkpoint_record.reason(error)}); '
-      f'needs {files.show_size(self._pending_bytes)}, '
-      f'{files.show_free(self.folder)} free',
+      + files.show_need(self._pending_bytes, self.folder),
       orbax_parts.way_out(error, steps),
     )
 

@@ -18,7 +18,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import IO, Any
 
 from dpo_jax import errors
-from dpo_jax.storage import buckets, faults, leftovers, stores, uploads
+from dpo_jax.storage import (
+  buckets,
+  faults,
+  leftovers,
+  readable,
+  stores,
+  uploads,
+)
 from dpo_jax.types import InputError
 
 AnyPath = pathlib.Path | buckets.Path
@@ -114,7 +121,7 @@ def read_text(path: str | os.PathLike, *, fix: str = 'copy it again') -> str:
     if len(data) > MAX_TEXT_BYTES:
       raise errors.refuse(
         path,
-        f'larger than {show_size(MAX_TEXT_BYTES)}, which no such file is',
+        f'larger than {readable.size(MAX_TEXT_BYTES)}, which no such file is',
         fix,
       )
     text = data.decode('utf-8-sig')
@@ -304,21 +311,18 @@ def load_arrays(path: Any) -> Any:
   return np.load(source, allow_pickle=False)
 
 
-def show_size(num_bytes: float) -> str:
-  """Returns a number of bytes in a readable unit, such as '1.2 GB'."""
-  for unit in ('B', 'kB', 'MB', 'GB'):
-    if num_bytes < 1000:
-      return f'{num_bytes:.3g} {unit}'
-    num_bytes /= 1000
-  return f'{num_bytes:.3g} TB'
+def show_need(num_bytes: float, folder: Any) -> str:
+  """Returns what is needed, and what is free in or above a folder, as text."""
+  free = _show_free(folder)
+  return f'needs {readable.size(num_bytes)}, {free} free'
 
 
-def show_free(folder: Any) -> str:
-  """Returns the free space of the nearest folder that exists."""
+def _show_free(folder: Any) -> str:
+  """The free space of the nearest folder that exists."""
   # A bucket has no end that anyone knows.
   for path in () if buckets.is_url(folder) else (folder, *folder.parents):
     try:
-      return show_size(shutil.disk_usage(path).free)
+      return readable.size(shutil.disk_usage(path).free)
     except OSError:
       continue
   return 'an unknown amount'

@@ -21,7 +21,14 @@ import rich.progress
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from dpo_jax.storage import append, files, metrics_file, scratch, trackers
+from dpo_jax.storage import (
+  append,
+  files,
+  metrics_file,
+  readable,
+  scratch,
+  trackers,
+)
 
 # Metrics of the progress line, if present: name, label, format.
 _SHOWN = (
@@ -323,7 +330,6 @@ class _Progress:
     if step <= first or now <= began:
       return ''
     rate = (step - first) / (now - began)
-    left = int(max(0, self._total - step) / rate)
     pairs = f'  {self._comparisons * rate:.1f} comparisons/s'
-    clock = f'{left // 3600}:{left // 60 % 60:02}:{left % 60:02}'
+    clock = readable.clock(max(0, self._total - step) / rate)
     return f'{pairs if self._comparisons else ""}  {clock} left'

@@ -20,7 +20,7 @@ from ml_collections.config_dict import ConfigDict
 
 from dpo_jax import errors
 from dpo_jax.run.preemption import Diverged, Preempted
-from dpo_jax.storage import append
+from dpo_jax.storage import append, readable
 from dpo_jax.sweeps import claims, devices, points
 from dpo_jax.sweeps import folder as folders
 from dpo_jax.sweeps.points import Point
@@ -289,8 +289,7 @@ class Loop:
     began, before = self._first = self._first or (now, number)
     if number > before:
       seconds = (now - began) / (number - before)
-    total = int(seconds * (len(self._points) - number))
-    return f'{total // 3600}:{total // 60 % 60:02}:{total % 60:02}'
+    return readable.clock(seconds * (len(self._points) - number))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -74,6 +74,6 @@ def test_the_kernel_of_a_gpu_is_planned_without_one(capsys, kernel):
   argv += [f'--config.model.attention={kernel}']
   assert main_lib.main(argv) == 0
   out = capsys.readouterr().out
-  name = 'cudnn' if kernel == 'auto' else kernel
+  name = 'triton' if kernel == 'auto' else kernel
   assert f'attention: {name}, to be proven' in out
   assert '8 x h100' in out

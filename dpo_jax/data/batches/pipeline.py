@@ -110,8 +110,12 @@ def make_plan(
   # Row counts are chosen for the steps of one epoch; a later step that needs
   # more rows than any of them takes what it needs.
   num_steps = min(plan.steps_per_epoch, _SIMULATED_STEPS)
-  needs = Counter(plan.rows_needed(t) for t in range(num_steps))
+  needs, most = Counter(), 1
+  for t in range(num_steps):
+    needs[plan.rows_needed(t)] += 1
+    most = max(most, plan.prompts_needed(t))
   plan.row_counts = rows_lib.choose_row_counts(needs, max_shapes)
+  plan.most_prompts = most
   return plan
 
 
@@ -123,7 +127,9 @@ class Plan:
   number `i * C / batch_size + k`. A plan with mismatched answers has one more
   completion per prompt, the last. `num_comparisons` P is batch_size times the
   most comparisons of any record, and at least batch_size. `row_counts` are the
-  sizes chosen for R, ascending.
+  sizes chosen for R, ascending. `most_prompts` is the most prompts of a row,
+  which kernels of attention need: a step that would have more packs its rows
+  anew.
   """
 
   def __init__(
@@ -150,6 +156,7 @@ class Plan:
     self.row_multiple = row_multiple
     self.mismatched_length = mismatched_length
     self.row_counts: tuple[int, ...] = ()
+    self.most_prompts = 0  # not known yet
     # Rounded up: the last step of an epoch may be partly of the next.
     self.steps_per_epoch = -(-len(indices) // batch_size)
     self._indices = indices
@@ -180,13 +187,6 @@ class Plan:
     """Most branches of a prompt in a row."""
     return self._most_completions if self.layout == 'shared' else 1
 
-  @property
-  def most_prompts(self) -> int:
-    """Prompts of a row are at most this many: none is shorter."""
-    shortest = int(self.table.prompt_lengths[self._indices].min()) - 1
-    shortest += int(self.table.completion_lengths.min())
-    return self.row_length // max(shortest, 1)
-
   def records(self, t: int) -> np.ndarray:
     """Returns the store indices of step t, int64 [B]; -1 = empty place."""
     first = t * self.batch_size
@@ -214,6 +214,11 @@ class Plan:
     """Returns the fewest rows that hold step t, a multiple of row_multiple."""
     *_, placed = self._placed(t)
     return self._round_up(max(map(len, placed)))
+
+  def prompts_needed(self, t: int) -> int:
+    """Returns the most prompts that a row of step t has."""
+    *_, placed = self._placed(t)
+    return max(len(row) for part in placed for row in part)
 
   def completion_index(self, t: int) -> np.ndarray:
     """Returns the index in the table of each completion, int64 [C]; -1 = none.
@@ -349,6 +354,7 @@ class Plan:
           [unit for i in part for unit in units[i]],
           row_length=self.row_length,
           layout=self.layout,
+          most_units=self.most_prompts,
         )
         # Microbatches get equal numbers of prompts and nearly equal slots.
         for part in rows_lib.deal(

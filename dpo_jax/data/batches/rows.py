@@ -73,12 +73,13 @@ def make_units(
 
 
 def place(
-  units: Sequence[Unit], *, row_length: int, layout: str
+  units: Sequence[Unit], *, row_length: int, layout: str, most_units: int = 0
 ) -> list[list[Unit]]:
   """Packs units into few rows; 'padded' gives each unit its own row.
 
   A 'shared' unit may be split, with its trunk repeated, if that fills gaps and
-  saves a row. The result is a pure function of the arguments.
+  saves a row. Rows have at most `most_units` units, if it is not 0. The result
+  is a pure function of the arguments.
   """
   if layout == 'padded':
     return [[unit] for unit in units]
@@ -90,6 +91,9 @@ def place(
   if layout == 'shared' and (len(rows) - 1) * row_length >= slots:
     gapless = _pack(units, row_length, may_split=True)
     rows = min(rows, [_merge(row) for row in gapless], key=len)
+  # Packed anew, rows that are within the limit anyway stay what they were.
+  if most_units and max(map(len, rows), default=0) > most_units:
+    rows = _pack(units, row_length, may_split=False, most=most_units)
   return rows
 
 
@@ -211,9 +215,9 @@ def _fill_unit(
 
 
 def _pack(
-  units: Sequence[Unit], row_length: int, may_split: bool
+  units: Sequence[Unit], row_length: int, may_split: bool, most: int = 0
 ) -> list[list[Unit]]:
-  """Best-fit decreasing; the units come largest first."""
+  """Best-fit decreasing; the units come largest first. See `place`."""
   rows: list[list[Unit]] = []
   free: list[tuple[int, int]] = []
   for unit in units:
@@ -224,7 +228,7 @@ def _pack(
       for piece in sorted(pieces, key=_by_size):
         _put(rows, free, piece, piece.num_slots, row_length)
     else:
-      _put(rows, free, unit, unit.num_slots, row_length)
+      _put(rows, free, unit, unit.num_slots, row_length, most)
   return rows
 
 
@@ -234,10 +238,12 @@ def _put(
   unit: Unit,
   size: int,
   capacity: int,
+  most: int = 0,
 ) -> None:
   """Puts a unit into the bin with the least sufficient room, or a new bin.
 
-  `free` holds (room left, bin) of the bins that are not full, sorted.
+  `free` holds (room left, bin) of the bins that are not full, sorted. A bin of
+  `most` units is full, if that is not 0.
   """
   # -1 is below every bin's number: the first entry with room >= size.
   at = bisect.bisect_left(free, (size, -1))
@@ -247,7 +253,7 @@ def _put(
     room, b = capacity, len(bins)
     bins.append([])
   bins[b].append(unit)
-  if room > size:
+  if room > size and len(bins[b]) != most:
     bisect.insort(free, (room - size, b))
 
 

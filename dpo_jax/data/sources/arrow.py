@@ -14,6 +14,7 @@ from typing import Any
 from dpo_jax import errors
 from dpo_jax.data.sources import arrow_messages
 from dpo_jax.storage import files as storage_files
+from dpo_jax.storage import readable
 from dpo_jax.types import InputError
 
 MAX_ROW_BYTES = 8 * 2**20  # a larger cell is a mistake, as a larger JSON line
@@ -181,7 +182,7 @@ def _check_messages(path: str) -> None:
       if claim.num_bytes > MAX_BATCH_BYTES:
         raise errors.refuse(
           f'{path}:{first}',
-          f'a batch of {storage_files.show_size(claim.num_bytes)} unpacked',
+          f'a batch of {readable.size(claim.num_bytes)} unpacked',
           'write it again in smaller batches (max_chunksize)',
         )
       first += claim.num_rows * (message.type == 'record batch')
@@ -217,7 +218,7 @@ def _check_sizes(batch: Any, path: str, number: int) -> None:
 def _too_large(where: str, name: str, size: int) -> InputError:
   return errors.refuse(
     where,
-    f'{errors.show(name)} is {storage_files.show_size(size)} in one row',
+    f'{errors.show(name)} is {readable.size(size)} in one row',
     f'split or drop this record; at most {MAX_ROW_BYTES // 2**20} MiB are read',
   )
 

@@ -91,16 +91,19 @@ def compare(
   choice: registry.Choice, heads: Heads, rows: Rows, dtype: Any, seed: int = 0
 ) -> Errors:
   """Returns the errors of a kernel on rows, for random numbers."""
-  shape = rows.branch.shape
-  keys = jax.random.split(jax.random.key(seed), 4)
-  counts = heads.num_heads, heads.num_kv_heads, heads.num_kv_heads
+  # numpy's: jax's would be several programs, each compiled.
+  rng, shape = np.random.default_rng(seed), rows.branch.shape
   qkv = [
-    jax.random.normal(key, (*shape, n, heads.head_size)).astype(dtype)
-    for key, n in zip(keys, counts)
+    jnp.asarray(rng.standard_normal((*shape, n, heads.head_size)), dtype)
+    for n in (heads.num_heads, heads.num_kv_heads, heads.num_kv_heads)
   ]
-  out = jax.random.normal(keys[3], (*shape, heads.num_heads, heads.head_size))
+  out = rng.standard_normal((*shape, heads.num_heads, heads.head_size))
   # Padding has other values in other kernels, and no cotangent.
-  out = jnp.where(rows.prompt_id[..., None, None] > 0, out, 0)
+  real = np.asarray(rows.prompt_id)[..., None, None] > 0
+  out = jnp.asarray(np.where(real, out, 0), jnp.float32)
+  # Dense attention in one block: each more has matmuls of shapes of its own,
+  # of which a GPU times several programs.
+  block = shape[1]
 
   def run(choice, qkv, out):
     options = {'scale': heads.scale, 'softcap': heads.softcap}
@@ -108,15 +111,15 @@ def compare(
     def attend(qkv):
       plan = registry.prepare(choice, rows)
       return registry.attend(
-        choice, *qkv, rows, plan, block=128, window=heads.window, **options
+        choice, *qkv, rows, plan, block=block, window=heads.window, **options
       )
 
     value, pullback = jax.vjp(attend, qkv)
-    real = rows.prompt_id[..., None, None] > 0
     return jnp.where(real, value, 0), pullback(out.astype(value.dtype))[0]
 
   def run_jitted(choice, *args):
-    got = jax.jit(lambda *args: run(choice, *args))(*args)
+    jitted = jax.jit(lambda *args: run(choice, *args), **quick_compile())
+    got = jitted(*args)
     return jax.tree.map(lambda x: np.asarray(x, np.float64), got)
 
   with jax.default_matmul_precision('highest'):
@@ -125,6 +128,13 @@ def compare(
     want = run_jitted(registry.DENSE, wide, out.astype(dtype).astype('float32'))
   got, dense = (run_jitted(c, qkv, out) for c in (choice, registry.DENSE))
   return Errors(*_errors(got, want), *_errors(dense, want))
+
+
+def quick_compile() -> dict[str, Any]:
+  """Returns options of jax.jit for what runs once: no timing of matmuls."""
+  if jax.default_backend() != 'gpu':
+    return {}
+  return {'compiler_options': {'xla_gpu_autotune_level': 0}}
 
 
 def make_rows(length: int, branches: int) -> Rows:

@@ -38,6 +38,8 @@ class Kernel(NamedTuple):
   package: str = 'jax'  # which has it
   has_softcap: bool = False
   has_float32: bool = False
+  names_output: bool = False  # 'attention', so that remat policies keep it
+  head_sizes: tuple[int, ...] = ()  # that it has; () = all
   options: tuple[str, ...] = ()  # fields of Choice that it takes
   is_plain: bool = False  # XLA alone, no device's own code: tests prove it
 
@@ -49,6 +51,7 @@ KERNELS = {
     False,
     has_softcap=True,
     has_float32=True,
+    names_output=True,
     is_plain=True,
   ),
   # On CPU it is interpreted: slow, for proofs.
@@ -59,12 +62,24 @@ KERNELS = {
     has_float32=True,
     options=('interpret',),
   ),
+  'triton': Kernel(
+    ('gpu', 'cpu'),
+    False,
+    has_softcap=True,
+    has_float32=True,
+    names_output=True,
+    head_sizes=(16, 32, 64, 128, 256),
+    options=('interpret',),
+  ),
   'cudnn': Kernel(('gpu',), True, options=('prompts',)),
   'fa4': Kernel(('gpu',), False, package='fa4_jax'),
   'tokamax': Kernel(('gpu',), True, package='tokamax', has_softcap=True),
 }
+# Primitives of kernels that name no residuals themselves: what they return is
+# what their backward pass reads, and a remat policy may keep it.
+PRIMITIVES = ('dot_product_attention_fwd_wrapper',)
 # What 'auto' tries, by backend; dense is the last resort everywhere.
-AUTO = {'cpu': ('blocks',), 'tpu': ('splash',), 'gpu': ('cudnn',)}
+AUTO = {'cpu': ('blocks',), 'tpu': ('splash',), 'gpu': ('triton', 'cudnn')}
 
 
 def problem(
@@ -88,6 +103,9 @@ def problem(
     )
   if config.attention_softcap and not kernel.has_softcap:
     return 'it has no soft cap, which the model needs', ''
+  sizes = kernel.head_sizes
+  if sizes and config.head_size not in sizes:
+    return f'it has no heads of {config.head_size}, only of {list(sizes)}', ''
   if jnp.dtype(dtype) == jnp.float32 and not kernel.has_float32:
     return 'it has no float32', 'precision.compute=bfloat16, or '
   return '', ''
@@ -101,6 +119,15 @@ def planned(choice: Choice) -> Choice:
   backends = KERNELS[choice.name].backends if choice.name in KERNELS else ()
   is_away = backends == ('gpu',) and jax.default_backend() != 'gpu'
   return choice._replace(is_planned=is_away)
+
+
+def names_output(choice: Choice) -> bool:
+  """Returns whether the kernel itself names its output 'attention'.
+
+  Named twice, it would be kept twice.
+  """
+  is_there = choice.name in KERNELS and not choice.is_planned
+  return is_there and KERNELS[choice.name].names_output
 
 
 def prepare(choice: Choice, rows: Rows) -> Any:

@@ -91,6 +91,24 @@ def test_epochs_run_on_where_the_batch_does_not_divide_the_data():
   assert plan.steps_per_epoch == 3  # the third step begins the second epoch
 
 
+def test_no_row_has_more_prompts_than_kernels_were_told():
+  # Many short prompts and some long ones: what a row has differs by step.
+  records = make_records(60, most=2, longest=18)
+  records += make_records(60, seed=1, most=1, longest=3)
+  plan, free = plan_of(records), plan_of(records)
+  free.most_prompts = 0  # no limit
+  steps, epoch = range(10 * plan.steps_per_epoch), plan.steps_per_epoch
+  assert plan.most_prompts == max(free.prompts_needed(t) for t in steps[:epoch])
+  above = [t for t in steps if free.prompts_needed(t) > plan.most_prompts]
+  assert above
+  for t in steps:
+    assert plan.prompts_needed(t) <= plan.most_prompts
+    step, other = plan.step(t), free.step(t)
+    assert step.filled_slots == other.filled_slots
+    # Rows that are within the limit anyway are what they were.
+    assert t in above or step.rows == other.rows
+
+
 def test_a_batch_is_a_function_of_seed_and_step():
   records = make_records(40)
   plan = plan_of(records)

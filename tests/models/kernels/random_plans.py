@@ -1,10 +1,10 @@
-"""Splash attention against dense attention on random plans, as a table.
+"""A kernel against dense attention on random plans, as a table.
 
-    python tests/models/kernels/random_plans.py 30
+    python tests/models/kernels/random_plans.py 30 splash
 
 prints a row per plan and dtype: the layout, the shape, and the largest errors
 of value and gradient beside those of dense attention. Exits 1 if a plan fails.
-On CPU the kernel is interpreted, which takes some seconds per plan.
+On CPU kernels are interpreted, which takes some seconds per plan.
 """
 
 import pathlib
@@ -14,9 +14,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from dpo_jax import types
-from dpo_jax.data.batches import rows as rows_lib
-from dpo_jax.models.kernels import proof, registry
+# As a script it finds the package, too.
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[3]))
+
+from dpo_jax import types  # noqa: E402
+from dpo_jax.data.batches import rows as rows_lib  # noqa: E402
+from dpo_jax.models.kernels import proof, registry  # noqa: E402
 
 
 class Plan(NamedTuple):
@@ -64,14 +67,16 @@ def make(seed: int, num_rows: int = 2) -> Plan:
   return Plan(layout, rows, int(max(rows.branch.max(), 1)), heads)
 
 
-def errors(plan: Plan, dtype: str, seed: int = 0) -> proof.Errors:
+def errors(
+  plan: Plan, dtype: str, seed: int = 0, name: str = 'splash'
+) -> proof.Errors:
   choice = registry.Choice(
-    'splash', plan.branches, int(plan.rows.prompt_id.max()), True
+    name, plan.branches, int(plan.rows.prompt_id.max()), True
   )
   return proof.compare(choice, plan.heads, plan.rows, jnp.dtype(dtype), seed)
 
 
-def main(num_plans: int) -> int:
+def main(num_plans: int = 30, name: str = 'splash') -> int:
   print(
     '| plan | layout | rows | branches | heads | window | soft cap | dtype '
     '| value (dense) | gradient (dense) |\n|' + '---|' * 10
@@ -81,7 +86,7 @@ def main(num_plans: int) -> int:
     plan = make(seed)
     heads = plan.heads
     for dtype in ('float32', 'bfloat16'):
-      got = errors(plan, dtype, seed)
+      got = errors(plan, dtype, seed, name)
       failed += not got.are_small
       R, L = plan.rows.branch.shape
       print(
@@ -98,5 +103,4 @@ def main(num_plans: int) -> int:
 
 
 if __name__ == '__main__':
-  sys.path.append(str(pathlib.Path(__file__).parents[3]))
-  sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 30))
+  sys.exit(main(*map(int, sys.argv[1:2]), *sys.argv[2:]))

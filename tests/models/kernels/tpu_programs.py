@@ -12,6 +12,7 @@ as its operands and results.
 
 import importlib.util
 import os
+import pathlib
 import sys
 from typing import NamedTuple
 
@@ -19,8 +20,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from dpo_jax import types
-from dpo_jax.models.kernels import registry
+# As a script it finds the package, too.
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[3]))
+
+from dpo_jax import types  # noqa: E402
+from dpo_jax.models.kernels import registry  # noqa: E402
 
 SLICES = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1'}
 HEADS, KV_HEADS, HEAD_SIZE = 16, 8, 128
