@@ -152,21 +152,42 @@ def _befall(line: Line, kind: str, rank: int, count: int) -> str:
 
 
 def _nan() -> None:
-  """Plants NaN in the batch that this process reads."""
+  """Plants NaN in the parameters that this process holds."""
+  from dpo_jax import train
+
+  loop = train._loop
+
+  def hurt_loop(run, state, reference, start):
+    step, made = run.job.train_step, [start]
+
+    def train_step(state, *rest):
+      if made[0] == 6:
+        state = state._replace(params=_spoilt(state.params))
+      made[0] += 1
+      return step(state, *rest)
+
+    job = run.job._replace(train_step=train_step)
+    return loop(run._replace(job=job), state, reference, start)
+
+  train._loop = hurt_loop
+
+
+def _spoilt(params):
+  """Parameters of which the first array is NaN on this process's devices."""
+  import jax
   import numpy as np
 
-  from dpo_jax.run import job as jobs
-
-  host_batch = jobs.host_batch
-
-  def hurt(plan, part, t, rows=None):
-    batch = host_batch(plan, part, t, rows)
-    if t != 6:
-      return batch
-    weight = np.full_like(batch.comparisons.weight, math.nan)
-    return batch._replace(comparisons=batch.comparisons._replace(weight=weight))
-
-  jobs.host_batch = hurt
+  leaves, structure = jax.tree.flatten(params)
+  array = leaves[0]
+  with jax.transfer_guard('allow'):
+    parts = [
+      jax.device_put(np.full_like(part.data, math.nan), part.device)
+      for part in array.addressable_shards
+    ]
+    leaves[0] = jax.make_array_from_single_device_arrays(
+      array.shape, array.sharding, parts
+    )
+  return structure.unflatten(leaves)
 
 
 def _slow() -> None:
