@@ -64,8 +64,8 @@ def write(result: Result, is_full: bool) -> None:
   """Replaces the row and the notes of a line."""
   rows, broken, notes = _read()
   name = result.name
-  size = 'full' if is_full and not result.notes else 'small'
-  if is_full and result.notes:
+  size = 'full' if is_full else 'small'
+  if is_full and any('--minutes' in text for text in result.notes):
     size = 'part of full'
   rows[name] = [
     *(name, table.LINES[name].claim, size, f'{result.faults:,}'),
@@ -73,17 +73,20 @@ def write(result: Result, is_full: bool) -> None:
     *(f'{datetime.date.today()}, {_machine()}', f'{result.cpu:,.0f}'),
   ]
   said = [*result.notes, *(f'VIOLATION {v}' for v in result.violations[:5])]
-  # A page names no folder of the machine.
-  said = [re.sub(r'/[\w./-]*/', '', text) for text in said]
-  notes[name] = [' '.join(text.split())[:160] for text in said]
+  notes[name] = [' '.join(_without_folders(x).split())[:160] for x in said]
   _write(rows, broken, notes)
 
 
 def write_break(name: str, what: str, outcome: str) -> None:
   """Replaces the row of a deliberate break."""
   rows, broken, notes = _read()
-  broken[name, what] = [name, what, outcome]
+  broken[name, what] = [name, what, _without_folders(outcome)]
   _write(rows, broken, notes)
+
+
+def _without_folders(text: str) -> str:
+  """Returns a text that names no folder of the machine, but those of tests."""
+  return re.sub(r'(?<![\w.])/[\w./-]*/', '', text)
 
 
 def _read():

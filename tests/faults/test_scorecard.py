@@ -54,12 +54,15 @@ def test_a_page_keeps_the_rows_of_other_lines(tmp_path, monkeypatch):
   page.write(result, False)
   page.write(result._replace(name='R6', violations=['a | b']), True)
   page.write_break('R6', 'a break', 'GREEN')
-  page.write_break('R6', 'a break', 'red')
+  page.write_break('R6', 'a break', 'red: a/b.py in /top/of/c.py')
   page.write_break('R6', 'another', 'red')
   page.write(result._replace(faults=5000), False)
   text = page.PAGE.read_text()
   assert text.count('| R1 |') == 1 and '| 5,000 | 0 |' in text
-  assert '| R6 | a break | red |' in text and 'VIOLATION' in text
+  assert (
+    '| R6 | a break | red: a/b.py in c.py |' in text and 'VIOLATION' in text
+  )
+  assert '| R6 | corruption | full |' in text
   assert '| R6 | another | red |' in text and 'GREEN' not in text
   assert 'Not run: R2, R3' in text
 
