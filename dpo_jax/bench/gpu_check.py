@@ -2,9 +2,9 @@
 
 Comes in: a folder. Goes out: gpu_check.json and gpu_check.md in it, rewritten
 while stages run, so that whatever ends this process keeps what it has, and
-gpu_check.log with what the stages said. A stage
-that fails, is cut off or cannot be on this machine is named, and the next one
-follows. Imports no jax: the device belongs to the stages.
+gpu_check.log with what the stages said. A stage that fails, is cut off or
+cannot be on this machine is named, and the next one follows. Imports no jax:
+the device belongs to the stages.
 
   python -m dpo_jax.bench.gpu_check --out=FOLDER [--tiny] [--list]
 """
