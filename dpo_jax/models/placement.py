@@ -70,7 +70,9 @@ def look_up(table: Array, ids_RL: Array, dtype, mesh: Mesh | None) -> Array:
   def take(table, ids):
     return jnp.take(table, ids, axis=0).astype(dtype)
 
-  if not _splits(mesh, ids_RL):
+  # With all rows on one group of `tensor` there is nothing to exchange, and
+  # XLA refuses the transpose of a shard_map over axes of one device.
+  if not _splits(mesh, ids_RL) or _num_parts(mesh) == 1:
     return take(table, ids_RL)
   is_split = mesh.shape['fsdp'] > 1 and table.shape[1] % mesh.shape['fsdp'] == 0
   rows = PartitionSpec(ROW_AXES)
@@ -96,8 +98,12 @@ def look_up(table: Array, ids_RL: Array, dtype, mesh: Mesh | None) -> Array:
 
 def _splits(mesh, x) -> bool:
   """Whether the rows of x can be split: those of a lone text may be fewer."""
-  size = 1 if mesh is None else math.prod(mesh.shape[a] for a in ROW_AXES)
-  return mesh is not None and x.shape[0] % size == 0
+  return mesh is not None and x.shape[0] % _num_parts(mesh) == 0
+
+
+def _num_parts(mesh: Mesh) -> int:
+  """Into how many parts the rows of a batch are split."""
+  return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
 
 def _place(x, mesh, *axes):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from dpo_jax import sharding
 from dpo_jax.models import placement
@@ -27,3 +28,19 @@ def test_gradients_of_many_uses_are_not_lost(sizes):
   # 8 * 511 uses of 2^-10 each: in bfloat16 a sum of them stops at 0.25.
   np.testing.assert_allclose(grad[0], 8 * 511 / 1024, rtol=1e-6)
   np.testing.assert_allclose(grad[1], 8 / 1024, rtol=1e-6)
+
+
+def test_the_rows_may_be_on_one_group_of_tensor():
+  # As a step has it: its table is split, in the order of `tensor`.
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=8)
+  split = NamedSharding(mesh, PartitionSpec('tensor'))
+  table = jax.device_put(
+    np.arange(64.0, dtype=np.float32).reshape(16, 4), split
+  )
+  ids_RL = np.arange(32, dtype=np.int32).reshape(8, 4) % 16
+
+  def loss(table):
+    return jnp.sum(placement.look_up(table, ids_RL, jnp.float32, mesh) ** 2)
+
+  grad = jax.jit(jax.grad(loss), out_shardings=split)(table)
+  np.testing.assert_allclose(grad, 4 * np.asarray(table))
