@@ -315,7 +315,13 @@ def record(script: str, *arguments: str) -> list[list[str]]:
     f'#!/bin/sh\n(printf "%s\\t" "$@"; echo) >>{shlex.quote(str(log))}\n'
   )
   python.chmod(0o755)
-  environment = os.environ | {'DPO_JAX_VENV': str(venv)}
+  # The suite itself may run in another environment, by the same variables.
+  environment = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith('DPO_JAX_')
+  }
+  environment['DPO_JAX_VENV'] = str(venv)
   subprocess.run([pages.ROOT / script, *arguments], env=environment, check=True)
   return [line.split('\t')[:-1] for line in log.read_text().splitlines()]
 
