@@ -5,21 +5,14 @@ processes that they start too.
 """
 
 import atexit
-import importlib.metadata
 import os
 import pathlib
 import shutil
 import tempfile
 
-# Most programs run once or twice here: they compile in a third of the time. An
-# XLA that does not know a flag ends the process, so the last one has a version.
-_FLAGS = [
-  '--xla_force_host_platform_device_count=8',
-  '--xla_backend_optimization_level=0',
-  '--xla_llvm_disable_expensive_passes=true',
-]
-if importlib.metadata.version('jaxlib').startswith('0.10.'):
-  _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
+import xla_flags
+
+_FLAGS = ['--xla_force_host_platform_device_count=8', *xla_flags.QUICK]
 if 'PYTEST_XDIST_WORKER' not in os.environ:  # workers inherit it
   os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *_FLAGS])
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')

@@ -6,7 +6,6 @@ saves the seconds of the import, and hides no state: a fork that has not begun
 knows nothing of the others. What is on disk is read in forks as well.
 """
 
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -23,6 +22,9 @@ from typing import Any
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / 'tests'))
+import xla_flags  # noqa: E402
+
 EXPERIMENT = f'{ROOT}/experiments/quickstart.py:stage=dpo,runlocal'
 LIMIT = 300  # seconds after which a process counts as hung
 # A model and rows so small that a step takes milliseconds.
@@ -36,14 +38,9 @@ SMALL = {
   'train.keep_checkpoints': 99,
   'optim.learning_rate': 1e-3,
 }
-_FLAGS = (
-  '--xla_backend_optimization_level=0 '
-  '--xla_llvm_disable_expensive_passes=true '
-  '--xla_force_host_platform_device_count={}'
+_FLAGS = ' '.join(
+  [*xla_flags.QUICK, '--xla_force_host_platform_device_count={}']
 )
-# An XLA that does not know a flag ends the process.
-if importlib.metadata.version('jaxlib').startswith('0.10.'):
-  _FLAGS += ' --xla_cpu_use_fusion_emitters=false'
 
 
 class Child:

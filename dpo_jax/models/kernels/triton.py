@@ -256,9 +256,10 @@ def _query_block(
   def visit(key, q_bar):
     at = pl.ds(key * BLOCK, BLOCK)
     k = k_ref[at, :]
-    scores, slope = _scores(shape, starts, ends, positions, query, key, q, k)
-    weights = jnp.exp2(scores - log_sums[:, None])
-    step = weights * (_dot(bar, v_ref[at, :], 1) - dots[:, None]) * slope
+    _, step = _pulled(
+      *(shape, starts, ends, positions, query, key),
+      *(q, k, v_ref[at, :], bar, log_sums, dots),
+    )
     return q_bar + _dot(step.astype(k.dtype), k)
 
   first = _first_key_block(starts, query)
@@ -294,10 +295,10 @@ def _key_block(
       k_bar, v_bar = carry
       at = pl.ds(query * BLOCK, BLOCK)
       q, bar = q_ref[at, head, :], bar_ref[at, head, :]
-      scores, slope = _scores(shape, starts, ends, positions, query, key, q, k)
-      weights = jnp.exp2(scores - log_sums_ref[head, at][:, None])
-      dots = dots_ref[head, at][:, None]
-      step = weights * (_dot(bar, v, 1) - dots) * slope
+      weights, step = _pulled(
+        *(shape, starts, ends, positions, query, key),
+        *(q, k, v, bar, log_sums_ref[head, at], dots_ref[head, at]),
+      )
       k_bar += _dot(step.astype(q.dtype).T, q)
       v_bar += _dot(weights.astype(bar.dtype).T, bar)
       return k_bar, v_bar
@@ -311,6 +312,15 @@ def _key_block(
 def _first_key_block(starts, query):
   """The block with the first key that a block of queries sees."""
   return jax.lax.div(starts[pl.ds(query * BLOCK, BLOCK)].min(), BLOCK)
+
+
+def _pulled(
+  shape, starts, ends, positions, query, key, q, k, v, bar, log_sums, dots
+):
+  """Softmax weights of a pair of blocks, and the cotangent of q.k scale."""
+  scores, slope = _scores(shape, starts, ends, positions, query, key, q, k)
+  weights = jnp.exp2(scores - log_sums[:, None])
+  return weights, weights * (_dot(bar, v, 1) - dots[:, None]) * slope
 
 
 def _scores(shape, starts, ends, positions, query, key, q, k):
