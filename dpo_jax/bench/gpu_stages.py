@@ -111,7 +111,7 @@ def make(*, tiny: bool = False, data: str = '') -> list[Stage]:
     step('1.3b-trl', '1.3B against TRL', 110, '1.3b', **against),
     step('1.3b-unrolled', '1.3B, no loop', 70, '1.3b', keys=unrolled),
     inner('profile', '1.3B', 'profile', 35, 'gpu_profile', *profiled),
-    inner('equal', 'Equality', 'equal', 40, 'gpu_equal'),
+    inner('equal', 'Equality', 'equal', 90, 'gpu_equal'),
     step('1.3b-trl-best', '1.3B against TRL', 110, '1.3b', **against_best),
     step('1.3b-dense', '1.3B, dense', 45, '1.3b', attention='dense'),
   ]
