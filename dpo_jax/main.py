@@ -126,7 +126,7 @@ def _start(argv: Sequence[str]) -> Command:
   # Both before jax is imported, which reads the settings and starts threads.
   if cluster is None:
     command = parse(argv)
-  os.environ.update(caches.compile_settings())
+  os.environ.update(caches.compile_settings() | host_memory.gpu_settings())
   host_memory.keep_freed()
   if cluster is None:
     return command

@@ -351,7 +351,8 @@ def finish(run: Run, evaluation: dict[str, float]) -> int:
   """Verifies the last checkpoint, closes the ledger, marks the run as done."""
   job, inputs = run.job, run.job.inputs
   run.writer.close()
-  step = run.saved.verify_latest()
+  with run.clock.spent('checkpoint'):
+    step = run.saved.verify_latest()
   problems = run.trained.problems(
     inputs.train.indices,
     *forks.planned(run.origin, job.num_steps, job.train_plan.batch_size),

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -290,3 +291,18 @@ def test_sft_evaluate_and_export_work_on_a_run(tmp_path, capsys):
     assert train(run, *overrides, init, 'tokenizer=byte') == 0
     starts.append(lines(run, 'eval')[0])
   assert starts[0] == starts[1]
+
+
+def test_waiting_for_the_last_checkpoint_is_not_time_of_updates(
+  tmp_path, monkeypatch, capsys
+):
+  verify = checkpoints.Checkpoints.verify_latest
+
+  def slow(self):
+    time.sleep(2)
+    return verify(self)
+
+  monkeypatch.setattr(checkpoints.Checkpoints, 'verify_latest', slow)
+  assert train(tmp_path / 'run', 'train.num_steps=1') == 0
+  line = re.search('^time: .*$', capsys.readouterr().out, re.M)[0]
+  assert float(re.search(r'checkpoint ([0-9.]+)', line)[1]) >= 2

@@ -34,7 +34,7 @@ from dpo_jax import errors, sharding, types
 from dpo_jax.models import decoder, head_parts, output_head
 from dpo_jax.models.decoder_config import DecoderConfig, param_dims
 from dpo_jax.models.kernels import registry
-from dpo_jax.run import numerics
+from dpo_jax.run import host_memory, numerics
 from dpo_jax.storage import readable
 
 _MANY_SLOTS = 2**18  # positions of a batch on one device
@@ -89,8 +89,11 @@ def needed(job, chunk: int | None = None) -> Memory:
   )
 
 
-def check(job) -> None:
+def check(job) -> str:
   """Refuses a state that no device of this machine has room for.
+
+  Returns:
+    A line if a step may need more than a device has; '' if it fits.
 
   Raises:
     InputError: parameters, gradients, moments and reference alone are more than
@@ -98,12 +101,13 @@ def check(job) -> None:
       times: it may swap.
   """
   if not isinstance(job.mesh, jax.sharding.Mesh):
-    return  # planned for other devices
+    return ''  # planned for other devices
   state = job.abstract
   size = on_device((state.params, state.params, state.opt_state))
   size += on_device(job.base.abstract) if job.base else 0
   size += _reference(job)
-  room = _room(job.mesh.local_devices[0])
+  device = _first_device(job)
+  room = _room(device)
   if size > room > 0:
     raise errors.refuse(
       'config.model',
@@ -115,8 +119,11 @@ def check(job) -> None:
   slots = (
     max(plan.row_counts) * plan.row_length // sharding.row_multiple(job.mesh)
   )
-  # Tracing a step takes a moment: only where its rows are suspiciously long.
-  need = sum(needed(job)) if slots > _MANY_SLOTS else 0
+  # Tracing a step takes a moment: for a CPU only where its rows are
+  # suspiciously long.
+  is_cpu = device.platform == 'cpu'
+  counts = slots > _MANY_SLOTS if is_cpu else room > 0
+  need = sum(needed(job)) if counts else 0
   if need > 4 * room > 0:
     raise errors.refuse(
       'config.data.row_length',
@@ -125,6 +132,19 @@ def check(job) -> None:
       f'{readable.size(room)}',
       'a smaller data.max_length, data.row_length or train.batch_size',
     )
+  if is_cpu or need <= room:
+    return ''
+  share = f', or ${host_memory.GPU_SHARE}=.95' * (device.platform == 'gpu')
+  return (
+    f'memory: a step needs about {readable.size(need)} on each device, where '
+    f'jax may use {readable.size(room)}: it may not fit; fix: more '
+    f'train.microbatches or a larger mesh.fsdp{share}'
+  )
+
+
+def _first_device(job) -> jax.Device:
+  """The first of this process."""
+  return job.mesh.local_devices[0]
 
 
 def _room(device: jax.Device) -> int:

@@ -7,6 +7,7 @@ on this machine's device, in value and gradient, on a row of the run's shapes.
 """
 
 import os
+import re
 from collections.abc import Iterable
 
 import jax
@@ -22,6 +23,8 @@ from dpo_jax.models.kernels import proof, registry
 
 # Variables with flags that change what XLA compiles.
 _FLAGS = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS', 'JAX_OPTIMIZATION_LEVEL')
+# Without it a GPU adds in the order in which its threads come.
+_BITWISE = '--xla_gpu_deterministic_ops'
 # Positions of the head that are projected at one time, by kind of device. The
 # gradient of the head is read and written once per chunk, so that fast matmuls
 # want large ones.
@@ -153,4 +156,17 @@ def describe(
   flags = [f'{k}={os.environ[k]}' for k in _FLAGS if os.environ.get(k)]
   return (
     f'attention: {name}; head: {head}; {", ".join(flags) or "no XLA flags"}'
+    + (_not_bitwise() if is_here else '')
+  )
+
+
+def _not_bitwise() -> str:
+  """Words on a GPU whose sums come in any order; '' where bits are kept."""
+  is_kept = re.search(
+    rf'{_BITWISE}(=true|=1|\s|$)', os.environ.get('XLA_FLAGS', ''), re.I
+  )
+  if jax.default_backend() != 'gpu' or is_kept:
+    return ''
+  return (
+    f'; not bitwise from run to run (XLA_FLAGS={_BITWISE}=true makes it so)'
   )

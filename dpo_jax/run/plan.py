@@ -65,10 +65,11 @@ def main(
   with tempfile.TemporaryDirectory() as scratch:
     inputs = inputs_lib.read(config, pathlib.Path(scratch))
     job = job_lib.build(config, inputs, mesh, backend=backend)
-    if not planned:
-      memory.check(job)
+    warning = '' if planned else memory.check(job)
     print(describe(job))
     print(describe_needs(job))
+    if warning:
+      print(warning)
     if planned and planned.chip:
       print(describe_chip(job, planned))
       print(describe_choice(config, inputs, planned))

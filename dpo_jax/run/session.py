@@ -153,8 +153,8 @@ def open_workdir(
       identity.take(inputs.fingerprints)
       _check_model(first, inputs.model)
       job = job_lib.build(config, inputs, shared=shared)
-      if trains:
-        memory.check(job)
+      if trains and (line := memory.check(job)):
+        print(line)
       handover.connect(job.mesh, lambda: processes.all_true(True))
       job = job._replace(take_weights=identity.take_weights)
       yield Session(directory, job, signals.poll, identity, cache_dir)

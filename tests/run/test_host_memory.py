@@ -59,6 +59,13 @@ def test_a_host_of_accelerators_gives_memory_back(monkeypatch, tmp_path):
   assert host_memory._computes({})
 
 
+def test_jax_takes_most_of_a_gpu_unless_the_user_chose():
+  name = 'XLA_CLIENT_MEM_FRACTION'
+  assert host_memory.gpu_settings({}) == {name: '.92'}
+  assert host_memory.gpu_settings({name: '.5'}) == {}
+  assert host_memory.gpu_settings({'XLA_PYTHON_CLIENT_PREALLOCATE': '0'}) == {}
+
+
 class XlaRuntimeError(RuntimeError):
   """By its name that of jaxlib, which this test need not import."""
 

@@ -1,5 +1,7 @@
 """memory.check: states and batches that no device has room for are refused."""
 
+from types import SimpleNamespace
+
 import pytest
 from commands import LLAMA, build
 
@@ -35,3 +37,20 @@ def test_a_batch_beyond_the_device_is_refused(tmp_path, monkeypatch):
   line = str(refusal.value)
   assert line.startswith('config.data.row_length: a batch of 1000000 rows')
   assert 'train.batch_size' in line.split('; fix: ')[1]
+
+
+@pytest.mark.parametrize('platform', ['gpu', 'tpu'])
+def test_a_step_that_may_not_fit_is_said_before_it_starts(
+  tmp_path, monkeypatch, platform
+):
+  job = build(tmp_path)
+  need = sum(memory.needed(job))
+  device = SimpleNamespace(platform=platform, room=need - 1)
+  monkeypatch.setattr(memory, '_room', lambda _: device.room)
+  monkeypatch.setattr(memory, '_first_device', lambda _: device)
+  line = memory.check(job)
+  assert line.startswith('memory: a step needs about')
+  assert 'train.microbatches' in line.split('; fix: ')[1]
+  assert ('MEM_FRACTION' in line) == (platform == 'gpu')
+  device.room = need
+  assert memory.check(job) == ''

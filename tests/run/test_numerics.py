@@ -104,6 +104,28 @@ def test_the_first_lines_name_kernel_head_and_flags(config, monkeypatch):
 
 
 @pytest.mark.parametrize(
+  ('backend', 'flags', 'is_bitwise'),
+  [
+    ('gpu', '', False),
+    ('gpu', '--xla_gpu_deterministic_ops=false', False),
+    ('gpu', '--xla_gpu_deterministic_ops=true --xla_one', True),
+    ('gpu', '--xla_gpu_deterministic_ops', True),
+    ('tpu', '', True),
+  ],
+)
+def test_a_gpu_that_adds_in_any_order_is_not_called_bitwise(
+  config, monkeypatch, backend, flags, is_bitwise
+):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  monkeypatch.setenv('XLA_FLAGS', flags)
+  line = numerics.describe(registry.DENSE, 4096, config)
+  assert ('not bitwise from run to run' in line) != is_bitwise
+  # Of devices that are only planned nothing is known.
+  line = numerics.describe(registry.DENSE, 4096, config, is_here=False)
+  assert 'bitwise' not in line
+
+
+@pytest.mark.parametrize(
   ('backend', 'chunk'), [('cpu', 1024), ('gpu', 4096), ('tpu', 2048)]
 )
 def test_auto_projects_by_device(config, monkeypatch, backend, chunk):

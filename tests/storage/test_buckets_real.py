@@ -57,6 +57,8 @@ def run(tmp_path_factory):
       'HOME': str(here),
       'DPO_JAX_CACHE': 'gs://bkt/cache',
       'XDG_CACHE_HOME': str(here / 'cache'),
+      # matplotlib's list of this machine's fonts, which is of no run.
+      'MPLCONFIGDIR': str(folder / 'fonts'),
     }
     del environment['JAX_COMPILATION_CACHE_DIR']
 
