@@ -5,6 +5,7 @@ of messages. Goes out: those texts with everything wrapped that a template could
 make such a token of. Renders nothing: templates.py does.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -52,10 +53,12 @@ class ControlTokens:
       f'[{re.escape("".join(signs))}]+' if signs else '(?!)'
     )
     self._longest = max(map(len, tokens), default=0)
+    self._first = {t[0] for t in lower}
+    self._last = {t[-1] for t in lower}
 
   def found_in(self, value: Any) -> bool:
     """Whether a text, or a text in messages, contains a control token."""
-    return any(self.pattern.search(text) for text in texts_of(value))
+    return any(self.pattern.search(text) for text in strings_of(value)[0])
 
   def completes(self, word: str) -> bool:
     """Whether a word is part of a token: `<|` and `|>` around it make one.
@@ -69,17 +72,17 @@ class ControlTokens:
     """Returns a key or a name, wrapped if it could complete a token."""
     return marks[0] + word + marks[1] if self.completes(word) else word
 
-  def is_typed(self, value: Any) -> bool:
-    """As `found_in`, upper and lower case counting as one."""
-    return any(self._loose.search(text) for text in texts_of(value))
+  def is_typed(self, texts: Iterable[str]) -> bool:
+    """Whether one contains a token, upper and lower case counting as one."""
+    return any(self._loose.search(text) for text in texts)
 
-  def is_near(self, value: Any) -> bool:
-    """As `found_in`; also true for part of a token at either end of a text."""
-    return any(self._spans(text) for text in texts_of(value))
+  def is_near(self, texts: Iterable[str]) -> bool:
+    """As `is_typed`; also true for part of a token at either end of a text."""
+    return any(self._spans(text) for text in texts)
 
-  def may_be_cut_from(self, value: Any) -> bool:
-    """Whether a text has all characters of a control token, in any order."""
-    for text in texts_of(value):
+  def may_be_cut_from(self, texts: Iterable[str]) -> bool:
+    """Whether one has all characters of a control token, in any order."""
+    for text in texts:
       # Nearly all texts have no special character, which is quick to see.
       if self._signs.search(text):
         letters = set(text.lower())
@@ -130,19 +133,23 @@ class ControlTokens:
     if 2 < stop - start < self._longest and text.strip().lower() in self._all:
       return [(start, stop)]
     reach = min(self._longest, stop - start + 1)
-    tails = [
-      n
-      for n in range(1, reach)
-      if text[start : start + n].lower() in self._tails
-    ]
-    heads = [
-      n for n in range(1, reach) if text[stop - n : stop].lower() in self._heads
-    ]
-    if tails:
-      spans.append((start, start + tails[-1]))
-    if heads:
-      spans.append((stop - heads[-1], stop))
+    begin, end = text[start : start + reach - 1], text[stop - reach + 1 : stop]
+    # A tail has the last character of its token, a head the first.
+    if _may_have(begin, self._last):
+      tails = [n for n in range(1, reach) if begin[:n].lower() in self._tails]
+      spans += [(start, start + n) for n in tails[-1:]]
+    if _may_have(end, self._first):
+      heads = [n for n in range(1, reach) if end[-n:].lower() in self._heads]
+      spans += [(stop - n, stop) for n in heads[-1:]]
     return _merged(spans)
+
+
+def _may_have(text: str, lower: set[str]) -> bool:
+  """Whether a text can hold one of these characters, in upper or lower case.
+
+  Beyond ASCII a character of another case can be several.
+  """
+  return not text.isascii() or not lower.isdisjoint(text.lower())
 
 
 def map_texts(
@@ -161,11 +168,11 @@ def map_texts(
       compare these with words of their own.
   """
   if isinstance(value, str):
-    is_name = key in _NAMED and _WORD.fullmatch(value)
+    is_name = key in _NAMED and _is_word(value)
     return word(value) if is_name else change(value)
   if isinstance(value, Mapping):
     return {
-      (word if _WORD.fullmatch(k) else change)(k): map_texts(v, change, k, word)
+      (word if _is_word(k) else change)(k): map_texts(v, change, k, word)
       for k, v in value.items()
     }
   if isinstance(value, list | tuple):
@@ -173,18 +180,38 @@ def map_texts(
   return value
 
 
-def texts_of(value: Any) -> list[str]:
-  """The strings that map_texts changes."""
+def strings_of(value: Any) -> tuple[list[str], list[str]]:
+  """The strings of JSON data as `map_texts` parts them: (texts, words)."""
   texts: list[str] = []
-  map_texts(value, lambda text: texts.append(text) or text)
-  return texts
-
-
-def words_of(value: Any) -> list[str]:
-  """The keys, roles and types that map_texts takes for plain words."""
   words: list[str] = []
-  map_texts(value, lambda text: text, '', lambda w: words.append(w) or w)
-  return words
+  _collect(value, '', texts, words)
+  return texts, words
+
+
+def _collect(value: Any, key: str, texts: list, words: list) -> None:
+  """Appends the strings of a value, whose own key is given."""
+  if isinstance(value, str):
+    is_name = key in _NAMED and _is_word(value)
+    (words if is_name else texts).append(value)
+  elif isinstance(value, Mapping):
+    for name, item in value.items():
+      (words if _is_word(name) else texts).append(name)
+      _collect(item, name, texts, words)
+  elif isinstance(value, list | tuple):
+    for item in value:
+      _collect(item, '', texts, words)
+
+
+def _is_word(text: str) -> bool:
+  """Whether a key, a role or a type is a plain word."""
+  return _is_known(text) if len(text) < 64 else _fits(text)
+
+
+def _fits(text: str) -> bool:
+  return _WORD.fullmatch(text) is not None
+
+
+_is_known = functools.lru_cache(1024)(_fits)  # few of them occur
 
 
 def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -140,13 +140,12 @@ class ChatTemplate:
       'add_generation_prompt': add_generation_prompt,
     }
     # Rendered once unwrapped; a second time, wrapped, only if it is needed.
-    is_near = is_cut = False
+    known, is_near, is_cut, is_word = self._control_tokens, False, False, False
     if not allow_control_tokens:
-      is_near = self._control_tokens.is_near(plain)
-      is_cut = self._cuts and self._control_tokens.may_be_cut_from(plain)
-    is_word = not allow_control_tokens and any(
-      map(self._control_tokens.completes, control_tokens.words_of(plain))
-    )
+      texts, words = control_tokens.strings_of(plain)
+      is_near = known.is_near(texts)
+      is_cut = self._cuts and known.may_be_cut_from(texts)
+      is_word = any(map(known.completes, words))
     marks = spans = None
     if is_near or is_cut or is_word or self.has_generation:
       marks, of_spans = self._free_marks(plain)
@@ -157,8 +156,7 @@ class ChatTemplate:
     else:
       text = self._run(plain, extra, where)
     pieces = (Piece(text, False),)
-    known = self._control_tokens
-    is_typed = is_near and known.is_typed(plain)
+    is_typed = is_near and known.is_typed(texts)
     for is_needed, may_differ, change, word in (
       (is_near, not is_typed, known.mark, _as_is),
       (is_cut, True, known.mark_signs, _as_is),
@@ -222,7 +220,7 @@ class ChatTemplate:
 
   def _free_marks(self, plain: Any) -> list[tuple[str, str]]:
     """Two pairs of noncharacters that occur in no text."""
-    used = set(self.source).union(*control_tokens.texts_of(plain))
+    used = set(self.source).union(*control_tokens.strings_of(plain)[0])
     free = [marks for marks in _MARKS if not used.intersection(marks)]
     if len(free) > 1:
       return free[:2]
@@ -248,14 +246,23 @@ def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   """
   copies = []
   for message in messages:
-    copy = control_tokens.map_texts(
-      {k: v for k, v in message.items() if v is not None}, lambda text: text
-    )
+    copy = {k: _copied(v) for k, v in message.items() if v is not None}
     thought = next((copy[k] for k in REASONING if k in copy), None)
     if thought is not None:
       copy = {'thinking': thought, **copy, 'reasoning_content': thought}
     copies.append(copy)
   return copies
+
+
+def _copied(value: Any) -> Any:
+  """JSON data in dicts and lists of its own."""
+  if isinstance(value, str):
+    return value
+  if isinstance(value, Mapping):
+    return {key: _copied(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_copied(item) for item in value]
+  return value
 
 
 def _split_marked(text: str, marks: tuple[str, str]) -> tuple[Piece, ...]:
