@@ -1,7 +1,8 @@
 """Real processes that train one run: the helpers, and the full set of trials.
 
   python tests/run/many_processes.py same      six losses on six layouts
-  python tests/run/many_processes.py ends      signals, kill -9, stuck processes
+  python tests/run/many_processes.py ends      signals, kill -9, stuck processes;
+                                               a word chooses: ends 'SIGTERM to'
   python tests/run/many_processes.py moves     from 2 x 4 to 1 x 8 and to 1 x 1
   python tests/run/many_processes.py verbs     the other commands, 2 x 2
   python tests/run/many_processes.py late      a process 45 s behind the other
@@ -241,7 +242,7 @@ def _ends():
   }
 
 
-def ends(heartbeat=20, steps=60) -> list[str]:
+def ends(word='', heartbeat=20, steps=60) -> list[str]:
   """Every end of one process ends all, in time, and the run goes on."""
   bad = []
   changes = {'train.save_every': '20'}
@@ -252,6 +253,8 @@ def ends(heartbeat=20, steps=60) -> list[str]:
       print(pathlib.Path(f'{top}/out/0').read_text()[-3000:])
       return [f'straight: exit {codes}']
     for name, (act, expected) in _ends().items():
+      if word not in name:
+        continue
       run, out = f'{top}/{name}', f'{top}/out {name}'
       arguments = flags(run, steps, **changes)
       program = ()
@@ -390,6 +393,6 @@ def verbs(count=2, devices=2) -> list[str]:
 if __name__ == '__main__':
   sys.path.insert(0, str(ROOT))
   trials = {f.__name__: f for f in (same, ends, moves, verbs, late)}
-  problems = trials[sys.argv[1]]()
+  problems = trials[sys.argv[1]](*sys.argv[2:])
   print(*(problems or ['all sound']), sep='\n')
   sys.exit(bool(problems))
