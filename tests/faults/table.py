@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chaos
 import crews
 import disk
+import ends
 import kills
 import ledgers
 import numerics
@@ -26,13 +28,13 @@ LINES = {
   'R4': Row('preemption', kills.hears_signals),
   'R5': Row('storage faults', disk.survives_storage),
   'R6': Row('corruption', disk.survives_corruption),
-  'R7': Row('processes', crews.ends_together),
+  'R7': Row('processes', ends.ends_together),
   'R8': Row('numerics', numerics.halts),
   'R9': Row('inputs', suites.of('R9')),
   'R10': Row('configs', suites.of('R10')),
   'R11': Row('hostile artefacts', suites.of('R11')),
   'R12': Row('nothing lost silently', ledgers.balance),
   'R13': Row('honest reproducibility', suites.of('R13')),
-  'R14': Row('chaos', crews.survives_chaos),
+  'R14': Row('chaos', chaos.survives_chaos),
   'R15': Row('restore strictness', suites.of('R15')),
 }
