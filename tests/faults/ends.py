@@ -108,7 +108,8 @@ def _problem(cell: _Cell, codes: list[int], seconds: float, text: str) -> str:
   if seconds > crews.HEARTBEAT + 5:
     return f'more than {crews.HEARTBEAT + 5} s'
   if 3 in codes:
-    said = f'process {cell.rank} of {cell.count}.* step \\d+;? .*fix: '
+    who = f'process {cell.rank} of {cell.count}'
+    said = rf'{who}\b.* step (?:is )?\d+;.*fix: '
     return '' if re.search(said, text) else 'it is not named'
   return ''
 
