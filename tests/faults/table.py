@@ -10,6 +10,7 @@ import ends
 import kills
 import ledgers
 import numerics
+import stopped
 import suites
 from score import Line
 
@@ -25,7 +26,7 @@ LINES = {
   'R1': Row('survives SIGKILL', kills.survives_kills),
   'R2': Row('bitwise resume', kills.resumes_bitwise),
   'R3': Row('elastic', crews.moves),
-  'R4': Row('preemption', kills.hears_signals),
+  'R4': Row('preemption', stopped.hears_signals),
   'R5': Row('storage faults', disk.survives_storage),
   'R6': Row('corruption', disk.survives_corruption),
   'R7': Row('processes', ends.ends_together),
