@@ -166,7 +166,11 @@ def _fingerprint(state) -> str:
 
   with jax.transfer_guard('allow'):
     items = state_items.items_of(state, np.zeros(1, np.int32), None)
-    hashes = tree.fingerprint(items)
+    hashes = [
+      # One by one: what is in flight on several devices of a process is few.
+      tree.fingerprint({name: leaf})
+      for name, leaf in tree.flatten_with_names(items)
+    ]
   return files.bytes_digest([repr(hashes).encode()])
 
 

@@ -9,6 +9,7 @@ import disk
 import ends
 import kills
 import ledgers
+import mutations
 import numerics
 import stopped
 import suites
@@ -31,7 +32,7 @@ LINES = {
   'R6': Row('corruption', disk.survives_corruption),
   'R7': Row('processes', ends.ends_together),
   'R8': Row('numerics', numerics.halts),
-  'R9': Row('inputs', suites.of('R9')),
+  'R9': Row('inputs', mutations.are_read_or_refused),
   'R10': Row('configs', suites.of('R10')),
   'R11': Row('hostile artefacts', suites.of('R11')),
   'R12': Row('nothing lost silently', ledgers.balance),
