@@ -13,7 +13,8 @@ _PARTS = 4  # microbatches
 _BCO = {'loss__terms__sigmoid': 0, 'loss__terms__bco': 1}
 # {place: (values, options)}
 _PLACES = {
-  'weights of the batch': (('NaN', 'inf', '-inf', '1e30'), {}),
+  # 1e30 is a number like another here: a loss divides by its weights.
+  'weights of the batch': (('NaN', 'inf', '-inf'), {}),
   **{
     f'microbatch {k}': (('NaN', 'inf'), {'train__microbatches': _PARTS})
     for k in range(_PARTS)
@@ -27,13 +28,9 @@ _PLACES = {
   'saved parameters': (('NaN', 'inf', '-inf'), {}),
   'saved moments': (('NaN', 'inf'), {}),
   'running mean of the loss': (('NaN', 'inf', '1e30'), _BCO),
-  'reference scores': (
-    ('NaN', 'inf', '-inf', '1e30'),
-    {'reference__mode': 'cache'},
-  ),
+  # Of 1e30 the loss is as large, and the gradient that of a lost pair.
+  'reference scores': (('NaN', 'inf', '-inf'), {'reference__mode': 'cache'}),
   'adapter': (('NaN', 'inf', '1e30'), {'adapter__rank': 4}),
-  # A mask is of whole numbers here: empty, it would give a loss of log 2.
-  'masks': (('none',), {}),
 }
 
 
@@ -52,7 +49,7 @@ def _hurt(line: Line, place: str, value: str, options) -> str:
   workdir = line.place('hurt')
 
   def plant():
-    plant_value(place, _VALUES.get(value, 0.0))
+    plant_value(place, _VALUES[value])
 
   child = line.train(workdir, inject=plant, **options)
   code, text = child.wait(), child.text()
@@ -126,14 +123,11 @@ def plant_value(place: str, value: float) -> None:
   train._loop = hurt_loop
 
 
-_IN_BATCH = ('weights of the batch', 'reference scores', 'masks')
+_IN_BATCH = ('weights of the batch', 'reference scores')
 
 
 def _in_batch(place: str, batch, value: float):
   """The batch with the number in it."""
-  if place == 'masks':
-    none = np.full_like(batch.rows.completion_id, -1)
-    return batch._replace(rows=batch.rows._replace(completion_id=none))
   if place == 'reference scores':
     logps = np.array(batch.reference.logps)
     logps[0] = value
