@@ -8,7 +8,6 @@ Root may write anywhere, so two things stand in for a user without permission:
 a mount that is read-only, and a process without the capabilities of root.
 """
 
-import contextlib
 import ctypes
 import os
 import pathlib
@@ -196,8 +195,8 @@ def _closed_pipe(at: int) -> None:
 
 def _take_stdout(descriptor: int) -> None:
   """Makes a descriptor the stdout of this process, as a shell does."""
-  with contextlib.suppress(OSError):
-    sys.stdout.flush()
+  sys.stdout.flush()
+  sys.stdout.detach()  # else its end would close the descriptor
   os.dup2(descriptor, 1)
   os.close(descriptor)
-  sys.__stdout__ = sys.stdout = open(1, 'w', buffering=1)
+  sys.__stdout__ = sys.stdout = open(1, 'w', buffering=1, closefd=False)
