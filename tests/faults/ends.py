@@ -49,6 +49,10 @@ def ends_together(line: Line) -> None:
     cells = [_Cell('kill', 1, 2, 'step')]
   # Any part of them has all kinds.
   line.random.shuffle(cells)
+  line.notes.append(
+    'the first process killed: jax aborts the others at once (134), unnamed; '
+    'stuck in a compile: train.watchdog_minutes is what ends it'
+  )
   for cell in cells:
     line.fault(
       f'{cell.kind} of {cell.rank} of {cell.count} in {cell.phase}',

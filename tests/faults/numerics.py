@@ -28,8 +28,10 @@ _PLACES = {
   'saved parameters': (('NaN', 'inf', '-inf'), {}),
   'saved moments': (('NaN', 'inf'), {}),
   'running mean of the loss': (('NaN', 'inf', '1e30'), _BCO),
-  # Of 1e30 the loss is as large, and the gradient that of a lost pair.
-  'reference scores': (('NaN', 'inf', '-inf'), {'reference__mode': 'cache'}),
+  'reference scores': (
+    ('NaN', 'inf', '-inf', '1e30'),
+    {'reference__mode': 'cache'},
+  ),
   'adapter': (('NaN', 'inf', '1e30'), {'adapter__rank': 4}),
 }
 
