@@ -132,7 +132,8 @@ def _in_batch(place: str, batch, value: float):
   """The batch with the number in it."""
   if place == 'reference scores':
     logps = np.array(batch.reference.logps)
-    logps[0] = value
+    # Of the winner: a loser that the reference likes so much is a pair won.
+    logps[batch.comparisons.winner[0]] = value
     return batch._replace(reference=batch.reference._replace(logps=logps))
   weight, at = np.array(batch.comparisons.weight), 0
   if place.startswith('microbatch'):
