@@ -96,9 +96,6 @@ _CHANGES = {
   'jax_config.jax_default_matmul_precision': _jax(
     'jax_default_matmul_precision', 'highest'
   ),
-  'jax_config.jax_numpy_dtype_promotion': _jax(
-    'jax_numpy_dtype_promotion', 'strict'
-  ),
   'jax_variables.JAX_DISABLE_MOST_OPTIMIZATIONS': _variable(
     'JAX_DISABLE_MOST_OPTIMIZATIONS', '1'
   ),
@@ -106,6 +103,7 @@ _CHANGES = {
   'jaxlib': _version('jaxlib'),
   'optax': _version('optax'),
   'python': _entry(python='3.0.0'),
+  'cpu': _entry(cpu='another'),
   'device_kind': _entry(device_kind='another'),
   'git_commit': _entry(git_commit='0' * 40),
 }
