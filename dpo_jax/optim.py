@@ -25,6 +25,8 @@ _SECOND = frozenset({'nu', 'v', 'v_row', 'v_col'})
 
 # A second moment from here on is of no gradient that anything learns from.
 MOST_MOMENT = 1e24
+# A loss from here on is of no number that a model or a record gave.
+MOST_LOSS = 1e24
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {}
 SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {}

@@ -112,13 +112,14 @@ def _guarded(old: TrainState, new: TrainState, metrics, limit: int):
   """Returns (state, types.Guard): `old` in place of a bad `new`.
 
   An update is bad if a metric of it is not finite (the loss, the norms of
-  gradient and update, every sum) or a second moment is too large. The first
-  `limit` of them are left out: only the step number goes on. The next one
-  leaves the state as it was before, and so do all updates after it: the host
-  hears of it one update later, and finds the state that led there.
+  gradient and update, every sum), or its loss or a second moment is too large.
+  The first `limit` of them are left out: only the step number goes on. The next
+  one leaves the state as it was before, and so do all updates after it: the
+  host hears of it one update later, and finds the state that led there.
   """
   largest = optim.largest_moment(new.opt_state)
   is_bad = ~(largest < optim.MOST_MOMENT)
+  is_bad |= ~(jnp.abs(metrics['loss']) < optim.MOST_LOSS)
   for metric in jax.tree.leaves(metrics):
     is_bad |= ~jnp.isfinite(metric)
   stands_still = old.skipped + is_bad > limit

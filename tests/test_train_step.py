@@ -282,6 +282,19 @@ def test_a_bad_update_leaves_the_state_and_the_second_stands_still(name):
   assert not metrics['guard'].is_bad
 
 
+def test_a_loss_of_an_absurd_score_is_bad():
+  # The gradient of such a pair is finite, and so is its loss.
+  terms = {'margin': 1.0}
+  step, optimizer = make(terms)
+  state = init_state(toy.params(), optimizer, seed=0)
+  batch = toy.batch()
+  margin = np.where(np.arange(8) == 3, 1e30, batch.comparisons.margin)
+  bad = batch._replace(comparisons=batch.comparisons._replace(margin=margin))
+  after, metrics = jax.jit(step)(state, toy.reference(5), bad, hyper_of(terms))
+  assert np.isfinite(metrics['loss']) and metrics['guard'].is_bad
+  assert after.skipped == 1 and after.step == 0
+
+
 def test_a_moment_that_would_freeze_training_is_bad():
   terms = {'sigmoid': 1.0}
   step, optimizer = make(terms)

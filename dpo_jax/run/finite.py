@@ -38,6 +38,8 @@ def problem(metrics: Mapping[str, float], guard: Guard) -> str:
     return bad
   if not guard.second_moment < optim.MOST_MOMENT:
     return f'the largest second moment is {float(guard.second_moment):.3g}'
+  if not abs(metrics['loss']) < optim.MOST_LOSS:
+    return f'loss is {metrics["loss"]:.3g}'
   return 'a sum of its metrics is not finite'
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 
+import folders
 import machine
 from score import Line
 
@@ -31,6 +32,7 @@ def survives_storage(line: Line) -> None:
     problem = _odd(line, whole, lambda s=seconds: _clock(s))
     line.fault(f'clock {seconds:+} s', problem)
   line.fault('slow disk', _odd(line, whole, _slow))
+  folders.are_refused(line, whole)
 
 
 @contextlib.contextmanager

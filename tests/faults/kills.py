@@ -1,9 +1,8 @@
-"""R1 SIGKILL, R2 bitwise resume, R4 preemption: ends of one process."""
+"""R1 SIGKILL, R2 bitwise resume: ends of one process."""
 
 import os
 import shutil
 import signal
-import subprocess
 import time
 
 import machine
@@ -180,85 +179,3 @@ def stop_after(step: int) -> None:
       os.kill(os.getpid(), signal.SIGTERM)
 
   train.save = then_stop
-
-
-def hears_signals(line: Line) -> None:
-  """R4: SIGTERM in every phase saves the step, and the run goes on."""
-  phases = dict(_PHASES)
-  if line.size == 'small':
-    phases = {k: phases[k] for k in ('compile', 'evaluate', 'save')}
-  for name, (module, function, options) in phases.items():
-    for how in _SENDERS if line.size == 'full' else ('once',):
-      problem = _preempt(line, module, function, options, how)
-      line.fault(f'SIGTERM {how} in {name}', problem)
-
-
-# {phase: (module, function whose second call it is, options)}
-_PHASES = {
-  'compile': ('dpo_jax.run.clock', 'Clock.batch', {}),
-  'train': ('dpo_jax.train', 'report', {}),
-  'evaluate': ('dpo_jax.run.evaluate', 'evaluate', {}),
-  'reference pass': (
-    'dpo_jax.run.reference',
-    '_scores',
-    {'reference__mode': 'cache'},
-  ),
-  'save': ('dpo_jax.train', 'save', {}),
-  'data wait': ('dpo_jax.run.job', 'host_batch', {}),
-  'samples': (
-    'dpo_jax.run.sample',
-    'sample',
-    {'eval__num_samples': 2, 'sample__max_new_tokens': 2},
-  ),
-}
-
-
-def _preempt(line: Line, module, function, options, how: str) -> str:
-  """What is wrong after a signal at a function's beginning."""
-  whole = machine.outcome(line.baseline(**options))
-  workdir = line.place('stopped')
-  call = 1 if function == '_scores' else 2
-
-  def plant():
-    signal_in(module, function, call, how)
-
-  child = line.train(workdir, inject=plant, **options)
-  code, last = child.wait(), machine.last_step(workdir)
-  saved = (machine.steps(workdir) or [0])[-1]
-  if code != 143:
-    return f'exit {code}: {child.text()[-300:]}'
-  if how != 'stopped twice' and saved < last:
-    return f'step {last} was made, step {saved} is saved'
-  child = line.train(workdir, **options)
-  if child.wait():
-    return f'resumed: {child.text()[-300:]}'
-  return machine.differences(machine.outcome(workdir), whole)
-
-
-# How a stop comes: one signal; two at once, as of GNU `timeout`, which sends to
-# the process and to its group; two stops.
-_SENDERS = {
-  'once': 'kill -TERM {}; sleep .1',
-  'heard twice': 'kill -TERM {0}; sleep .002; kill -TERM {0}; sleep .1',
-  'stopped twice': 'kill -TERM {0}; sleep 1; kill -TERM {0}; sleep .1',
-}
-
-
-def signal_in(module: str, name: str, call: int, how: str) -> None:
-  """Plants SIGTERM at the beginning of the n-th call of a function."""
-  import importlib
-
-  owner = importlib.import_module(module)
-  *path, name = name.split('.')
-  for part in path:
-    owner = getattr(owner, part)
-  function, calls = getattr(owner, name), []
-
-  def hurt(*args, **options):
-    calls.append(1)
-    if len(calls) == call:
-      # From another process: it does not wait for this one's handler.
-      subprocess.run(['sh', '-c', _SENDERS[how].format(os.getpid())])
-    return function(*args, **options)
-
-  setattr(owner, name, hurt)

@@ -8,21 +8,30 @@ import numpy as np
 from score import Line
 
 _AT = 3  # updates before the one that is hurt
-_VALUES = {'NaN': math.nan, 'inf': math.inf, '1e30': 1e30}
+_VALUES = {'NaN': math.nan, 'inf': math.inf, '-inf': -math.inf, '1e30': 1e30}
+_PARTS = 4  # microbatches
+_BCO = {'loss__terms__sigmoid': 0, 'loss__terms__bco': 1}
 # {place: (values, options)}
 _PLACES = {
-  'weights of the batch': (('NaN', 'inf'), {}),
-  'one microbatch': (('NaN', 'inf'), {'train__microbatches': 4}),
-  'parameters': (('NaN', 'inf', '1e30'), {}),
-  'first moments': (('NaN', 'inf', '1e30'), {}),
+  # 1e30 is a number like another here: a loss divides by its weights.
+  'weights of the batch': (('NaN', 'inf', '-inf'), {}),
+  **{
+    f'microbatch {k}': (('NaN', 'inf'), {'train__microbatches': _PARTS})
+    for k in range(_PARTS)
+  },
+  'parameters': (('NaN', 'inf', '-inf', '1e30'), {}),
+  'leaf of parameters': (('NaN', 'inf', '1e30'), {}),
+  'first moments': (('NaN', 'inf', '-inf', '1e30'), {}),
+  'leaf of first moments': (('NaN', '1e30'), {}),
   'second moments': (('NaN', 'inf', '1e30'), {}),
-  'saved parameters': (('NaN', 'inf'), {}),
+  'leaf of second moments': (('NaN', '1e30'), {}),
+  'saved parameters': (('NaN', 'inf', '-inf'), {}),
   'saved moments': (('NaN', 'inf'), {}),
-  'running mean of the loss': (
-    ('NaN', 'inf'),
-    {'loss__terms__sigmoid': 0, 'loss__terms__bco': 1},
+  'running mean of the loss': (('NaN', 'inf', '1e30'), _BCO),
+  'reference scores': (
+    ('NaN', 'inf', '-inf', '1e30'),
+    {'reference__mode': 'cache'},
   ),
-  'reference scores': (('NaN', 'inf'), {'reference__mode': 'cache'}),
   'adapter': (('NaN', 'inf', '1e30'), {'adapter__rank': 4}),
 }
 
@@ -78,23 +87,13 @@ def plant_value(place: str, value: float) -> None:
   from dpo_jax import train
   from dpo_jax.run import job as jobs
 
-  if place in ('weights of the batch', 'one microbatch', 'reference scores'):
+  if place in _IN_BATCH or place.startswith('microbatch'):
     host_batch = jobs.host_batch
 
     def hurt(plan, part, t, rows=None):
       batch = host_batch(plan, part, t, rows)
       # An evaluation has one batch, t = 0.
-      if t != _AT:
-        return batch
-      if place == 'reference scores':
-        logps = np.array(batch.reference.logps)
-        logps[0] = value
-        return batch._replace(reference=batch.reference._replace(logps=logps))
-      weight = np.array(batch.comparisons.weight)
-      weight[0] = value
-      return batch._replace(
-        comparisons=batch.comparisons._replace(weight=weight)
-      )
+      return _in_batch(place, batch, value) if t == _AT else batch
 
     jobs.host_batch = hurt
     return
@@ -126,16 +125,36 @@ def plant_value(place: str, value: float) -> None:
   train._loop = hurt_loop
 
 
+_IN_BATCH = ('weights of the batch', 'reference scores')
+
+
+def _in_batch(place: str, batch, value: float):
+  """The batch with the number in it."""
+  if place == 'reference scores':
+    logps = np.array(batch.reference.logps)
+    # Of the winner: a loser that the reference likes so much is a pair won.
+    logps[batch.comparisons.winner[0]] = value
+    return batch._replace(reference=batch.reference._replace(logps=logps))
+  weight, at = np.array(batch.comparisons.weight), 0
+  if place.startswith('microbatch'):
+    # The comparison whose completions lie there.
+    own = batch.rows.completion_id[int(place.split()[1])]
+    at = np.flatnonzero(np.isin(batch.comparisons.winner, own))[0]
+  weight[at] = value
+  return batch._replace(comparisons=batch.comparisons._replace(weight=weight))
+
+
 def _in_state(place: str, state, value: float):
   """The state with the number in it."""
+  is_leaf, place = place.startswith('leaf'), place.removeprefix('leaf of ')
   if place in ('parameters', 'adapter'):
-    return state._replace(params=spoilt(state.params, value))
+    return state._replace(params=spoilt(state.params, value, is_leaf))
   if place == 'running mean of the loss':
     return state._replace(loss_state=spoilt(state.loss_state, value))
   name = 'mu' if place == 'first moments' else 'nu'
   # optax.chain: one of the transformations has the moments.
   chain = tuple(
-    part._replace(**{name: spoilt(getattr(part, name), value)})
+    part._replace(**{name: spoilt(getattr(part, name), value, is_leaf)})
     if hasattr(part, name)
     else part
     for part in state.opt_state
@@ -143,14 +162,14 @@ def _in_state(place: str, state, value: float):
   return state._replace(opt_state=chain)
 
 
-def spoilt(tree, value: float):
-  """The first array of floats in a tree, with one element set."""
+def spoilt(tree, value: float, is_leaf: bool = False):
+  """A tree whose first array of floats has one element set, or all."""
   import jax
 
   leaves, structure = jax.tree.flatten(tree)
   at = next(i for i, x in enumerate(leaves) if x.dtype == np.float32)
   with jax.transfer_guard('allow'):
     array = np.array(leaves[at])
-    array[(0,) * array.ndim] = value
+    array[... if is_leaf else (0,) * array.ndim] = value
     leaves[at] = jax.device_put(array, leaves[at].sharding)
   return structure.unflatten(leaves)

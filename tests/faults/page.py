@@ -73,7 +73,7 @@ def write(result: Result, is_full: bool) -> None:
     *(f'{datetime.date.today()}, {_machine()}', f'{result.cpu:,.0f}'),
   ]
   said = [*result.notes, *(f'VIOLATION {v}' for v in result.violations[:5])]
-  notes[name] = [' '.join(_without_folders(x).split())[:160] for x in said]
+  notes[name] = [' '.join(_without_folders(x).split())[:240] for x in said]
   _write(rows, broken, notes)
 
 

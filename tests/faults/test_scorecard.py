@@ -31,7 +31,8 @@ def test_there_are_fifteen_lines_and_each_has_its_break():
 @pytest.mark.parametrize('name, change', breaks.of(table.LINES))
 def test_a_break_changes_the_code_once(name, change, tmp_path):
   assert name in table.LINES
-  assert all((ROOT / test).is_file() for test in change.tests)
+  for test in change.tests:
+    assert (ROOT / test.partition('::')[0]).is_file()
   path = tmp_path / change.path
   path.parent.mkdir(parents=True)
   before = (ROOT / change.path).read_text()

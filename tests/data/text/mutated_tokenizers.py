@@ -130,7 +130,7 @@ def run(
         if isinstance(error, KeyboardInterrupt):
           raise
       if time.monotonic() - start > seconds:
-        failures.append(f'{i}: {spoilt}: took too long')
+        failures.append(f'{i}: {spoilt}: too slow')
       counts[outcome] += 1
   return counts, failures
 

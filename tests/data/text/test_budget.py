@@ -68,6 +68,15 @@ BOMBS = [
 ]
 
 
+def test_a_budget_is_a_number_of_steps():
+  # First here: without an end of steps, the bombs below take for ever.
+  own = budget.Budget(steps=10)
+  for _ in range(10):
+    own.spend()
+  with pytest.raises(budget.LimitError):
+    own.spend()
+
+
 @pytest.mark.parametrize('source', BOMBS)
 def test_what_would_take_too_much_is_refused(source):
   refusals = (budget.LimitError, RecursionError, OverflowError)
