@@ -1,7 +1,7 @@
 """Real processes that train one run: the helpers, and the full set of trials.
 
   python tests/run/many_processes.py same      six losses on six layouts
-  python tests/run/many_processes.py ends      signals, kill -9, stuck processes;
+  python tests/run/many_processes.py ends      signals, kill -9, stuck ones;
                                                a word chooses: ends 'SIGTERM to'
   python tests/run/many_processes.py moves     from 2 x 4 to 1 x 8 and to 1 x 1
   python tests/run/many_processes.py verbs     the other commands, 2 x 2
