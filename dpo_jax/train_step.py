@@ -102,24 +102,28 @@ def make_train_step(
       opt_state=opt_state,
       loss_state=loss_state,
     )
-    state, metrics['guard'] = _guarded(state, new, metrics, skip_bad_steps)
+    state, metrics['guard'] = _guarded(
+      state, new, metrics, jnp.sum(policy.num_tokens), skip_bad_steps
+    )
     return state, metrics
 
   return train_step
 
 
-def _guarded(old: TrainState, new: TrainState, metrics, limit: int):
+def _guarded(old: TrainState, new: TrainState, metrics, num_tokens, limit: int):
   """Returns (state, types.Guard): `old` in place of a bad `new`.
 
   An update is bad if a metric of it is not finite (the loss, the norms of
-  gradient and update, every sum), or its loss or a second moment is too large.
-  The first `limit` of them are left out: only the step number goes on. The next
-  one leaves the state as it was before, and so do all updates after it: the
-  host hears of it one update later, and finds the state that led there.
+  gradient and update, every sum), its loss or a second moment is too large, or
+  its masks leave no token: its loss would be a constant. The first `limit` of
+  them are left out: only the step number goes on. The next one leaves the state
+  as it was before, and so do all updates after it: the host hears of it one
+  update later, and finds the state that led there.
   """
   largest = optim.largest_moment(new.opt_state)
   is_bad = ~(largest < optim.MOST_MOMENT)
   is_bad |= ~(jnp.abs(metrics['loss']) < optim.MOST_LOSS)
+  is_bad |= ~(num_tokens > 0)
   for metric in jax.tree.leaves(metrics):
     is_bad |= ~jnp.isfinite(metric)
   stands_still = old.skipped + is_bad > limit
@@ -134,7 +138,7 @@ def _guarded(old: TrainState, new: TrainState, metrics, limit: int):
     # Once over the limit it stays there.
     skipped=old.skipped + (is_bad & (old.skipped <= limit)),
   )
-  return state, types.Guard(is_bad, largest)
+  return state, types.Guard(is_bad, largest, num_tokens)
 
 
 def make_eval_step(

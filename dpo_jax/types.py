@@ -172,6 +172,7 @@ class Guard(NamedTuple):
 
   is_bad: Array  # bool: it is left out, see train_step
   second_moment: Array  # float32: the largest one of the optimizer
+  num_tokens: Array  # float32: tokens of completions in its loss
 
 
 class Head(NamedTuple):

@@ -295,6 +295,21 @@ def test_a_loss_of_an_absurd_score_is_bad():
   assert after.skipped == 1 and after.step == 0
 
 
+def test_masks_that_leave_no_token_are_bad():
+  # The loss is log 2 then, whatever the model says.
+  terms = {'sigmoid': 1.0}
+  step, optimizer = make(terms)
+  state = init_state(toy.params(), optimizer, seed=0)
+  batch = toy.batch()
+  ids = np.full_like(batch.rows.completion_id, -1)
+  empty = batch._replace(rows=batch.rows._replace(completion_id=ids))
+  after, metrics = jax.jit(step)(
+    state, toy.reference(5), empty, hyper_of(terms)
+  )
+  assert metrics['guard'].is_bad and metrics['guard'].num_tokens == 0
+  assert after.skipped == 1 and after.step == 0
+
+
 def test_a_moment_that_would_freeze_training_is_bad():
   terms = {'sigmoid': 1.0}
   step, optimizer = make(terms)

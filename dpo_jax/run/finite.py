@@ -40,6 +40,8 @@ def problem(metrics: Mapping[str, float], guard: Guard) -> str:
     return f'the largest second moment is {float(guard.second_moment):.3g}'
   if not abs(metrics['loss']) < optim.MOST_LOSS:
     return f'loss is {metrics["loss"]:.3g}'
+  if not guard.num_tokens > 0:
+    return 'no token of a completion is in its loss'
   return 'a sum of its metrics is not finite'
 
 

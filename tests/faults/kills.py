@@ -112,7 +112,7 @@ _CELLS = {
   'bco': {'loss__terms__sigmoid': 0, 'loss__terms__bco': 1},
   'kto': {'loss__terms__sigmoid': 0, 'loss__terms__kto': 1},
   'aot': {'loss__terms__sigmoid': 0, 'loss__terms__aot': 1},
-  'tr_dpo': {'loss__tr_tau': 2},
+  'tr_dpo': {'loss__tr_dpo': True, 'loss__tr_tau': 2},
 }
 
 

@@ -8,11 +8,19 @@ import numpy as np
 from score import Line
 
 _AT = 3  # updates before the one that is hurt
-_VALUES = {'NaN': math.nan, 'inf': math.inf, '-inf': -math.inf, '1e30': 1e30}
+# 'empty' is of a mask: no token is left.
+_VALUES = {
+  'empty': -1,
+  'NaN': math.nan,
+  'inf': math.inf,
+  '-inf': -math.inf,
+  '1e30': 1e30,
+}
 _PARTS = 4  # microbatches
 _BCO = {'loss__terms__sigmoid': 0, 'loss__terms__bco': 1}
 # {place: (values, options)}
 _PLACES = {
+  'mask': (('empty',), {}),
   # 1e30 is a number like another here: a loss divides by its weights.
   'weights of the batch': (('NaN', 'inf', '-inf'), {}),
   **{
@@ -125,7 +133,7 @@ def plant_value(place: str, value: float) -> None:
   train._loop = hurt_loop
 
 
-_IN_BATCH = ('weights of the batch', 'reference scores')
+_IN_BATCH = ('mask', 'weights of the batch', 'reference scores')
 
 
 def _in_batch(place: str, batch, value: float):
@@ -135,6 +143,9 @@ def _in_batch(place: str, batch, value: float):
     # Of the winner: a loser that the reference likes so much is a pair won.
     logps[batch.comparisons.winner[0]] = value
     return batch._replace(reference=batch.reference._replace(logps=logps))
+  if place == 'mask':
+    ids = np.full_like(batch.rows.completion_id, value)
+    return batch._replace(rows=batch.rows._replace(completion_id=ids))
   weight, at = np.array(batch.comparisons.weight), 0
   if place.startswith('microbatch'):
     # The comparison whose completions lie there.
