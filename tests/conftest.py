@@ -20,7 +20,9 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 _WORKERS = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '0'))
 if 0 < _WORKERS <= len(os.sched_getaffinity(0)):
   _NUMBER = int(os.environ['PYTEST_XDIST_WORKER'].removeprefix('gw'))
-  os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[_NUMBER::_WORKERS])
+  # One that takes the place of a worker that crashed has a higher number.
+  own = sorted(os.sched_getaffinity(0))[_NUMBER % _WORKERS :: _WORKERS]
+  os.sched_setaffinity(0, own)
 if 'PYTEST_XDIST_WORKER' not in os.environ:  # workers share what this made
   _COMPILED = tempfile.mkdtemp(prefix='dpo_jax_compiled_')
   atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
