@@ -91,8 +91,7 @@ def make(*, tiny: bool = False, data: str = '') -> list[Stage]:
   def step(name, title, seconds, model, keys=None, **flags):
     # A rehearsal stays small whatever the stage asks for.
     given = _flags(model, tiny) | more | flags | (_TINY if tiny else {})
-    is_lora = flags.get('variants', '').endswith('+lora')
-    given |= _overrides(keys or {}, is_lora)
+    given |= _overrides(keys or {})
     words = ('scripts/benchmark.py', *_words(given))
     return Stage(name, title, 'step', seconds, (*words, '--json={json}'))
 
@@ -122,11 +121,12 @@ def make(*, tiny: bool = False, data: str = '') -> list[Stage]:
     stages.append(step(f'1.3b-{kernel}', title, 40, '1.3b', attention=kernel))
   cached, lora = f'{_SHARED}+cached', f'{_SHARED}+lora'
   remat = {'model.remat': 'full'}
+  own = {'precision.reference': 'float32'}  # an adapter's is its base
   stages += [
     step('1.3b-cached', '1.3B, cached', 40, '1.3b', variants=cached),
     step('1.3b-head-kept', '1.3B, logits kept', 40, '1.3b', head_chunk=0),
     step('0.6b', '0.6B', 75, '0.6b'),
-    step('1.3b-lora', '1.3B, LoRA', 40, '1.3b', variants=lora),
+    step('1.3b-lora', '1.3B, LoRA', 40, '1.3b', keys=own, variants=lora),
     step('1.3b-remat', '1.3B, remat', 40, '1.3b', keys=remat),
     step('1.3b-head-16k', '1.3B, head', 40, '1.3b', head_chunk=16_384),
     step('0.6b-dense', '0.6B, dense', 35, '0.6b', attention='dense'),
@@ -176,11 +176,9 @@ def _flags(model: str, tiny: bool) -> dict[str, Any]:
   return _REAL | (_TINY_MODEL | _TINY if tiny else _MODELS[model])
 
 
-def _overrides(keys: dict[str, Any], is_lora: bool = False) -> dict[str, str]:
-  given = _KEYS | keys
-  if is_lora:  # its reference is its own base
-    del given['precision.reference']
-  return {'overrides': ','.join(f'{k}={value}' for k, value in given.items())}
+def _overrides(keys: dict[str, Any]) -> dict[str, str]:
+  pairs = (f'{name}={value}' for name, value in (_KEYS | keys).items())
+  return {'overrides': ','.join(pairs)}
 
 
 def _words(flags: dict[str, Any]) -> tuple[str, ...]:

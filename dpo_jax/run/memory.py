@@ -23,6 +23,7 @@ compares the sum with `compiled.memory_analysis()`.
 """
 
 import dataclasses
+import functools
 import math
 import os
 from typing import Any, NamedTuple
@@ -225,21 +226,9 @@ def _logits(
 
 def _activations(job, local, dtype, rows, length) -> int:
   """Bytes of residuals that the layers store for the backward pass."""
-  config, shape = job.config, (rows, length)
-  kernel = registry.planned(job.model.kernel)
-
-  def kept(decoder_config, remat):
-    model = decoder.make_model(
-      decoder_config,
-      compute_dtype=dtype,
-      remat=remat,
-      attention_block=config.model.attention_block,
-      kernel=kernel,
-    )
-    return _residuals(model, shape)
-
-  remat = numerics.remat(config)
-  stored = kept(local, remat)
+  block, remat = job.config.model.attention_block, numerics.remat(job.config)
+  same = dtype, block, registry.planned(job.model.kernel), (rows, length)
+  stored = _residuals(local, remat, *same)
   if remat == 'none':
     return stored
   # Under remat, one layer at a time has its residuals in full.
@@ -249,11 +238,22 @@ def _activations(job, local, dtype, rows, length) -> int:
     layer_windows=local.layer_windows[:1],
     layer_ropes=local.layer_ropes[:1],
   )
-  return stored + kept(one, 'none')
+  return stored + _residuals(one, 'none', *same)
 
 
-def _residuals(model, shape: tuple[int, int]) -> int:
+# A command asks several times for the same ones, and tracing takes seconds.
+@functools.lru_cache(64)
+def _residuals(
+  config: DecoderConfig, remat, dtype, block, kernel, shape: tuple[int, int]
+) -> int:
   """Bytes of the residuals of jax.vjp of the hidden states, less parameters."""
+  model = decoder.make_model(
+    config,
+    compute_dtype=dtype,
+    remat=remat,
+    attention_block=block,
+    kernel=kernel,
+  )
   slot = jax.ShapeDtypeStruct(shape, jnp.int32)
   rows = types.Rows(*[slot] * len(types.Rows._fields))
   sizes = {}

@@ -168,8 +168,7 @@ def map_texts(
       compare these with words of their own.
   """
   if isinstance(value, str):
-    is_name = key in _NAMED and _is_word(value)
-    return word(value) if is_name else change(value)
+    return (word if _is_name(key, value) else change)(value)
   if isinstance(value, Mapping):
     return {
       (word if _is_word(k) else change)(k): map_texts(v, change, k, word)
@@ -191,8 +190,7 @@ def strings_of(value: Any) -> tuple[list[str], list[str]]:
 def _collect(value: Any, key: str, texts: list, words: list) -> None:
   """Appends the strings of a value, whose own key is given."""
   if isinstance(value, str):
-    is_name = key in _NAMED and _is_word(value)
-    (words if is_name else texts).append(value)
+    (words if _is_name(key, value) else texts).append(value)
   elif isinstance(value, Mapping):
     for name, item in value.items():
       (words if _is_word(name) else texts).append(name)
@@ -200,6 +198,11 @@ def _collect(value: Any, key: str, texts: list, words: list) -> None:
   elif isinstance(value, list | tuple):
     for item in value:
       _collect(item, '', texts, words)
+
+
+def _is_name(key: str, value: str) -> bool:
+  """Whether a value is a role or a type that is a plain word."""
+  return key in _NAMED and _is_word(value)
 
 
 def _is_word(text: str) -> bool:
