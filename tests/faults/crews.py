@@ -176,14 +176,8 @@ def _fingerprint(state) -> str:
 
 def _die_with(step: pathlib.Path) -> None:
   """Plants a SIGKILL to this process as soon as a step is committed."""
-  from dpo_jax import train
 
-  save = train.save
-
-  def then_die(run, state, reference, at):
-    save(run, state, reference, at)
-    if at != int(step.name):
-      return
+  def die(run, state):
     _note('saved', _fingerprint(state))
     until = time.monotonic() + machine.LIMIT
     while time.monotonic() < until:
@@ -191,4 +185,4 @@ def _die_with(step: pathlib.Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
       time.sleep(0.01)
 
-  train.save = then_die
+  machine.after_save(int(step.name), die)

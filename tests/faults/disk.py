@@ -78,13 +78,11 @@ def _full(line: Line, size: int, whole) -> str:
 def _one_line(child: machine.Child, workdir) -> str:
   """What is wrong with the end of a command that storage failed."""
   code, text = child.wait(), child.text()
-  if 'Traceback' in text:
-    return f'a traceback: {text[text.index("Traceback") :][:300]}'
-  if code == 0:
+  if code == 0 and 'Traceback' not in text:
     return ''  # it fitted; what it left is compared later
-  last = text.splitlines()[-1] if text else ''
-  if code not in (1, 2) or 'fix: ' not in last:
-    return f'exit {code}: {text[-300:]}'
+  problem = machine.one_line(code, text)
+  if problem:
+    return problem
   if os.path.exists(workdir / 'DONE'):
     return 'it is done, and failed'
   return ''
@@ -99,13 +97,7 @@ def _limited(line: Line, what: str, size: int, whole) -> str:
 
   workdir = line.place('limited')
   child = line.train(workdir, inject=plant)
-  problem = _one_line(child, workdir)
-  if problem:
-    return problem
-  child = line.train(workdir)
-  if child.wait():
-    return f'without the limit: {child.text()[-300:]}'
-  return machine.differences(machine.outcome(workdir), whole)
+  return _one_line(child, workdir) or line.goes_on(workdir, whole)
 
 
 def _vanish(line: Line, at: int) -> str:

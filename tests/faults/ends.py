@@ -162,7 +162,7 @@ def _in_compile(act) -> None:
       compiles.append(True)
     return state
 
-  _before_updates(first)
+  machine.before_updates(first)
 
 
 def _in_batch(act, once: bool) -> None:
@@ -188,27 +188,7 @@ def _nan(at: int, mark: pathlib.Path) -> None:
     mark.touch()
     return state._replace(params=_spoilt(state.params))
 
-  _before_updates(spoil)
-
-
-def _before_updates(change) -> None:
-  """Plants state -> change(updates made, state) before each update."""
-  from dpo_jax import train
-
-  loop = train._loop
-
-  def hurt_loop(run, state, reference, start):
-    step, made = run.job.train_step, [start]
-
-    def train_step(state, *rest):
-      state = change(made[0], state)
-      made[0] += 1
-      return step(state, *rest)
-
-    job = run.job._replace(train_step=train_step)
-    return loop(run._replace(job=job), state, reference, start)
-
-  train._loop = hurt_loop
+  machine.before_updates(spoil)
 
 
 def _spoilt(params):

@@ -114,40 +114,18 @@ def _hurt(line: Line, whole, at: int, kind) -> str:
     # It may have made the folder again: then its last step is sound.
     return machine.differences(machine.outcome(workdir), whole)
   fault.end()
-  return _one_line(code, text, str(workdir)) or _goes_on(line, workdir, whole)
-
-
-def _one_line(code: int, text: str, name: str) -> str:
-  """What is wrong with the end of a command that cannot write."""
-  if 'Traceback' in text:
-    return f'a traceback: {text[text.index("Traceback") :][:300]}'
-  last = text.splitlines()[-1] if text else ''
-  if code not in (1, 2) or 'fix: ' not in last or name not in last:
-    return f'exit {code}: {text[-300:]}'
-  return ''
-
-
-def _goes_on(line: Line, workdir: pathlib.Path, whole) -> str:
-  """What is wrong with the run that goes on after the fault."""
-  child = line.train(workdir)
-  if child.wait():
-    return f'afterwards: {child.text()[-300:]}'
-  return machine.differences(machine.outcome(workdir), whole)
+  problem = machine.one_line(code, text, str(workdir))
+  return problem or line.goes_on(workdir, whole)
 
 
 def at_save(step: int, act: Callable[[], None]) -> None:
-  """Plants an action behind the save of a step."""
-  from dpo_jax import train
+  """Plants an action once a step is on disk."""
 
-  save = train.save
+  def once_saved(run, state):
+    run.saved.wait()
+    act()
 
-  def then_act(run, state, reference, at):
-    save(run, state, reference, at)
-    if at == step:
-      run.saved.wait()
-      act()
-
-  train.save = then_act
+  machine.after_save(step, once_saved)
 
 
 def _drop_capabilities() -> None:
@@ -168,13 +146,14 @@ def _stream(line: Line, whole, at: int, plant) -> str:
   """What is wrong with a run whose stdout takes no more."""
   workdir = line.place('stream')
   child = line.train(workdir, inject=lambda: plant(at))
-  problem = _one_line(child.wait(), child.text(), 'stdout: cannot be written')
+  said = 'stdout: cannot be written'
+  problem = machine.one_line(child.wait(), child.text(), said)
   if problem:
     return problem
   saved = (machine.steps(workdir) or [0])[-1]
   if saved < machine.last_step(workdir):
     return f'step {saved} is saved, not {machine.last_step(workdir)}'
-  return _goes_on(line, workdir, whole)
+  return line.goes_on(workdir, whole)
 
 
 def _full(at: int) -> None:

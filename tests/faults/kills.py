@@ -152,10 +152,7 @@ def _cut(line: Line, at: int, options) -> str:
   code = child.wait()
   if code != 143 or machine.steps(workdir)[-1:] not in ([at], [at + 1]):
     return f'exit {code}, steps {machine.steps(workdir)} {child.text()[-300:]}'
-  child = line.train(workdir, **options)
-  if child.wait():
-    return f'resumed: {child.text()[-300:]}'
-  return machine.differences(machine.outcome(workdir), whole)
+  return line.goes_on(workdir, whole, **options)
 
 
 def stop_after(step: int) -> None:
@@ -171,11 +168,4 @@ def stop_after(step: int) -> None:
 
     train.open_run = at_start
     return
-  save = train.save
-
-  def then_stop(run, state, reference, at):
-    save(run, state, reference, at)
-    if at == step:
-      os.kill(os.getpid(), signal.SIGTERM)
-
-  train.save = then_stop
+  machine.after_save(step, lambda *_: os.kill(os.getpid(), signal.SIGTERM))

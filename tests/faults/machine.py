@@ -153,6 +153,56 @@ def command(
   return fork(run, out, devices, env)
 
 
+def one_line(code: int, text: str, name: str = '') -> str:
+  """What is wrong with the end of a command that could not do its work.
+
+  Args:
+    code: of its exit.
+    text: what it printed; its last line has a fix, and this name.
+    name: of what was in its way.
+  """
+  if 'Traceback' in text:
+    return f'a traceback: {text[text.index("Traceback") :][:300]}'
+  last = text.splitlines()[-1] if text else ''
+  if code not in (1, 2) or 'fix: ' not in last or name not in last:
+    return f'exit {code}: {text[-300:]}'
+  return ''
+
+
+def after_save(step: int, act: Callable[[Any, Any], None]) -> None:
+  """Plants act(run, state) behind the save of a step in this process."""
+  from dpo_jax import train
+
+  save = train.save
+
+  def then_act(run, state, reference, at):
+    save(run, state, reference, at)
+    if at == step:
+      act(run, state)
+
+  train.save = then_act
+
+
+def before_updates(change: Callable[[int, Any], Any]) -> None:
+  """Plants state -> change(updates made, state) before each update."""
+  from dpo_jax import train
+
+  loop = train._loop
+
+  def hurt_loop(run, state, reference, start):
+    step, made = run.job.train_step, [start]
+
+    def train_step(state, *rest):
+      state = change(made[0], state)
+      made[0] += 1
+      return step(state, *rest)
+
+    job = run.job._replace(train_step=train_step)
+    return loop(run._replace(job=job), state, reference, start)
+
+  train._loop = hurt_loop
+
+
 def call(action: Callable[[], Any], seconds: float = LIMIT) -> Any:
   """Returns what an action returns in a process of its own; JSON types."""
   from dpo_jax.storage import files

@@ -80,12 +80,7 @@ def _hurt(line: Line, place: str, value: str, options) -> str:
     if again.wait() or 'have the bits that the run saw' not in again.text():
       return f'the replay: {again.text()[-400:]}'
   # The fault was of that moment: the same command ends as if it were not.
-  child = line.train(workdir, **options)
-  if child.wait():
-    return f'afterwards: {child.text()[-300:]}'
-  problem = machine.differences(
-    machine.outcome(workdir), machine.outcome(whole)
-  )
+  problem = line.goes_on(workdir, machine.outcome(whole), **options)
   shutil.rmtree(workdir)
   return problem
 
@@ -116,21 +111,9 @@ def plant_value(place: str, value: float) -> None:
 
     train.save = spoil
     return
-  loop = train._loop
-
-  def hurt_loop(run, state, reference, start):
-    step, made = run.job.train_step, [start]
-
-    def train_step(state, reference, batch, hyper):
-      if made[0] == _AT and start == 0:
-        state = _in_state(place, state, value)
-      made[0] += 1
-      return step(state, reference, batch, hyper)
-
-    job = run.job._replace(train_step=train_step)
-    return loop(run._replace(job=job), state, reference, start)
-
-  train._loop = hurt_loop
+  machine.before_updates(
+    lambda made, state: _in_state(place, state, value) if made == _AT else state
+  )
 
 
 _IN_BATCH = ('mask', 'weights of the batch', 'reference scores')

@@ -73,6 +73,21 @@ class Line:
     out = workdir.with_name(f'{workdir.name}.out')
     return machine.command(machine.flags(workdir, **options), out, **own)
 
+  def goes_on(
+    self, workdir: pathlib.Path, whole: dict[str, Any], **options: Any
+  ) -> str:
+    """What is wrong with a run that goes on to its end; '' if nothing is.
+
+    Args:
+      workdir: of the run.
+      whole: machine.outcome of a run that was left alone.
+      **options: as of `train`.
+    """
+    child = self.train(workdir, **options)
+    if child.wait():
+      return f'afterwards: {child.text()[-300:]}'
+    return machine.differences(machine.outcome(workdir), whole)
+
   def baseline(self, **options: Any) -> pathlib.Path:
     """Returns an uninterrupted run, which has to end well; made once."""
     key = repr(sorted(options.items()))
