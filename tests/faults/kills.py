@@ -150,7 +150,9 @@ def _cut(line: Line, at: int, options) -> str:
   workdir = line.place('cut')
   child = line.train(workdir, inject=lambda: stop_after(at), **options)
   code = child.wait()
-  if code != 143 or machine.steps(workdir)[-1:] not in ([at], [at + 1]):
+  # One that is stopped before its first update has no step to save.
+  wanted = [[at], [at + 1]] if at else [[]]
+  if code != 143 or machine.steps(workdir)[-1:] not in wanted:
     return f'exit {code}, steps {machine.steps(workdir)} {child.text()[-300:]}'
   return line.goes_on(workdir, whole, **options)
 
