@@ -65,6 +65,21 @@ def from_text(text: str) -> Fault:
   return Fault(**files.parse_object(text))
 
 
+class Beat(NamedTuple):
+  """What a process tells of itself about once a second."""
+
+  number: int  # grows, also in a process whose main thread stands still
+  polls: int
+  step: int
+  is_excused: bool  # whether others may be ahead: it compiles, or is by itself
+
+  @classmethod
+  def parse(cls, text: str) -> 'Beat':
+    """Returns the beat that was sent."""
+    number, polls, step, is_excused = map(int, text.split())
+    return cls(number, polls, step, bool(is_excused))
+
+
 class Store(NamedTuple):
   """The key-value store of a run: strings by name."""
 
@@ -162,6 +177,22 @@ class Watch:
     self._store.put('news/fault', to_text(fault))
     self._take(self._store.all('news'))
 
+  def behind(self) -> tuple[int, str, Beat] | None:
+    """Returns who keeps the others waiting; None = all are as far.
+
+    One with fewer polls than another process, or that is excused at as many:
+    its rank, the words for it and those like it, and its beat.
+    """
+    sent = self._store.all('beat').items()
+    beats = {int(rank): Beat.parse(text) for rank, text in sent}
+    far = {r: (beat.polls, not beat.is_excused) for r, beat in beats.items()}
+    late = [rank for rank in far if far[rank] < max(far.values())]
+    if not late:
+      return None
+    rank, more = min(late), f' and {len(late) - 1} more' * (len(late) > 1)
+    who = self._store.all('who').get(str(rank), 'unknown')
+    return rank, f'{rank} of {self.count} ({who}){more}', beats[rank]
+
   def wait_for_fault(self) -> None:
     """Waits until a process that is lost now would be known."""
     until = time.monotonic() + self.heartbeat + _GRACE
@@ -237,8 +268,9 @@ class Watch:
   def _beat(self) -> None:
     """Tells a number that grows, the polls so far and the step."""
     self._beats += 1
-    excused = int(self._is_local or _compiles())
-    text = f'{self._beats} {self._polls} {self._step} {excused}'
+    is_excused = self._is_local or _compiles()
+    beat = Beat(self._beats, self._polls, self._step, is_excused)
+    text = ' '.join(str(int(value)) for value in beat)
     self._store.put_over(f'beat/{self.rank}', text)
     if self.rank == 0 and self.fault is None:
       self._judge(self._store.all('beat'))
@@ -246,14 +278,14 @@ class Watch:
   def _judge(self, beats: dict[str, str]) -> None:
     """Tells a fault if a process is silent, or stays behind the others."""
     now = time.monotonic()
-    most = max(int(text.split()[1]) for text in beats.values())
+    most = max(Beat.parse(text).polls for text in beats.values())
     for rank, text in beats.items():
       if self._seen.get(rank, ('', 0))[0] != text:
         self._seen[rank] = text, now
-      _, polls, step, excused = map(int, text.split())
+      _, polls, step, is_excused = Beat.parse(text)
       before = self._counts.get(rank)
       # Time counts only while others are ahead, and not while it compiles.
-      if before is None or before[0] != polls or polls == most or excused:
+      if before is None or before[0] != polls or polls == most or is_excused:
         self._counts[rank] = polls, now
       # One that is silent as well is not stuck, but about to be lost.
       elif now - before[1] > self.heartbeat > 2 * (now - self._seen[rank][1]):

@@ -83,13 +83,27 @@ class Watchdog:
       steps = []
     last = f'step {steps[-1]}' if steps else 'none, it starts over'
     minutes = self._seconds / 60
-    rank, count = (_joined[0].rank, _joined[0].count) if _joined else (0, 1)
+    who, step, phase = self._stuck()
     return (
-      f'process {rank} of {count}: no progress for {minutes:.3g} minutes in '
-      f'{_phase(self._main)} after step {self._step}; last good checkpoint: '
+      f'process {who}: no progress for {minutes:.3g} minutes in '
+      f'{phase} after step {step}; last good checkpoint: '
       f'{last}; fix: look at the machine (its disks, its devices), a larger '
       f'train.watchdog_minutes if it was at work, then: {self._resume}'
     )
+
+  def _stuck(self) -> tuple[str, int, str]:
+    """The process that the others wait for, else this one; step and phase."""
+    phase = _phase(self._main)
+    if not _joined:
+      return '0 of 1', self._step, phase
+    group = _joined[0]
+    # The watchdogs of those that wait for it have as much patience as its own.
+    behind = group.behind()
+    if behind is None or behind[0] == group.rank:
+      return f'{group.rank} of {group.count}', self._step, phase
+    _, who, beat = behind
+    place = 'a compile or its own work' if beat.is_excused else 'an update'
+    return who, beat.step, f'{place}, process {group.rank} waits in {phase}'
 
   def _watch(self) -> None:
     """Thread: counts the silence, in looks.

@@ -178,3 +178,23 @@ def test_a_lost_process_of_a_run_that_stops_is_a_stop():
   first._take(stores.all('news'))
   first._lose('1', 'does not answer', time.monotonic())
   assert first.fault.code == 143
+
+
+@pytest.mark.parametrize(
+  ('beats', 'late'),
+  [
+    (['9 4 3 0', '9 4 3 0', '9 4 3 0'], None),
+    (['9 4 3 1', '9 4 3 1', '9 4 3 1'], None),  # all compile
+    (['9 4 3 0', '9 4 3 1', '9 4 3 0'], (1, '1 of 3 (b, 1)', 3)),
+    (['9 4 3 0', '9 4 3 0', '9 3 2 0'], (2, '2 of 3 (unknown)', 2)),
+    (['9 3 2 1', '9 4 3 1', '9 4 3 1'], (0, '0 of 3 (unknown)', 2)),
+    (['9 4 3 0', '9 4 3 1', '9 3 2 1'], (1, '1 of 3 (b, 1) and 1 more', 3)),
+  ],
+)
+def test_those_behind_are_known_by_their_beats(beats, late):
+  stores, (one, *_) = watches(3)
+  stores.put('who/1', 'b, 1')
+  for rank, beat in enumerate(beats):
+    stores.put_over(f'beat/{rank}', beat)
+  found = one.behind()
+  assert (found and (*found[:2], found[2].step)) == late

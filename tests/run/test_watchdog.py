@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dpo_jax.run import watchdog
+from dpo_jax.run import watch, watchdog
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # A process whose main thread sleeps in the place of train._loop.
@@ -84,3 +84,29 @@ def test_it_counts_the_looks_without_a_poll(monkeypatch, polls, barks):
     dog._watch()
   assert len(said) == barks
   assert all('checkpoint: none, it starts over; fix' in line for line in said)
+
+
+@pytest.mark.parametrize(
+  ('beats', 'says'),
+  [
+    (['1 4 3 0', '1 4 3 1'], 'process 1 of 2 (b, 7): no progress for 1 minutes '
+     'in a compile or its own work, process 0 waits in the beginning after '),
+    (['1 4 3 1', '1 4 3 0'], 'process 0 of 2: no progress for 1 minutes in the '
+     'beginning after step 0; last good checkpoint: step 5; fix: '),
+    (['1 4 3 0', '1 4 3 0'], 'process 0 of 2: no progress for 1 minutes in the '
+     'beginning after step 0; last good checkpoint: step 5; fix: '),
+  ],
+)  # fmt: skip
+def test_of_several_it_names_the_one_that_is_waited_for(
+  monkeypatch, beats, says
+):
+  sent = {
+    'who': {'1': 'b, 7'},
+    'beat': {str(i): b for i, b in enumerate(beats)},
+  }
+  store = watch.Store(None, None, None, sent.get)
+  monkeypatch.setattr(watchdog, '_joined', [watch.Watch(store, 0, 2, 60.0)])
+  monkeypatch.setattr(watchdog, '_phase', lambda thread: 'the beginning')
+  line = watchdog.Watchdog(1, lambda: [5], 'again').line()
+  assert line.startswith(says)
+  assert line.count('after step') == 1 and '; fix: ' in line
