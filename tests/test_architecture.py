@@ -59,6 +59,7 @@ EXEMPT = {
   'data.sources.tfds_builders': _FILES,  # also
   'data.sources.published': {'os'},  # os.path.join, for messages
   'data.sources.conversations': {'os'},  # os.path.commonprefix of two texts
+  'data.text.patience': {'threading'},  # a thread that its caller can leave
   'data.text.sandbox': {'datetime'},  # strftime_now, which chat templates call
 }
 JAX = frozenset({'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'chex'})

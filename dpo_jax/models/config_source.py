@@ -57,7 +57,7 @@ class Source:
       raise errors.refuse(
         self.where,
         f'key {key!r} is missing',
-        'use the config.json that came with the weights',
+        'use the file that came with the weights',
       )
     # Beyond what an array can hold; a longer integer has no float either.
     if type(value) is int and value > _LARGEST:

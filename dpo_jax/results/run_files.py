@@ -174,6 +174,7 @@ def _as_numbers(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def read(path: files.AnyPath) -> bytes:
   """The bytes of a file; InputError if it cannot be read."""
+  files.refuse_stream(path)
   try:
     return path.read_bytes()
   except OSError as error:

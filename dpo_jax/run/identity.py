@@ -162,7 +162,7 @@ class Identity:
     return errors.refuse(
       f'config.{key}',
       f'{source} {what} this run was started with (fingerprint {str(was)[:12]} '
-      f'then, {now[:12]} now)',
+      f'in env.json, {now[:12]} now)',
       'put back what was there, or give a new --workdir',
     )
 

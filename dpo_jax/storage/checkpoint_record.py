@@ -5,7 +5,6 @@ shapes, dtypes, one fingerprint per leaf, the caller's JSON) and items whose
 bits agree with it, or `Unsound`. Chooses no step and writes nothing.
 """
 
-import os
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -274,21 +273,6 @@ def host_leaves(leaves: dict[str, list]) -> dict[str, np.ndarray]:
   }
 
 
-def reason(error: BaseException) -> str:
-  """Returns an error in a few words: the system's own if it has some."""
-  if isinstance(error, OSError) and error.strerror:
-    return error.strerror
-  text = ' '.join(str(error).split())
-  # TensorStore's errors run over a page, with the system's number in it.
-  system = re.search(r"os_error_code='(\d{1,4})'", text)
-  if system:
-    return os.strerror(int(system[1]))
-  text = re.split(r' \[tensorstore_spec| See full TensorStore', text)[0]
-  if len(text) > 160:
-    text = f'{text[:40]} ... {text[-115:]}'
-  return f'{type(error).__name__}: {text}'
-
-
 def _check_bits(
   item: str, leaves: dict[str, list], restored: dict[str, Any]
 ) -> None:
@@ -318,7 +302,7 @@ def _together(action: Callable[[], Any], where: str) -> Any:
     why = str(damage)
   except Exception as error:
     orbax_parts.drop_coroutines(error)
-    why = f'unreadable ({reason(error)})'
+    why = f'unreadable ({orbax_parts.reason(error)})'
     if isinstance(error, MemoryError) or _NOT_DAMAGE.search(str(error)):
       raise errors.refuse(
         where, f'{why} now', 'give this user access to it, and enough memory'

@@ -281,7 +281,7 @@ class Checkpoints:
     except Exception as error:
       raise errors.refuse(
         self.folder,
-        f'the steps cannot be listed ({checkpoint_record.reason(error)})',
+        f'the steps cannot be listed ({orbax_parts.reason(error)})',
         'make it a readable folder and move damaged steps elsewhere',
       ) from error
 
@@ -321,11 +321,8 @@ class Checkpoints:
         _remove(self.folder / str(step))
     # Orbax's threads may be at work on what failed: they would print.
     orbax_parts.drop_coroutines(error)
-    return errors.unwritten(
-      self.folder / str(step),
-      f'the checkpoint was not written ({checkpoint_record.reason(error)}); '
-      + files.show_need(self._pending_bytes, self.folder),
-      orbax_parts.way_out(error, steps),
+    return orbax_parts.unwritten(
+      self.folder / str(step), error, self._pending_bytes, steps
     )
 
   def says_last(self, error: StorageError) -> StorageError:

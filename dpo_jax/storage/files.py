@@ -114,8 +114,8 @@ def read_text(path: str | os.PathLike, *, fix: str = 'copy it again') -> str:
     FileNotFoundError: no such file; callers know what its absence means.
     InputError: unreadable, not UTF-8, a git-lfs pointer, or too large.
   """
+  refuse_stream(path)
   try:
-    # Not by its size, which a device does not tell.
     with at(path).open('rb') as file:
       data = file.read(MAX_TEXT_BYTES + 1)
     if len(data) > MAX_TEXT_BYTES:
@@ -136,6 +136,14 @@ def read_text(path: str | os.PathLike, *, fix: str = 'copy it again') -> str:
       path, 'a git-lfs pointer, not the file', 'run `git lfs pull`'
     )
   return text
+
+
+def refuse_stream(path: str | os.PathLike) -> None:
+  """Raises InputError for a pipe or a device: a reader may wait for ever."""
+  place = at(path)
+  is_there = not isinstance(place, buckets.Path) and os.path.exists(place)
+  if is_there and not place.is_file() and not place.is_dir():
+    raise errors.refuse(path, 'not a regular file', 'put a file in its place')
 
 
 def is_pointer(start: bytes) -> bool:
@@ -309,23 +317,6 @@ def load_arrays(path: Any) -> Any:
   path = at(path)
   source = path.open('rb') if isinstance(path, buckets.Path) else path
   return np.load(source, allow_pickle=False)
-
-
-def show_need(num_bytes: float, folder: Any) -> str:
-  """Returns what is needed, and what is free in or above a folder, as text."""
-  free = _show_free(folder)
-  return f'needs {readable.size(num_bytes)}, {free} free'
-
-
-def _show_free(folder: Any) -> str:
-  """The free space of the nearest folder that exists."""
-  # A bucket has no end that anyone knows.
-  for path in () if buckets.is_url(folder) else (folder, *folder.parents):
-    try:
-      return readable.size(shutil.disk_usage(path).free)
-    except OSError:
-      continue
-  return 'an unknown amount'
 
 
 def digest(value: Any) -> str:

@@ -42,8 +42,8 @@ _MODEL = 'model.json'  # shape of a run's model, in Hugging Face's keys
 def read_config(folder: str) -> DecoderConfig:
   """Reads the shape of the model in a folder or a run."""
   if _is_run(folder):
-    mapping = files.read_json(files.at(folder) / _MODEL)
-    return architectures.from_hf_config(mapping)
+    path = files.at(folder) / _MODEL
+    return architectures.from_hf_config(files.read_json(path), where=str(path))
   if peft_base.is_adapter(folder):
     return read_config(peft_base.find(folder))
   return architectures.from_hf_config(
@@ -56,7 +56,9 @@ def recorded(folder: files.AnyPath) -> DecoderConfig | None:
   """Reads the shape of a run's model; None if none is recorded yet."""
   path = files.at(folder) / _MODEL
   values = files.read_json_or_none(path)
-  return None if values is None else architectures.from_hf_config(values)
+  if values is None:
+    return None
+  return architectures.from_hf_config(values, where=str(path))
 
 
 def check(folder: str, config: DecoderConfig) -> None:

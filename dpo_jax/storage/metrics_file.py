@@ -27,6 +27,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     InputError: no such file, or as `parse`.
   """
   path = files.at(path)
+  files.refuse_stream(path)
   with files.storage_errors(path):
     data = path.read_bytes()
   return parse(data, path)[0]

@@ -1,7 +1,8 @@
-"""Parts of Orbax's manager: which steps it keeps, which of its logs are shown.
+"""Parts of Orbax's manager: which steps it keeps, what its failures say.
 
-Comes in: step numbers, log entries, a step to move. Goes out: decisions, and
-the step in its new place of a bucket. Reads no array.
+Comes in: step numbers, errors, log entries, a step to move. Goes out:
+decisions, the line of a failed save, and the step in its new place of a bucket.
+Reads no array.
 """
 
 import asyncio
@@ -9,13 +10,16 @@ import functools
 import gc
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
 
 from etils import epath
 
-from dpo_jax.storage import faults, files
+from dpo_jax import errors
+from dpo_jax.storage import faults, files, places
+from dpo_jax.types import StorageError
 
 _CLOSED_LOOP = 'Event loop is closed'
 _COMMITTED = 'commit_success.txt'  # Orbax's last object of a step
@@ -49,9 +53,31 @@ def then(steps: list[int]) -> str:
   return f'it continues from step {steps[-1]}' if steps else 'it starts over'
 
 
-def way_out(error: Exception, steps: list[int]) -> str:
-  """Returns what the user can do after a failed save, and what it does."""
-  return f'{faults.fix(error)}; run the same command again, {then(steps)}'
+def unwritten(
+  step: epath.Path, error: Exception, num_bytes: float, steps: list[int]
+) -> StorageError:
+  """Returns what a failed save raises; `steps` are those on the disk."""
+  return errors.unwritten(
+    step,
+    f'the checkpoint was not written ({reason(error)}); '
+    + places.show_need(num_bytes, step.parent),
+    f'{faults.fix(error)}; run the same command again, {then(steps)}',
+  )
+
+
+def reason(error: BaseException) -> str:
+  """Returns an error in a few words: the system's own if it has some."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  text = ' '.join(str(error).split())
+  # TensorStore's errors run over a page, with the system's number in it.
+  system = re.search(r"os_error_code='(\d{1,4})'", text)
+  if system:
+    return os.strerror(int(system[1]))
+  text = re.split(r' \[tensorstore_spec| See full TensorStore', text)[0]
+  if len(text) > 160:
+    text = f'{text[:40]} ... {text[-115:]}'
+  return f'{type(error).__name__}: {text}'
 
 
 def not_from_orbax(entry: logging.LogRecord) -> bool:

@@ -1,14 +1,17 @@
 """Folders listed and named, on this machine and in buckets.
 
 Comes in: paths. Goes out: what a folder holds, and names of one place as seen
-from another, which tables keep. Reads no file and writes nothing.
+from another, which tables keep, and how much is free there. Reads no file and
+writes nothing.
 """
 
 import os
 import pathlib
+import shutil
 from typing import Any
 
-from dpo_jax.storage import buckets, files
+from dpo_jax import errors
+from dpo_jax.storage import buckets, files, readable
 
 
 def exists(name: Any) -> bool:
@@ -47,6 +50,44 @@ def entries(folder: files.AnyPath) -> list[tuple[files.AnyPath, bool]]:
       (pathlib.Path(entry.path), entry.is_dir())
       for entry in sorted(listed, key=lambda entry: entry.name)
     ]
+
+
+def refuse_strange(folder: files.AnyPath) -> None:
+  """Raises InputError if a folder of ours is a file, or holds what is not ours.
+
+  What is written through a link lies outside of the folder; a pipe holds its
+  reader for ever.
+  """
+  with files.storage_errors(folder):
+    if folder.exists() and not folder.is_dir():
+      raise errors.refuse(folder, 'a file', 'give --workdir a folder')
+    is_listed = folder.exists() and not isinstance(folder, buckets.Path)
+    for path, is_folder in entries(folder) if is_listed else ():
+      if path.is_symlink():
+        raise errors.refuse(
+          path,
+          f'a link to {os.readlink(path)}, out of the run',
+          'put what it leads to in its place; all of --workdir may be a link',
+        )
+      if not is_folder:
+        files.refuse_stream(path)
+
+
+def show_need(num_bytes: float, folder: Any) -> str:
+  """Returns what is needed, and what is free in or above a folder, as text."""
+  free = _show_free(folder)
+  return f'needs {readable.size(num_bytes)}, {free} free'
+
+
+def _show_free(folder: Any) -> str:
+  """The free space of the nearest folder that exists."""
+  # A bucket has no end that anyone knows.
+  for path in () if buckets.is_url(folder) else (folder, *folder.parents):
+    try:
+      return readable.size(shutil.disk_usage(path).free)
+    except OSError:
+      continue
+  return 'an unknown amount'
 
 
 def relative(path: Any, base: Any) -> str:

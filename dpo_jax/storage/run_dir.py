@@ -19,6 +19,7 @@ from dpo_jax.storage import (
   example_file,
   files,
   leftovers,
+  places,
   run_lock,
 )
 from dpo_jax.types import InputError
@@ -78,11 +79,9 @@ class RunDir:
       config: the resolved config, of JSON types (tuples become lists).
 
     Raises:
-      InputError: the workdir is a file or holds another config.
+      InputError: the workdir is a file, holds another config, or links.
     """
-    with files.storage_errors(self.path):
-      if self.path.exists() and not self.path.is_dir():
-        raise errors.refuse(self.path, 'a file', 'give --workdir a folder')
+    places.refuse_strange(self.path)
     before = self._read('config.json')
     if before is not None:
       self.refuse_differences(
@@ -109,15 +108,16 @@ class RunDir:
       now: the config in use; values as in `check`.
       problem: in words, before the keys with both values.
       fix: in words.
-      where: the file or folder of `before`; None = the run's folder.
+      where: the file or folder of `before`; None = the run's config.json.
       may_change: further keys that do not count.
     """
     allowed = self._may_change | {*may_change}
     lines = self.differences(before, now, allowed)
     if lines:
       more = f' (and {len(lines) - 3} more)' if len(lines) > 3 else ''
+      where = where or self.path / 'config.json'
       raise errors.refuse(
-        where or self.path, f'{problem}: {"; ".join(lines[:3])}{more}', fix
+        where, f'{problem}: {"; ".join(lines[:3])}{more}', fix
       )
 
   @contextlib.contextmanager

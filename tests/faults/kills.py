@@ -94,7 +94,7 @@ def _images(line: Line, count: int) -> list:
     machine.wait_for(workdir, 1, child)
     while child.poll() is None and len(images) < count:
       time.sleep(line.random.random() * 0.05)
-      child.kill(signal.SIGSTOP)
+      child.stop()
       if child.poll() is None:
         images.append(line.place('image'))
         shutil.copytree(workdir, images[-1], symlinks=True)

@@ -72,6 +72,19 @@ class Child:
     if self.poll() is None:
       os.kill(self.pid, number)
 
+  def stop(self) -> None:
+    """Stops it; returns once none of its threads runs, or it has ended."""
+    self.kill(signal.SIGSTOP)
+    tasks = pathlib.Path(f'/proc/{self.pid}/task')
+    while self.poll() is None:
+      try:
+        states = [x.read_text() for x in tasks.glob('*/stat')]
+      except (FileNotFoundError, ProcessLookupError):
+        continue  # a thread that ended
+      if all(text.rpartition(')')[2].split()[0] == 'T' for text in states):
+        return
+      time.sleep(0.001)
+
   def text(self) -> str:
     """Returns what it printed so far, both streams."""
     return self.out.read_text(errors='replace')

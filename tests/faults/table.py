@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import artefacts
 import changed
 import chaos
 import crews
@@ -35,7 +36,7 @@ LINES = {
   'R8': Row('numerics', numerics.halts),
   'R9': Row('inputs', mutations.are_read_or_refused),
   'R10': Row('configs', suites.of('R10')),
-  'R11': Row('hostile artefacts', suites.of('R11')),
+  'R11': Row('hostile artefacts', artefacts.are_refused),
   'R12': Row('nothing lost silently', ledgers.balance),
   'R13': Row('honest reproducibility', changed.is_said),
   'R14': Row('chaos', chaos.survives_chaos),

@@ -50,24 +50,3 @@ def test_a_changed_record_is_unsound(tmp_path, monkeypatch, change):
     saver.save(3, ITEMS, META)
     with pytest.raises(types.InputError, match='does not match its digest'):
       saver.verify_latest()
-
-
-@pytest.mark.parametrize(
-  'error, words',
-  [
-    (OSError(28, 'No space left on device', 'a/b'), 'No space left on device'),
-    # As TensorStore writes it, with a specification in front of the number.
-    (
-      ValueError(
-        'ABORTED: Error writing "c" [tensorstore_spec=\'{"a":true}\'] '
-        "[os_error_code='28'] [source locations='x.cc:1']"
-      ),
-      'No space left on device',
-    ),
-    (KeyError('x'), "KeyError: 'x'"),
-    (ValueError('a' * 900), 'ValueError: aaaa'),
-  ],
-)
-def test_an_error_is_a_few_words(error, words):
-  reason = checkpoint_record.reason(error)
-  assert reason.startswith(words) and len(reason) < 180

@@ -124,8 +124,15 @@ def test_a_text_that_no_such_file_has_is_refused_by_its_first_bytes(tmp_path):
   path = tmp_path / 'config.json'
   with open(path, 'wb') as file:
     file.truncate(2**40)  # takes no room on the disk, and would in memory
-  for name in (path, '/dev/zero'):
-    with pytest.raises(InputError, match=f'{name}: larger than 134 MB'):
+  with pytest.raises(InputError, match=f'{path}: larger than 134 MB'):
+    files.read_json(path)
+
+
+def test_a_pipe_or_a_device_is_no_text(tmp_path):
+  pipe = tmp_path / 'config.json'
+  os.mkfifo(pipe)
+  for name in (pipe, '/dev/zero'):
+    with pytest.raises(InputError, match=f'{name}: not a regular file'):
       files.read_json(name)
 
 

@@ -48,3 +48,24 @@ def test_what_is_not_of_orbax_is_heard(said):
   Odd()
   gc.collect()
   assert [str(entry.exc_value) for entry in said] == ['_ssock']
+
+
+@pytest.mark.parametrize(
+  'error, words',
+  [
+    (OSError(28, 'No space left on device', 'a/b'), 'No space left on device'),
+    # As TensorStore writes it, with a specification in front of the number.
+    (
+      ValueError(
+        'ABORTED: Error writing "c" [tensorstore_spec=\'{"a":true}\'] '
+        "[os_error_code='28'] [source locations='x.cc:1']"
+      ),
+      'No space left on device',
+    ),
+    (KeyError('x'), "KeyError: 'x'"),
+    (ValueError('a' * 900), 'ValueError: aaaa'),
+  ],
+)
+def test_an_error_is_a_few_words(error, words):
+  reason = orbax_parts.reason(error)
+  assert reason.startswith(words) and len(reason) < 180

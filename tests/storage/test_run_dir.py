@@ -48,8 +48,8 @@ def test_another_config_names_the_keys_and_changes_nothing(tmp_path):
   with pytest.raises(types.InputError) as error:
     made(tmp_path / 'w').create_or_continue(other)
   assert str(error.value) == (
-    f'{run.path}: holds a run of another config: config.loss.beta is 0.1 '
-    'there and 0.2 now; config.loss.tau is "absent" there and 1 now; '
+    f'{run.path}/config.json: holds a run of another config: config.loss.beta '
+    'is 0.1 there and 0.2 now; config.loss.tau is "absent" there and 1 now; '
     'config.train.num_steps is 10 there and 20 now (and 1 more); fix: give a '
     'new --workdir, or the values that are there'
   )

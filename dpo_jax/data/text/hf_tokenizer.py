@@ -11,19 +11,22 @@ tokenizer_config.json has `add_bos_token`, it overrides the post-processor of
 tokenizer.json, as in transformers.
 """
 
+import contextlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tokenizers
 
 from dpo_jax import errors
-from dpo_jax.data.text import encoders
+from dpo_jax.data.text import encoders, patience
 from dpo_jax.data.text.encoders import TextPart
 from dpo_jax.data.text.templates import Piece
 from dpo_jax.storage import files as storage_files
 
 _RESTORE = 'restore the file'
+# What any tokenizer needs much less than: seconds, and characters per second.
+_SECONDS, _CHARACTERS = 5, 50_000
 BOUNDARY_WINDOW = 32  # characters read on each side of a boundary
 MAX_ID = 2**24  # far above the ids of any vocabulary; a model has a row per id
 
@@ -55,6 +58,7 @@ class FileTokenizer(encoders.Tokenizer):
       InputError: the library cannot read the file, or does not know the name
         of BOS or EOS.
     """
+    self._where = files.where
     spec, self._start = _parse(files)
     self._first_only = 'first' in _prepend_schemes(spec)
     begin = _post_processed_begin(self._start)
@@ -159,16 +163,36 @@ class FileTokenizer(encoders.Tokenizer):
         engine = self._middle if middle else self._start
         # The library's switch means: encode special tokens as plain text.
         engine.encode_special_tokens = not special
-        encodings = engine.encode_batch_fast(
-          [part.text for part in alike], add_special_tokens=False
-        )
+        texts = [part.text for part in alike]
+        if not texts:
+          continue
+        encodings = self._in_time(engine.encode_batch_fast, texts)
         ids_of.update(zip(alike, (encoding.ids for encoding in encodings)))
     return ids_of
 
   def _offsets(self, part: TextPart) -> Sequence[tuple[int, int]]:
     engine = self._middle if part.middle else self._start
     engine.encode_special_tokens = not part.special
-    return engine.encode(part.text, add_special_tokens=False).offsets
+    return self._in_time(engine.encode_batch, [part.text])[0].offsets
+
+  def _in_time(self, encode: Callable, texts: list[str]) -> list:
+    """Returns what the library makes of texts, unless a regex takes too long.
+
+    Args:
+      encode: a method for several texts, as those let other threads run.
+      texts: of the data.
+    """
+    size = sum(map(len, texts))
+    with _refused(
+      self._where,
+      f'cannot encode one of {len(texts)} texts of {size:,} characters',
+      'use the tokenizer that came with the model: a pattern of this one takes '
+      'too long, or a text is too long for it',
+    ):
+      return patience.call(
+        lambda: encode(texts, add_special_tokens=False),
+        _SECONDS + size / _CHARACTERS,
+      )
 
   def _named_id(
     self, files: TokenizerFiles, names: dict[str, str], key: str
@@ -230,7 +254,8 @@ class FileTokenizer(encoders.Tokenizer):
 def _parse(files: TokenizerFiles) -> tuple[dict, tokenizers.Tokenizer]:
   """Returns tokenizer.json without padding, truncation, dropout; its engine."""
   text = files.tokenizer_json
-  try:
+  reads = f'is not a tokenizer that `tokenizers` {tokenizers.__version__} reads'
+  with _refused(files.where, reads, _RESTORE):
     spec = json.loads(text)
     tokenizer = tokenizers.Tokenizer.from_str(text)
     # BPE dropout would give other ids on every call.
@@ -239,17 +264,6 @@ def _parse(files: TokenizerFiles) -> tuple[dict, tokenizers.Tokenizer]:
     _check_template(spec.get('post_processor'))
     # Some files can be read and encode nothing.
     tokenizer.encode('a')
-  except BaseException as error:
-    # The library raises bare Exception, and panics are no Exception.
-    is_panic = type(error).__name__ == 'PanicException'
-    if not isinstance(error, Exception) and not is_panic:
-      raise
-    raise errors.refuse(
-      files.where,
-      f'is not a tokenizer that `tokenizers` {tokenizers.__version__} reads: '
-      f'{errors.show(str(error), 200)}',
-      _RESTORE,
-    ) from None
   largest = max(tokenizer.get_vocab().values(), default=0)
   if largest > MAX_ID:
     raise errors.refuse(
@@ -261,6 +275,20 @@ def _parse(files: TokenizerFiles) -> tuple[dict, tokenizers.Tokenizer]:
   tokenizer.no_truncation()
   spec['padding'] = spec['truncation'] = None
   return spec, tokenizer
+
+
+@contextlib.contextmanager
+def _refused(where: str, problem: str, fix: str) -> Iterator[None]:
+  """Context in which whatever the library raises is a refusal of one line."""
+  try:
+    yield
+  except BaseException as error:
+    # The library raises bare Exception, and panics are no Exception.
+    is_panic = type(error).__name__ == 'PanicException'
+    if not isinstance(error, Exception) and not is_panic:
+      raise
+    words = errors.show(str(error), 200)
+    raise errors.refuse(where, f'{problem}: {words}', fix) from None
 
 
 def _check_template(processor: Any) -> None:

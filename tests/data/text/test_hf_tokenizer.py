@@ -9,8 +9,9 @@ import tokenizers
 import toy_tokenizers as toy
 from tokenizers import pre_tokenizers
 
-from dpo_jax.data.text import tokenizer
+from dpo_jax.data.text import hf_tokenizer, tokenizer
 from dpo_jax.data.text.templates import Piece
+from dpo_jax.types import InputError
 
 STORY = (
   'Once upon a time, there was a big red rabbit. The rabbit liked to play. '
@@ -237,6 +238,34 @@ def test_settings_of_the_file_that_would_change_ids_are_off(tmp_path):
   loaded = toy.load(tmp_path, made)
   assert loaded.decode(loaded.encode('the cat')) == 'the cat'
   assert len(loaded.encode('the cat')) == 3  # the, space, cat
+
+
+@pytest.mark.parametrize(
+  ('pattern', 'text', 'seconds', 'problem'),
+  [
+    ('(x+x+)+y', 'x' * 60, 60, 'retry-limit-in-match over'),
+    # Seconds for 15,000 characters, and hours for a million.
+    ('[xw]+x[yz]', 'x' * 15_000, -0.25, 'not done after 0 s'),
+  ],
+)
+def test_a_pattern_that_does_not_end_is_refused(
+  tmp_path, monkeypatch, pattern, text, seconds, problem
+):
+  made = toy.byte_level()
+  made.pre_tokenizer = pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Split(tokenizers.Regex(pattern), 'isolated'),
+      made.pre_tokenizer,
+    ]
+  )
+  loaded = toy.load(tmp_path, made)
+  assert loaded.encode('a y') == toy.byte_level().encode('a y').ids
+  monkeypatch.setattr(hf_tokenizer, '_SECONDS', seconds)
+  with pytest.raises(InputError, match=problem) as error:
+    loaded.encode(text)
+  assert str(error.value).startswith(
+    f'{tmp_path}/tokenizer.json: cannot encode one of 1 texts of {len(text):,} '
+  )
 
 
 def test_stories_on_the_real_tokenizer(shared):
