@@ -151,6 +151,36 @@ MORE = (
       ('tests/data/sources/test_arrow.py',),
     ),
   ),
+  (
+    'R7',
+    Break(
+      'a watchdog names its own process, whoever is waited for',
+      'dpo_jax/run/watchdog.py',
+      '    behind = group.behind()',
+      '    behind = None',
+      ('tests/run/test_watchdog.py',),
+    ),
+  ),
+  (
+    'R11',
+    Break(
+      'a link in a run is written through',
+      'dpo_jax/storage/places.py',
+      '      if path.is_symlink():',
+      '      if False:',
+      ('tests/storage/test_places.py',),
+    ),
+  ),
+  (
+    'R11',
+    Break(
+      'a regex of a tokenizer may take any time',
+      'dpo_jax/data/text/hf_tokenizer.py',
+      '        _SECONDS + size / _CHARACTERS,',
+      '        1e9,',
+      ('tests/data/text/test_hf_tokenizer.py',),
+    ),
+  ),
 )
 
 

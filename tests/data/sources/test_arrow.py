@@ -151,6 +151,18 @@ def test_a_cell_that_is_too_large_is_refused_before_it_is_an_object(tmp_path):
     assert len(read) == len(rows)
 
 
+def test_many_cells_of_a_row_count_together_as_in_a_line_of_json(tmp_path):
+  path = tmp_path / 'wide.parquet'
+  cell = 'x' * (arrow.MAX_ROW_BYTES // 2)
+  table = pyarrow.table({name: ['y', cell, 'y'] for name in 'abc'})
+  pyarrow.parquet.write_table(table, path, compression='zstd')
+  with pytest.raises(
+    types.InputError, match=r"wide.parquet:2: 'a, b, c' is 12"
+  ):
+    list(arrow.read_rows(str(path), lambda name: True))
+  assert len(list(arrow.read_rows(str(path), lambda name: name == 'a'))) == 3
+
+
 def test_a_footer_that_claims_too_much_is_refused_before_any_row(tmp_path):
   # The last group is too large, and its footer says so: the file is refused
   # before the first row. Batches measured one by one would give the rows before
