@@ -38,6 +38,7 @@ from dpo_jax.storage import (
   files,
   handover,
   initial_weights,
+  places,
   state_items,
   trackers,
   writers,
@@ -119,6 +120,8 @@ def open_workdir(
   )
   if trains:
     directory.check(config_lib.resolve(config))
+  else:
+    places.refuse_strange(directory.path)
   if shared.mesh is None:
     job_lib.check_mesh(config)
   # From here on a signal waits for the next poll, except where files are read.

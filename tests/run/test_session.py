@@ -1,5 +1,7 @@
 """session: opening a workdir; a refusal leaves it unchanged."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -52,6 +54,16 @@ def test_without_a_checkpoint_it_is_the_initial_model(trained, tmp_path):
     last = sessions.policy(session)
   leaves = zip(jax.tree.leaves(first.params), jax.tree.leaves(last.params))
   assert any(np.any(a != b) for a, b in leaves)
+
+
+@pytest.mark.parametrize('trains', [False, True])
+def test_a_workdir_that_leads_elsewhere_is_refused(trained, tmp_path, trains):
+  config, workdir = trained
+  shutil.copytree(workdir, tmp_path / 'run')
+  (tmp_path / 'run' / 'evaluate').symlink_to(tmp_path)
+  with pytest.raises(InputError, match='evaluate: a link to'):
+    with sessions.open_workdir(config, str(tmp_path / 'run'), trains=trains):
+      pass
 
 
 def test_a_workdir_that_trains_is_locked_against_another_process(trained):
