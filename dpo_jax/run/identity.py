@@ -159,10 +159,13 @@ class Identity:
     what = _DIFFERS.get(name, 'other weights than')
     value = self._config.get(key)
     source = f'{value!r} gives' if value else 'these are'
+    # One of the two may be what is damaged.
+    is_first = self._env.get('fingerprints', {}).get(name) == was
+    kept = 'env.json' if is_first else 'the checkpoint'
     return errors.refuse(
       f'config.{key}',
       f'{source} {what} this run was started with (fingerprint {str(was)[:12]} '
-      f'in env.json, {now[:12]} now)',
+      f'in {kept}, {now[:12]} now)',
       'put back what was there, or give a new --workdir',
     )
 

@@ -239,3 +239,21 @@ def test_another_arithmetic_is_said(made, tmp_path, monkeypatch, kind):
   names = {'x64': 'jax_enable_x64', 'matmul': 'jax_default_matmul_precision'}
   name = names.get(kind, kind)
   assert 'not bitwise the same run any more: ' in out and f'{name}: ' in out
+
+
+@pytest.mark.parametrize(
+  ('name', 'old', 'new', 'says'),
+  [
+    ('config.json', '"batch_size"', '"batch_sizf"', 'config.json: holds a run'),
+    ('env.json', '"tokenizer": "', '"tokenizer": "0', ' in env.json, '),
+    ('model.json', '"vocab_size"', '"vocab_sizf"', "/model.json: key 'vocab_"),
+  ],
+)  # fmt: skip
+def test_one_changed_letter_is_refused_by_the_name_of_its_file(
+  run, name, old, new, says
+):
+  path = run.run / name
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new, 1))
+  assert says in run.refused()
