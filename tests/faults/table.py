@@ -6,6 +6,7 @@ from typing import NamedTuple
 import artefacts
 import changed
 import chaos
+import corruption
 import crews
 import disk
 import ends
@@ -31,7 +32,7 @@ LINES = {
   'R3': Row('elastic', crews.moves),
   'R4': Row('preemption', stopped.hears_signals),
   'R5': Row('storage faults', disk.survives_storage),
-  'R6': Row('corruption', disk.survives_corruption),
+  'R6': Row('corruption', corruption.survives_corruption),
   'R7': Row('processes', ends.ends_together),
   'R8': Row('numerics', numerics.halts),
   'R9': Row('inputs', mutations.are_read_or_refused),
