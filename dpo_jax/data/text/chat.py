@@ -87,17 +87,15 @@ def join_prefill(record: PreferenceRecord) -> tuple[PreferenceRecord, str]:
   if not record.continues:
     return record, ''
   *turns, opened = record.prompt
+  prefix = _content(opened)
   completions = tuple(
-    (
-      {**opened, **c[0], 'content': opened['content'] + _content(c[0])},
-      *c[1:],
-    )
+    ({**opened, **c[0], 'content': prefix + _content(c[0])}, *c[1:])
     for c in record.completions
   )
   joined = record._replace(
     prompt=tuple(turns), completions=completions, continues=False
   )
-  return joined, opened['content']
+  return joined, prefix
 
 
 def omits_reasoning(record: PreferenceRecord, rendered: Rendered) -> bool:

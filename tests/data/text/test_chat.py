@@ -251,6 +251,18 @@ def test_an_answer_continues_the_unfinished_turn(tmp_path, columns, name):
   assert ledger.counters['prefilled'] == 1
 
 
+def test_an_unfinished_turn_without_a_text_adds_none(tmp_path):
+  opened = {'role': 'assistant', 'content': None, 'tool_calls': '[]'}
+  row = {'prompt': [TURNS[1], opened], **PREFILLED['pairs']}
+  tokens = load(tmp_path, 'chatml')
+  record, _ = run(tokens, row, stage='dpo')
+  texts = [tokens.decode(c, skip_special=False) for c in record.completions]
+  assert texts == ['yes<|im_end|>', 'no<|im_end|>']
+  assert tokens.decode(record.prompt, skip_special=False) == (
+    '<|im_start|>user\nWhich day?<|im_end|>\n<|im_start|>assistant\n'
+  )
+
+
 def test_an_unfinished_turn_before_several_turns_and_with_control_tokens(
   tmp_path,
 ):
