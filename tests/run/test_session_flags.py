@@ -75,9 +75,9 @@ def test_every_mode_that_reads_a_run_refuses_another_alpha(
   assert main_lib.main([f'--mode={mode}', f'--workdir={run}', *flags]) == 2
   error = capsys.readouterr().err
   assert error == (
-    f'{run}/config.json: this run was trained with another config: config.adapter.alpha '
-    'is 4.0 there and 32.0 now; fix: leave the flag out: --workdir alone opens '
-    'the run as it was trained\n'
+    f'{run}/config.json: this run was trained with another config: '
+    'config.adapter.alpha is 4.0 there and 32.0 now; fix: leave the flag out: '
+    '--workdir alone opens the run as it was trained\n'
   )
   assert not (tmp_path / 'out').exists()
 
