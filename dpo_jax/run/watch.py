@@ -114,7 +114,7 @@ class Watch:
     self._first = 0.0  # when the first signal came
     self._signals: list[int] = []
     self._beats = 0
-    self._seen: dict[str, tuple[str, float]] = {}  # last beat, and when
+    self._seen: dict[str, tuple[Beat, float]] = {}  # last beat, and when
     self._counts: dict[str, tuple[int, float]] = {}  # last polls, and when
     self._ended = threading.Event()
     self._exiting = threading.Lock()  # held by the thread that ends the process
@@ -183,15 +183,16 @@ class Watch:
     One with fewer polls than another process, or that is excused at as many:
     its rank, the words for it and those like it, and its beat.
     """
-    sent = self._store.all('beat').items()
-    beats = {int(rank): Beat.parse(text) for rank, text in sent}
+    beats = self._beats_of_all()
     far = {r: (beat.polls, not beat.is_excused) for r, beat in beats.items()}
-    late = [rank for rank in far if far[rank] < max(far.values())]
+    most = max(far.values())
+    late = [rank for rank in far if far[rank] < most]
     if not late:
       return None
-    rank, more = min(late), f' and {len(late) - 1} more' * (len(late) > 1)
-    who = self._store.all('who').get(str(rank), 'unknown')
-    return rank, f'{rank} of {self.count} ({who}){more}', beats[rank]
+    rank, more = min(late, key=int), len(late) - 1
+    who = self._store.all('who').get(rank, 'unknown')
+    words = f'{rank} of {self.count} ({who})' + f' and {more} more' * bool(more)
+    return int(rank), words, beats[rank]
 
   def wait_for_fault(self) -> None:
     """Waits until a process that is lost now would be known."""
@@ -273,16 +274,21 @@ class Watch:
     text = ' '.join(str(int(value)) for value in beat)
     self._store.put_over(f'beat/{self.rank}', text)
     if self.rank == 0 and self.fault is None:
-      self._judge(self._store.all('beat'))
+      self._judge(self._beats_of_all())
 
-  def _judge(self, beats: dict[str, str]) -> None:
+  def _beats_of_all(self) -> dict[str, Beat]:
+    """The last beat of each process, by rank."""
+    sent = self._store.all('beat')
+    return {rank: Beat.parse(text) for rank, text in sent.items()}
+
+  def _judge(self, beats: dict[str, Beat]) -> None:
     """Tells a fault if a process is silent, or stays behind the others."""
     now = time.monotonic()
-    most = max(Beat.parse(text).polls for text in beats.values())
-    for rank, text in beats.items():
-      if self._seen.get(rank, ('', 0))[0] != text:
-        self._seen[rank] = text, now
-      _, polls, step, is_excused = Beat.parse(text)
+    most = max(beat.polls for beat in beats.values())
+    for rank, beat in beats.items():
+      if self._seen.get(rank, (None, 0))[0] != beat:
+        self._seen[rank] = beat, now
+      _, polls, step, is_excused = beat
       before = self._counts.get(rank)
       # Time counts only while others are ahead, and not while it compiles.
       if before is None or before[0] != polls or polls == most or is_excused:

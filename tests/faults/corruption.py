@@ -98,16 +98,24 @@ def _edit(line: Line, run, name: str, whole) -> str:
   """A run that is continued after one of its files was changed."""
   workdir = machine.copy(run, line.place('edited'), at=7)
   what = _spoil(workdir / name, line.random)
-  child = line.train(workdir)
-  code, text = child.wait(), child.text()
-  if 'Traceback' in text or code not in (0, 2):
-    return f'{what}: exit {code}, {text[-300:]}'
-  if code == 2:
-    return '' if name in text else f'{what}: unnamed, {text[-300:]}'
-  problem = machine.differences(machine.outcome(workdir), whole)
+  problem, text = _goes_on(line, workdir, name, whole, {})
   # What is gone is said, and what it held begins anew.
-  said = f'{name}: missing' in text
-  return '' if said else problem and f'{what}: other {problem}'
+  return '' if f'{name}: missing' in text else problem and f'{what}: {problem}'
+
+
+def _goes_on(line: Line, workdir, name: str, whole, options) -> tuple[str, str]:
+  """(what is wrong, what it said) of a run that goes on over a changed file.
+
+  It is refused by a line with that name, or ends as the whole one.
+  """
+  child = line.train(workdir, **options)
+  code, text = child.wait(), child.text()
+  if code == 2:
+    return machine.one_line(code, text, name), text
+  if code or 'Traceback' in text:
+    return f'exit {code}: {text[-300:]}', text
+  problem = machine.differences(machine.outcome(workdir), whole)
+  return problem and f'other {problem}: {text[-300:]}', text
 
 
 def _spoil_inputs(line: Line) -> None:
@@ -134,7 +142,9 @@ def _spoil_inputs(line: Line) -> None:
       files = sorted(p for p in top.rglob('*') if p.is_file()) or [top]
       path = line.random.choice(files)
       what = f'{_spoil(path, line.random, files)} of {path.relative_to(folder)}'
-      line.fault(what, _goes_on_or_names(line, run, name, whole, options))
+      workdir = machine.copy(run, line.place('changed'), at=7)
+      problem, _ = _goes_on(line, workdir, name, whole, options)
+      line.fault(what, problem)
       shutil.rmtree(folder)
       shutil.copytree(pristine, folder)
 
@@ -151,16 +161,3 @@ def _write_inputs(folder: pathlib.Path) -> None:
   ]
   text = ''.join(json.dumps(row) + '\n' for row in rows)
   (folder / 'pairs.jsonl').write_text(text)
-
-
-def _goes_on_or_names(line: Line, run, name: str, whole, options) -> str:
-  """What is wrong with a run that goes on after one of its inputs changed."""
-  workdir = machine.copy(run, line.place('changed'), at=7)
-  child = line.train(workdir, **options)
-  code, text = child.wait(), child.text()
-  if 'Traceback' in text or code not in (0, 2):
-    return f'exit {code}, {text[-300:]}'
-  if code == 2:
-    return '' if name in text else f'unnamed, {text[-300:]}'
-  problem = machine.differences(machine.outcome(workdir), whole)
-  return problem and f'other {problem}: {text[-300:]}'

@@ -64,10 +64,12 @@ def change(path: pathlib.Path, **values: Any) -> None:
 
 
 def pipe(path: pathlib.Path) -> None:
+  """Puts a pipe in the place of a file."""
   path.unlink(missing_ok=True)
   os.mkfifo(path)
 
 
 def link(path: pathlib.Path, target: str) -> None:
+  """Puts a link in the place of a file."""
   path.unlink(missing_ok=True)
   path.symlink_to(target)

@@ -211,12 +211,13 @@ def _check_sizes(batch: Any, path: str, number: int) -> None:
     return
   for index in range(batch.num_rows):
     row, where = batch.slice(index, 1), f'{path}:{number + index + 1}'
+    # All of a row, as all of a line of JSON.
+    if row.nbytes <= MAX_ROW_BYTES:
+      continue
     for name, column in zip(batch.schema.names, row.columns):
       if column.nbytes > MAX_ROW_BYTES:
         raise _too_large(where, name, column.nbytes)
-    # As of a line of JSON, of which all is one text.
-    if row.nbytes > MAX_ROW_BYTES:
-      raise _too_large(where, ', '.join(batch.schema.names), row.nbytes)
+    raise _too_large(where, ', '.join(batch.schema.names), row.nbytes)
 
 
 def _too_large(where: str, name: str, size: int) -> InputError:
