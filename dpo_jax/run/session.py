@@ -154,7 +154,7 @@ def open_workdir(
       if cache_dir == caches.folder() and processes.is_first():
         caches.trim(cache_dir, caches.limit())
       identity.take(inputs.fingerprints)
-      _check_model(first, inputs.model)
+      _check_model(first, inputs.model, config.model.init_from)
       job = job_lib.build(config, inputs, shared=shared)
       if trains and (line := memory.check(job)):
         print(line)
@@ -345,15 +345,22 @@ def policy(
   )
 
 
-def _check_model(directory: RunDir, model: DecoderConfig) -> None:
-  """Refuses a model of another config than the run's model.json."""
+def _check_model(directory: RunDir, model: DecoderConfig, source: str) -> None:
+  """Refuses a model of another config than the run's model.json.
+
+  Args:
+    directory: of the run.
+    model: the config in use.
+    source: model.init_from, '' for a preset.
+  """
   recorded = initial_weights.recorded(directory.path)
   if recorded is None or recorded == model:
     return
   lines = decoder_config.differences(recorded, model)
   raise errors.refuse(
     'config.model',
-    f'another model config than this run was started with: {"; ".join(lines)}',
+    f'another model config than this run was started with: {"; ".join(lines)}'
+    + (f' in {source}' if source else ''),
     'put back what was there, or give a new --workdir',
   )
 

@@ -202,6 +202,7 @@ def test_another_model_config_is_refused(base, tmp_path, capsys):
   turn(given / 'hf' / 'config.json')
   error = refused(tmp_path / 'run', flags, capsys)
   assert error.startswith('config.model: ') and 'rope' in error
+  assert f' in {given}/hf; fix: ' in error
 
 
 def test_another_reference_is_refused(base, tmp_path, capsys):
